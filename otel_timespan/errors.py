@@ -1,0 +1,199 @@
+"""Every exception of the package, in one place.
+
+    TimespanError
+     ├─ InvalidOptionError(ValueError)          an option, keyword or setting has a value that can't work
+     ├─ NotCallableError(TypeError)             something that can't be called was given to be called
+     ├─ MissingExtraError(ImportError)          an optional library is not installed
+     ├─ LogNotKeptError                         events were asked of a sink that keeps none
+     ├─ LogFormatError(ValueError)              a log file is damaged, truncated or not ours
+     ├─ ConcurrencyViolationError(RuntimeError) an operation in a state that does not allow it
+     ├─ FetchTimeoutError(TimeoutError)         a wait ended before the task did; the task goes on
+     ├─ SchedulingError(reason, code)           a task has no place to run
+     │   └─ NestingError(RecursionError)        too many bodies blocked inside each other
+     ├─ SchedulerHaltedError                    the scheduler was halted
+     ├─ DynamicThunkError(reason, code)         dynamic control would deadlock
+     ├─ DTaskFailedError(task, root, ex)        what a fetch of a failed task raises
+     │   └─ DTaskCancelledError(CancelledError) ... when the root was cancelled
+     ├─ RemoteTaskError(worker, exc, text)      an exception that crossed a process
+     ├─ WorkerLostError(worker)                 a worker process died
+     │   └─ SingleWorkerLostError(AssertionError)
+     ├─ StreamClosed                            put or take on a closed stream
+     └─ TaskCancelled(CancelledError)           what a cancelled task carries
+
+Source: spec/scheduler.md §0 and design/rulings.md 3, 17. All of them survive pickling: the arguments
+of the constructor are the `args` of the exception.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import Any
+
+__all__ = [
+    "ConcurrencyViolationError",
+    "DTaskCancelledError",
+    "DTaskFailedError",
+    "DynamicThunkError",
+    "FetchTimeoutError",
+    "InvalidOptionError",
+    "LogFormatError",
+    "LogNotKeptError",
+    "MissingExtraError",
+    "NestingError",
+    "NotCallableError",
+    "RemoteTaskError",
+    "SchedulerHaltedError",
+    "SchedulingError",
+    "SingleWorkerLostError",
+    "StreamClosed",
+    "TaskCancelled",
+    "TimespanError",
+    "WorkerLostError",
+    "unwrap_exception",
+]
+
+
+class TimespanError(Exception):
+    """Base of every error that this package raises by itself."""
+
+
+class InvalidOptionError(TimespanError, ValueError):
+    """An option, keyword or setting has a name or a value that can't work."""
+
+
+class NotCallableError(TimespanError, TypeError):
+    """Something that can't be called was given to be called."""
+
+
+class MissingExtraError(TimespanError, ImportError):
+    """An optional library is not installed; the text names the extra that brings it."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(library, extra)
+        self.library, self.extra = library, extra
+
+    def __str__(self) -> str:
+        return f"{self.library} is not installed: pip install 'otel-timespan[{self.extra}]'"
+
+
+class LogNotKeptError(TimespanError):
+    """Events were asked of a sink that hands them on and keeps none."""
+
+
+class LogFormatError(TimespanError, ValueError):
+    """A log file is damaged, truncated, of an unknown version or not ours."""
+
+
+class ConcurrencyViolationError(TimespanError, RuntimeError):
+    """An operation that the object's present state does not allow."""
+
+
+# One class since Python 3.11.
+_TIMEOUTS: tuple[type[Exception], ...] = tuple(dict.fromkeys((TimeoutError, concurrent.futures.TimeoutError)))
+
+
+class FetchTimeoutError(TimespanError, *_TIMEOUTS):  # type: ignore[misc]
+    """A wait with a timeout ended before the task did. The task goes on; fetch it again."""
+
+
+class SchedulingError(TimespanError):
+    """A task has no place to run.
+
+    `code` is stable: no_processors, arg_scope, compute_result_scope, datadeps_scope, exited,
+    inconsistent, nesting.
+    """
+
+    def __init__(self, reason: str, code: str = "inconsistent") -> None:
+        super().__init__(reason, code)
+        self.reason, self.code = reason, code
+
+    def __str__(self) -> str:
+        return f"{self.reason} [{self.code}]"
+
+
+class NestingError(SchedulingError, RecursionError):
+    """Too many bodies wait inside each other; restructure, or raise the limit."""
+
+
+class SchedulerHaltedError(TimespanError):
+    """The scheduler was halted while the operation was under way."""
+
+
+class DynamicThunkError(TimespanError):
+    """A fetch from inside the scheduler that could never end; `code`: self_fetch, dominated."""
+
+    def __init__(self, reason: str, code: str) -> None:
+        super().__init__(reason, code)
+        self.reason, self.code = reason, code
+
+    def __str__(self) -> str:
+        return f"{self.reason} [{self.code}]"
+
+
+class TaskCancelled(TimespanError, concurrent.futures.CancelledError):  # noqa: N818 - the spec's name
+    """What a cancelled task carries."""
+
+
+class StreamClosed(TimespanError):  # noqa: N818 - the spec's name
+    """`put` on a closed or `take` on a closed and empty stream."""
+
+
+class WorkerLostError(TimespanError):
+    """A worker process died and what it held can't be had again."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__(worker)
+        self.worker = worker
+
+    def __str__(self) -> str:
+        return f"worker {self.worker} died"
+
+
+class SingleWorkerLostError(WorkerLostError, AssertionError):
+    """The one worker that the run was bound to died."""
+
+
+class RemoteTaskError(TimespanError):
+    """An exception that was raised in another process; `traceback_text` is its stack there."""
+
+    def __init__(self, worker: int, exc: BaseException, traceback_text: str = "") -> None:
+        super().__init__(worker, exc, traceback_text)
+        self.worker, self.exc, self.traceback_text = worker, exc, traceback_text
+
+    def __str__(self) -> str:
+        return f"on worker {self.worker}: {type(self.exc).__name__}: {self.exc}"
+
+
+class DTaskFailedError(TimespanError):
+    """A task failed: `task` is the one that was asked for, `root` the one that raised, `ex` what it raised.
+
+    `task` and `root` are summaries (`TaskSummary`): they hold text, never live objects.
+    """
+
+    def __init__(self, task: Any, root: Any, ex: BaseException) -> None:
+        super().__init__(task, root, ex)
+        self.task, self.root, self.ex = task, root, ex
+
+    def __str__(self) -> str:
+        inner = unwrap_exception(self.ex)
+        lines = [f"DTaskFailedError: root exception {type(inner).__name__}:", f"  {inner}"]
+        if self.root.id != self.task.id:
+            lines.append(f"Root Task:  {self.root}")
+        lines.append(f"This Task:  {self.task}")
+        notes = getattr(self, "notes_text", "")
+        return "\n".join(lines) + (f"\n{notes}" if notes else "")
+
+
+class DTaskCancelledError(DTaskFailedError, concurrent.futures.CancelledError):
+    """The `DTaskFailedError` of a task whose root was cancelled; a `CancelledError` too."""
+
+
+def unwrap_exception(error: BaseException) -> BaseException:
+    """The innermost exception: without `DTaskFailedError` and `RemoteTaskError` around it."""
+    while True:
+        if isinstance(error, DTaskFailedError):
+            error = error.ex
+        elif isinstance(error, RemoteTaskError):
+            error = error.exc
+        else:
+            return error
