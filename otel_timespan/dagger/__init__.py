@@ -1,0 +1,244 @@
+"""The Dagger-style scheduler: `spawn` calls as a DAG of tasks. See docs/concepts.md.
+
+Sources: spec/scheduler.md; the module of each name says which section.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import (
+    ConcurrencyViolationError,
+    DTaskCancelledError,
+    DTaskFailedError,
+    DynamicThunkError,
+    FetchTimeoutError,
+    InvalidOptionError,
+    NestingError,
+    NotCallableError,
+    RemoteTaskError,
+    SchedulerHaltedError,
+    SchedulingError,
+    SingleWorkerLostError,
+    StreamClosed,
+    TaskCancelled,
+    TimespanError,
+    WorkerLostError,
+    unwrap_exception,
+)
+from .api import setitem, spawn, sync, task
+from .chunks import ArrayDomain, Chunk, DRef, UnitDomain, datasize, domain, tochunk
+from .context import Context, eager_context, eager_state, procs
+from .control import cancel
+from .environment import (
+    CancelToken,
+    get_tls,
+    in_task,
+    set_tls,
+    task_cancel,
+    task_cancelled,
+    task_id,
+    task_logging_enabled,
+    task_may_cancel,
+    task_processor,
+)
+from .invariants import InvariantViolation, check
+from .options import Options, default_option, get_options, set_default_option, with_options
+from .processors import (
+    CPURAMMemorySpace,
+    OSProc,
+    Processor,
+    ThreadProc,
+    add_processor_callback,
+    default_enabled,
+    delete_processor_callback,
+    execute,
+    get_parent,
+    get_processors,
+    iscompatible,
+    iscompatible_arg,
+    iscompatible_func,
+    memory_space,
+    memory_spaces,
+    move,
+    myid,
+    processors,
+    short_name,
+)
+from .queues import (
+    DefaultTaskQueue,
+    TaskQueue,
+    bulk,
+    in_queue,
+    sequential,
+    spawn_bulk,
+    spawn_sequential,
+    wait_all,
+    waiting,
+)
+from .records import EVENT_CATEGORIES
+from .scopes import (
+    AnyScope,
+    DefaultScope,
+    ExactScope,
+    InvalidScope,
+    NodeScope,
+    ProcessorTypeScope,
+    ProcessScope,
+    Scope,
+    TaintScope,
+    UnionScope,
+    all_processors,
+    compatible_processors,
+    constrain,
+    issetequal,
+    issubset,
+    num_processors,
+    proc_in_scope,
+    register_scope_key,
+    scope,
+)
+from .sizes import approx_size
+from .task import DTask, TaskSummary
+from .waiting import as_completed, fetch, fetch_all, wait, waitall, waitany
+from .workers.inline import InlineDriver
+
+if TYPE_CHECKING:
+    from .logging import disable_logging, enable_logging, fetch_logs, logging, logs_annotate, logs_event_pairs
+
+_LOGGING = frozenset(
+    (
+        "disable_logging",
+        "enable_logging",
+        "fetch_logs",
+        "logging",
+        "logs_annotate",
+        "logs_event_pairs",
+    )
+)
+"""They join scheduler and consumers: loaded at their first use (design/rulings.md 30)."""
+
+__all__ = [
+    "EVENT_CATEGORIES",
+    "AnyScope",
+    "ArrayDomain",
+    "CPURAMMemorySpace",
+    "CancelToken",
+    "Chunk",
+    "ConcurrencyViolationError",
+    "Context",
+    "DRef",
+    "DTask",
+    "DTaskCancelledError",
+    "DTaskFailedError",
+    "DefaultScope",
+    "DefaultTaskQueue",
+    "DynamicThunkError",
+    "ExactScope",
+    "FetchTimeoutError",
+    "InlineDriver",
+    "InvalidOptionError",
+    "InvalidScope",
+    "InvariantViolation",
+    "NestingError",
+    "NodeScope",
+    "NotCallableError",
+    "OSProc",
+    "Options",
+    "ProcessScope",
+    "Processor",
+    "ProcessorTypeScope",
+    "RemoteTaskError",
+    "SchedulerHaltedError",
+    "SchedulingError",
+    "Scope",
+    "SingleWorkerLostError",
+    "StreamClosed",
+    "TaintScope",
+    "TaskCancelled",
+    "TaskQueue",
+    "TaskSummary",
+    "ThreadProc",
+    "TimespanError",
+    "UnionScope",
+    "UnitDomain",
+    "WorkerLostError",
+    "add_processor_callback",
+    "all_processors",
+    "approx_size",
+    "as_completed",
+    "bulk",
+    "cancel",
+    "check",
+    "compatible_processors",
+    "constrain",
+    "datasize",
+    "default_enabled",
+    "default_option",
+    "delete_processor_callback",
+    "disable_logging",
+    "domain",
+    "eager_context",
+    "eager_state",
+    "enable_logging",
+    "execute",
+    "fetch",
+    "fetch_all",
+    "fetch_logs",
+    "get_options",
+    "get_parent",
+    "get_processors",
+    "get_tls",
+    "in_queue",
+    "in_task",
+    "iscompatible",
+    "iscompatible_arg",
+    "iscompatible_func",
+    "issetequal",
+    "issubset",
+    "logging",
+    "logs_annotate",
+    "logs_event_pairs",
+    "memory_space",
+    "memory_spaces",
+    "move",
+    "myid",
+    "num_processors",
+    "proc_in_scope",
+    "processors",
+    "procs",
+    "register_scope_key",
+    "scope",
+    "sequential",
+    "set_default_option",
+    "set_tls",
+    "setitem",
+    "short_name",
+    "spawn",
+    "spawn_bulk",
+    "spawn_sequential",
+    "sync",
+    "task",
+    "task_cancel",
+    "task_cancelled",
+    "task_id",
+    "task_logging_enabled",
+    "task_may_cancel",
+    "task_processor",
+    "tochunk",
+    "unwrap_exception",
+    "wait",
+    "wait_all",
+    "waitall",
+    "waitany",
+    "waiting",
+    "with_options",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LOGGING:
+        from . import logging as _logging
+
+        return getattr(_logging, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

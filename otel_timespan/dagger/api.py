@@ -1,0 +1,158 @@
+"""`spawn` and its kin: how programs make tasks.
+
+Sources: spec/scheduler.md §1.1, §1.5, §1.10; design/api.md.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import NotCallableError
+from . import context as _context
+from .chunks import Chunk
+from .environment import SyncBlock, current
+from .options import DEFAULT, Options, effective, scoped
+from .queues import Spec
+from .task import DTask
+
+__all__ = ["Spawn", "Task", "setitem", "spawn", "sync", "task"]
+
+_copy_context = contextvars.copy_context
+_next_id = _context.ids.next
+
+
+class Spawn:
+    """`spawn(f, *args, **kwargs) -> DTask`: have `f(*args, **kwargs)` called, once its inputs are there.
+
+    If the first argument after `f` is an `Options`, it is taken (copied) as the task's options;
+    `spawn.opts(scope=s)(f, 1)` is the same in other words. An argument that is a `DTask` or a `Chunk` is
+    replaced by its value before the call, and the task waits for it; one inside a list or dict is passed
+    as it is. Returns at once; thread-safe; may be called inside bodies.
+
+    Raises `NotCallableError` (a TypeError) when `f` can't be called. What the body raises, `fetch`
+    raises. Source: spec/scheduler.md §1.1.
+    """
+
+    def __call__(self, f: Any, /, *args: Any, **kwargs: Any) -> DTask:
+        """See the class."""
+        options = DEFAULT
+        queue = None
+        surroundings = scoped()
+        if args and type(args[0]) is Options:
+            options = effective(args[0])
+            args = args[1:]
+        elif surroundings is not None:
+            options = effective(None)
+        if surroundings is not None:
+            queue = surroundings.get("task_queue")
+        if not callable(f):
+            _check_function(f)
+        here = current.get()
+        if here is None:
+            eager = _context._eager
+            core = eager.core if eager is not None else None
+        else:
+            body = here.task if isinstance(here, SyncBlock) else here
+            core = body._core if body is not None else _context.eager_context().core
+        if core is None or core.halted is not None:
+            core = _context.eager_context().start()
+        deps = tuple([a for a in args if type(a) is DTask]) if args else ()
+        if kwargs or options is not DEFAULT or type(f) is DTask or type(f) is Chunk:
+            deps = _all_dependencies(f, deps, kwargs, options)
+        task = DTask(_next_id(), f, args, kwargs or None, options, deps, _copy_context(), core)
+        if type(here) is SyncBlock:
+            here.note(task)
+        if queue is None:
+            core.driver.submit(task)
+        else:
+            queue.enqueue([(Spec(f, args, kwargs, options), task)])
+        return task
+
+    def opts(self, **options: Any) -> Callable[..., DTask]:
+        """`spawn` with these options: `spawn.opts(scope=s)(f, 1, 2)`."""
+        given = Options(**options)
+        return lambda f, *args, **kwargs: self(f, given, *args, **kwargs)
+
+
+spawn = Spawn()
+
+
+def _check_function(f: Any) -> None:
+    if not isinstance(f, (DTask, Chunk)):
+        raise NotCallableError(f"spawn needs something to call, not {f!r}: spawn(f, *args), not spawn(f(*args))")
+
+
+def _all_dependencies(f: Any, deps: tuple[DTask, ...], kwargs: dict[str, Any], options: Options) -> tuple[DTask, ...]:
+    """Function and keyword arguments count as inputs too, and what `syncdeps` names."""
+    more = [f, *kwargs.values()]
+    found = [*deps, *(value for value in more if type(value) is DTask)]
+    if options.syncdeps:
+        known = {task.id for task in found}
+        found += sorted((t for t in options.syncdeps if t.id not in known), key=lambda t: t.id)
+    return tuple(found)
+
+
+class Task:
+    """A function whose calls are tasks; made by the decorator `task`. `.local()` calls it plainly."""
+
+    def __init__(self, f: Callable[..., Any], options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, f)
+        self._f = f
+        self._options = Options(**options) if options else None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> DTask:
+        """Spawn a call of the function."""
+        if self._options is None:
+            return spawn(self._f, *args, **kwargs)
+        return spawn(self._f, self._options, *args, **kwargs)
+
+    def local(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function itself, here and now."""
+        return self._f(*args, **kwargs)
+
+
+def task(f: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Decorator: calling the function spawns it. `@task` or `@task(name="load", scope=s)`."""
+    if f is None:
+        return lambda g: task(g, **options)
+    if not callable(f):
+        raise NotCallableError(f"@task decorates functions, not {f!r}")
+    return Task(f, options)
+
+
+def setitem(obj: Any, index: Any, value: Any) -> DTask:
+    """Spawn `obj[index] = value`; the task's value is `value`."""
+    return spawn(_setitem, obj, index, value)
+
+
+def _setitem(obj: Any, index: Any, value: Any) -> Any:
+    obj[index] = value
+    return value
+
+
+@contextmanager
+def sync() -> Iterator[None]:
+    """Wait, at the end of the block, for every task that this thread spawned in it.
+
+    Raises the first failure in spawn order; an exception of the block itself wins. Tasks spawned inside
+    bodies do not count. Source: spec/scheduler.md §1.10, design/rulings.md 18.
+    """
+    from .waiting import fetch, wait
+
+    block = SyncBlock()
+    token = current.set(block)
+    try:
+        yield
+    finally:
+        current.reset(token)
+        for one in block.tasks:
+            wait(one)
+    if block.outer is not None:
+        for one in block.tasks:
+            block.outer.note(one)
+    for one in block.tasks:
+        fetch(one)

@@ -1,0 +1,284 @@
+"""`Context`: who runs tasks and where their events go; and the eager one, which `spawn` uses.
+
+A context starts nothing until its first task. It survives `cancel(halt_sch=True)`: its sink stays and the
+next `spawn` starts a new scheduler in it.
+
+Sources: spec/scheduler.md §0, §13; design/api.md; design/rulings.md 18.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+from ..errors import ConcurrencyViolationError, InvalidOptionError, SchedulingError, TaskCancelled
+from ..timespans.model import EventId
+from ..timespans.recorder import Recorder, recorder_for
+from ..timespans.sinks import NoOpLog
+from . import records
+from .core import Core
+from .ids import IdBlocks
+from .placement import Slot
+from .processors import OSProc, ThreadProc, topology
+from .task import DTask
+
+__all__ = ["Context", "eager_context", "eager_state", "procs"]
+
+ids = IdBlocks()
+"""The task ids of this process. The first belongs to the eager scheduler's internal root, which is never seen."""
+ids.next()
+
+
+class Context:
+    """Where tasks run and where their events go.
+
+    `procs`: worker ids or `OSProc`s, by default all. `threads`: slots, i.e. bodies at once, a worker;
+    default `max(2, usable CPUs)` or the environment's OTEL_TIMESPAN_THREADS. `log_sink`: a sink (see
+    `otel_timespan.timespans`), by default `NoOpLog()`; may be set at any time. `profile`: sample the
+    stacks of computes. `driver`: "threads", or an `InlineDriver` for deterministic tests.
+
+    `with Context(...) as ctx:` makes it the one that `spawn` uses; leaving waits for its tasks and shuts
+    it down. Thread-safe. Raises `InvalidOptionError` for values that can't work.
+    """
+
+    def __init__(
+        self,
+        procs: Iterable[Any] | None = None,
+        *,
+        threads: int | None = None,
+        workers: int = 0,
+        log_sink: Any = None,
+        profile: bool = False,
+        driver: Any = "threads",
+    ) -> None:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise InvalidOptionError(f"threads must be a positive int or None, not {threads!r}")
+        if workers != 0:
+            raise InvalidOptionError(f"workers must be 0: worker processes are not there yet (got {workers!r})")
+        if driver != "threads" and not callable(getattr(driver, "attach", None)):
+            raise InvalidOptionError(f'driver must be "threads" or an InlineDriver, not {driver!r}')
+        self.threads = threads
+        self.profile_computes = bool(profile)
+        self.recorder: Recorder | None = None
+        """What the scheduler asks once a phase; None when the sink is a `NoOpLog`."""
+        self.core: Core | None = None
+        """The running scheduler, None before the first task and after a halt."""
+        self._driver = driver
+        self._procs = [_osproc(p) for p in procs] if procs is not None else None
+        self._lock = threading.RLock()
+        self._outer: Context | None = None
+        self._log_sink: Any = NoOpLog()
+        self.log_sink = NoOpLog() if log_sink is None else log_sink
+
+    @property
+    def log_sink(self) -> Any:
+        """The sink of all events. Setting it takes effect with the next phase of every task."""
+        return self._log_sink
+
+    @log_sink.setter
+    def log_sink(self, sink: Any) -> None:
+        sink = NoOpLog() if sink is None else sink
+        if not _is_sink(sink):
+            known = "NoOpLog, LocalEventLog, MultiEventLog, OTelLog, a list ..."
+            raise InvalidOptionError(f"log_sink must be a sink ({known}), not {sink!r}")
+        self._log_sink = sink
+        self.recorder = recorder_for(sink)
+
+    def profile(self, category: str, id: Any, timeline: Any) -> bool:
+        """The profile hook of the log: only computes are profiled."""
+        return self.profile_computes and category == "compute"
+
+    @property
+    def procs(self) -> list[OSProc]:
+        """The workers that this context uses (a copy)."""
+        if self._procs is not None:
+            return list(self._procs)
+        return [OSProc(worker) for worker in topology.workers()]
+
+    # ---- the scheduler of this context -------------------------------------------------------------
+
+    def start(self) -> Core:
+        """The running scheduler, started if there is none."""
+        core = self.core
+        if core is not None:
+            return core
+        with self._lock:
+            if self.core is None:
+                self.core = self._start()
+            return self.core
+
+    def _start(self) -> Core:
+        _refuse_in_worker()
+        clock = time.monotonic_ns
+        if self._driver == "threads":
+            from .workers.threads import ThreadsDriver
+
+            t0 = clock()
+            if self.threads is not None:
+                topology.add_worker(1, self.threads)
+            count = self.threads or topology.threads(1)
+            core = Core(self, [Slot(ThreadProc(1, n), 1) for n in range(1, count + 1)])
+            core.driver = ThreadsDriver(core)
+        else:
+            t0 = self._driver.clock()
+            core = self._driver.attach(self)
+            core.driver, clock = self._driver, self._driver.clock
+        self._record(core, "scheduler_init", t0, clock(), uid=core.uid)
+        for worker in core.shared:
+            self._record(core, "init_proc", t0, clock(), uid=core.uid, worker=worker)
+        _running.add(self)
+        return core
+
+    def _record(self, core: Core, category: str, t0: int, t1: int, **fields: Any) -> None:
+        recorder = self.recorder
+        if recorder is not None:
+            timeline = OSProc(1) if category.startswith("scheduler") else None
+            recorder.append((records.expand_span, category, EventId(**fields), timeline, t0, t1, 1, recorder.sample()))
+
+    def shutdown(self, error: BaseException | None = None, timeout_s: float | None = None) -> None:
+        """End the scheduler: unfinished tasks fail with `error` (default: SchedulingError, code exited).
+
+        Bodies that run are abandoned; their threads are joined for a bounded time. Does nothing when
+        none runs. The next `spawn` starts a new one.
+        """
+        with self._lock:
+            core, self.core = self.core, None
+            _running.discard(self)
+        if core is None:
+            return
+        t0 = core.clock()
+        core.halt(error or SchedulingError("the scheduler has exited", "exited"))
+        core.driver.close() if timeout_s is None else core.driver.close(timeout_s)
+        for worker in core.shared:
+            self._record(core, "cleanup_proc", t0, core.clock(), uid=core.uid, worker=worker)
+        self._record(core, "scheduler_exit", t0, core.clock(), uid=core.uid)
+
+    def wait_idle(self) -> None:
+        """Wait until every task of this context finished. Never raises a task's error."""
+        from .waiting import wait
+
+        core = self.core
+        while core is not None and core.halted is None:
+            pending = list(core.unfinished())
+            for task in pending:
+                if core.halted is None:
+                    wait(task)
+            if not pending and core.driver.is_idle():
+                return
+            if not pending:
+                time.sleep(0.0005)  # a task is in somebody's hands, between a queue and its body
+
+    def __enter__(self) -> Context:
+        global _eager
+        with _eager_lock:
+            if self._outer is not None:
+                raise ConcurrencyViolationError("this context is entered already")
+            self._outer = _eager or _NOBODY
+            _eager = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _eager
+        try:
+            if kind is None or issubclass(kind, Exception):
+                self.wait_idle()
+        finally:
+            with _eager_lock:
+                _eager = self._outer if self._outer is not _NOBODY else None
+                self._outer = None
+            self.shutdown(TaskCancelled("the context was left by an interrupt") if _is_interrupt(kind) else None)
+
+
+def _is_interrupt(kind: type[BaseException] | None) -> bool:
+    return kind is not None and not issubclass(kind, Exception)
+
+
+def _is_sink(sink: Any) -> bool:
+    return callable(sink) or any(callable(getattr(sink, name, None)) for name in ("write_event", "append", "put"))
+
+
+def _osproc(p: Any) -> OSProc:
+    if isinstance(p, OSProc):
+        return p
+    if isinstance(p, int) and not isinstance(p, bool):
+        return OSProc(p)
+    raise InvalidOptionError(f"a context takes worker ids or OSProcs, not {p!r}")
+
+
+_running: set[Context] = set()
+_eager: Context | None = None
+_eager_lock = threading.Lock()
+_NOBODY: Any = object()
+
+
+def eager_context() -> Context:
+    """The context that `spawn` uses now; made at the first call. Starts nothing."""
+    global _eager
+    context = _eager
+    if context is None:
+        with _eager_lock:
+            if _eager is None:
+                _eager = Context()
+            context = _eager
+    return context
+
+
+def eager_state() -> Core | None:
+    """The scheduler of the current context: None before the first spawn and after a halt."""
+    return None if _eager is None else _eager.core
+
+
+def procs(ctx: Context) -> list[OSProc]:
+    """The workers of a context (a copy)."""
+    return ctx.procs
+
+
+def unfinished_by_id(task_id: int) -> DTask | None:
+    """The unfinished task with this id in any running context of this process."""
+    for context in list(_running):
+        if context.core is not None:
+            for task in context.core.unfinished():
+                if task.id == task_id:
+                    return task
+    return None
+
+
+def _refuse_in_worker() -> None:
+    if topology.me() != 1:
+        raise ConcurrencyViolationError("a scheduler starts on worker 1 only: spawn there, or from inside a task")
+
+
+def _at_exit() -> None:
+    """The interpreter ends: drop what waits, give running bodies a moment, never hang."""
+    for context in list(_running):
+        context.shutdown()
+
+
+def _in_child() -> None:
+    """After a fork: the threads are the parent's. Its tasks can't end here, and a new spawn starts anew."""
+    global _eager, _eager_lock
+    _eager_lock = threading.Lock()
+    for context in list(_running):
+        core, context.core = context.core, None
+        context._lock = threading.RLock()
+        if core is not None:
+            core.halted = SchedulingError("the scheduler stayed in the parent of this forked process", "exited")
+    _running.clear()
+
+
+_before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)
+if _before_threads_join is not None:
+    # Earlier than `atexit`: the log is flushed there, and wants what we emit while going down.
+    _before_threads_join(_at_exit)
+else:
+    import atexit
+
+    atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

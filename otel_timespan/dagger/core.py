@@ -1,0 +1,345 @@
+"""The scheduler's core: a state machine of tasks without threads, clocks, sockets or user code.
+
+The problem: the same rules must drive real threads, worker processes, a Dask cluster and a deterministic
+test driver. So the core only moves tasks between states and puts ready ones into queues; a *driver*
+(workers/) takes them out, runs bodies, and tells the core how they ended.
+
+The hot methods (`submit`, `enqueue`, `finish`) take no lock: they are built on the atomic operations of
+atomics.py, and the inline driver steps the very same methods. Rare changes (pinned tasks, halting) use
+`lock`, which user code never runs under. What a driver has to do after a call stands in `effects`: slots
+whose own queue got a task. Waking threads for the shared queues is the driver's own affair.
+
+Order of a completion, which rulings and events depend on: win `settle` → store the outcome → append the
+record → make the state visible → hand over subscribers. So whoever sees a task done finds its events.
+
+Sources: spec/scheduler.md §17; design/architecture.md §2; design/rulings.md 11, 12, 15.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SchedulingError, WorkerLostError
+from ..timespans.model import Timeline
+from . import records
+from .atomics import claim, settle
+from .chunks import DRef
+from .describe import describe_function
+from .ids import new_run_id
+from .options import DEFAULT
+from .placement import Slot, occupancy_on, place
+from .processors import OSProc
+from .task import DONE, FAILED, LAUNCHED, DTask, Failure, summarize
+
+if TYPE_CHECKING:
+    from .context import Context
+
+__all__ = ["Core"]
+
+_uids = itertools.count(1)
+
+
+class Core:
+    """One scheduler instance. Methods may be called from any thread unless they say otherwise."""
+
+    def __init__(self, context: Context, slots: Iterable[Slot], clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self.context = context
+        self.clock = clock
+        self.uid = next(_uids)
+        self.run_id = new_run_id()
+        self.slots: dict[Any, Slot] = {slot.processor: slot for slot in slots}
+        """Where bodies can run, by processor."""
+        self.shared: dict[int, deque[DTask]] = {slot.worker: deque() for slot in self.slots.values()}
+        """Per worker: ready tasks that any of its slots may run, whole (default scope, full occupancy)."""
+        self.queue = self.shared[min(self.shared)]
+        """The shared queue of the first worker: the only one where there is one worker."""
+        self.one_worker = len(self.shared) == 1
+        self.running: set[DTask] = set()
+        """Tasks whose bodies run, abandoned ones included until they end."""
+        self.effects: deque[Slot] = deque()
+        """Slots whose own queue changed: the driver dispatches and removes them."""
+        self.halted: BaseException | None = None
+        """Set when the scheduler went down: what unfinished tasks fail with."""
+        self.scoped_results = False
+        """Whether any result had a scope: until then placement need not look at upstreams."""
+        self.lock = threading.Lock()
+        """Guards the slots' own queues and their occupancy."""
+        self._pinned_seq = itertools.count()
+        self.driver: Any = None
+        """Who performs: set by the context."""
+
+    # ---- submission ----------------------------------------------------------------------------
+
+    def submit(self, task: DTask) -> None:
+        """Take a new task: wire it to its upstreams, queue it if it is ready, fail it if one failed."""
+        recorder = self.context.recorder
+        if recorder is not None:
+            self._submit_logged(task, recorder)
+            return
+        task._state = LAUNCHED
+        deps = task._deps
+        if not deps:
+            self.enqueue(task)
+            return
+        failed = self.wire(task)
+        if failed is not None:
+            self.skip([task], failed._outcome)
+        elif task._tokens is None or task._tokens.pop():
+            self.enqueue(task)
+
+    def wire(self, task: DTask) -> DTask | None:
+        """Subscribe to each unfinished upstream, keeping the guard token; an upstream that failed, if any."""
+        failed = None
+        pending = []
+        for up in task._deps:
+            state = up._state
+            if state < DONE:
+                pending.append(up)
+            elif state == FAILED:
+                failed = up
+        if pending:
+            tokens = [False] * (len(pending) + 1)
+            tokens[0] = True
+            task._tokens = tokens
+            for up in pending:
+                subs = up._subs
+                subs.append(task)
+                if up._state >= DONE:
+                    try:
+                        subs.remove(task)
+                    except ValueError:  # the finisher took the entry, and counts it
+                        continue
+                    if up._state == FAILED:
+                        failed = up
+                    tokens.pop()
+        return failed
+
+    def _submit_logged(self, task: DTask, recorder: Any) -> None:
+        """`submit` with a log: the record goes out before the task can be seen by anybody else."""
+        t0 = self.clock()
+        from .environment import running_task
+        from .task import live
+
+        extra = live(task)
+        if recorder.on_submit is not None:
+            extra.trace = recorder.on_submit()
+        parent = running_task()
+        timeline = Timeline(
+            f=describe_function(task._f),
+            args=records.describe_arguments(task._args, task._kwargs),
+            options=task._options,
+            uid=task.id,
+            deps=_positions(task),
+            name=task._options.name,
+            spawned_by=parent.id if parent is not None else 0,
+            run_id=self.run_id,
+            attempt=extra.attempt,
+            trace=extra.trace,
+        )
+        task._state = LAUNCHED
+        samples = recorder.sample()
+        failed = self.wire(task)
+        waits = task._tokens is not None
+        if failed is None and not waits:
+            self.enqueue(task, submission=(recorder, t0, timeline, samples))
+            return
+        recorder.append((records.expand_submit, t0, self.clock(), timeline, None, samples))
+        _annotate(recorder, task, self.clock())
+        if failed is not None:
+            self.skip([task], failed._outcome)
+        elif task._tokens.pop():  # type: ignore[union-attr]
+            self.enqueue(task)
+
+    # ---- placement -----------------------------------------------------------------------------
+
+    def enqueue(self, task: DTask, submission: Any = None) -> None:
+        """Place a ready task and queue it. A task that can't be placed fails."""
+        recorder = self.context.recorder
+        if recorder is None and task._options is DEFAULT and self.one_worker and not self.scoped_results:
+            if task._state < DONE:
+                task._claim = True
+                self.queue.append(task)
+            return
+        self._enqueue_placed(task, recorder, submission)
+
+    def _enqueue_placed(self, task: DTask, recorder: Any, submission: Any) -> None:
+        if task._state >= DONE:  # cancelled, or failed through another upstream
+            return
+        t0 = self.clock() if recorder is not None else 0
+        error: SchedulingError | None = None
+        slot: Slot | None = None
+        worker = 1
+        try:
+            slot, worker = place(self, task)
+        except SchedulingError as unplaceable:
+            error = unplaceable
+        processor = None if error is not None else slot.processor if slot is not None else OSProc(worker)
+        if recorder is not None:
+            t1 = self.clock()
+            row = (records.expand_schedule, t0, t1, self.clock(), self.uid, task.id, processor, worker)
+            if submission is None:
+                recorder.append((*row, recorder.sample()))
+            else:
+                _, t_submit, timeline, samples = submission
+                recorder.append((records.expand_submit, t_submit, self.clock(), timeline, (*row, samples), samples))
+                _annotate(recorder, task, t1)
+        if error is not None:
+            self.fail(task, error)
+        elif slot is None:
+            task._claim = True
+            self.shared[worker].append(task)
+        else:
+            task._claim = False  # claimed like any other; False says: by its slot only, not by helpers
+            with self.lock:
+                heapq.heappush(slot.heap, (occupancy_on(task, slot.processor), next(self._pinned_seq), task))
+            self.effects.append(slot)
+
+    # ---- completion ----------------------------------------------------------------------------
+
+    def finish(self, task: DTask, outcome: Any, state: int) -> list[DTask]:
+        """Make the outcome of a task visible, after `settle`: the dependents that became ready.
+
+        Call `enqueue` for each of them. On failure the dependents are failed here, however many.
+        """
+        task._outcome = outcome
+        task._state = state
+        ready: list[DTask] = []
+        waiters: list[Callable[[], None]] = []
+        skipped: list[DTask] = []
+        subs = task._subs
+        while subs:
+            try:
+                sub = subs.pop()
+            except IndexError:  # a subscriber took its entry back
+                break
+            if type(sub) is not DTask:
+                waiters.append(sub)
+            elif state != DONE:
+                skipped.append(sub)
+            elif sub._tokens.pop():  # type: ignore[union-attr]
+                ready.append(sub)
+        for notify in waiters:
+            notify()
+        if skipped:
+            self.skip(skipped, outcome)
+        return ready
+
+    def fail(self, task: DTask, error: BaseException, state: str = "failure", direct: bool = False) -> bool:
+        """Finish a task that does not run (any more) with an error; False if it has a result already."""
+        if not settle(task):
+            return False
+        task._summary = summarize(task)
+        self._record_finish(task, error, state)
+        self.finish(task, Failure(task._summary, error, direct), FAILED)
+        if claim(task) or task not in self.running:
+            release_inputs(task)
+        return True
+
+    def skip(self, tasks: list[DTask], failure: Failure) -> None:
+        """Fail tasks whose upstream failed, and all that depends on them; without recursion."""
+        stack = list(tasks)
+        while stack:
+            task = stack.pop()
+            if not settle(task):
+                continue
+            task._summary = summarize(task)
+            self._record_finish(task, failure.error_for(task._summary), "skip")
+            task._outcome = failure
+            task._state = FAILED
+            waiters: list[Callable[[], None]] = []
+            while task._subs:
+                try:
+                    sub = task._subs.pop()
+                except IndexError:
+                    break
+                if type(sub) is DTask:
+                    stack.append(sub)
+                else:
+                    waiters.append(sub)
+            for notify in waiters:
+                notify()
+            release_inputs(task)
+
+    def _record_finish(self, task: DTask, error: BaseException, state: str) -> None:
+        recorder = self.context.recorder
+        if recorder is not None:
+            t = self.clock()
+            record = (records.expand_finish, t, self.clock(), self.uid, task.id, error, state, recorder.sample())
+            recorder.append(record)
+
+    # ---- the whole graph -----------------------------------------------------------------------
+
+    def unfinished(self) -> Iterator[DTask]:
+        """Every submitted task without a result, in no order: all are reachable from queues and bodies."""
+        stack: list[DTask] = list(self.running)
+        for queue in self.shared.values():
+            stack += list(queue)
+        with self.lock:
+            stack += [entry[2] for slot in self.slots.values() for entry in slot.heap if type(entry[2]) is DTask]
+        seen: set[int] = set()
+        while stack:
+            task = stack.pop()
+            if task.id in seen:
+                continue
+            seen.add(task.id)
+            stack += [sub for sub in list(task._subs) if type(sub) is DTask]
+            if task._state < DONE:
+                yield task
+
+    def halt(self, error: BaseException) -> None:
+        """Go down: every unfinished task fails with `error`, directly. Bodies that run are abandoned."""
+        self.halted = error
+        cancelled = not isinstance(error, SchedulingError)
+        for task in list(self.unfinished()):
+            self.fail(task, error, "cancellation" if cancelled else "failure", direct=True)
+        for queue in self.shared.values():
+            queue.clear()
+        with self.lock:
+            for slot in self.slots.values():
+                slot.heap[:] = [entry for entry in slot.heap if type(entry[2]) is not DTask]
+
+    def worker_lost(self, worker: int) -> None:
+        """A worker process died. Reserved: the workers of this core are threads, none can be lost alone."""
+        raise WorkerLostError(worker)
+
+
+def release_inputs(task: DTask) -> None:
+    """Let go of what the task was given: it will not run (again)."""
+    task._f = None
+    task._args = ()
+    task._kwargs = None
+    task._deps = ()
+    task._context = None
+
+
+def _positions(task: DTask) -> tuple[tuple[Any, int], ...]:
+    """(position or None, task id) of each upstream, None for explicit syncdeps."""
+    if not task._deps:
+        return ()
+    named: list[tuple[Any, Any]] = [(0, task._f), *enumerate(task._args, 1), *(task._kwargs or {}).items()]
+    found = [(position, value.id) for position, value in named if type(value) is DTask]
+    known = {up for _, up in found}
+    return (*found, *((None, up.id) for up in task._deps if up.id not in known))
+
+
+def _annotate(recorder: Any, task: DTask, t: int) -> None:
+    """The label given with the option `name`, as an instantaneous `data_annotation` (spec/timespans.md §9)."""
+    name = task._options.name
+    if name is not None:
+        from ..timespans.model import EventId
+
+        id = EventId(objectid=task.id, name=name)
+        recorder.append((records.expand_span, "data_annotation", id, None, t, t, 1, None))
+
+
+def new_result(core: Core, value: Any, recorder: Any) -> DRef:
+    """The handle for a fresh result on this worker."""
+    from .chunks import LoggedDRef
+
+    return DRef(value) if recorder is None else LoggedDRef(value, recorder.put)

@@ -1,0 +1,220 @@
+"""The scheduler's records: what the hot path appends to the log, and how each expands into events.
+
+One record a phase of a task, not one an event: a tuple of times and references, built in 0.2 µs. The
+journal expands it later, off the hot path, into the events of docs/events.md. The order in which records
+are appended agrees with cause and effect (see timespans/journal.py), so each phase appends its record
+before its effect can be seen: "submit" before the task can run, "end" before its result is there.
+
+Events that share a reading of the clock are set 1 ns apart, in their order, so that sorting by timestamp
+gives it back.
+
+Sources: spec/scheduler.md §17.11, §19; design/rulings.md 16, 27-29.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from ..timespans.model import NO_GC, NO_SAMPLES, ChunkInfo, Event, EventId, TaskRef, Timeline, ValueInfo
+from .describe import is_mutable
+
+__all__ = ["EVENT_CATEGORIES", "next_handle", "next_seq"]
+
+EVENT_CATEGORIES = (
+    "add_thunk",
+    "assign_procs",
+    "cleanup_proc",
+    "compute",
+    "data_annotation",
+    "datadeps_copy",
+    "datadeps_copy_skip",
+    "datadeps_execute",
+    "enqueue",
+    "evict",
+    "finish",
+    "fire",
+    "handle_fault",
+    "init_proc",
+    "move",
+    "proc_run_fetch",
+    "proc_run_wait",
+    "proc_steal_local",
+    "remove_procs",
+    "schedule",
+    "scheduler_exit",
+    "scheduler_init",
+    "storage_safe_scan",
+    "storage_wait",
+    "take",
+)
+"""Every category that the scheduler emits or reserves."""
+
+next_handle = itertools.count(1).__next__
+"""Numbers of handles in the log: an address may be used again, a number is not."""
+
+next_seq = itertools.count(1).__next__
+"""Numbers that keep concurrent spans of one processor apart."""
+
+_new = tuple.__new__
+CORE_WORKER = 1
+
+
+def _event(
+    out: list[Event], phase: str, category: str, id: Any, timeline: Any, t: int, worker: int, samples: Any
+) -> None:
+    out.append(_new(Event, (phase, category, id, timeline, t, NO_GC, NO_SAMPLES, worker, samples)))
+
+
+def _span(out: list[Event], category: str, id: Any, timeline: Any, t0: int, t1: int, worker: int, samples: Any) -> None:
+    _event(out, "start", category, id, timeline, t0, worker, samples)
+    _event(out, "finish", category, id, timeline, t1, worker, samples)
+
+
+def expand_span(record: Any, out: list[Event]) -> None:
+    """(_, category, id, timeline, t0, t1, worker, samples): a whole span of the scheduler itself."""
+    _span(out, *record[1:])
+
+
+def expand_submit(record: Any, out: list[Event]) -> None:
+    """(_, t0, t1, timeline, place, samples): a submission; `place` as in `expand_schedule` or None."""
+    _, t0, t1, timeline, place, samples = record
+    id = EventId(thunk_id=timeline.uid)
+    _event(out, "start", "add_thunk", id, timeline, t0, CORE_WORKER, samples)
+    if place is not None:
+        expand_schedule(place, out)
+        t1 = max(t1, place[3] + 2)
+    _event(out, "finish", "add_thunk", id, timeline, t1, CORE_WORKER, samples)
+
+
+def expand_schedule(record: Any, out: list[Event]) -> None:
+    """(_, t0, t1, t2, uid, thunk_id, processor, worker, samples): placement, then sending and queueing.
+
+    A task that could not be placed has no processor: only `schedule`.
+    """
+    _, t0, t1, t2, uid, thunk_id, processor, worker, samples = record
+    timeline = Timeline(thunk_id=thunk_id)
+    _span(out, "schedule", EventId(uid=uid, thunk_id=thunk_id), timeline, t0, t1, CORE_WORKER, samples)
+    if processor is None:
+        return
+    fire = EventId(uid=uid, worker=worker, thunk_id=thunk_id)
+    _event(out, "start", "fire", fire, None, t1 + 1, CORE_WORKER, samples)
+    enqueue = EventId(uid=uid, processor=processor, thunk_id=thunk_id)
+    t2 = max(t2, t1 + 3)
+    _span(out, "enqueue", enqueue, None, t1 + 2, t2, worker, samples)
+    _event(out, "finish", "fire", fire, None, t2 + 1, CORE_WORKER, samples)
+
+
+def expand_start(record: Any, out: list[Event]) -> None:
+    """(_, t0, t1, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples): taken, moved, begun.
+
+    `moves` is a list of (position, before, after, kind, source, t0, t1), or of (position, ChunkInfo,
+    objid) and (position, ValueInfo) for the plain cases, which share the times t1 and t2.
+    """
+    _, t0, t1, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples = record
+    worker = _worker_of(processor)
+    t2 = max(t2, t1 + 4)
+    fetch = EventId(uid=uid, worker=worker, processor=processor, seq=next_seq())
+    _event(out, "start", "proc_run_fetch", fetch, None, t0, worker, samples)
+    taken = Timeline(thunk_id=thunk_id, proc_occupancy=occupancies[0], task_occupancy=occupancies[1])
+    _event(out, "finish", "proc_run_fetch", fetch, taken, t1, worker, samples)
+    ends = []
+    for move in moves:
+        if len(move) == 7:
+            position, before, after, kind, source, m0, m1 = move
+        else:
+            position, before, after, kind, source = _plain_move(move, worker)
+            m0, m1 = t1 + 1, t2 - 1
+        id = EventId(thunk_id=thunk_id, position=position, processor=processor)
+        _event(out, "start", "move", id, Timeline(f=f, data=before), m0, worker, samples)
+        done = Timeline(f=f, data=after, kind=kind, source=source, destination=worker)
+        ends.append((id, done, m1))
+    for id, done, m1 in ends:
+        _event(out, "finish", "move", id, done, m1, worker, samples)
+    begun = Timeline(f=f, thread_id=thread[0], thread_name=thread[1])
+    id = EventId(thunk_id=thunk_id, processor=processor)
+    _event(out, "start", "compute", id, begun, t2, worker, samples)
+
+
+def _plain_move(move: Any, worker: int) -> tuple[Any, Any, Any, str, int]:
+    position, before = move[0], move[1]
+    if len(move) == 2:
+        return position, before, before, "value", worker
+    after = ValueInfo(before.type, before.nbytes, move[2])
+    return position, before, after, "task", before.worker
+
+
+def expand_end(record: Any, out: list[Event]) -> None:
+    """(_, tb, t1, t2, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, samples).
+
+    The body ended at `tb`, its result was packed at `t1`, the task was finished at `t2`. An abandoned
+    body (`state` None) ends without a `finish`: that was emitted when the task was cancelled.
+    """
+    _, tb, t1, t2, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, samples = record
+    worker = _worker_of(processor)
+    id = EventId(thunk_id=thunk_id, processor=processor)
+    if isinstance(result, ChunkInfo):
+        scan = Timeline(T=result.type)
+        t1 = max(t1, tb + 2)
+        _span(out, "storage_safe_scan", id, scan, tb, t1 - 1, worker, samples)
+    ended = Timeline(f=f, result=result, cpu_ns=cpu_ns, span=span, thread_id=thread[0], thread_name=thread[1])
+    _event(out, "finish", "compute", id, ended, t1, worker, samples)
+    if state is not None:
+        expand_finish((None, t1 + 1, t2, uid, thunk_id, result, state, samples), out)
+
+
+def expand_finish(record: Any, out: list[Event]) -> None:
+    """(_, t0, t1, uid, thunk_id, result, state, samples): a task has its result."""
+    _, t0, t1, uid, thunk_id, result, state, samples = record
+    timeline = Timeline(thunk_id=thunk_id, result=result, state=state)
+    _span(out, "finish", EventId(uid=uid, thunk_id=thunk_id), timeline, t0, max(t1, t0 + 1), CORE_WORKER, samples)
+
+
+def expand_evict(record: Any, out: list[Event]) -> None:
+    """(_, t, info, reason): a chunk's data is gone from its worker's memory."""
+    _, t, info, reason = record
+    timeline = Timeline(data=info, reason=reason)
+    _span(out, "evict", EventId(worker=info.worker, handle=info.handle), timeline, t, t, info.worker, None)
+
+
+def describe_moves(task: Any, values: Any, named: Any) -> list[Any]:
+    """The moves of a task's function and arguments on one worker; `values` and `named` are what they became."""
+    from .chunks import Chunk, DRef
+    from .describe import describe_value
+    from .task import DTask
+
+    moves: list[Any] = [(0, _FUNCTION)]
+    pairs = [*zip(itertools.count(1), task._args, values)]
+    pairs += [(name, given, named[name]) for name, given in (task._kwargs or {}).items()]
+    for position, given, value in pairs:
+        ref = given._outcome if type(given) is DTask else given.handle if type(given) is Chunk else None
+        if isinstance(ref, DRef):
+            moves.append((position, ref.info, id(value) if is_mutable(value) else 0))
+        else:
+            moves.append((position, describe_value(value)))
+    return moves
+
+
+_FUNCTION = ValueInfo(type(lambda: None), None, 0)
+
+
+def describe_arguments(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    """(position, description) of each argument as given to `spawn`."""
+    from .chunks import Chunk
+    from .describe import describe_value
+    from .task import DTask
+
+    pairs = [*enumerate(args, 1), *(kwargs or {}).items()]
+    described: list[Any] = []
+    for position, value in pairs:
+        if type(value) is DTask:
+            described.append((position, TaskRef(value.id)))
+        elif isinstance(value, Chunk):
+            described.append((position, value.handle.info))
+        else:
+            described.append((position, describe_value(value)))
+    return tuple(described)
+
+
+def _worker_of(processor: Any) -> int:
+    return getattr(processor, "owner", None) or getattr(processor, "pid", None) or CORE_WORKER

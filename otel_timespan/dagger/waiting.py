@@ -1,0 +1,281 @@
+"""Waiting for tasks: `fetch`, `wait`, `waitany`, `waitall`, futures and `await`.
+
+Every wait here can be interrupted by Ctrl-C and, given a timeout, ends in time; a waiter that gives up
+takes its entry back from the task. A lock is made only when somebody really blocks.
+
+Sources: spec/scheduler.md §1.2; design/rulings.md 2, 13, 17.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import sys
+import time
+from _thread import allocate_lock
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConcurrencyViolationError, FetchTimeoutError, InvalidOptionError, TaskCancelled, unwrap_exception
+from .atomics import subscribe
+from .chunks import Chunk
+from .environment import running_task
+from .task import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
+from .workers.execution import as_chunk
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["as_completed", "awaitable", "fetch", "fetch_all", "future", "wait", "waitall", "waitany"]
+
+
+def fetch(x: Any, *, timeout: float | None = None, raw: bool = False) -> Any:
+    """The value of a task, a chunk, or anything else that refers to data (a `File`, ...).
+
+    `timeout` is in seconds (None: for ever); when it ends first, `FetchTimeoutError` is raised and the
+    task goes on. `raw=True` gives the `Chunk` that holds the result instead of its content. Without a
+    timeout and outside of an event loop the calling thread helps: it runs what the task needs itself.
+
+    Raises `DTaskFailedError` when the task failed (its `__cause__` is the root exception),
+    `SchedulingError` when the scheduler went down, `ConcurrencyViolationError` when the task was not
+    launched yet. Any number of threads may fetch the same task, before and after it is done.
+    """
+    if type(x) is not DTask:
+        return _fetch_reference(x)
+    if x._state < DONE:
+        wait_done(x, timeout)
+    if x._state == FAILED:
+        raise failure_of(x)
+    if raw:
+        return as_chunk(x)
+    return x._outcome.value
+
+
+def _fetch_reference(x: Any) -> Any:
+    if isinstance(x, Chunk):
+        return x.fetch()
+    method = getattr(x, "fetch", None)
+    if not callable(method):
+        raise InvalidOptionError(f"fetch needs a task, a chunk or a file, not a {type(x).__name__}")
+    return method()
+
+
+def failure_of(task: DTask) -> BaseException:
+    """The exception that a fetch of this failed task raises: a new one each time."""
+    failure: Failure = task._outcome
+    error = failure.error_for(task._summary or summarize(task))
+    return error
+
+
+def fetch_all(x: Any, *, timeout: float | None = None) -> Any:
+    """The same structure of lists, tuples, sets and dicts with every task and chunk replaced by its value."""
+    if isinstance(x, (DTask, Chunk)):
+        return fetch(x, timeout=timeout)
+    if isinstance(x, dict):
+        return {key: fetch_all(value, timeout=timeout) for key, value in x.items()}
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*(fetch_all(v, timeout=timeout) for v in x))
+    if isinstance(x, (list, tuple, set, frozenset)):
+        return type(x)(fetch_all(v, timeout=timeout) for v in x)
+    return x
+
+
+def wait(x: DTask, *, timeout: float | None = None) -> None:
+    """Wait until the task finished, well or not: never raises the task's error.
+
+    Raises `FetchTimeoutError` and `ConcurrencyViolationError` as `fetch` does.
+    """
+    if type(x) is not DTask:
+        raise InvalidOptionError(f"wait needs a task, not a {type(x).__name__}")
+    if x._state < DONE:
+        wait_done(x, timeout)
+
+
+def waitany(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
+    """Wait until at least one of the tasks finished; at once for none. Never raises a task's error."""
+    wanted = list(tasks)
+    if not wanted or any(task._state >= DONE for task in wanted):
+        return
+    for task in wanted:
+        _check_launched(task)
+    lock = allocate_lock()
+    lock.acquire()
+    once = _Once(lock.release)
+    entered = [task for task in wanted if subscribe(task, once) or once()]
+    try:
+        _block(lock, timeout, wanted[0])
+    finally:
+        for task in entered:
+            unsubscribe(task, once)
+
+
+def waitall(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
+    """Wait until all of the tasks finished. `timeout` is for all together. Never raises a task's error."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for task in tasks:
+        wait(task, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+
+def wait_done(task: DTask, timeout: float | None) -> None:
+    """Help, or block, until the task is done."""
+    if timeout is not None and (type(timeout) not in (int, float) or timeout != timeout):
+        raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    _check_launched(task)
+    if timeout is None and not in_event_loop():
+        task._core.driver.help(task)
+        if task._state >= DONE:
+            return
+    lock = allocate_lock()
+    lock.acquire()
+    notify = lock.release
+    if not subscribe(task, notify):
+        return
+    try:
+        _block(lock, timeout, task)
+    finally:
+        unsubscribe(task, notify)
+
+
+def _check_launched(task: DTask) -> None:
+    if task._state == UNLAUNCHED:
+        raise ConcurrencyViolationError(
+            f"task {task.id} was not launched yet: its task queue holds it back until the block around it ends"
+        )
+    if task._core.halted is not None and task._state < DONE:
+        raise task._core.halted
+
+
+def _block(lock: Any, timeout: float | None, task: DTask) -> None:
+    """Acquire the lock; a body gives its slot back meanwhile."""
+    body = running_task()
+    seconds = -1.0 if timeout is None else min(max(timeout, 0.0), MAX_TIMEOUT_S)
+    if body is None:
+        done = lock.acquire(timeout=seconds)
+    else:
+        driver = body._core.driver
+        hold = driver.pause()
+        try:
+            done = lock.acquire(timeout=seconds)
+        finally:
+            driver.resume(hold)
+    if not done:
+        raise FetchTimeoutError(f"task {task.id} was not done within {timeout:g} s; it goes on")
+
+
+MAX_TIMEOUT_S = 1e9
+"""What a lock can wait at most, about 30 years."""
+
+
+def unsubscribe(task: DTask, subscriber: Any) -> None:
+    """Take an entry back, if it is still there."""
+    with contextlib.suppress(ValueError):
+        task._subs.remove(subscriber)
+
+
+class _Once:
+    """Calls `notify` the first time it is called; several tasks may call it."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, notify: Callable[[], None]) -> None:
+        self._left = [notify]
+
+    def __call__(self) -> bool:
+        try:
+            notify = self._left.pop()
+        except IndexError:
+            return False
+        notify()
+        return False
+
+
+def in_event_loop() -> bool:
+    """Whether this thread runs an asyncio event loop right now."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+def future(task: DTask) -> concurrent.futures.Future[Any]:
+    """A `concurrent.futures.Future` of a task's value; a cancelled task gives a cancelled future."""
+    made: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def resolve() -> None:
+        if is_cancelled(task):
+            made.cancel()
+            made.set_running_or_notify_cancel()
+        elif made.set_running_or_notify_cancel():
+            if task._state == FAILED:
+                made.set_exception(failure_of(task))
+            else:
+                made.set_result(task._outcome.value)
+
+    if not subscribe(task, resolve):
+        resolve()
+    return made
+
+
+def is_cancelled(task: DTask) -> bool:
+    """Whether the task ended by a cancellation, its own or an upstream's."""
+    return task._state == FAILED and isinstance(unwrap_exception(task._outcome.ex), TaskCancelled)
+
+
+async def awaitable(task: DTask) -> Any:
+    """The coroutine behind `await task`: never blocks the event loop."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            loop.call_soon_threadsafe(_set_done, done)
+
+    if task._state < DONE:
+        _check_launched(task)
+        if subscribe(task, wake):
+            try:
+                await done
+            finally:
+                unsubscribe(task, wake)
+    if task._state == FAILED:
+        raise failure_of(task)
+    return task._outcome.value
+
+
+def _set_done(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+def as_completed(tasks: Iterable[DTask], *, timeout: float | None = None) -> Iterator[DTask]:
+    """The tasks in the order in which they finish. Raises `FetchTimeoutError` when `timeout` ends first."""
+    import queue
+
+    finished: queue.SimpleQueue[DTask] = queue.SimpleQueue()
+    wanted = list(tasks)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for task in wanted:
+        _check_launched(task)
+        if not subscribe(task, _putter(finished, task)):
+            finished.put(task)
+    for _ in wanted:
+        yield _take(finished, deadline, timeout)
+
+
+def _putter(finished: Any, task: DTask) -> Callable[[], None]:
+    return lambda: finished.put(task)
+
+
+def _take(finished: Any, deadline: float | None, timeout: float | None) -> DTask:
+    import queue
+
+    body = running_task()
+    hold = body._core.driver.pause() if body is not None else None
+    try:
+        task: DTask = finished.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except queue.Empty:
+        raise FetchTimeoutError(f"not all tasks were done within {timeout:g} s; they go on") from None
+    finally:
+        if body is not None:
+            body._core.driver.resume(hold)
+    return task

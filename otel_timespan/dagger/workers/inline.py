@@ -1,0 +1,131 @@
+"""The deterministic driver: one thread, an injected clock and random source, any number of pretended workers.
+
+Nothing runs until somebody waits; then ready tasks are run one after the other, chosen by the random
+source among all that could run now, until the awaited one is done. The same seed gives the same order
+and, with a clock that counts, the same log. It steps the very methods of the core that threads use.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InvalidOptionError, SchedulingError
+from ..atomics import claim
+from ..core import Core
+from ..placement import Slot
+from ..processors import ThreadProc, topology
+from ..task import DONE, DTask
+from .execution import run
+
+if TYPE_CHECKING:
+    from ..context import Context
+
+__all__ = ["InlineDriver"]
+
+
+class InlineDriver:
+    """Give it to `Context(driver=InlineDriver(...))`. Not thread-safe: one thread uses the context.
+
+    `workers`: {worker id: number of slots}, default {1: 2}. `seed`: of the choices; None takes the oldest
+    ready task always. `clock`: nanoseconds; default counts up by 1000 a call.
+    """
+
+    def __init__(
+        self,
+        workers: Mapping[int, int] | None = None,
+        *,
+        seed: int | None = None,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.workers = dict(workers or {1: 2})
+        if 1 not in self.workers or any(n < 1 for n in self.workers.values()):
+            raise InvalidOptionError(f"workers must map 1 and others to slot counts of at least 1, not {workers!r}")
+        self.random = random.Random(seed) if seed is not None else None
+        self.clock = clock or _counting_clock()
+        self.core: Core | None = None
+        self._depth = 0
+
+    def attach(self, context: Context) -> Core:
+        """Make the core that this driver steps."""
+        slots = []
+        for worker, count in self.workers.items():
+            topology.add_worker(worker, count)
+            slots += [Slot(ThreadProc(worker, n), worker) for n in range(1, count + 1)]
+        self.core = Core(context, slots, self.clock)
+        return self.core
+
+    def submit(self, task: DTask) -> None:
+        """Submit; nothing runs yet."""
+        task._core.submit(task)
+
+    def help(self, target: DTask) -> None:
+        """Run ready tasks until `target` is done. Raises `SchedulingError` when nothing can run any more."""
+        while target._state < DONE:
+            if not self.step():
+                raise SchedulingError(f"task {target.id} can't finish: nothing is left to run", "inconsistent")
+
+    def step(self) -> bool:
+        """Run one ready task; False when there is none."""
+        core = self.core
+        if core is None:
+            return False
+        choices = self._choices(core)
+        if not choices:
+            return False
+        pick = choices[0] if self.random is None else self.random.choice(choices)
+        task, slot = pick
+        if not claim(task):
+            return True
+        self._forget(core, task)
+        if task._context is not None:
+            task._context.run(topology.acting.set, slot.worker)
+        for freed in run(core, task, slot):
+            core.enqueue(freed)
+        return True
+
+    def _choices(self, core: Core) -> list[tuple[DTask, Slot]]:
+        found = []
+        for worker, queue in core.shared.items():
+            slots = [slot for slot in core.slots.values() if slot.worker == worker]
+            found += [(task, slots[task.id % len(slots)]) for task in queue if hasattr(task, "_claim")]
+        for slot in core.slots.values():
+            found += [(entry[2], slot) for entry in sorted(slot.heap)[:1] if hasattr(entry[2], "_claim")]
+        return sorted(found, key=lambda pair: pair[0].id)
+
+    def _forget(self, core: Core, task: DTask) -> None:
+        """Take it, and whatever else is done or taken, out of the queues."""
+        for queue in core.shared.values():
+            kept = [t for t in queue if hasattr(t, "_claim")]
+            queue.clear()
+            queue.extend(kept)
+        for slot in core.slots.values():
+            slot.heap[:] = [entry for entry in slot.heap if hasattr(entry[2], "_claim")]
+            heapq.heapify(slot.heap)
+        core.effects.clear()
+
+    def pause(self) -> None:
+        """A body that blocks has nobody to wait for here."""
+        reason = "a body blocked with a timeout or in an event loop: the inline driver can't do that"
+        raise SchedulingError(reason, "inconsistent")
+
+    def resume(self, hold: Any) -> None:
+        """Never reached: `pause` raises."""
+
+    def abandon(self, task: DTask) -> None:
+        """Nothing to give back: the body is below us on the stack."""
+
+    def is_idle(self) -> bool:
+        """Whether nothing is under way between calls."""
+        return True
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Nothing to end."""
+
+
+def _counting_clock() -> Callable[[], int]:
+    ticks = itertools.count(1)
+    return lambda: next(ticks) * 1000
