@@ -20,7 +20,7 @@ from ..timespans.model import ChunkInfo
 from . import records
 from .processors import CPURAMMemorySpace, OSProc, Processor
 from .scopes import AnyScope, Scope
-from .sizes import FIXED, approx_size
+from .sizes import approx_size
 
 __all__ = ["ArrayDomain", "Chunk", "DRef", "UnitDomain", "datasize", "domain", "tochunk"]
 
@@ -28,18 +28,27 @@ _ANY = AnyScope()
 
 
 class DRef:
-    """The handle of one piece of data. Compared and hashed by identity of the data it stands for."""
+    """The handle of one piece of data, equal only to itself. Its size is estimated when first asked for."""
 
-    __slots__ = ("__weakref__", "nbytes", "type", "value", "worker")
+    __slots__ = ("__weakref__", "_nbytes", "value", "worker")
 
-    def __init__(self, value: Any, worker: int = 1, nbytes: int | None = -1) -> None:
+    def __init__(self, value: Any, worker: int = 1) -> None:
         self.value = value
-        self.type = kind = type(value)
         self.worker = worker
-        if nbytes == -1:
-            fixed = FIXED.get(kind)
-            nbytes = fixed if fixed is not None else approx_size(value)
-        self.nbytes = nbytes
+
+    @property
+    def type(self) -> type:
+        """The type of the value."""
+        return type(self.value)
+
+    @property
+    def nbytes(self) -> int | None:
+        """Estimated bytes, None where unknown; once estimated it stays."""
+        try:
+            return self._nbytes
+        except AttributeError:
+            self._nbytes: int | None = approx_size(self.value)
+            return self._nbytes
 
     @property
     def info(self) -> ChunkInfo:
@@ -53,7 +62,8 @@ class LoggedDRef(DRef):
     __slots__ = ("_info", "_put")
 
     def __init__(self, value: Any, put: Callable[[Any], None], worker: int = 1) -> None:
-        super().__init__(value, worker)
+        self.value = value
+        self.worker = worker
         self._put = put
         self._info = ChunkInfo(records.next_handle(), self.nbytes, self.type, worker)
 
@@ -154,12 +164,9 @@ def tochunk(
         return Chunk(x.handle, proc or x.processor, scope or x.scope, type or x.chunktype)
     if type is _NONE_TYPE and x is not None:
         raise InvalidOptionError(f"tochunk: type=NoneType was given for a {x.__class__.__name__}")
-    return Chunk(new_ref(x), proc or OSProc(), scope or _ANY, type)
+    ref = DRef(x)
+    _ = ref.nbytes  # estimated now: the caller may change the value later
+    return Chunk(ref, proc or OSProc(), scope or _ANY, type)
 
 
 _NONE_TYPE = type(None)
-
-
-def new_ref(value: Any, worker: int = 1, recorder: Any = None) -> DRef:
-    """A handle for a value on this worker; logged where a recorder is given."""
-    return DRef(value, worker) if recorder is None else LoggedDRef(value, recorder.put, worker)

@@ -22,14 +22,13 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SchedulingError, WorkerLostError
 from ..timespans.model import Timeline
 from . import records
 from .atomics import claim, settle
-from .chunks import DRef
 from .describe import describe_function
 from .ids import new_run_id
 from .options import DEFAULT
@@ -83,8 +82,7 @@ class Core:
             self._submit_logged(task, recorder)
             return
         task._state = LAUNCHED
-        deps = task._deps
-        if not deps:
+        if not task._deps:
             self.enqueue(task)
             return
         failed = self.wire(task)
@@ -95,29 +93,23 @@ class Core:
 
     def wire(self, task: DTask) -> DTask | None:
         """Subscribe to each unfinished upstream, keeping the guard token; an upstream that failed, if any."""
-        failed = None
-        pending = []
+        failed = tokens = None
         for up in task._deps:
-            state = up._state
-            if state < DONE:
-                pending.append(up)
-            elif state == FAILED:
-                failed = up
-        if pending:
-            tokens = [False] * (len(pending) + 1)
-            tokens[0] = True
-            task._tokens = tokens
-            for up in pending:
+            if up._state < DONE:
+                if tokens is None:
+                    tokens = task._tokens = [True]
+                tokens.append(False)
                 subs = up._subs
                 subs.append(task)
-                if up._state >= DONE:
-                    try:
-                        subs.remove(task)
-                    except ValueError:  # the finisher took the entry, and counts it
-                        continue
-                    if up._state == FAILED:
-                        failed = up
-                    tokens.pop()
+                if up._state < DONE:
+                    continue
+                try:
+                    subs.remove(task)
+                except ValueError:  # the finisher took the entry, and counts it
+                    continue
+                tokens.pop()
+            if up._state == FAILED:
+                failed = up
         return failed
 
     def _submit_logged(self, task: DTask, recorder: Any) -> None:
@@ -202,17 +194,19 @@ class Core:
 
     # ---- completion ----------------------------------------------------------------------------
 
-    def finish(self, task: DTask, outcome: Any, state: int) -> list[DTask]:
+    def finish(self, task: DTask, outcome: Any, state: int) -> Sequence[DTask]:
         """Make the outcome of a task visible, after `settle`: the dependents that became ready.
 
         Call `enqueue` for each of them. On failure the dependents are failed here, however many.
         """
         task._outcome = outcome
         task._state = state
+        subs = task._subs
+        if not subs:
+            return ()
         ready: list[DTask] = []
         waiters: list[Callable[[], None]] = []
         skipped: list[DTask] = []
-        subs = task._subs
         while subs:
             try:
                 sub = subs.pop()
@@ -336,10 +330,3 @@ def _annotate(recorder: Any, task: DTask, t: int) -> None:
 
         id = EventId(objectid=task.id, name=name)
         recorder.append((records.expand_span, "data_annotation", id, None, t, t, 1, None))
-
-
-def new_result(core: Core, value: Any, recorder: Any) -> DRef:
-    """The handle for a fresh result on this worker."""
-    from .chunks import LoggedDRef
-
-    return DRef(value) if recorder is None else LoggedDRef(value, recorder.put)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = ["IdBlocks", "new_run_id"]
 
@@ -23,7 +23,10 @@ class IdBlocks:
         self._block = block
         self._blocks = itertools.count(0)
         self._lock = threading.Lock()
-        self._ids: Iterator[int] = iter(self.lease(block))
+        # All in C within a block. At the end of one, two threads may each lease the next: one is lost, no harm.
+        blocks: Iterator[range] = iter(lambda: self.lease(block), None)
+        self.next: Callable[[], int] = itertools.chain.from_iterable(blocks).__next__
+        """The next id of this process."""
 
     def lease(self, size: int) -> range:
         """A block of ids that nobody else will get. Whole blocks are given, whatever part is used."""
@@ -33,13 +36,6 @@ class IdBlocks:
             for _ in range(blocks - 1):
                 next(self._blocks)
         return range(1 + first * self._block, 1 + (first + blocks) * self._block)
-
-    def next(self) -> int:
-        """The next id of this process."""
-        while True:
-            for task_id in self._ids:
-                return task_id
-            self._ids = iter(self.lease(self._block))
 
 
 def new_run_id() -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,8 +25,9 @@ from typing import Any, TypeVar
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
 from ..timespans.recorder import warn_once
 from .option_checks import CHECKS, REMOVED, check, is_option, unknown_option
-from .processors import Processor, distance, topology
+from .processors import Processor, distance
 from .scopes import Scope
+from .topology import topology
 
 __all__ = [
     "DEFAULT",
@@ -49,8 +49,6 @@ __all__ = [
     "start_bare",
     "with_options",
 ]
-
-_log = logging.getLogger("otel_timespan")
 
 MISSING: Any = type("_Missing", (), {"__slots__": (), "__repr__": lambda self: "MISSING"})()
 """No value given."""

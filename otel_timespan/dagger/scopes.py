@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import InvalidOptionError, NotCallableError
-from .processors import OSProc, Processor, ThreadProc, positive, topology
+from .processors import OSProc, Processor, ThreadProc
 from .processors import root as root_of
+from .topology import positive, topology
 
 __all__ = [
     "AnyScope",

@@ -70,8 +70,10 @@ class Topology:
 
     def reset(self, threads: int | None = None, node: str | None = None) -> None:
         """Back to worker 1 alone, in this process."""
-        self._workers = {1: _Worker(positive("threads", threads) if threads is not None else None, node)}
-        self._own = 1
+        entry = _Worker(positive("threads", threads) if threads is not None else None, node)
+        with self._lock:
+            self._workers = {1: entry}
+            self._own = 1
         self._tell(None)
 
     def add_worker(self, worker: int, threads: int | None = None, node: str | None = None, local: bool = True) -> None:

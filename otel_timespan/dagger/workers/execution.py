@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import SchedulingError, TaskCancelled
+from ...errors import TaskCancelled
 from .. import records
 from ..atomics import settle
 from ..chunks import Chunk, DRef, LoggedDRef
@@ -33,7 +33,7 @@ UserInterrupt = (KeyboardInterrupt, SystemExit)
 """In a body that the main thread runs while it waits, these are the user's, not the task's."""
 
 
-def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> list[DTask]:
+def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequence[DTask]:
     """Run a task that was claimed, on this thread, in this slot; the tasks that it made ready.
 
     With `helping` a `KeyboardInterrupt` or `SystemExit` ends the task as cancelled and is raised here.
@@ -41,28 +41,35 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> list[D
     f, args, kwargs, context = task._f, task._args, task._kwargs, task._context
     if task._state >= DONE or context is None:  # settled between its claim and here
         release_inputs(task)
-        return []
-    recorder = core.context.recorder
+        return ()
     task._slot = slot
-    core.running.add(task)
-    try:
-        if recorder is not None:
-            return _run_logged(core, task, slot, recorder, helping)
-        if core.halted is not None:
-            return _end(core, task, None, _exited(core), None)
+    running = core.running
+    running.add(task)
+    recorder = core.context.recorder
+    if recorder is not None:
         try:
-            value = context.run(_body, task, f, args, kwargs)
-        except UserInterrupt as error:
-            if not helping:
-                return _end(core, task, None, error, None)
-            _end(core, task, None, TaskCancelled("interrupted by the user"), None)
-            raise
-        except BaseException as error:
-            return _end(core, task, None, error, None)
+            return _run_logged(core, task, slot, recorder, helping)
+        finally:
+            running.discard(task)
+            release_inputs(task)
+    error: BaseException | None = None
+    value = None
+    try:
+        value = context.run(_body, task, f, args, kwargs)
+    except BaseException as raised:
+        error = raised
+    running.discard(task)
+    if error is None:
+        task._f = task._kwargs = task._context = None
+        task._args = task._deps = ()
+        if task._options is DEFAULT and type(value) is not Chunk:
+            return core.finish(task, DRef(value), DONE) if settle(task) else ()
         return _end(core, task, value, None, None)
+    try:
+        return _fail(core, task, error, helping)
     finally:
-        core.running.discard(task)
         release_inputs(task)
+        del error  # its traceback refers to this frame
 
 
 def _body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
@@ -72,7 +79,9 @@ def _body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | N
     if options is not DEFAULT or kwargs or type(f) in _REFERENCES or has_custom_moves():
         return _body_with_options(task, f, args, kwargs)
     if args:
-        args = tuple([_resolve(a, task) if type(a) in _REFERENCES else a for a in args])
+        args = tuple(
+            [a._outcome.value if type(a) is DTask else _resolve(a, task) if type(a) in _REFERENCES else a for a in args]
+        )
     return f(*args)
 
 
@@ -132,7 +141,14 @@ def follow(kind: type) -> None:
     _REFERENCES.add(kind)
 
 
-def _end(core: Core, task: DTask, value: Any, error: BaseException | None, log: RunLog | None) -> list[DTask]:
+def _fail(core: Core, task: DTask, error: BaseException, helping: bool) -> Sequence[DTask]:
+    if helping and isinstance(error, UserInterrupt):
+        _end(core, task, None, TaskCancelled("interrupted by the user"), None)
+        raise error
+    return _end(core, task, None, error, None)
+
+
+def _end(core: Core, task: DTask, value: Any, error: BaseException | None, log: RunLog | None) -> Sequence[DTask]:
     """Settle a task whose body ended; a late result of a cancelled one is dropped."""
     if error is not None:
         failure = _failure(task, error)
@@ -143,7 +159,7 @@ def _end(core: Core, task: DTask, value: Any, error: BaseException | None, log: 
     if log is not None:
         _record_end(core, task, outcome, won, log)
     if not won:
-        return []
+        return ()
     return core.finish(task, outcome, FAILED if error is not None else DONE)
 
 
@@ -174,10 +190,6 @@ def _failure(task: DTask, error: BaseException) -> Failure:
     return Failure(task._summary, error)
 
 
-def _exited(core: Core) -> BaseException:
-    return core.halted or SchedulingError("the scheduler has exited", "exited")
-
-
 # ---- with a log ------------------------------------------------------------------------------------
 
 
@@ -198,7 +210,7 @@ class RunLog:
         self.cpu_ns: int | None = None
 
 
-def _run_logged(core: Core, task: DTask, slot: Slot, recorder: Any, helping: bool) -> list[DTask]:
+def _run_logged(core: Core, task: DTask, slot: Slot, recorder: Any, helping: bool) -> Sequence[DTask]:
     """`run` with a log: one record when the body begins, one when it ended (see records.py)."""
     log = RunLog(recorder, slot.processor, describe_function(task._f))
     interrupt: BaseException | None = None

@@ -28,6 +28,7 @@ import threading
 import time
 from _thread import allocate_lock
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...errors import NestingError
@@ -72,23 +73,29 @@ class Hold:
     """What a thread holds while it runs bodies: a slot, whole (`share` None) or a share of it.
 
     It belongs to the thread and not to a task: a body that blocks inside another one on the same thread
-    gives back, and gets again, what the thread holds. `slot` is None once it was taken away from a body
-    that was cancelled while it ran; then the thread has nothing to let go of. Who changes `slot` holds
-    `_hold_lock`.
+    gives back, and gets again, what the thread holds. The slot lies in `cell`; whoever takes it out, the
+    thread itself or a cancellation of its body, gives it back.
     """
 
-    __slots__ = ("share", "slot")
+    __slots__ = ("cell", "share")
 
     def __init__(self, slot: Slot, share: float | None) -> None:
-        self.slot: Slot | None = slot
+        self.cell = [slot]
         self.share = share
+
+    def slot(self) -> Slot | None:
+        """What it holds now, None after it was taken away."""
+        try:
+            return self.cell[0]
+        except IndexError:
+            return None
 
 
 class Resumption(NamedTuple):
-    """What `pause` gives and `resume` takes: the thread's hold, and what it held (None: nothing)."""
+    """What `pause` gives and `resume` takes: the thread's hold and the slot it had, None where it had none."""
 
-    hold: Hold
-    paused: Hold | None
+    hold: Hold | None
+    slot: Slot | None
 
 
 class _Resume:
@@ -120,12 +127,12 @@ class ThreadsDriver:
         """Bodies that want a slot again."""
         self.seats: list[Seat] = []
         self.blocked = 0
-        """Bodies that wait in `fetch` right now; guarded by `_hold_lock`."""
-        self._hold_lock = threading.Lock()
+        """Bodies that wait in `fetch` right now; guarded by `_blocked_lock`."""
+        self._blocked_lock = threading.Lock()
         self._local = threading.local()
         """Per thread: `hold`, what it holds, None outside of bodies; `depth`, how many it runs nested."""
-        self.holds: list[Hold] = []
-        """What threads hold right now; guarded by `_hold_lock`."""
+        self.holds: dict[int, Hold] = {}
+        """What each thread held last, by its ident: empty cells once it let go."""
         self.closed = False
 
     # ---- tasks come in ---------------------------------------------------------------------------
@@ -138,7 +145,7 @@ class ThreadsDriver:
         if self.core.effects:
             self.perform_effects()
 
-    def enqueue_ready(self, ready: list[DTask]) -> None:
+    def enqueue_ready(self, ready: Sequence[DTask]) -> None:
         """Queue tasks that became ready."""
         enqueue = self.core.enqueue
         for task in ready:
@@ -266,7 +273,7 @@ class ThreadsDriver:
                     if len(ready) > 1 and self.free:
                         self.wake()
                     del ready
-                current = hold.slot  # another one, if the body blocked; None, if it was abandoned
+                current = hold.slot()  # another one, if the body blocked; None, if it was abandoned
             del task
             if self.resuming or (current is not None and current.heap):
                 break
@@ -286,18 +293,15 @@ class ThreadsDriver:
         self._let_go(hold)
 
     def _take_hold(self, slot: Slot, share: float | None) -> Hold:
-        self._local.hold = hold = Hold(slot, share)
-        with self._hold_lock:
-            self.holds.append(hold)
+        hold = Hold(slot, share)
+        self._local.hold = self.holds[threading.get_ident()] = hold
         return hold
 
-    def _let_go(self, hold: Hold, forget: bool = True) -> None:
+    def _let_go(self, hold: Hold) -> None:
         """Give back what a thread holds, unless it was taken away already."""
-        with self._hold_lock:
-            slot, hold.slot = hold.slot, None
-            if forget:
-                self.holds.remove(hold)
-        if slot is None:
+        try:
+            slot = hold.cell.pop()
+        except IndexError:
             return
         if hold.share is None:
             self.release(slot)
@@ -416,7 +420,7 @@ class ThreadsDriver:
     def _help(self, target: DTask, hold: Hold) -> None:
         core, stack = self.core, [target]
         on_main = threading.current_thread() is threading.main_thread()
-        while stack and hold.slot is not None:
+        while stack:
             task = stack[-1]
             if task._state >= DONE:
                 stack.pop()
@@ -427,11 +431,12 @@ class ThreadsDriver:
                     return
                 stack.append(upstream)
                 continue
+            slot = hold.slot()
             # Only what sits in the shared queue: a pinned task belongs to its own slot.
-            if getattr(task, "_claim", None) is not True or not claim(task):
+            if slot is None or getattr(task, "_claim", None) is not True or not claim(task):
                 return
             stack.pop()
-            ready = run(core, task, hold.slot, helping=on_main)
+            ready = run(core, task, slot, helping=on_main)
             if ready:
                 self.enqueue_ready(ready)
                 if self.free:
@@ -440,6 +445,8 @@ class ThreadsDriver:
     def _sweep(self) -> None:
         """Drop claimed tasks from the ends of the queue: they would keep their results alive there."""
         queue = self.queue
+        if not queue:
+            return
         for pop, put in ((queue.pop, queue.append), (queue.popleft, queue.appendleft)):
             while True:
                 try:
@@ -476,8 +483,10 @@ class ThreadsDriver:
 
         Raises `NestingError` when too many bodies wait inside each other already.
         """
-        hold: Hold = self._local.hold
-        with self._hold_lock:
+        hold: Hold | None = getattr(self._local, "hold", None)
+        if hold is None:  # a thread that the body started: it holds nothing
+            return Resumption(None, None)
+        with self._blocked_lock:
             if self.blocked >= MAX_SPARE_THREADS:
                 raise NestingError(
                     f"{self.blocked} bodies already wait inside each other: return tasks instead of fetching them "
@@ -485,37 +494,35 @@ class ThreadsDriver:
                     "nesting",
                 )
             self.blocked += 1
-            paused = Hold(hold.slot, hold.share) if hold.slot is not None else None
-        self._let_go(hold, forget=False)
-        return Resumption(hold, paused)
+        slot = hold.slot()
+        self._let_go(hold)
+        return Resumption(hold, slot)
 
     def resume(self, resumption: Resumption) -> None:
         """The body goes on: wait until it has a slot, or its share of its slot, again."""
-        hold, paused = resumption
-        with self._hold_lock:
-            self.blocked -= 1
-        if paused is None:  # the body was abandoned: it goes on without
+        hold, slot = resumption
+        if hold is None:
             return
-        slot = paused.slot
-        assert slot is not None
-        if paused.share is None:
+        with self._blocked_lock:
+            self.blocked -= 1
+        if slot is None:  # the body was abandoned: it goes on without
+            return
+        if hold.share is None:
             slot = self._retake()
-        elif paused.share:
+        elif hold.share:
             ticket = _Resume()
             with self.core.lock:
-                heapq.heappush(slot.heap, (paused.share, -next(_tickets), ticket))
+                heapq.heappush(slot.heap, (hold.share, -next(_tickets), ticket))
             self._dispatch(slot)
             ticket.lock.acquire()
-        with self._hold_lock:
-            hold.slot = slot
+        hold.cell.append(slot)
 
     def abandon(self, task: DTask) -> None:
         """A running body was cancelled: take its slot away from its thread, so that others may run."""
-        with self._hold_lock:
-            hold = next((h for h in self.holds if h.slot is not None and h.slot is task._slot), None)
-            if hold is None or task not in self.core.running:
+        for hold in list(self.holds.values()):
+            if hold.slot() is task._slot and task in self.core.running:
+                self._let_go(hold)
                 return
-        self._let_go(hold, forget=False)
 
     def is_idle(self) -> bool:
         """Whether no thread has a slot, and so no task, in hand."""
