@@ -5,6 +5,7 @@ Sources: spec/scheduler.md; the module of each name says which section.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -238,7 +239,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LOGGING:
-        from . import logging as _logging
-
-        return getattr(_logging, name)
+        module = importlib.import_module(f"{__name__}.logging")
+        # All at once: importing the module put it under its own name, where the function `logging` belongs.
+        globals().update({each: getattr(module, each) for each in _LOGGING})
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

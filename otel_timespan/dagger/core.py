@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SchedulingError, WorkerLostError
+from ..errors import SchedulingError, TaskCancelled, WorkerLostError
 from ..timespans.model import Timeline
 from . import records
 from .atomics import claim, settle
@@ -234,6 +234,12 @@ class Core:
         if claim(task) or task not in self.running:
             release_inputs(task)
         return True
+
+    def give_up(self, task: DTask) -> None:
+        """A helper was interrupted somewhere in running this task: see to it that the task has an outcome."""
+        error = TaskCancelled("interrupted by the user")
+        if not self.fail(task, error, "cancellation") and task._state < DONE:
+            self.finish(task, Failure(summarize(task), error), FAILED)
 
     def skip(self, tasks: list[DTask], failure: Failure) -> None:
         """Fail tasks whose upstream failed, and all that depends on them; without recursion."""

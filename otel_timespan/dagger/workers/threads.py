@@ -39,7 +39,7 @@ from ..environment import running_task
 from ..options import start_bare
 from ..placement import Slot
 from ..task import DONE, DTask
-from .execution import run
+from .execution import UserInterrupt, run
 
 __all__ = ["ThreadsDriver"]
 
@@ -436,7 +436,11 @@ class ThreadsDriver:
             if slot is None or getattr(task, "_claim", None) is not True or not claim(task):
                 return
             stack.pop()
-            ready = run(core, task, slot, helping=on_main)
+            try:
+                ready = run(core, task, slot, helping=on_main)
+            except UserInterrupt:
+                core.give_up(task)  # it may have come in our own code, before the body or after it
+                raise
             if ready:
                 self.enqueue_ready(ready)
                 if self.free:

@@ -1,0 +1,622 @@
+"""Storage devices: where the bytes of a value are, and which values leave memory when it gets tight.
+
+A `StorageRef` is what a program holds; its root device decides where the value is kept, down to leaf
+devices that keep it in memory or in a file. `RecencyAllocator` is the device that spills: it keeps what was
+used recently in memory and the rest on a device below.
+
+A spill file ends with its length and checksum, so that a damaged one is an error and never a wrong value. It
+appears under its name only when it is complete, is readable by its owner only, and goes when its reference
+dies or the process ends, unless it is to be retained. What is spilled is unpickled again: a spill folder
+must be as private as the program itself.
+
+Source: spec/scheduler.md §9.2.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import itertools
+import os
+import pickle
+import struct
+import tempfile
+import threading
+import weakref
+import zlib
+from abc import ABC, abstractmethod
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import InvalidOptionError, NotCallableError, TimespanError
+from .sizes import approx_size
+
+__all__ = [
+    "GenericFileDevice",
+    "PickleFileDevice",
+    "RAMDevice",
+    "RecencyAllocator",
+    "StorageDevice",
+    "StorageError",
+    "StorageRef",
+    "StorageStats",
+    "Stored",
+    "mem_limit",
+]
+
+Filter = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]
+"""One stage of a file device: what is done to the bytes on writing, and undone on reading."""
+
+
+class StorageError(TimespanError, OSError):
+    """A value can't be stored or read back; the text says which and why. Nothing in memory was lost."""
+
+
+class Stored:
+    """What devices know of one value: its size, its tags, and per leaf device where it is.
+
+    `nbytes`: the size that counts against limits; `tag`, `leaf_tag`: the file name wanted, if any;
+    `retain`: what is on a device stays when the reference dies. `places` belongs to the devices.
+    """
+
+    __slots__ = ("leaf_tag", "nbytes", "places", "retain", "tag")
+
+    def __init__(self, nbytes: int, tag: Any = None, leaf_tag: Any = None, retain: bool = False) -> None:
+        self.nbytes, self.tag, self.leaf_tag, self.retain = nbytes, tag, leaf_tag, retain
+        self.places: dict[StorageDevice, Any] = {}
+
+
+class StorageDevice(ABC):
+    """A place for values. All methods may be called from any thread; they raise `StorageError`."""
+
+    @abstractmethod
+    def write(self, stored: Stored, value: Any) -> None:
+        """Keep the value. When this raises, nothing has changed."""
+
+    @abstractmethod
+    def read(self, stored: Stored) -> Any:
+        """The value that was kept."""
+
+    @abstractmethod
+    def delete(self, stored: Stored) -> None:
+        """Forget the value; what is retained stays in its file. Does nothing if it is not here."""
+
+    def holds(self, stored: Stored) -> bool:
+        """Whether the value is here."""
+        return self in stored.places
+
+
+class StorageRef:
+    """A value in storage. When the last reference is gone its device forgets it, at its next operation.
+
+    `device` (default: memory) is the root device. `nbytes` is the size that counts against limits,
+    estimated by default. `tag` and `leaf_tag` name the file, `retain` keeps it. Raises `StorageError`.
+    """
+
+    __slots__ = ("__weakref__", "device", "stored")
+
+    def __init__(
+        self,
+        value: Any,
+        device: StorageDevice | None = None,
+        *,
+        nbytes: int | None = None,
+        tag: Any = None,
+        leaf_tag: Any = None,
+        retain: bool = False,
+    ) -> None:
+        self.device = RAM if device is None else device
+        if not isinstance(self.device, StorageDevice):
+            raise InvalidOptionError(f"a storage device is needed here, such as RAMDevice(), not {device!r}")
+        self.stored = Stored(approx_size(value) or 0 if nbytes is None else nbytes, tag, leaf_tag, retain)
+        release_dead()
+        self.device.write(self.stored, value)
+        weakref.finalize(self, _dead.append, (self.device, self.stored)).atexit = False
+
+    @property
+    def nbytes(self) -> int:
+        """The size that counts against limits."""
+        return self.stored.nbytes
+
+    def read(self) -> Any:
+        """The value, read back from a device if it was spilled. Raises `StorageError`."""
+        return self.device.read(self.stored)
+
+    def retain(self, retain: bool = True) -> None:
+        """Whether what is on a device stays there when this reference dies."""
+        self.stored.retain = retain
+
+    def delete(self) -> None:
+        """Forget the value now; reading it is an error from then on."""
+        self.device.delete(self.stored)
+
+
+_dead: deque[tuple[StorageDevice, Stored]] = deque()
+"""What died and is still to be deleted: a finalizer may run anywhere, so that it only appends."""
+
+
+def release_dead() -> None:
+    """Delete what dead references left in their devices. Called by each write; cheap where nothing died."""
+    while _dead:
+        try:
+            device, stored = _dead.popleft()
+        except IndexError:  # another thread was faster
+            return
+        device.delete(stored)
+
+
+class RAMDevice(StorageDevice):
+    """Keeps values in memory, as they are."""
+
+    def write(self, stored: Stored, value: Any) -> None:
+        """Keep the very object."""
+        stored.places[self] = value
+
+    def read(self, stored: Stored) -> Any:
+        """The very object."""
+        try:
+            return stored.places[self]
+        except KeyError:
+            raise StorageError("the value is not in memory (any more)") from None
+
+    def delete(self, stored: Stored) -> None:
+        """Drop the object."""
+        stored.places.pop(self, None)
+
+
+RAM = RAMDevice()
+"""The memory of this process."""
+
+
+# --- files -------------------------------------------------------------------------------------------
+
+
+class _FileDevice(StorageDevice):
+    """Common to devices that keep one file a value in a folder."""
+
+    def __init__(self, directory: str | os.PathLike[str] | None, suffix: str) -> None:
+        try:
+            self._own = directory is None
+            path = tempfile.mkdtemp(prefix="otel-timespan-") if directory is None else os.fspath(directory)
+            self.directory = Path(path).absolute()
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except (OSError, TypeError) as error:
+            raise InvalidOptionError(f"{directory!r} can't be a storage folder: {error}") from error
+        self._suffix = suffix
+        self._names = itertools.count(1)
+        self._pid = os.getpid()
+        self._files: set[Path] = set()
+        _file_devices.add(self)
+
+    def delete(self, stored: Stored) -> None:
+        """Delete the file, or leave it where it is if it is to be retained."""
+        path = stored.places.pop(self, None)
+        if path is None:
+            return
+        self._files.discard(path)
+        if not stored.retain:
+            _unlink(path)
+
+    def _path(self, stored: Stored) -> Path:
+        name = stored.leaf_tag if stored.leaf_tag is not None else stored.tag
+        if name is None:
+            return self.directory / f"{self._pid}-{next(self._names)}{self._suffix}"
+        text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else str(name)
+        if not text or os.path.basename(text) != text or text in (".", ".."):
+            raise InvalidOptionError(f"storage tag {name!r}: it must be the name of a file, without folders")
+        return self.directory / text
+
+    def _kept(self, stored: Stored, path: Path) -> None:
+        stored.places[self] = path
+        self._files.add(path)
+
+    def _place(self, stored: Stored) -> Path:
+        try:
+            place: Path = stored.places[self]
+        except KeyError:
+            raise StorageError(f"the value is not in {self.directory} (any more)") from None
+        return place
+
+    def close(self) -> None:
+        """Delete the files of values that still exist, as at the end of the process."""
+        for path in tuple(self._files):
+            self._files.discard(path)
+            _unlink(path)
+        if self._own:
+            with contextlib.suppress(OSError):  # retained files keep the folder
+                self.directory.rmdir()
+
+
+_file_devices: weakref.WeakSet[_FileDevice] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """What has not died yet dies now; a forked child leaves its parent's files alone."""
+    with contextlib.suppress(OSError):
+        release_dead()
+    for device in tuple(_file_devices):
+        if device._pid == os.getpid():
+            device.close()
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def replacing(path: Path, private: bool = False) -> Iterator[Path]:
+    """A path to write to; what is written there becomes `path`, complete, or nothing if the block raises."""
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{next(_temporaries)}{path.suffix}")
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+_temporaries = itertools.count(1)
+_FOOTER = struct.Struct("<QI8s")
+_MAGIC = b"OTSPILL1"
+
+
+class _Summing(io.RawIOBase):
+    """A writer that counts and sums up what goes through, so that nothing has to be in memory twice."""
+
+    def __init__(self, inner: BinaryIO) -> None:
+        self._inner, self.count, self.crc = inner, 0, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        written = memoryview(data).nbytes
+        self.count += written
+        self._inner.write(data)
+        return written
+
+
+class PickleFileDevice(_FileDevice):
+    """Keeps each value in a file of its own, pickled.
+
+    `directory`: where (made if missing); None: a random folder of this process. `filters`: pairs of
+    functions from bytes to bytes, such as `(zlib.compress, zlib.decompress)`, applied in order.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None = None, filters: Sequence[Filter] = ()) -> None:
+        self.filters = tuple(filters)
+        for stage in self.filters:
+            if not (isinstance(stage, tuple) and len(stage) == 2 and all(map(callable, stage))):
+                raise NotCallableError(f"a filter is a pair of functions (on writing, on reading), not {stage!r}")
+        super().__init__(directory, ".spill")
+
+    def write(self, stored: Stored, value: Any) -> None:
+        """Pickle into a new file. Raises `StorageError` for a full or read-only folder, or what can't be pickled."""
+        path = self._path(stored)
+        try:
+            with replacing(path, private=True) as temporary, open(temporary, "wb") as file:
+                summing = _Summing(file)
+                if self.filters:
+                    summing.write(self._filtered(pickle.dumps(value, 5)))
+                else:
+                    pickle.dump(value, summing, 5)
+                file.write(_FOOTER.pack(summing.count, summing.crc, _MAGIC))
+        except OSError as error:
+            raise StorageError(f"{path} can't be written ({error}): check the folder and its free space") from error
+        except Exception as error:
+            raise StorageError(f"a {type(value).__name__} can't be pickled for {path}: {error!r}") from error
+        self._kept(stored, path)
+
+    def read(self, stored: Stored) -> Any:
+        """Unpickle. Raises `StorageError` if the file is gone or damaged."""
+        path = self._place(stored)
+        try:
+            with open(path, "rb") as file:
+                payload = _verified(file, path)
+                if not self.filters:
+                    return pickle.load(payload)
+                data = payload.read()
+                for _, undo in reversed(self.filters):
+                    data = undo(data)
+                return pickle.loads(data)
+        except StorageError:
+            raise
+        except OSError as error:
+            raise StorageError(f"{path} can't be read: {error}") from error
+        except Exception as error:
+            raise StorageError(f"what is in {path} can't be made into a value again: {error!r}") from error
+
+    def _filtered(self, data: bytes) -> bytes:
+        for apply, _ in self.filters:
+            data = apply(data)
+        return data
+
+
+def _verified(file: BinaryIO, path: Path) -> BinaryIO:
+    """The file, at its beginning, if it is complete and as it was written (what follows its end is the footer)."""
+    size = file.seek(0, os.SEEK_END) - _FOOTER.size
+    if size < 0:
+        raise StorageError(f"{path} is damaged: it is too short")
+    file.seek(size)
+    count, crc, magic = _FOOTER.unpack(file.read(_FOOTER.size))
+    file.seek(0)
+    if magic != _MAGIC or count != size:
+        raise StorageError(f"{path} is damaged: it was cut off, or is not ours")
+    found, left = 0, size
+    while left:
+        block = file.read(min(left, 1 << 20))
+        if not block:
+            break
+        found, left = zlib.crc32(block, found), left - len(block)
+    if left or found != crc:
+        raise StorageError(f"{path} is damaged: its checksum does not match")
+    file.seek(0)
+    return _Payload(file, size) if size < (1 << 20) else file
+
+
+def _Payload(file: BinaryIO, size: int) -> BinaryIO:  # noqa: N802
+    return io.BytesIO(file.read(size))
+
+
+class GenericFileDevice(_FileDevice):
+    """Keeps each value in a file as your own functions write it.
+
+    `serialize(value, target)` and `deserialize(source)` get an open binary file, or its path where
+    `use_io` is false. `mmap`: `deserialize` gets the file mapped into memory, read-only, instead. A
+    reference's tag names its file.
+    """
+
+    def __init__(
+        self,
+        serialize: Callable[[Any, Any], Any] = pickle.dump,
+        deserialize: Callable[[Any], Any] = pickle.load,
+        use_io: bool = True,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        mmap: bool = False,
+    ) -> None:
+        for role, fn in (("serialize", serialize), ("deserialize", deserialize)):
+            if not callable(fn):
+                raise NotCallableError(f"{role} must be a function, not {fn!r}")
+        self.format = FileFormat(serialize, deserialize, use_io, mmap)
+        super().__init__(directory, ".data")
+
+    def write(self, stored: Stored, value: Any) -> None:
+        """Call `serialize`. What that raises arrives as the cause of a `StorageError`."""
+        path = self._path(stored)
+        self.format.write(path, value)
+        self._kept(stored, path)
+
+    def read(self, stored: Stored) -> Any:
+        """Call `deserialize`. What that raises arrives as the cause of a `StorageError`."""
+        return self.format.read(self._place(stored))
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How values are written to and read from files; see `GenericFileDevice` for the fields."""
+
+    serialize: Callable[[Any, Any], Any] = pickle.dump
+    deserialize: Callable[[Any], Any] = pickle.load
+    use_io: bool = True
+    mmap: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mmap and not self.use_io:
+            raise InvalidOptionError("mmap needs use_io: a function that takes a path can map the file itself")
+
+    def write(self, path: Path, value: Any) -> None:
+        """Write the whole file or nothing. Raises `StorageError`."""
+        try:
+            with replacing(path) as temporary:
+                if self.use_io:
+                    with open(temporary, "wb") as file:
+                        self.serialize(value, file)
+                else:
+                    self.serialize(value, str(temporary))
+        except OSError as error:
+            raise StorageError(f"{path} can't be written: {error}") from error
+        except Exception as error:
+            raise StorageError(f"a {type(value).__name__} can't be serialized to {path}: {error!r}") from error
+
+    def read(self, path: Path) -> Any:
+        """Read the file. Raises `StorageError`."""
+        try:
+            if not self.use_io:
+                return self.deserialize(str(path))
+            with open(path, "rb") as file:
+                return self.deserialize(_mapped(file) if self.mmap else file)
+        except OSError as error:
+            raise StorageError(f"{path} can't be read: {error}") from error
+        except Exception as error:
+            raise StorageError(f"what is in {path} can't be deserialized: {error!r}") from error
+
+
+def _mapped(file: BinaryIO) -> Any:
+    """The map stays valid after the file is closed, as long as anything refers to it."""
+    import mmap
+
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+# --- spilling ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class StorageStats:
+    """How a `RecencyAllocator` fared: reads from memory, reads from below, values moved below."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+
+
+class RecencyAllocator(StorageDevice):
+    """Keeps values in memory up to `mem_limit` bytes and moves others to `device`, up to `device_limit`.
+
+    `policy`: "LRU" moves the least recently used first, "MRU" the most recently used. `retain`: a deleted
+    value that is in memory is moved to the device instead. The sizes are those that the references state.
+    `stats` counts. One lock serialises all operations, files included.
+    """
+
+    def __init__(
+        self,
+        mem_limit: int,
+        device: StorageDevice,
+        device_limit: int,
+        policy: str = "LRU",
+        retain: bool = False,
+    ) -> None:
+        for name, limit in (("mem_limit", mem_limit), ("device_limit", device_limit)):
+            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
+                raise InvalidOptionError(f"{name}={limit!r}: it must be a number of bytes, more than 0")
+        if policy not in ("LRU", "MRU"):
+            raise InvalidOptionError(f'policy={policy!r}: it must be "LRU" or "MRU"')
+        if not isinstance(device, StorageDevice) or device is self:
+            raise InvalidOptionError(f"device={device!r}: it must be a storage device, such as PickleFileDevice()")
+        self.mem_limit, self.device, self.device_limit = mem_limit, device, device_limit
+        self.policy, self.retain = policy, retain
+        self.stats = StorageStats()
+        self._lock = threading.RLock()
+        # Most recent first. A value is in exactly one of the two.
+        self._in_memory: OrderedDict[Stored, Any] = OrderedDict()
+        self._on_device: OrderedDict[Stored, None] = OrderedDict()
+        self._mem_used = self._device_used = 0
+
+    @property
+    def mem_used(self) -> int:
+        """Bytes of the values in memory."""
+        return self._mem_used
+
+    @property
+    def device_used(self) -> int:
+        """Bytes of the values on the device."""
+        return self._device_used
+
+    def holds(self, stored: Stored) -> bool:
+        """Whether the value is in memory or on the device."""
+        return stored in self._in_memory or stored in self._on_device
+
+    def in_memory(self, stored: Stored) -> bool:
+        """Whether the value is in memory."""
+        return stored in self._in_memory
+
+    def write(self, stored: Stored, value: Any) -> None:
+        """Keep the value in memory, moving others down. Raises `StorageError` if it can't fit."""
+        size = stored.nbytes
+        if size > self.mem_limit or size > self.device_limit:
+            limits = f"memory {self.mem_limit}, device {self.device_limit} bytes"
+            raise StorageError(f"a value of {size} bytes is larger than a limit of its storage ({limits})")
+        with self._lock:
+            # An overwritten value may stay where it is until there is room: nothing changes if there is none.
+            old = size if stored in self._in_memory else 0
+            self._make_room(size - old, stored)
+            self.delete(stored, keep=False)
+            self._put(stored, value)
+
+    def read(self, stored: Stored) -> Any:
+        """The value; one on the device comes back to memory if there is room to be made."""
+        with self._lock:
+            if stored in self._in_memory:
+                self.stats.hits += 1
+                self._in_memory.move_to_end(stored, last=False)
+                return self._in_memory[stored]
+            if stored not in self._on_device:
+                raise StorageError("the value is not in this storage (any more)")
+            self.stats.misses += 1
+            value = self.device.read(stored)
+            self._promote(stored, value)
+            return value
+
+    def delete(self, stored: Stored, keep: bool | None = None) -> None:
+        """Forget the value. With `retain` (the allocator's or the reference's) it stays on, or goes to, the device."""
+        with self._lock:
+            keep = self.retain or stored.retain if keep is None else keep
+            if stored in self._in_memory:
+                if keep:
+                    self.device.write(stored, self._in_memory[stored])
+                del self._in_memory[stored]
+                self._mem_used -= stored.nbytes
+            elif stored in self._on_device:
+                del self._on_device[stored]
+                self._device_used -= stored.nbytes
+            else:
+                return
+            stored.retain = keep
+            self.device.delete(stored)
+
+    def _put(self, stored: Stored, value: Any) -> None:
+        self._in_memory[stored] = value
+        self._in_memory.move_to_end(stored, last=False)
+        self._mem_used += stored.nbytes
+
+    def _promote(self, stored: Stored, value: Any) -> None:
+        try:
+            self._make_room(stored.nbytes, stored)
+        except StorageError:
+            # The device is too full to take anything in exchange: the value stays where it is and is
+            # read from there again.
+            self._on_device.move_to_end(stored, last=False)
+            return
+        del self._on_device[stored]
+        self._device_used -= stored.nbytes
+        self._put(stored, value)
+        self._drop_below(stored)
+
+    def _drop_below(self, stored: Stored) -> None:
+        retain, stored.retain = stored.retain, False
+        try:
+            self.device.delete(stored)
+        finally:
+            stored.retain = retain
+
+    def _make_room(self, size: int, newcomer: Stored) -> None:
+        """Move values down until `size` more bytes fit. Raises `StorageError`; what was moved stays moved."""
+        failure: StorageError | None = None
+        candidates = iter(list(self._candidates()))
+        while self._mem_used + size > self.mem_limit:
+            victim = next(candidates, None)
+            if victim is None:
+                raise StorageError(
+                    f"no room for {size} bytes: memory holds {self._mem_used} of {self.mem_limit}, "
+                    f"the device {self._device_used} of {self.device_limit}"
+                ) from failure
+            if victim is newcomer or self._device_used + victim.nbytes > self.device_limit:
+                continue
+            try:
+                self._demote(victim)
+            except StorageError as error:
+                failure = error
+
+    def _candidates(self) -> Iterable[Stored]:
+        return reversed(self._in_memory) if self.policy == "LRU" else self._in_memory
+
+    def _demote(self, stored: Stored) -> None:
+        self.device.write(stored, self._in_memory[stored])  # below before it is dropped above
+        del self._in_memory[stored]
+        self._mem_used -= stored.nbytes
+        self._on_device[stored] = None
+        self._on_device.move_to_end(stored, last=False)
+        self._device_used += stored.nbytes
+        self.stats.evictions += 1
+
+
+def mem_limit(total: int, percent: float, processes: int) -> int:
+    """The bytes that each of `processes` on a host with `total` bytes may keep in memory.
+
+    Raises `InvalidOptionError` for a percentage outside of 1 to 100, or no process.
+    """
+    if isinstance(percent, bool) or not isinstance(percent, (int, float)) or not 1 <= percent <= 100:
+        raise InvalidOptionError(f"a share of {percent!r} percent of the memory: it must be from 1 to 100")
+    if processes < 1:
+        raise InvalidOptionError(f"{processes!r} processes: there must be at least 1")
+    return int(total * percent / 100 // processes)
