@@ -29,8 +29,10 @@ from ..errors import (
 )
 from .api import setitem, spawn, sync, task
 from .chunks import ArrayDomain, Chunk, DRef, UnitDomain, datasize, domain, tochunk
-from .context import Context, eager_context, eager_state, procs
+from .context import Context, eager_context, eager_state, nprocs, procs, workers
 from .control import cancel
+from .drivers.inline import InlineDriver
+from .dtask import DTask, TaskSummary
 from .environment import (
     CancelToken,
     get_tls,
@@ -43,6 +45,7 @@ from .environment import (
     task_may_cancel,
     task_processor,
 )
+from .fetching import as_completed, fetch, fetch_all, wait, waitall, waitany
 from .invariants import InvariantViolation, check
 from .options import Options, default_option, get_options, set_default_option, with_options
 from .processors import (
@@ -100,9 +103,6 @@ from .scopes import (
     scope,
 )
 from .sizes import approx_size
-from .task import DTask, TaskSummary
-from .waiting import as_completed, fetch, fetch_all, wait, waitall, waitany
-from .workers.inline import InlineDriver
 
 if TYPE_CHECKING:
     from .logging import disable_logging, enable_logging, fetch_logs, logging, logs_annotate, logs_event_pairs
@@ -204,6 +204,7 @@ __all__ = [
     "memory_spaces",
     "move",
     "myid",
+    "nprocs",
     "num_processors",
     "proc_in_scope",
     "processors",
@@ -234,6 +235,7 @@ __all__ = [
     "waitany",
     "waiting",
     "with_options",
+    "workers",
 ]
 
 

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from ..errors import NotCallableError
 from . import context as _context
 from .chunks import Chunk
+from .dtask import DTask
 from .environment import SyncBlock, current
 from .options import DEFAULT, Options, effective, scoped
 from .queues import Spec
-from .task import DTask
 
 __all__ = ["Spawn", "Task", "setitem", "spawn", "sync", "task"]
 
@@ -154,7 +154,7 @@ def sync() -> Iterator[None]:
     Raises the first failure in spawn order; an exception of the block itself wins. Tasks spawned inside
     bodies do not count. Source: spec/scheduler.md §1.10, design/rulings.md 18.
     """
-    from .waiting import fetch, wait
+    from .fetching import fetch, wait
 
     block = SyncBlock()
     token = current.set(block)

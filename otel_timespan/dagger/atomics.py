@@ -22,7 +22,7 @@ import sys
 import threading
 from typing import Any
 
-from .task import DONE, DTask
+from .dtask import DONE, DTask
 
 __all__ = ["claim", "countdown", "settle", "subscribe"]
 

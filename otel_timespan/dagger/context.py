@@ -21,12 +21,12 @@ from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.sinks import NoOpLog
 from . import records
 from .core import Core
+from .dtask import DTask
 from .ids import IdBlocks
 from .placement import Slot
 from .processors import OSProc, ThreadProc, topology
-from .task import DTask
 
-__all__ = ["Context", "eager_context", "eager_state", "procs"]
+__all__ = ["Context", "eager_context", "eager_state", "nprocs", "procs", "workers"]
 
 ids = IdBlocks()
 """The task ids of this process. The first belongs to the eager scheduler's internal root, which is never seen."""
@@ -115,7 +115,7 @@ class Context:
         _refuse_in_worker()
         clock = time.monotonic_ns
         if self._driver == "threads":
-            from .workers.threads import ThreadsDriver
+            from .drivers.threads import ThreadsDriver
 
             t0 = clock()
             if self.threads is not None:
@@ -159,7 +159,7 @@ class Context:
 
     def wait_idle(self) -> None:
         """Wait until every task of this context finished. Never raises a task's error."""
-        from .waiting import wait
+        from .fetching import wait
 
         core = self.core
         while core is not None and core.halted is None:
@@ -234,9 +234,19 @@ def eager_state() -> Core | None:
     return None if _eager is None else _eager.core
 
 
-def procs(ctx: Context) -> list[OSProc]:
-    """The workers of a context (a copy)."""
-    return ctx.procs
+def procs(ctx: Context | None = None) -> list[Any]:
+    """The workers of a context as `OSProc`s (a copy); without a context the ids of all workers."""
+    return list(topology.workers()) if ctx is None else ctx.procs
+
+
+def workers() -> list[int]:
+    """The ids of the worker processes: all but 1, or [1] when there are none."""
+    return [worker for worker in topology.workers() if worker != 1] or [1]
+
+
+def nprocs() -> int:
+    """How many workers there are, worker 1 included."""
+    return len(topology.workers())
 
 
 def unfinished_by_id(task_id: int) -> DTask | None:

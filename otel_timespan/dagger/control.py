@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidOptionError, TaskCancelled
 from . import context as _context
+from .dtask import DTask
 from .environment import token_of
-from .task import DTask
 
 if TYPE_CHECKING:
     from .core import Core

@@ -2,7 +2,7 @@
 
 The problem: the same rules must drive real threads, worker processes, a Dask cluster and a deterministic
 test driver. So the core only moves tasks between states and puts ready ones into queues; a *driver*
-(workers/) takes them out, runs bodies, and tells the core how they ended.
+(drivers/) takes them out, runs bodies, and tells the core how they ended.
 
 The hot methods (`submit`, `enqueue`, `finish`) take no lock: they are built on the atomic operations of
 atomics.py, and the inline driver steps the very same methods. Rare changes (pinned tasks, halting) use
@@ -30,11 +30,11 @@ from ..timespans.model import Timeline
 from . import records
 from .atomics import claim, settle
 from .describe import describe_function
+from .dtask import DONE, FAILED, LAUNCHED, DTask, Failure, summarize
 from .ids import new_run_id
 from .options import DEFAULT
 from .placement import Slot, occupancy_on, place
 from .processors import OSProc
-from .task import DONE, FAILED, LAUNCHED, DTask, Failure, summarize
 
 if TYPE_CHECKING:
     from .context import Context
@@ -115,8 +115,8 @@ class Core:
     def _submit_logged(self, task: DTask, recorder: Any) -> None:
         """`submit` with a log: the record goes out before the task can be seen by anybody else."""
         t0 = self.clock()
+        from .dtask import live
         from .environment import running_task
-        from .task import live
 
         extra = live(task)
         if recorder.on_submit is not None:

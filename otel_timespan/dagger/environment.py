@@ -14,8 +14,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConcurrencyViolationError, TaskCancelled
+from .dtask import DTask, live
 from .options import carry
-from .task import DTask, live
 
 if TYPE_CHECKING:
     from .processors import Processor

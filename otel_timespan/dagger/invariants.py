@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .task import DONE, FAILED, UNLAUNCHED, DTask, Failure
+from .dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure
 
 if TYPE_CHECKING:
     from .core import Core

@@ -211,7 +211,7 @@ def _install(log: Any, profile: bool) -> None:
 def _identity(obj: Any) -> Any:
     from .chunks import Chunk
     from .describe import is_mutable
-    from .task import DTask
+    from .dtask import DTask
 
     if isinstance(obj, DTask):
         return obj.id

@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SchedulingError
+from .dtask import DTask
 from .options import DEFAULT, Options
 from .processors import Processor
 from .scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
-from .task import DTask
 
 if TYPE_CHECKING:
     from .core import Core

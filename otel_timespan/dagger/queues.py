@@ -15,7 +15,7 @@ from ..errors import TaskCancelled
 from .options import Options, get_options, with_options
 
 if TYPE_CHECKING:
-    from .task import DTask
+    from .dtask import DTask
 
 __all__ = [
     "BulkQueue",
@@ -160,7 +160,7 @@ def sequential() -> Iterator[None]:
 @contextmanager
 def waiting(check_errors: bool = False) -> Iterator[None]:
     """Wait at the end for every task spawned in the block; `check_errors` raises the first failure."""
-    from .waiting import fetch, wait
+    from .fetching import fetch, wait
 
     queue = WaitQueue()
     with in_queue(queue):

@@ -181,7 +181,7 @@ def describe_moves(task: Any, values: Any, named: Any) -> list[Any]:
     """The moves of a task's function and arguments on one worker; `values` and `named` are what they became."""
     from .chunks import Chunk, DRef
     from .describe import describe_value
-    from .task import DTask
+    from .dtask import DTask
 
     moves: list[Any] = [(0, _FUNCTION)]
     pairs = [*zip(itertools.count(1), task._args, values)]
@@ -202,7 +202,7 @@ def describe_arguments(args: Any, kwargs: Any) -> tuple[Any, ...]:
     """(position, description) of each argument as given to `spawn`."""
     from .chunks import Chunk
     from .describe import describe_value
-    from .task import DTask
+    from .dtask import DTask
 
     pairs = [*enumerate(args, 1), *(kwargs or {}).items()]
     described: list[Any] = []

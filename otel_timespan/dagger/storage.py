@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import io
 import itertools
 import os
 import pickle
+import secrets
 import struct
 import tempfile
 import threading
@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import InvalidOptionError, NotCallableError, TimespanError
+from ..timespans.recorder import warn_once
 from .sizes import approx_size
 
 __all__ = [
@@ -124,6 +125,7 @@ class StorageRef:
 
     def read(self) -> Any:
         """The value, read back from a device if it was spilled. Raises `StorageError`."""
+        release_dead()
         return self.device.read(self.stored)
 
     def retain(self, retain: bool = True) -> None:
@@ -140,13 +142,16 @@ _dead: deque[tuple[StorageDevice, Stored]] = deque()
 
 
 def release_dead() -> None:
-    """Delete what dead references left in their devices. Called by each write; cheap where nothing died."""
+    """Delete what dead references left in their devices. Called by each write and read of a `StorageRef`."""
     while _dead:
         try:
             device, stored = _dead.popleft()
         except IndexError:  # another thread was faster
             return
-        device.delete(stored)
+        try:
+            device.delete(stored)
+        except Exception:
+            warn_once(device, "a %s could not delete what nobody refers to any more", type(device).__name__)
 
 
 class RAMDevice(StorageDevice):
@@ -180,7 +185,7 @@ class _FileDevice(StorageDevice):
 
     def __init__(self, directory: str | os.PathLike[str] | None, suffix: str) -> None:
         try:
-            self._own = directory is None
+            self._own = os.getpid() if directory is None else None
             path = tempfile.mkdtemp(prefix="otel-timespan-") if directory is None else os.fspath(directory)
             self.directory = Path(path).absolute()
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -188,8 +193,8 @@ class _FileDevice(StorageDevice):
             raise InvalidOptionError(f"{directory!r} can't be a storage folder: {error}") from error
         self._suffix = suffix
         self._names = itertools.count(1)
-        self._pid = os.getpid()
-        self._files: set[Path] = set()
+        # By which process a file was made: a forked child leaves its parent's files alone.
+        self._files: dict[Path, int] = {}
         _file_devices.add(self)
 
     def delete(self, stored: Stored) -> None:
@@ -197,22 +202,24 @@ class _FileDevice(StorageDevice):
         path = stored.places.pop(self, None)
         if path is None:
             return
-        self._files.discard(path)
-        if not stored.retain:
+        if self._files.pop(path, None) == os.getpid() and not stored.retain:
             _unlink(path)
 
     def _path(self, stored: Stored) -> Path:
         name = stored.leaf_tag if stored.leaf_tag is not None else stored.tag
         if name is None:
-            return self.directory / f"{self._pid}-{next(self._names)}{self._suffix}"
+            return self.directory / f"{os.getpid()}-{next(self._names)}{self._suffix}"
         text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else str(name)
         if not text or os.path.basename(text) != text or text in (".", ".."):
             raise InvalidOptionError(f"storage tag {name!r}: it must be the name of a file, without folders")
-        return self.directory / text
+        path = self.directory / text
+        if path in self._files and stored.places.get(self) != path:
+            raise InvalidOptionError(f"storage tag {name!r} is in use by another value in {self.directory}")
+        return path
 
     def _kept(self, stored: Stored, path: Path) -> None:
         stored.places[self] = path
-        self._files.add(path)
+        self._files[path] = os.getpid()
 
     def _place(self, stored: Stored) -> Path:
         try:
@@ -223,10 +230,12 @@ class _FileDevice(StorageDevice):
 
     def close(self) -> None:
         """Delete the files of values that still exist, as at the end of the process."""
-        for path in tuple(self._files):
-            self._files.discard(path)
-            _unlink(path)
-        if self._own:
+        here = os.getpid()
+        for path, owner in tuple(self._files.items()):
+            if owner == here:
+                del self._files[path]
+                _unlink(path)
+        if self._own == here:
             with contextlib.suppress(OSError):  # retained files keep the folder
                 self.directory.rmdir()
 
@@ -236,12 +245,10 @@ _file_devices: weakref.WeakSet[_FileDevice] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """What has not died yet dies now; a forked child leaves its parent's files alone."""
-    with contextlib.suppress(OSError):
-        release_dead()
+    """What has not died yet dies now."""
+    release_dead()
     for device in tuple(_file_devices):
-        if device._pid == os.getpid():
-            device.close()
+        device.close()
 
 
 def _unlink(path: Path) -> None:
@@ -251,10 +258,14 @@ def _unlink(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, private: bool = False) -> Iterator[Path]:
-    """A path to write to; what is written there becomes `path`, complete, or nothing if the block raises."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{next(_temporaries)}{path.suffix}")
+    """A path to write a file to; it becomes `path`, complete, or nothing if the block raises.
+
+    `private`: only for its owner. The path has the ending of `path`, as some formats insist on it.
+    """
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
+        if private:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield temporary
         os.replace(temporary, path)
     except BaseException:
@@ -263,23 +274,19 @@ def replacing(path: Path, private: bool = False) -> Iterator[Path]:
         raise
 
 
-_temporaries = itertools.count(1)
 _FOOTER = struct.Struct("<QI8s")
 _MAGIC = b"OTSPILL1"
 
 
-class _Summing(io.RawIOBase):
+class _Summing:
     """A writer that counts and sums up what goes through, so that nothing has to be in memory twice."""
 
     def __init__(self, inner: BinaryIO) -> None:
         self._inner, self.count, self.crc = inner, 0, 0
 
-    def writable(self) -> bool:
-        return True
-
     def write(self, data: Any) -> int:
-        self.crc = zlib.crc32(data, self.crc)
         written = memoryview(data).nbytes
+        self.crc = zlib.crc32(data, self.crc)
         self.count += written
         self._inner.write(data)
         return written
@@ -321,10 +328,10 @@ class PickleFileDevice(_FileDevice):
         path = self._place(stored)
         try:
             with open(path, "rb") as file:
-                payload = _verified(file, path)
+                size = _verified(file, path)
                 if not self.filters:
-                    return pickle.load(payload)
-                data = payload.read()
+                    return pickle.load(file)
+                data = file.read(size)
                 for _, undo in reversed(self.filters):
                     data = undo(data)
                 return pickle.loads(data)
@@ -341,8 +348,8 @@ class PickleFileDevice(_FileDevice):
         return data
 
 
-def _verified(file: BinaryIO, path: Path) -> BinaryIO:
-    """The file, at its beginning, if it is complete and as it was written (what follows its end is the footer)."""
+def _verified(file: BinaryIO, path: Path) -> int:
+    """The length of what was written, if it is all there and unchanged; the file is at its beginning."""
     size = file.seek(0, os.SEEK_END) - _FOOTER.size
     if size < 0:
         raise StorageError(f"{path} is damaged: it is too short")
@@ -360,11 +367,7 @@ def _verified(file: BinaryIO, path: Path) -> BinaryIO:
     if left or found != crc:
         raise StorageError(f"{path} is damaged: its checksum does not match")
     file.seek(0)
-    return _Payload(file, size) if size < (1 << 20) else file
-
-
-def _Payload(file: BinaryIO, size: int) -> BinaryIO:  # noqa: N802
-    return io.BytesIO(file.read(size))
+    return size
 
 
 class GenericFileDevice(_FileDevice):
@@ -517,11 +520,12 @@ class RecencyAllocator(StorageDevice):
             limits = f"memory {self.mem_limit}, device {self.device_limit} bytes"
             raise StorageError(f"a value of {size} bytes is larger than a limit of its storage ({limits})")
         with self._lock:
-            # An overwritten value may stay where it is until there is room: nothing changes if there is none.
-            old = size if stored in self._in_memory else 0
-            self._make_room(size - old, stored)
-            self.delete(stored, keep=False)
-            self._put(stored, value)
+            if stored not in self._in_memory:
+                self._make_room(size)
+                self._mem_used += size
+            self._in_memory[stored] = value
+            self._in_memory.move_to_end(stored, last=False)
+            self._leave_device(stored)
 
     def read(self, stored: Stored) -> Any:
         """The value; one on the device comes back to memory if there is room to be made."""
@@ -537,49 +541,46 @@ class RecencyAllocator(StorageDevice):
             self._promote(stored, value)
             return value
 
-    def delete(self, stored: Stored, keep: bool | None = None) -> None:
+    def delete(self, stored: Stored) -> None:
         """Forget the value. With `retain` (the allocator's or the reference's) it stays on, or goes to, the device."""
         with self._lock:
-            keep = self.retain or stored.retain if keep is None else keep
+            stored.retain = stored.retain or self.retain
             if stored in self._in_memory:
-                if keep:
+                if stored.retain:
                     self.device.write(stored, self._in_memory[stored])
                 del self._in_memory[stored]
                 self._mem_used -= stored.nbytes
             elif stored in self._on_device:
                 del self._on_device[stored]
                 self._device_used -= stored.nbytes
-            else:
-                return
-            stored.retain = keep
             self.device.delete(stored)
-
-    def _put(self, stored: Stored, value: Any) -> None:
-        self._in_memory[stored] = value
-        self._in_memory.move_to_end(stored, last=False)
-        self._mem_used += stored.nbytes
 
     def _promote(self, stored: Stored, value: Any) -> None:
         try:
-            self._make_room(stored.nbytes, stored)
+            self._make_room(stored.nbytes)
         except StorageError:
             # The device is too full to take anything in exchange: the value stays where it is and is
             # read from there again.
             self._on_device.move_to_end(stored, last=False)
             return
+        self._in_memory[stored] = value
+        self._in_memory.move_to_end(stored, last=False)
+        self._mem_used += stored.nbytes
+        self._leave_device(stored)
+
+    def _leave_device(self, stored: Stored) -> None:
+        """Drop the copy below of a value that is in memory now; its file is gone even if it is to be retained later."""
+        if stored not in self._on_device:
+            return
         del self._on_device[stored]
         self._device_used -= stored.nbytes
-        self._put(stored, value)
-        self._drop_below(stored)
-
-    def _drop_below(self, stored: Stored) -> None:
         retain, stored.retain = stored.retain, False
         try:
             self.device.delete(stored)
         finally:
             stored.retain = retain
 
-    def _make_room(self, size: int, newcomer: Stored) -> None:
+    def _make_room(self, size: int) -> None:
         """Move values down until `size` more bytes fit. Raises `StorageError`; what was moved stays moved."""
         failure: StorageError | None = None
         candidates = iter(list(self._candidates()))
@@ -590,7 +591,7 @@ class RecencyAllocator(StorageDevice):
                     f"no room for {size} bytes: memory holds {self._mem_used} of {self.mem_limit}, "
                     f"the device {self._device_used} of {self.device_limit}"
                 ) from failure
-            if victim is newcomer or self._device_used + victim.nbytes > self.device_limit:
+            if self._device_used + victim.nbytes > self.device_limit:
                 continue
             try:
                 self._demote(victim)

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from otel_timespan import dagger as D
 from otel_timespan.dagger.control import cancel_task
-from otel_timespan.dagger.task import ALLOWED, state_name
+from otel_timespan.dagger.dtask import ALLOWED, state_name
 
 _reached: set[tuple[str, str]] = set()
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InvalidOptionError, SchedulingError
 from ..atomics import claim
 from ..core import Core
+from ..dtask import DONE, DTask
 from ..placement import Slot
 from ..processors import ThreadProc, topology
-from ..task import DONE, DTask
 from .execution import run
 
 if TYPE_CHECKING:

@@ -35,10 +35,10 @@ from ...errors import NestingError
 from .. import records
 from ..atomics import claim
 from ..core import Core
+from ..dtask import DONE, DTask
 from ..environment import running_task
 from ..options import start_bare
 from ..placement import Slot
-from ..task import DONE, DTask
 from .execution import UserInterrupt, run
 
 __all__ = ["ThreadsDriver"]

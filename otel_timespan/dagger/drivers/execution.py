@@ -18,11 +18,11 @@ from ..atomics import settle
 from ..chunks import Chunk, DRef, LoggedDRef
 from ..core import release_inputs
 from ..describe import describe_function, describe_value
+from ..dtask import DONE, FAILED, DTask, Failure, Result, live, summarize
 from ..environment import current
 from ..options import DEFAULT, enter_propagated
 from ..placement import Slot, occupancy_on
 from ..processors import has_custom_moves, move
-from ..task import DONE, FAILED, DTask, Failure, Result, live, summarize
 
 if TYPE_CHECKING:
     from ..core import Core

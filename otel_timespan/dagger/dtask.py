@@ -172,11 +172,11 @@ class DTask:
 
     def fetch(self, timeout: float | None = None, raw: bool = False) -> Any:
         """Wait for the result and return it; see `otel_timespan.dagger.fetch`."""
-        return _waiting().fetch(self, timeout=timeout, raw=raw)
+        return _fetching().fetch(self, timeout=timeout, raw=raw)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it finished; never raises the task's error. See `otel_timespan.dagger.wait`."""
-        _waiting().wait(self, timeout=timeout)
+        _fetching().wait(self, timeout=timeout)
 
     def cancel(self, *, force: bool = False, graceful: bool = True) -> None:
         """Cancel it; see `otel_timespan.dagger.cancel`."""
@@ -186,11 +186,11 @@ class DTask:
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the result: for code written for those."""
-        made: concurrent.futures.Future[Any] = _waiting().future(self)
+        made: concurrent.futures.Future[Any] = _fetching().future(self)
         return made
 
     def __await__(self) -> Generator[Any, None, Any]:
-        steps: Generator[Any, None, Any] = _waiting().awaitable(self).__await__()
+        steps: Generator[Any, None, Any] = _fetching().awaitable(self).__await__()
         return steps
 
     def __getitem__(self, key: Any) -> DTask:
@@ -277,10 +277,10 @@ def _show(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _waiting() -> Any:
-    from . import waiting
+def _fetching() -> Any:
+    from . import fetching
 
-    return waiting
+    return fetching
 
 
 NotifyDone = Callable[[DTask], None]

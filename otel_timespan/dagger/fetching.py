@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConcurrencyViolationError, FetchTimeoutError, InvalidOptionError, TaskCancelled, unwrap_exception
 from .atomics import subscribe
 from .chunks import Chunk
+from .drivers.execution import as_chunk
+from .dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
 from .environment import running_task
-from .task import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
-from .workers.execution import as_chunk
 
 if TYPE_CHECKING:
     import asyncio
