@@ -79,12 +79,13 @@ def expand_span(record: Any, out: list[Event]) -> None:
 def expand_submit(record: Any, out: list[Event]) -> None:
     """(_, t0, t1, timeline, place, samples): a submission; `place` as in `expand_schedule` or None."""
     _, t0, t1, timeline, place, samples = record
+    add = out.append
     id = EventId(thunk_id=timeline.uid)
-    _event(out, "start", "add_thunk", id, timeline, t0, CORE_WORKER, samples)
+    add(_new(Event, ("start", "add_thunk", id, timeline, t0, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
     if place is not None:
         expand_schedule(place, out)
         t1 = max(t1, place[3] + 2)
-    _event(out, "finish", "add_thunk", id, timeline, t1, CORE_WORKER, samples)
+    add(_new(Event, ("finish", "add_thunk", id, timeline, t1, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
 
 
 def expand_schedule(record: Any, out: list[Event]) -> None:
@@ -97,12 +98,13 @@ def expand_schedule(record: Any, out: list[Event]) -> None:
     _span(out, "schedule", EventId(uid=uid, thunk_id=thunk_id), timeline, t0, t1, CORE_WORKER, samples)
     if processor is None:
         return
+    add = out.append
     fire = EventId(uid=uid, worker=worker, thunk_id=thunk_id)
-    _event(out, "start", "fire", fire, None, t1 + 1, CORE_WORKER, samples)
+    add(_new(Event, ("start", "fire", fire, None, t1 + 1, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
     enqueue = EventId(uid=uid, processor=processor, thunk_id=thunk_id)
     t2 = max(t2, t1 + 3)
     _span(out, "enqueue", enqueue, None, t1 + 2, t2, worker, samples)
-    _event(out, "finish", "fire", fire, None, t2 + 1, CORE_WORKER, samples)
+    add(_new(Event, ("finish", "fire", fire, None, t2 + 1, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
 
 
 def expand_start(record: Any, out: list[Event]) -> None:
@@ -112,12 +114,13 @@ def expand_start(record: Any, out: list[Event]) -> None:
     objid) and (position, ValueInfo) for the plain cases, which share the times t1 and t2.
     """
     _, t0, t1, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples = record
+    add = out.append
     worker = _worker_of(processor)
     t2 = max(t2, t1 + 4)
     fetch = EventId(uid=uid, worker=worker, processor=processor, seq=next_seq())
-    _event(out, "start", "proc_run_fetch", fetch, None, t0, worker, samples)
+    add(_new(Event, ("start", "proc_run_fetch", fetch, None, t0, NO_GC, NO_SAMPLES, worker, samples)))
     taken = Timeline(thunk_id=thunk_id, proc_occupancy=occupancies[0], task_occupancy=occupancies[1])
-    _event(out, "finish", "proc_run_fetch", fetch, taken, t1, worker, samples)
+    add(_new(Event, ("finish", "proc_run_fetch", fetch, taken, t1, NO_GC, NO_SAMPLES, worker, samples)))
     ends = []
     for move in moves:
         if len(move) == 7:
@@ -126,14 +129,14 @@ def expand_start(record: Any, out: list[Event]) -> None:
             position, before, after, kind, source = _plain_move(move, worker)
             m0, m1 = t1 + 1, t2 - 1
         id = EventId(thunk_id=thunk_id, position=position, processor=processor)
-        _event(out, "start", "move", id, Timeline(f=f, data=before), m0, worker, samples)
+        add(_new(Event, ("start", "move", id, Timeline(f=f, data=before), m0, NO_GC, NO_SAMPLES, worker, samples)))
         done = Timeline(f=f, data=after, kind=kind, source=source, destination=worker)
         ends.append((id, done, m1))
     for id, done, m1 in ends:
-        _event(out, "finish", "move", id, done, m1, worker, samples)
+        add(_new(Event, ("finish", "move", id, done, m1, NO_GC, NO_SAMPLES, worker, samples)))
     begun = Timeline(f=f, thread_id=thread[0], thread_name=thread[1])
     id = EventId(thunk_id=thunk_id, processor=processor)
-    _event(out, "start", "compute", id, begun, t2, worker, samples)
+    add(_new(Event, ("start", "compute", id, begun, t2, NO_GC, NO_SAMPLES, worker, samples)))
 
 
 def _plain_move(move: Any, worker: int) -> tuple[Any, Any, Any, str, int]:
