@@ -2,6 +2,7 @@
 
     TimespanError
      ├─ InvalidOptionError(ValueError)          an option, keyword or setting has a value that can't work
+     │   └─ OptionNotSetError(KeyError)         get_options of an option that is not set
      ├─ NotCallableError(TypeError)             something that can't be called was given to be called
      ├─ MissingExtraError(ImportError)          an optional library is not installed
      ├─ LogNotKeptError                         events were asked of a sink that keeps none
@@ -17,6 +18,7 @@
      ├─ RemoteTaskError(worker, exc, text)      an exception that crossed a process
      ├─ WorkerLostError(worker)                 a worker process died
      │   └─ SingleWorkerLostError(AssertionError)
+     ├─ StorageError(OSError)                   a value can't be stored or read back
      ├─ StreamClosed                            put or take on a closed stream
      └─ TaskCancelled(CancelledError)           what a cancelled task carries
 
@@ -41,10 +43,12 @@ __all__ = [
     "MissingExtraError",
     "NestingError",
     "NotCallableError",
+    "OptionNotSetError",
     "RemoteTaskError",
     "SchedulerHaltedError",
     "SchedulingError",
     "SingleWorkerLostError",
+    "StorageError",
     "StreamClosed",
     "TaskCancelled",
     "TimespanError",
@@ -59,6 +63,12 @@ class TimespanError(Exception):
 
 class InvalidOptionError(TimespanError, ValueError):
     """An option, keyword or setting has a name or a value that can't work."""
+
+
+class OptionNotSetError(InvalidOptionError, KeyError):
+    """`get_options(key)` of an option that no `with_options` set."""
+
+    __str__ = Exception.__str__  # a KeyError's would put the text in quotes
 
 
 class NotCallableError(TimespanError, TypeError):
@@ -132,6 +142,10 @@ class DynamicThunkError(TimespanError):
 
 class TaskCancelled(TimespanError, concurrent.futures.CancelledError):  # noqa: N818 - the spec's name
     """What a cancelled task carries."""
+
+
+class StorageError(TimespanError, OSError):
+    """A value can't be stored or read back; the text says which and why. Nothing in memory was lost."""
 
 
 class StreamClosed(TimespanError):  # noqa: N818 - the spec's name

@@ -17,10 +17,12 @@ from ..errors import (
     InvalidOptionError,
     NestingError,
     NotCallableError,
+    OptionNotSetError,
     RemoteTaskError,
     SchedulerHaltedError,
     SchedulingError,
     SingleWorkerLostError,
+    StorageError,
     StreamClosed,
     TaskCancelled,
     TimespanError,
@@ -46,6 +48,7 @@ from .environment import (
     task_processor,
 )
 from .fetching import as_completed, fetch, fetch_all, wait, waitall, waitany
+from .files import File, tofile
 from .invariants import InvariantViolation, check
 from .options import Options, default_option, get_options, set_default_option, with_options
 from .processors import (
@@ -137,6 +140,7 @@ __all__ = [
     "DynamicThunkError",
     "ExactScope",
     "FetchTimeoutError",
+    "File",
     "InlineDriver",
     "InvalidOptionError",
     "InvalidScope",
@@ -145,6 +149,7 @@ __all__ = [
     "NodeScope",
     "NotCallableError",
     "OSProc",
+    "OptionNotSetError",
     "Options",
     "ProcessScope",
     "Processor",
@@ -154,6 +159,7 @@ __all__ = [
     "SchedulingError",
     "Scope",
     "SingleWorkerLostError",
+    "StorageError",
     "StreamClosed",
     "TaintScope",
     "TaskCancelled",
@@ -228,6 +234,7 @@ __all__ = [
     "task_may_cancel",
     "task_processor",
     "tochunk",
+    "tofile",
     "unwrap_exception",
     "wait",
     "wait_all",

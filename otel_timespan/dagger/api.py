@@ -16,7 +16,7 @@ from . import context as _context
 from .chunks import Chunk
 from .dtask import DTask
 from .environment import SyncBlock, current
-from .options import DEFAULT, Options, effective, scoped
+from .options import DEFAULT, Options, drop_removed, effective, scoped
 from .queues import Spec
 
 __all__ = ["Spawn", "Task", "setitem", "spawn", "sync", "task"]
@@ -39,7 +39,7 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
     options = DEFAULT
     queue = None
     surroundings = scoped()
-    if args and type(args[0]) is Options:
+    if args and isinstance(args[0], Options):
         options = effective(args[0])
         args = args[1:]
     elif surroundings is not None:
@@ -72,7 +72,7 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
 
 def _opts(**options: Any) -> Callable[..., DTask]:
     """`spawn` with these options: `spawn.opts(scope=s)(f, 1, 2)`."""
-    given = Options(**options)
+    given = Options(**drop_removed(options))
     return lambda f, *args, **kwargs: _spawn(f, given, *args, **kwargs)
 
 
@@ -115,7 +115,7 @@ class Task:
     def __init__(self, f: Callable[..., Any], options: dict[str, Any]) -> None:
         functools.update_wrapper(self, f)
         self._f = f
-        self._options = Options(**options) if options else None
+        self._options = Options(**drop_removed(options)) if options else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> DTask:
         """Spawn a call of the function."""
@@ -164,8 +164,5 @@ def sync() -> Iterator[None]:
         current.reset(token)
         for one in block.tasks:
             wait(one)
-    if block.outer is not None:
-        for one in block.tasks:
-            block.outer.note(one)
     for one in block.tasks:
         fetch(one)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from ..errors import InvalidOptionError
 from ..timespans.model import ChunkInfo
 from . import records
-from .processors import CPURAMMemorySpace, OSProc, Processor
+from .processors import CPURAMMemorySpace, OSProc, Processor, memory_space
 from .scopes import AnyScope, Scope
 from .sizes import approx_size
 
@@ -86,7 +87,12 @@ class Chunk:
 
     __slots__ = ("__weakref__", "chunktype", "domain", "handle", "processor", "scope")
 
+    scoped_exist = False
+    """Whether any chunk or result of this process ever had a scope: until then placement need not look."""
+
     def __init__(self, handle: DRef, processor: Processor, scope: Scope = _ANY, chunktype: type | None = None) -> None:
+        if scope is not _ANY and not isinstance(scope, AnyScope):
+            Chunk.scoped_exist = True
         self.handle = handle
         self.processor = processor
         self.scope = scope
@@ -158,15 +164,21 @@ def tochunk(
     A chunk passed in is returned unchanged unless `rewrap`. Raises `InvalidOptionError` where `type`
     says that there is no value although there is one.
     """
+    if not isinstance(proc, (Processor, NoneType)):
+        raise InvalidOptionError(f"tochunk: proc must be a Processor, not {proc!r}")
+    if not isinstance(scope, (Scope, NoneType)):
+        raise InvalidOptionError(f"tochunk: scope must be a Scope, not {scope!r}")
     if isinstance(x, Chunk):
         if not rewrap:
             return x
         return Chunk(x.handle, proc or x.processor, scope or x.scope, type or x.chunktype)
-    if type is _NONE_TYPE and x is not None:
+    if type is NoneType and x is not None:
         raise InvalidOptionError(f"tochunk: type=NoneType was given for a {x.__class__.__name__}")
     ref = DRef(x)
     _ = ref.nbytes  # estimated now: the caller may change the value later
     return Chunk(ref, proc or OSProc(), scope or _ANY, type)
 
 
-_NONE_TYPE = type(None)
+@memory_space.register
+def _(x: Chunk) -> CPURAMMemorySpace:
+    return x.space

@@ -19,7 +19,7 @@ from ..errors import ConcurrencyViolationError, InvalidOptionError, SchedulingEr
 from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.sinks import NoOpLog
-from . import records
+from . import records, scopes
 from .core import Core
 from .dtask import DTask
 from .ids import IdBlocks
@@ -179,6 +179,8 @@ class Context:
                 raise ConcurrencyViolationError("this context is entered already")
             self._outer = _eager or _NOBODY
             _eager = self
+        if self._driver != "threads":
+            self.start()  # its pretended workers are to be there for scopes that are made before the first task
         return self
 
     def __exit__(
@@ -282,6 +284,11 @@ def _in_child() -> None:
     _running.clear()
 
 
+def _eager_roots() -> list[OSProc]:
+    return [OSProc(worker) for worker in topology.workers()] if _eager is None else _eager.procs
+
+
+scopes.eager_roots = _eager_roots
 _before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)
 if _before_threads_join is not None:
     # Earlier than `atexit`: the log is flushed there, and wants what we emit while going down.

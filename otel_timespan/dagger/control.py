@@ -37,7 +37,8 @@ def cancel(target: Any = None, *, force: bool = False, graceful: bool = True, ha
         task = _find(target)
         targets = [] if task is None else [task]
     for task in targets:
-        cancel_task(task, graceful=graceful)
+        # When all goes down anyway, a slot that is given back would only start what waits for it.
+        cancel_task(task, graceful=graceful, give_back=not halt_sch)
     if halt_sch and _context._eager is not None:
         _context._eager.shutdown(TaskCancelled("the scheduler was halted by a cancellation"))
 
@@ -50,11 +51,11 @@ def _find(target: Any) -> DTask | None:
     raise InvalidOptionError(f"cancel takes a task, a task id or None, not {target!r}")
 
 
-def cancel_task(task: DTask, *, graceful: bool) -> None:
+def cancel_task(task: DTask, *, graceful: bool, give_back: bool = True) -> None:
     """Cancel one task."""
     core: Core = task._core
     running = task in core.running
     if running:
         token_of(task).cancel(graceful)
-    if core.fail(task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation") and running:
+    if core.fail(task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation") and running and give_back:
         core.driver.abandon(task)

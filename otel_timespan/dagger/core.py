@@ -29,10 +29,11 @@ from ..errors import SchedulingError, TaskCancelled, WorkerLostError
 from ..timespans.model import Timeline
 from . import records
 from .atomics import claim, settle
+from .chunks import Chunk
 from .describe import describe_function
 from .dtask import DONE, FAILED, LAUNCHED, DTask, Failure, summarize
 from .ids import new_run_id
-from .options import DEFAULT
+from .options import DEFAULT, signature_defaults
 from .placement import Slot, occupancy_on, place
 from .processors import OSProc
 
@@ -65,8 +66,6 @@ class Core:
         """Slots whose own queue changed: the driver dispatches and removes them."""
         self.halted: BaseException | None = None
         """Set when the scheduler went down: what unfinished tasks fail with."""
-        self.scoped_results = False
-        """Whether any result had a scope: until then placement need not look at upstreams."""
         self.lock = threading.Lock()
         """Guards the slots' own queues and their occupancy."""
         self._pinned_seq = itertools.count()
@@ -153,7 +152,8 @@ class Core:
     def enqueue(self, task: DTask, submission: Any = None) -> None:
         """Place a ready task and queue it. A task that can't be placed fails."""
         recorder = self.context.recorder
-        if recorder is None and task._options is DEFAULT and self.one_worker and not self.scoped_results:
+        plain = task._options is DEFAULT and self.one_worker and not Chunk.scoped_exist and not signature_defaults
+        if recorder is None and plain:
             if task._state < DONE:
                 task._claim = True
                 self.queue.append(task)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextvars
 import reprlib
+import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -235,9 +236,16 @@ class Live:
 
 def live(task: DTask) -> Live:
     """The task's `Live`, made at the first need."""
-    if task._live is None:
-        task._live = Live()
-    return task._live
+    extra = task._live
+    if extra is None:
+        with _live_lock:
+            extra = task._live
+            if extra is None:
+                extra = task._live = Live()
+    return extra
+
+
+_live_lock = threading.Lock()
 
 
 def state_name(task: DTask) -> str:

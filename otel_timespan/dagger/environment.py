@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConcurrencyViolationError, TaskCancelled
-from .dtask import DTask, live
+from .dtask import DONE, DTask, live
 from .options import carry
 
 if TYPE_CHECKING:
@@ -42,11 +42,9 @@ class SyncBlock:
     `task` is the body around it, None outside of bodies.
     """
 
-    __slots__ = ("outer", "task", "tasks", "thread")
+    __slots__ = ("task", "tasks", "thread")
 
     def __init__(self) -> None:
-        around = current.get()
-        self.outer: SyncBlock | None = around if isinstance(around, SyncBlock) else None
         self.task: DTask | None = running_task()
         self.tasks: list[DTask] = []
         self.thread = threading.get_ident()
@@ -105,6 +103,9 @@ def set_tls(tls: DTask) -> None:
     current.set(tls)
 
 
+_token_lock = threading.Lock()
+
+
 class CancelToken:
     """Says whether a task was cancelled, and whether gracefully. Thread-safe."""
 
@@ -128,10 +129,19 @@ class CancelToken:
 def token_of(task: DTask) -> CancelToken:
     """The cancel token of a task, made at the first need."""
     extra = live(task)
-    if extra.token is None:
-        extra.token = CancelToken()
+    with _token_lock:
+        if extra.token is None:
+            extra.token = CancelToken()
     token: CancelToken = extra.token
+    if task._state >= DONE:  # it ended before anybody asked
+        token.cancel()
     return token
+
+
+def end_token(task: DTask) -> None:
+    """The task ended: what it started may stop (spec/scheduler.md §2)."""
+    if task._live is not None and task._live.token is not None:
+        task._live.token.cancel()
 
 
 def task_cancelled(must_force: bool = False) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidOptionError, NotCallableError
+from .devices import FileFormat
 from .processors import OSProc
 from .scopes import ProcessScope
-from .storage import FileFormat
 
 __all__ = ["File", "tofile"]
 

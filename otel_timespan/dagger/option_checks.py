@@ -139,7 +139,7 @@ def _warn_deprecated(name: str) -> None:
 
 
 def _single(name: str, value: Any) -> int:
-    worker = _at_least(1)(name, value)
+    worker: int = _at_least(1)(name, value)
     _warn_deprecated(name)
     return worker
 
@@ -166,7 +166,7 @@ def _tasks(name: str, value: Any) -> set[Any]:
         kept = set(value)
     except TypeError as error:
         raise _wrong(name, value, f"a set of tasks ({error})") from None
-    if any(one is None or isinstance(one, (str, bytes)) for one in kept):
+    if not all(hasattr(one, "id") for one in kept):
         raise _wrong(name, value, "a set or list of tasks")
     return kept
 
@@ -203,7 +203,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _storage(name: str, value: Any) -> Any:
-    from .storage import StorageDevice
+    from .devices import StorageDevice
 
     if not isinstance(value, StorageDevice):
         raise _wrong(name, value, "a storage device, such as storage.RAMDevice()")

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
+from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError, OptionNotSetError
 from ..timespans.recorder import warn_once
 from .option_checks import CHECKS, REMOVED, check, is_option, unknown_option
 from .processors import Processor, distance
@@ -54,12 +54,6 @@ MISSING: Any = type("_Missing", (), {"__slots__": (), "__repr__": lambda self: "
 """No value given."""
 
 _SCOPES = frozenset(("scope", "compute_scope", "result_scope"))
-
-
-class OptionNotSetError(InvalidOptionError, KeyError):
-    """`get_options(key)` of an option that no `with_options` set."""
-
-    __str__ = Exception.__str__  # a KeyError's would put the text in quotes
 
 
 class Options:
@@ -183,13 +177,13 @@ class Options:
 
 
 class _SharedOptions(Options):
-    """What all tasks without options share."""
+    """What all tasks share that were spawned without options of their own, in a block or outside of any."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise ConcurrencyViolationError("these options are shared by all tasks without options: change a copy()")
 
-    def __reduce__(self) -> str:
-        return "DEFAULT"
+    def __reduce__(self) -> Any:
+        return "DEFAULT" if self is DEFAULT else (_made, (self.__dict__,))
 
 
 def _made(values: dict[str, Any]) -> Options:
@@ -217,6 +211,15 @@ DEFAULT: Options = _SharedOptions()
 
 # --- scoped options ----------------------------------------------------------------------------------
 
+
+class _Scoped(dict[str, Any]):
+    """The options of a block. Never changed once made, so that `shared` can be kept."""
+
+    __slots__ = ("shared",)
+    shared: Options
+    """The effective options of all tasks that have none of their own; unset until the first one."""
+
+
 scoped_options: ContextVar[Mapping[str, Any] | None] = ContextVar("otel_timespan.options", default=None)
 """The scoped options in force. Whoever starts a body sets it to what its task propagates."""
 
@@ -242,7 +245,8 @@ def with_options(**options: Any) -> AbstractContextManager[None]:
 @contextmanager
 def _block(changes: dict[str, Any]) -> Iterator[None]:
     layered = _layer(scoped_options.get() or {}, changes)
-    token = scoped_options.set({name: value for name, value in layered.items() if value is not None} or None)
+    kept = {name: value for name, value in layered.items() if value is not None}
+    token = scoped_options.set(_Scoped(kept) if kept else None)
     try:
         yield
     finally:
@@ -270,13 +274,30 @@ def get_options(key: str = MISSING, default: Any = MISSING) -> Any:
 def effective(options: Options | None) -> Options:
     """The options of a task spawned here: a copy of its own, filled up with the scoped ones.
 
+    Without own ones all tasks of a block share one object, which can't be changed.
+
     `propagates` gets the names of the scoped options (`task_queue` excepted) besides the task's own list.
     `DEFAULT` itself exactly where nothing is scoped and nothing was given.
     """
     mapping = scoped_options.get()
-    own = options.__dict__ if options is not None else {}
+    own = options.__dict__ if options is not None else None
     if mapping is None:
-        return DEFAULT if not own else _made({name: _own(value) for name, value in own.items()})
+        return _made({name: _own(value) for name, value in own.items()}) if own else DEFAULT
+    if own:
+        return _filled(mapping, own)
+    try:
+        return mapping.shared  # type: ignore[no-any-return,attr-defined]
+    except AttributeError:
+        filled = _filled(mapping, {})
+        if type(mapping) is not _Scoped or "syncdeps" in mapping:  # a set, to which more may be added
+            return filled
+        shared = _SharedOptions.__new__(_SharedOptions)
+        shared.__dict__.update(filled.__dict__)
+        mapping.shared = shared
+        return shared
+
+
+def _filled(mapping: Mapping[str, Any], own: Mapping[str, Any]) -> Options:
     below = {name: value for name, value in mapping.items() if name != "task_queue"}
     layered = {name: _own(value) for name, value in _layer(below, own).items()}
     if below:
@@ -294,7 +315,8 @@ def propagated(options: Options) -> Mapping[str, Any] | None:
 
 def enter_propagated(options: Options) -> None:
     """Make what a task propagates the scoped options of this context, and nothing else."""
-    scoped_options.set(propagated(options))
+    kept = propagated(options)
+    scoped_options.set(None if kept is None else _Scoped(kept))
 
 
 def drop_removed(opts: Mapping[str, Any]) -> dict[str, Any]:
@@ -375,7 +397,7 @@ def start_bare(thread: threading.Thread) -> None:
 _Provider = Callable[[], Any]
 _P = TypeVar("_P", bound=Callable[[], Any])
 
-_defaults: dict[Any, list[tuple[str, tuple[type, ...], _Provider]]] = {}
+signature_defaults: dict[Any, list[tuple[str, tuple[type, ...], _Provider]]] = {}
 _version = 0
 _defaults_lock = threading.Lock()
 
@@ -431,8 +453,8 @@ def _register(name: str, f: Any, argtypes: Any, provider: _Provider) -> None:
     except TypeError:
         raise InvalidOptionError(f"a default of {name!r} needs a hashable function, not {f!r}") from None
     with _defaults_lock:
-        kept = [entry for entry in _defaults.get(f, ()) if entry[:2] != (name, types)]
-        _defaults[f] = [*kept, (name, types, provider)]
+        kept = [entry for entry in signature_defaults.get(f, ()) if entry[:2] != (name, types)]
+        signature_defaults[f] = [*kept, (name, types, provider)]
         _version += 1
 
 
@@ -441,9 +463,11 @@ def apply_defaults(options: Options, f: Any, argtypes: tuple[type, ...]) -> Opti
 
     An explicit scope of any kind keeps default scopes out that would win over it.
     """
-    if not _defaults:
+    if not signature_defaults:
         return options
     try:
+        if f not in signature_defaults:  # nor may the memo keep a function alive that nobody registered
+            return options
         found = _matching(_version, f, argtypes)
     except TypeError:  # an unhashable callable: it can't have been registered
         return options
@@ -476,7 +500,7 @@ def _provide(name: str, provider: _Provider) -> Any:
 def _matching(version: int, f: Any, argtypes: tuple[type, ...]) -> tuple[tuple[str, _Provider], ...]:
     """The most specific provider of each option. `version` is the memo's key to the registrations."""
     best: dict[str, tuple[tuple[float, ...], _Provider]] = {}
-    for name, types, provider in _defaults.get(f, ()):
+    for name, types, provider in signature_defaults.get(f, ()):
         if len(types) == len(argtypes) and all(map(issubclass, argtypes, types)):
             rank = tuple(map(distance, argtypes, types))
             if name not in best or rank < best[name][0]:

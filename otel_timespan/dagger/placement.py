@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SchedulingError
+from .chunks import Chunk
 from .dtask import DTask
-from .options import DEFAULT, Options
+from .options import DEFAULT, Options, apply_defaults, signature_defaults
 from .processors import Processor
 from .scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
 
@@ -52,8 +53,10 @@ def place(core: Core, task: DTask) -> tuple[Slot | None, int]:
 
     Raises `SchedulingError` with code arg_scope, compute_result_scope or no_processors.
     """
+    if signature_defaults:
+        task._options = apply_defaults(task._options, *_signature(task))
     options = task._options
-    if options is DEFAULT and not core.scoped_results and not _has_scoped_arguments(task):
+    if options is DEFAULT and not (Chunk.scoped_exist and _has_scoped_arguments(task)):
         return None, _least_loaded(core, list(core.shared))
     scope = execution_scope(task)
     candidates = [slot for slot in core.slots.values() if _allowed(slot.processor, scope, options)]
@@ -96,6 +99,17 @@ def scope_of(value: Any) -> Scope | None:
     else:
         scope = getattr(value, "scope", None)
     return scope if isinstance(scope, Scope) and not isinstance(scope, AnyScope) else None
+
+
+def _signature(task: DTask) -> tuple[Any, tuple[type, ...]]:
+    """The function and the types of the positional arguments, by the content of chunks and results."""
+    types: list[type] = []
+    for value in task._args:
+        if type(value) is DTask:
+            types.append(type(value._outcome.value))
+        else:
+            types.append(value.chunktype if type(value) is Chunk else type(value))
+    return task._f, tuple(types)
 
 
 def _has_scoped_arguments(task: DTask) -> bool:

@@ -92,8 +92,11 @@ class Processor:
         """Whether it may run `f` with arguments of these types."""
         return self.iscompatible_func(opts, f) and all(self.iscompatible_arg(opts, t) for t in argtypes)
 
-    def execute(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run `f(*args, **kwargs)` here, in the calling thread, and return or raise what it does."""
+    def execute(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run `f(*args, **kwargs)` here, in the calling thread, and return or raise what it does.
+
+        Keep `self` and `f` positional-only (`/`) when you override it: `kwargs` may hold these names.
+        """
         raise self._undefined("execute")
 
     def memory_spaces(self) -> frozenset[MemorySpace]:
@@ -203,7 +206,7 @@ class ThreadProc(Processor):
         """True: everything."""
         return True
 
-    def execute(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def execute(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call the function; the thread that holds the slot is already the one that calls this."""
         return f(*args, **kwargs)
 
@@ -333,7 +336,7 @@ def iscompatible_arg(processor: Processor, opts: Any, argtype: type) -> bool:
     return _checked(processor).iscompatible_arg(opts, argtype)
 
 
-def execute(processor: Processor, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def execute(processor: Processor, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Run a function on a processor, in the calling thread."""
     return _checked(processor).execute(f, *args, **kwargs)
 

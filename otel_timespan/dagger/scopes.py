@@ -422,11 +422,15 @@ def proc_in_scope(processor: Processor, scope: Scope) -> bool:
     if isinstance(scope, ExactScope):
         return scope.processor == processor
     if isinstance(scope, ProcessScope):
-        return root_of(processor).pid == scope.wid
+        worker = processor.owner if type(processor) is ThreadProc else root_of(processor).pid
+        return worker == scope.wid
     if isinstance(scope, UnionScope):
         return any(proc_in_scope(processor, member) for member in scope.scopes)
     if isinstance(scope, TaintScope):
-        return all(t.allows(processor) for t in scope.taints) and proc_in_scope(processor, scope.scope)
+        for taint in scope.taints:
+            if not taint.allows(processor):
+                return False
+        return proc_in_scope(processor, scope.scope)
     return not isinstance(_meet(_checked(scope), ExactScope(processor)), InvalidScope)
 
 

@@ -143,6 +143,8 @@ topology = Topology()
 
 def positive(what: str, value: object) -> int:
     """`value` as an integer of at least 1, else an `InvalidOptionError` that calls it `what`."""
+    if type(value) is int and value >= 1:
+        return value
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise InvalidOptionError(f"{what}={value!r}: it must be an integer, counted from 1")
     number = value.__index__()  # type: ignore[attr-defined]

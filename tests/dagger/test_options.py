@@ -21,8 +21,8 @@ from otel_timespan.dagger import option_checks
 from otel_timespan.dagger import options as module
 from otel_timespan.dagger.options import (
     DEFAULT,
-    Options,
     OptionNotSetError,
+    Options,
     apply_defaults,
     carry,
     default_option,
@@ -52,6 +52,19 @@ def in_thread(fn: Callable[[], Any]) -> Any:
     thread.start()
     thread.join()
     return found[0]
+
+
+class Task:
+    """What is known of a task here: that it has an id. It can be indexed, but not iterated over."""
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+
+    def __getitem__(self, index: int) -> int:
+        raise AssertionError("iterated over")
+
+
+T1, T2 = Task(1), Task(2)
 
 
 class Queue:
@@ -132,6 +145,8 @@ class TestOptions:
             ("syncdeps", 3),
             ("syncdeps", [[]]),
             ("syncdeps", [None]),
+            ("syncdeps", {1, 2}),
+            ("syncdeps", ["task"]),
             ("time_util", 1),
             ("time_util", {ThreadProc: -1}),
             ("time_util", {"cpu": 1}),
@@ -164,19 +179,14 @@ class TestOptions:
 
     def test_a_task_like_sequence_is_not_iterated(self) -> None:
         """A single task given as `syncdeps` is refused, not read item by item for ever."""
-
-        class Task:
-            def __getitem__(self, index: int) -> int:
-                raise AssertionError("iterated over")
-
         with pytest.raises(InvalidOptionError, match="set or list of tasks"):
-            Options(syncdeps=Task())
+            Options(syncdeps=T1)
 
     def test_good_values_are_kept(self) -> None:
         """Values are normalised: sets, tuples, clamped shares."""
         options = Options(
             propagates=["name", "meta", "name"],
-            syncdeps=[1, 2, 2],
+            syncdeps=[T1, T2, T2],
             occupancy={ThreadProc: 1.5, Any: -3},
             time_util={ThreadProc: 2},
             return_type=list[int],
@@ -185,29 +195,29 @@ class TestOptions:
             timeout=float("inf"),
         )
         assert options.propagates == ("name", "meta")
-        assert options.syncdeps == {1, 2}
+        assert options.syncdeps == {T1, T2}
         assert options.occupancy == {ThreadProc: 1, Any: 0}
         assert options.time_util == {ThreadProc: 2.0}
         assert options.timeout == float("inf")
 
     def test_the_givers_objects_are_copied(self) -> None:
         """Changing a list or set given before does not change the options."""
-        deps, names = {1}, ["name"]
+        deps, names = {T1}, ["name"]
         options = Options(syncdeps=deps, propagates=names)
-        deps.add(2)
+        deps.add(T2)
         names.append("meta")
-        assert options.syncdeps == {1}
+        assert options.syncdeps == {T1}
         assert options.propagates == ("name",)
 
     def test_copies_are_independent(self) -> None:
         """Neither assignments nor changed sets of a copy show in the original."""
-        original = Options(syncdeps={1}, occupancy={Any: 1}, scope=A)
+        original = Options(syncdeps={T1}, occupancy={Any: 1}, scope=A)
         copied = original.copy()
         assert copied == original
-        copied.syncdeps.add(2)  # type: ignore[union-attr]
+        copied.syncdeps.add(T2)  # type: ignore[union-attr]
         copied.occupancy[ThreadProc] = 0  # type: ignore[index]
         copied.name = "x"
-        assert original == Options(syncdeps={1}, occupancy={Any: 1}, scope=A)
+        assert original == Options(syncdeps={T1}, occupancy={Any: 1}, scope=A)
 
     def test_merge(self) -> None:
         """What the other sets wins; a scope of the other hides our final scope."""
@@ -242,7 +252,7 @@ class TestOptions:
         with pytest.raises(ConcurrencyViolationError):
             del DEFAULT.name
         DEFAULT.copy().name = "x"
-        assert DEFAULT == Options()
+        assert Options() == DEFAULT
 
     def test_deprecated_options_warn_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """`single` and `proclist` warn, the first time only; a refused value does not."""
@@ -457,13 +467,27 @@ class TestPropagation:
         assert effective(Options()) is DEFAULT
         assert propagated(DEFAULT) is None
 
+    def test_a_block_shares_one_object(self) -> None:
+        """Tasks without options of their own share what their block gives; it can't be changed, but copied."""
+        with with_options(name="x", scope=A):
+            first, second = effective(None), effective(Options())
+            assert first is second
+            with pytest.raises(ConcurrencyViolationError):
+                first.name = "y"
+            assert pickle.loads(pickle.dumps(first)) == first == first.copy()
+            assert effective(first) == first
+            assert scoped() == {"name": "x", "scope": A}
+        with with_options(syncdeps={T1}):
+            effective(None).syncdeps.add(T2)  # type: ignore[union-attr]
+            assert effective(None).syncdeps == {T1}
+
     def test_options_are_copied(self) -> None:
         """The caller may change its own object after the spawn."""
-        own = Options(syncdeps={1})
+        own = Options(syncdeps={T1})
         taken = effective(own)
-        own.syncdeps.add(2)  # type: ignore[union-attr]
+        own.syncdeps.add(T2)  # type: ignore[union-attr]
         own.name = "x"
-        assert taken == Options(syncdeps={1})
+        assert taken == Options(syncdeps={T1})
         assert taken.propagates is None
 
     def test_unset_options_are_filled(self) -> None:
@@ -549,7 +573,7 @@ def f(*args: Any) -> None:
 class TestDefaults:
     @pytest.fixture(autouse=True)
     def _registry(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr(module, "_defaults", {})
+        monkeypatch.setattr(module, "signature_defaults", {})
         yield
         module._matching.cache_clear()
 
@@ -576,11 +600,11 @@ class TestDefaults:
 
     def test_given_options_are_not_changed(self) -> None:
         """Filling up makes a copy; the sets in it are its own."""
-        set_default_option("syncdeps", f, (), {1})
+        set_default_option("syncdeps", f, (), {T1})
         own = Options(name="x")
         first, second = apply_defaults(own, f, ()), apply_defaults(own, f, ())
-        first.syncdeps.add(2)  # type: ignore[union-attr]
-        assert second.syncdeps == {1}
+        first.syncdeps.add(T2)  # type: ignore[union-attr]
+        assert second.syncdeps == {T1}
         assert own == Options(name="x")
 
     def test_the_most_specific_signature_wins(self) -> None:
@@ -631,6 +655,18 @@ class TestDefaults:
             assert apply_defaults(DEFAULT, f, ()) is DEFAULT
         assert caplog.text.count("RuntimeError: no idea") == 1
         assert "option meta=3" in caplog.text
+
+    def test_asking_keeps_no_function_alive(self) -> None:
+        """A function without defaults can die after it was asked about."""
+
+        def closure() -> None: ...
+
+        gone = weakref.ref(closure)
+        set_default_option("name", f, (), "x")
+        assert apply_defaults(DEFAULT, closure, ()) is DEFAULT
+        del closure
+        gc.collect()
+        assert gone() is None
 
     def test_unhashable_callables(self) -> None:
         """They have no defaults: asking finds none, registering is refused."""

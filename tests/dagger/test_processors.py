@@ -64,7 +64,7 @@ class FakeProc(Processor):
     def iscompatible_arg(self, opts: Any, argtype: type) -> bool:
         return issubclass(argtype, int)
 
-    def execute(self, f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def execute(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return f(*args, **kwargs) + 42
 
 
@@ -175,6 +175,11 @@ class TestProcessors:
         """Executing calls the function, as the processor sees fit."""
         assert execute(ThreadProc(1, 1), divmod, 7, 2) == (3, 1)
         assert execute(FakeProc(), int, "5") == 47
+        assert execute(ThreadProc(1, 1), lambda **kw: kw, f=1, self=2, processor=3) == {
+            "f": 1,
+            "self": 2,
+            "processor": 3,
+        }
         with pytest.raises(ZeroDivisionError):
             execute(ThreadProc(1, 1), divmod, 1, 0)
 
@@ -320,11 +325,11 @@ class TestDiscovery:
 class TestMove:
     @pytest.fixture(autouse=True)
     def _rules(self) -> Iterator[None]:
+        """Only the rules of the test: others may have registered theirs for the whole process."""
+        before = move._rules
+        move._change({})
         yield
-        for source in (Processor, OSProc, ThreadProc, FakeProc, SpecialFakeProc):
-            for target in (Processor, OSProc, ThreadProc, FakeProc, SpecialFakeProc):
-                for kind in (object, int, bool, str, Callable):
-                    move.unregister(source, target, kind)
+        move._change(before)
 
     def test_a_value_stays_itself(self) -> None:
         """Without a rule moving is the identity, and there is nothing custom."""

@@ -322,7 +322,7 @@ class TestQueries:
         """A context is an object with `procs`, or a list of workers."""
 
         class Context:
-            procs = [OSProc(2)]
+            procs = (OSProc(2),)
 
         assert compatible_processors(DefaultScope(), Context()) == {ThreadProc(2, 1), ThreadProc(2, 2)}
         assert compatible_processors(DefaultScope(), [3]) == {ThreadProc(3, 1), ThreadProc(3, 2)}

@@ -19,7 +19,8 @@ from ..chunks import Chunk, DRef, LoggedDRef
 from ..core import release_inputs
 from ..describe import describe_function, describe_value
 from ..dtask import DONE, FAILED, DTask, Failure, Result, live, summarize
-from ..environment import current
+from ..environment import current, end_token
+from ..files import File
 from ..options import DEFAULT, enter_propagated
 from ..placement import Slot, occupancy_on
 from ..processors import has_custom_moves, move
@@ -27,7 +28,7 @@ from ..processors import has_custom_moves, move
 if TYPE_CHECKING:
     from ..core import Core
 
-__all__ = ["UserInterrupt", "as_chunk", "follow", "run"]
+__all__ = ["UserInterrupt", "as_chunk", "run"]
 
 UserInterrupt = (KeyboardInterrupt, SystemExit)
 """In a body that the main thread runs while it waits, these are the user's, not the task's."""
@@ -63,7 +64,10 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
         task._f = task._kwargs = task._context = None
         task._args = task._deps = ()
         if task._options is DEFAULT and type(value) is not Chunk:
-            return core.finish(task, DRef(value), DONE) if settle(task) else ()
+            ready = core.finish(task, DRef(value), DONE) if settle(task) else ()
+            if task._live is not None:
+                end_token(task)
+            return ready
         return _end(core, task, value, None, None)
     try:
         return _fail(core, task, error, helping)
@@ -108,9 +112,10 @@ def _resolve(value: Any, task: DTask) -> Any:
         source = chunk.processor if chunk is not None else value._slot.processor if value._slot else None
     elif kind is Chunk:
         inner, source = value.handle.value, value.processor
+    elif kind is File:
+        inner, source = value.fetch(), value.processor
     else:
-        for_task = getattr(kind, "_for_task", None)  # Shard, File, ...: they know what to give
-        inner, source = (value if for_task is None else for_task(value, task)), None
+        inner, source = value, None
     if has_custom_moves():
         target = task._slot.processor
         return move(source or target, target, inner)
@@ -132,13 +137,8 @@ def as_chunk(value: Any, task: DTask | None = None) -> Any:
     return extra.chunk
 
 
-_REFERENCES: set[type] = {DTask, Chunk}
-"""Types of arguments that are followed; Shard and File join when they are imported."""
-
-
-def follow(kind: type) -> None:
-    """Have arguments of this type resolved by its method `_for_task(value, task)`."""
-    _REFERENCES.add(kind)
+_REFERENCES = frozenset((DTask, Chunk, File))
+"""Types of arguments that stand for something else."""
 
 
 def _fail(core: Core, task: DTask, error: BaseException, helping: bool) -> Sequence[DTask]:
@@ -158,9 +158,9 @@ def _end(core: Core, task: DTask, value: Any, error: BaseException | None, log: 
     won = settle(task)
     if log is not None:
         _record_end(core, task, outcome, won, log)
-    if not won:
-        return ()
-    return core.finish(task, outcome, FAILED if error is not None else DONE)
+    ready = core.finish(task, outcome, FAILED if error is not None else DONE) if won else ()
+    end_token(task)
+    return ready
 
 
 def pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
@@ -168,21 +168,13 @@ def pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
     options = task._options
     if options is not DEFAULT:
         if options.result_scope is not None:
-            core.scoped_results = True
+            Chunk.scoped_exist = True
         if options.get_result or options.meta:
             return Result(value)
     if type(value) is Chunk:
         live(task).chunk = value
-        if not _is_any(value.scope):
-            core.scoped_results = True
         return value.handle
     return DRef(value) if recorder is None else LoggedDRef(value, recorder.put)
-
-
-def _is_any(scope: Any) -> bool:
-    from ..scopes import AnyScope
-
-    return isinstance(scope, AnyScope)
 
 
 def _failure(task: DTask, error: BaseException) -> Failure:

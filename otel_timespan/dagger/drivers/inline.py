@@ -123,7 +123,12 @@ class InlineDriver:
         return True
 
     def close(self, timeout_s: float = 0.0) -> None:
-        """Nothing to end."""
+        """Forget the pretended workers."""
+        for worker in self.workers:
+            if worker == 1:
+                topology.add_worker(1)
+            else:
+                topology.remove_worker(worker)
 
 
 def _counting_clock() -> Callable[[], int]:
