@@ -1,0 +1,247 @@
+"""Where the time of a run went: critical path, realised path, waits.
+
+Two different questions have two answers here. "How fast could this graph be, with any number of
+workers?" is answered by the *critical path*: the longest chain of dependencies, each task weighted with
+its own time. "Why did this run take as long as it did?" is answered by the *realised path*: from the task
+that finished last, back to the dependency that it waited for (the one that finished last), and so on;
+its stretches, waits included, add up to what really passed.
+
+Source: design/rulings.md 36, 37.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..errors import LogFormatError
+from .rows import PHASES, LogTable, TaskRow, read_logs
+from .units import pretty_time
+
+__all__ = ["CriticalPath", "Step", "TimeAccount", "critical_path", "where_time_went"]
+
+
+class Step(NamedTuple):
+    """One task on a path. `own_ns`: time in its bodies; `waits`: its stretch of the path, phase by phase."""
+
+    task_id: int
+    name: str
+    own_ns: int
+    waits: dict[str, int]
+
+    @property
+    def duration_ns(self) -> int:
+        """The length of its stretch."""
+        return sum(self.waits.values())
+
+
+@dataclass(frozen=True)
+class CriticalPath:
+    """Both paths of a run, first task first. Times are nanoseconds.
+
+    `tasks`, `length_ns`: the critical path and the sum of its tasks' own times. `steps`, `duration_ns`,
+    `waits`: the realised path; `waits` adds up to `duration_ns`, from the submission of its first task to
+    the finish of its last. "submit" in it is time in which the path's next task was not submitted yet.
+    """
+
+    tasks: tuple[int, ...]
+    length_ns: int
+    critical_steps: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    duration_ns: int
+    waits: dict[str, int]
+
+    @property
+    def realised_tasks(self) -> tuple[int, ...]:
+        """The ids of the tasks on the realised path."""
+        return tuple(step.task_id for step in self.steps)
+
+    def __str__(self) -> str:
+        if not self.steps:
+            return "no task finished in this log"
+        share = 100 * self.length_ns / self.duration_ns if self.duration_ns else 100.0
+        lines = [
+            f"critical path: {len(self.tasks)} tasks, {pretty_time(self.length_ns)} "
+            f"({share:.0f} % of the realised path)",
+            f"realised path: {len(self.steps)} tasks, {pretty_time(self.duration_ns)}",
+            "  " + ", ".join(f"{phase} {pretty_time(ns)}" for phase, ns in self.waits.items() if ns),
+            "",
+            *_table(self.steps),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class TimeAccount:
+    """What all tasks together spent their time on (nanoseconds); see `where_time_went`."""
+
+    waits: dict[str, int]
+    tasks: int
+    wall_ns: int
+    slots: int
+    own_ns: int
+    functions: dict[str, int]
+
+    @property
+    def total_ns(self) -> int:
+        """The sum of all phases of all tasks."""
+        return sum(self.waits.values())
+
+    @property
+    def utilisation(self) -> float:
+        """The share (0..1) of the time of the threads that ran bodies which was spent in bodies."""
+        return min(1.0, self.own_ns / (self.slots * self.wall_ns)) if self.slots and self.wall_ns else 0.0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.tasks} tasks in {pretty_time(self.wall_ns)} on {self.slots} threads, "
+            f"{100 * self.utilisation:.0f} % busy"
+        ]
+        total = self.total_ns or 1
+        for phase, ns in self.waits.items():
+            bar = "█" * round(30 * ns / total)
+            lines.append(f"  {phase:<12}{pretty_time(ns):>14}  {100 * ns / total:5.1f} %  {bar}".rstrip())
+        return "\n".join(lines)
+
+
+def critical_path(logs: Any) -> CriticalPath:
+    """Both paths of a log of any kind (see the module).
+
+    Tasks that the log does not know are taken as no dependencies; tasks that never ran have no own time.
+    Raises `LogFormatError` when the dependencies go in a circle.
+    """
+    log = read_logs(logs)
+    critical = longest_path(log)
+    steps = tuple(_realised(log))
+    waits = dict.fromkeys(("submit", *PHASES), 0)
+    for step in steps:
+        for phase, ns in step.waits.items():
+            waits[phase] = waits.get(phase, 0) + ns
+    return CriticalPath(
+        tasks=tuple(task.task_id for task in critical),
+        length_ns=sum(task.own_ns for task in critical),
+        critical_steps=tuple(Step(t.task_id, t.name, t.own_ns, t.waits()) for t in critical),
+        steps=steps,
+        duration_ns=sum(waits.values()),
+        waits=waits,
+    )
+
+
+def where_time_went(logs: Any) -> TimeAccount:
+    """The phases of all tasks, added up; the largest functions by own time; how busy the threads were.
+
+    `waits` has each of `PHASES` (and "retry" where tasks were tried again), in nanoseconds. A body that
+    waits in a fetch is still in "compute"; `own_ns` is without what its thread ran for others meanwhile.
+    `functions` is {name: own time}, largest first. `slots` counts the threads that ran a body.
+    """
+    log = read_logs(logs)
+    waits = dict.fromkeys(PHASES, 0)
+    functions: dict[str, int] = {}
+    for task in log.tasks.values():
+        for phase, ns in task.waits().items():
+            waits[phase] = waits.get(phase, 0) + ns
+        if task.computes:
+            name = task.function or task.name
+            functions[name] = functions.get(name, 0) + task.own_ns
+    threads = {(t.worker, t.thread_id or t.processor) for t in log.tasks.values() if t.computes}
+    return TimeAccount(
+        waits=waits,
+        tasks=len(log.tasks),
+        wall_ns=log.finish_ns - log.start_ns,
+        slots=len(threads),
+        own_ns=sum(functions.values()),
+        functions=dict(sorted(functions.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def topological(tasks: dict[int, TaskRow]) -> list[TaskRow]:
+    """The tasks, each after its dependencies, otherwise by id. Raises `LogFormatError` for a circle."""
+    import heapq
+
+    missing = {t.task_id: sum(d in tasks for d in t.dependencies) for t in tasks.values()}
+    dependents: dict[int, list[int]] = {}
+    for task in tasks.values():
+        for upstream in task.dependencies:
+            dependents.setdefault(upstream, []).append(task.task_id)
+    ready = [task_id for task_id, count in missing.items() if count == 0]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        task_id = heapq.heappop(ready)
+        ordered.append(tasks[task_id])
+        for dependent in dependents.get(task_id, ()):
+            missing[dependent] -= 1
+            if missing[dependent] == 0:
+                heapq.heappush(ready, dependent)
+    if len(ordered) < len(tasks):
+        circle = sorted(task_id for task_id, count in missing.items() if count > 0)[:10]
+        raise LogFormatError(f"the log is damaged: the dependencies of tasks {circle} go in a circle")
+    return ordered
+
+
+def longest_path(log: LogTable) -> list[TaskRow]:
+    """The chain of dependencies with the largest sum of own times, first task first."""
+    lengths: dict[int, int] = {}
+    behind: dict[int, int | None] = {}
+    for task in topological(log.tasks):
+        known = [d for d in task.dependencies if d in lengths]
+        best = max(known, key=lambda d: (lengths[d], -d), default=None)
+        lengths[task.task_id] = task.own_ns + (lengths[best] if best is not None else 0)
+        behind[task.task_id] = best
+    at = max(lengths, key=lambda d: (lengths[d], -d), default=None)
+    path = []
+    while at is not None:
+        path.append(log.tasks[at])
+        at = behind[at]
+    return path[::-1]
+
+
+def realised_path(log: LogTable) -> list[TaskRow]:
+    """From the task that finished last back along what each one waited for; first task first."""
+    ends = {task.task_id: task.marks()[-1] for task in log.tasks.values() if task.marks()}
+    at = max(ends, key=lambda d: (ends[d], -d), default=None)
+    path: list[TaskRow] = []
+    seen: set[int] = set()
+    while at is not None:
+        if at in seen:
+            raise LogFormatError(f"the log is damaged: the dependencies of task {at} go in a circle")
+        seen.add(at)
+        task = log.tasks[at]
+        path.append(task)
+        at = max((d for d in task.dependencies if d in ends), key=lambda d: (ends[d], -d), default=None)
+    return path[::-1]
+
+
+def _realised(log: LogTable) -> Iterable[Step]:
+    reached: int | None = None
+    for task in realised_path(log):
+        marks = task.marks()
+        begin = marks[0] if reached is None else reached
+        # The stretch begins where the one before it ended; what happened earlier was in its shadow.
+        waits = {"submit": max(0, min(marks[0], marks[-1]) - begin)}
+        names = ("dependency", "schedule", "queue", "move", "retry", "compute", "finish")
+        for phase, start, end in zip(names, marks, marks[1:], strict=False):
+            waits[phase] = max(0, end - max(start, begin))
+        if not waits["retry"]:
+            del waits["retry"]
+        reached = max(begin, marks[-1])
+        yield Step(task.task_id, task.name, task.own_ns, waits)
+
+
+def _table(steps: tuple[Step, ...], most: int = 30) -> list[str]:
+    """The steps as text; of a long path the longest stretches, in their order."""
+    shown = set(sorted(range(len(steps)), key=lambda i: (-steps[i].duration_ns, i))[:most])
+    lines = [f"{'task':>8}  {'name':<32}{'took':>14}{'compute':>14}  waited for"]
+    for i, step in enumerate(steps):
+        if i in shown:
+            waits = {p: ns for p, ns in step.waits.items() if p != "compute" and ns}
+            longest = max(waits, key=lambda p: waits[p], default="")
+            waited = f"{longest} {pretty_time(waits[longest])}" if longest else ""
+            lines.append(
+                f"{step.task_id:>8}  {step.name[:31]:<32}{pretty_time(step.duration_ns):>14}"
+                f"{pretty_time(step.waits['compute']):>14}  {waited}".rstrip()
+            )
+    if len(steps) > most:
+        lines.append(f"  (the {most} longest of {len(steps)} steps)")
+    return lines
