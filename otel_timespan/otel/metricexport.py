@@ -1,0 +1,132 @@
+"""Metrics to an OTLP receiver: one try at a time, one warning per outage.
+
+The stock exporter retries by itself for ten seconds and logs each failure. Metrics here are cumulative and go
+out every second, so the next collection is the retry. What is private of the stock exporter is used as in
+transport.py; where it is missing, the stock `export` does the work and its log lines are thinned out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+
+from .settings import OtlpSettings
+from .transport import ACCEPTED, OtlpTransport
+
+__all__ = ["OtlpMetricExporter", "OtlpMetricReader"]
+
+_log = logging.getLogger("otel_timespan")
+
+_LEAST_MS = 20.0
+"""A collection with less time than this would only raise MetricsTimeoutError."""
+
+_STOCK_LOGGERS = (
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.common.http",
+)
+
+
+class OtlpMetricExporter(MetricExporter):
+    """Sends metrics by OTLP. Temporality and aggregation are the stock exporter's, which reads the variables."""
+
+    def __init__(self, settings: OtlpSettings) -> None:
+        self._transport = OtlpTransport(settings)
+        stock = self._transport.stock_exporter()
+        super().__init__(
+            preferred_temporality=getattr(stock, "_preferred_temporality", None),
+            preferred_aggregation=getattr(stock, "_preferred_aggregation", None),
+        )
+        self._by_bytes = self._transport.takes_bytes()
+        self._outage = False
+        _live.add(self)
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
+        """One try. Called by one thread at a time, the reader's."""
+        if not self._by_bytes:
+            return self._stock_export(metrics_data, timeout_millis)
+        from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+
+        timeout_s = min(timeout_millis / 1000, self._transport.timeout_s)
+        outcome = self._transport.send(encode_metrics(metrics_data).SerializeToString(), 0, timeout_s)
+        self._report(outcome.status == ACCEPTED, outcome.message)
+        return MetricExportResult.SUCCESS if outcome.status == ACCEPTED else MetricExportResult.FAILURE
+
+    def _stock_export(self, metrics_data: MetricsData, timeout_millis: float) -> MetricExportResult:
+        with _silenced_here():
+            result: MetricExportResult = self._transport.stock_exporter().export(metrics_data, timeout_millis)
+        self._report(result is MetricExportResult.SUCCESS, "the exporter reported a failure")
+        return result
+
+    def _report(self, success: bool, message: str) -> None:
+        if success and self._outage:
+            _log.info("%s takes metrics again", self._transport.target)
+        elif not success and not self._outage:
+            _log.warning("metrics can't be sent to %s (%s); trying on", self._transport.target, message)
+        self._outage = not success
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """True: nothing waits here."""
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """End a try that is under way."""
+        self._transport.cancel()
+
+
+class OtlpMetricReader(PeriodicExportingMetricReader):
+    """The SDK's periodic reader, whose `force_flush` keeps its timeout while another export is under way."""
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Collect and send now; False when there is no time for it (the last collection is `shutdown`'s)."""
+        deadline = time.monotonic() + timeout_millis / 1000
+        lock = getattr(self, "_export_lock", None)
+        if lock is not None:
+            if not lock.acquire(timeout=max(timeout_millis / 1000, 0.0)):
+                return False
+            lock.release()
+        left_ms = (deadline - time.monotonic()) * 1000
+        return left_ms >= _LEAST_MS and super().force_flush(left_ms)
+
+
+@contextmanager
+def _silenced_here() -> Iterator[None]:
+    """What the stock exporters log on this thread is dropped: `_report` says it, once."""
+    me = threading.get_ident()
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return threading.get_ident() != me
+
+    loggers = [logging.getLogger(name) for name in _STOCK_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(elsewhere)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(elsewhere)
+
+
+_live: weakref.WeakSet[OtlpMetricExporter] = weakref.WeakSet()
+
+
+def _reset_after_fork() -> None:
+    for exporter in list(_live):
+        exporter._transport.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,0 +1,453 @@
+"""Where spans and metrics go: the providers that the user configured, or ours.
+
+A program that configured OpenTelemetry is left as it is: its global providers are used. Where none is
+configured, the standard variables say what to set up, and what is set up becomes the global provider, so
+that the spans that users and instrumentation libraries make inside bodies arrive too, by the same queue.
+
+Nothing is set up, and no thread started, when OTEL_SDK_DISABLED is true or the exporter of the signal is
+`none`. All functions are thread-safe.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
+from .pipeline import MAX_BYTES, PipelineStats, SpanPipeline
+from .readable import limits_of
+from .resources import default_resource, process_resource
+from .semconv import SCHEMA_URL, SCOPE_NAME
+from .settings import exporter_names, milliseconds, read_settings, sdk_disabled, whole_number
+from .shutdown import METRICS, on_exit
+from .spandata import SpanData
+from .transport import OtlpTransport, ProcessorTransport, ReadableTransport, Transport
+
+__all__ = [
+    "Providers",
+    "TraceOutput",
+    "check_environment",
+    "instrumentation_scope",
+    "meter_provider_for_metrics",
+    "provider_for_traces",
+    "setup",
+]
+
+_METRIC_INTERVAL_MS = 1000.0
+
+
+@cache
+def instrumentation_scope() -> InstrumentationScope:
+    """The scope of all that we make: name, version, schema URL."""
+    try:
+        version = metadata.version("otel-timespan")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        version = ""
+    return InstrumentationScope(SCOPE_NAME, version, SCHEMA_URL)
+
+
+class FanOut:
+    """Several pipelines as one: for OTEL_TRACES_EXPORTER=otlp,console. The accounts are the first one's."""
+
+    def __init__(self, pipelines: Sequence[SpanPipeline]) -> None:
+        self.pipelines = pipelines
+
+    def put(self, spans: Sequence[SpanData]) -> None:
+        """To each."""
+        for pipeline in self.pipelines:
+            pipeline.put(spans)
+
+    def put_readable(self, span: ReadableSpan) -> None:
+        """To each."""
+        for pipeline in self.pipelines:
+            pipeline.put_readable(span)
+
+    def flush(self, timeout_s: float = 30.0) -> bool:
+        """All of them; True when all are empty."""
+        return all([pipeline.flush(timeout_s) for pipeline in self.pipelines])
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """All of them."""
+        for pipeline in self.pipelines:
+            pipeline.close(timeout_s)
+
+    def stats(self) -> PipelineStats:
+        """Of the first."""
+        return self.pipelines[0].stats()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the first one is closed."""
+        return self.pipelines[0].closed
+
+
+@dataclass(frozen=True)
+class TraceOutput:
+    """Where finished spans go (`pipeline`) and what decides about them (`provider`: sampler, ids, limits).
+
+    `shared`: others use the pipeline too, namely the global provider that we set up. Then `close` only flushes.
+    """
+
+    provider: TracerProvider
+    pipeline: SpanPipeline | FanOut
+    shared: bool
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Flush within `timeout_s` (default 5 s), and end the pipeline where it is not shared."""
+        if self.shared:
+            self.pipeline.flush(5.0 if timeout_s is None else timeout_s)
+        else:
+            self.pipeline.close(timeout_s)
+
+
+class Providers(NamedTuple):
+    """What `setup` made, each None where it was not wanted or is disabled."""
+
+    tracer_provider: TracerProvider | None
+    meter_provider: MeterProvider | None
+
+
+class _PipelineProcessor(SpanProcessor):
+    """Feeds the spans of our global provider, the users' own, into the pipeline."""
+
+    def __init__(self, pipeline: SpanPipeline | FanOut) -> None:
+        self.pipeline = pipeline
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Nothing to do."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue the span, if it is sampled."""
+        if span.context is not None and span.context.trace_flags.sampled:
+            self.pipeline.put_readable(span)
+
+    def shutdown(self) -> None:
+        """Flush and end the pipeline."""
+        self.pipeline.close()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send all that is queued."""
+        return self.pipeline.flush(timeout_millis / 1000)
+
+
+class _Own:
+    """What we set up in this process; `lock` guards it."""
+
+    lock = threading.RLock()
+    tracer_provider: TracerProvider | None = None
+    processor: _PipelineProcessor | None = None
+    meter_provider: MeterProvider | None = None
+    watching = False
+
+
+# --- traces ----------------------------------------------------------------------------------------------
+
+
+def provider_for_traces(
+    *,
+    tracer_provider: Any = None,
+    span_exporter: SpanExporter | None = None,
+    on_full: str = "block",
+    max_bytes: int = MAX_BYTES,
+    block_timeout_s: float = 1.0,
+    exit_timeout_s: float = 5.0,
+) -> TraceOutput | None:
+    """Where a log sends its spans; None when tracing is off.
+
+    In this order: the `tracer_provider` that was given (its span processors get each span), the `span_exporter` that
+    was given, the global provider that the user configured, our own as the variables say. For the options see
+    `SpanPipeline`; of our own shared pipeline the options of the first caller hold. Too late at interpreter exit:
+    the libraries that it loads can't be loaded any more then.
+    Raises `InvalidOptionError` and `MissingExtraError`.
+    """
+    options: dict[str, Any] = {
+        "on_full": on_full,
+        "max_bytes": max_bytes,
+        "block_timeout_s": block_timeout_s,
+        "exit_timeout_s": exit_timeout_s,
+    }
+    if tracer_provider is not None and span_exporter is not None:
+        raise InvalidOptionError("give tracer_provider or span_exporter, not both")
+    if sdk_disabled():
+        return None
+    if tracer_provider is not None:
+        return _through_processors(tracer_provider, options)
+    if span_exporter is not None:
+        return _through_exporter(span_exporter, options)
+    with _Own.lock:
+        configured = _configured_tracer_provider()
+        if configured is not None and configured is not _Own.tracer_provider:
+            return _through_processors(configured, options)
+        return _through_our_own(options)
+
+
+def _through_processors(provider: Any, options: dict[str, Any]) -> TraceOutput:
+    scope = instrumentation_scope()
+    transport = ProcessorTransport(provider, scope)
+    limits = limits_of(getattr(provider, "_span_limits", None))
+    pipeline = SpanPipeline(transport, resource=provider.resource, scope=scope, limits=limits, **options)
+    return TraceOutput(provider, pipeline, shared=False)
+
+
+def _through_exporter(exporter: SpanExporter, options: dict[str, Any]) -> TraceOutput:
+    scope, resource = instrumentation_scope(), default_resource()
+    transport = ReadableTransport(exporter, resource, scope)
+    pipeline = SpanPipeline(transport, resource=resource, scope=scope, **options)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(_PipelineProcessor(pipeline))
+    return TraceOutput(provider, pipeline, shared=False)
+
+
+def _through_our_own(options: dict[str, Any], given: Mapping[str, Any] | None = None) -> TraceOutput | None:
+    provider, processor = _Own.tracer_provider, _Own.processor
+    if provider is not None and processor is not None and not processor.pipeline.closed:
+        return TraceOutput(provider, processor.pipeline, shared=True)
+    names = exporter_names("traces")
+    if not names:
+        return None
+    given = given or {}
+    resource = provider.resource if provider is not None else default_resource(given.get("resource"))
+    pipelines = [
+        SpanPipeline(
+            _transport(name, given.get("otlp", {}), resource),
+            resource=resource,
+            scope=instrumentation_scope(),
+            **_batch_options(),
+            **options,
+        )
+        for name in names
+    ]
+    pipeline = pipelines[0] if len(pipelines) == 1 else FanOut(pipelines)
+    if provider is not None and processor is not None:
+        processor.pipeline = pipeline  # ours was shut down; it serves again
+    else:
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False, sampler=given.get("sampler"))
+        processor = _PipelineProcessor(pipeline)
+        provider.add_span_processor(processor)
+        trace.set_tracer_provider(provider)
+        _Own.tracer_provider, _Own.processor = provider, processor
+        _watch_forks()
+    return TraceOutput(provider, pipeline, shared=True)
+
+
+def _transport(name: str, otlp: Mapping[str, Any], resource: Resource) -> Transport:
+    if name in _OTLP_PROTOCOLS:
+        protocol = _OTLP_PROTOCOLS[name]
+        return OtlpTransport(read_settings("traces", **{"protocol": protocol, **otlp}))
+    exporter = _entry_point("opentelemetry_traces_exporter", "OTEL_TRACES_EXPORTER", name)
+    return ReadableTransport(exporter(), resource, instrumentation_scope())
+
+
+_OTLP_PROTOCOLS = {"otlp": None, "otlp_proto_grpc": "grpc", "otlp_proto_http": "http/protobuf"}
+
+
+def _batch_options() -> dict[str, Any]:
+    """What OTEL_BSP_* says of our queue: the delay and the size of a batch. Its bound is in bytes, ours."""
+    options: dict[str, Any] = {}
+    delay_ms = milliseconds("OTEL_BSP_SCHEDULE_DELAY")
+    batch = whole_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
+    if delay_ms is not None:
+        options["linger_s"] = delay_ms / 1000
+    if batch is not None:
+        options["max_batch_spans"] = batch
+    return options
+
+
+def _configured_tracer_provider() -> Any:
+    """The global provider, None where it is still the API's placeholder."""
+    provider = trace.get_tracer_provider()
+    return None if isinstance(provider, trace.ProxyTracerProvider) else provider
+
+
+def _entry_point(group: str, variable: str, name: str) -> Any:
+    found = metadata.entry_points(group=group)
+    for entry in found:
+        if entry.name == name:
+            return entry.load()
+    if name == "prometheus":
+        raise MissingExtraError("opentelemetry-exporter-prometheus", "prometheus")
+    allowed = sorted({"none", "otlp", *(entry.name for entry in found)})
+    raise InvalidOptionError(f"{variable}={name!r}: allowed are {', '.join(allowed)}")
+
+
+# --- metrics ---------------------------------------------------------------------------------------------
+
+
+def meter_provider_for_metrics(*, exit_timeout_s: float = 5.0) -> Any:
+    """Where metrics go: the global provider that the user configured, else our own; None when metrics are off.
+
+    Ours exports every second (OTEL_METRIC_EXPORT_INTERVAL wins) and once more at exit, within `exit_timeout_s`.
+    Raises `InvalidOptionError` and `MissingExtraError`.
+    """
+    if sdk_disabled():
+        return None
+    with _Own.lock:
+        configured = metrics.get_meter_provider()
+        # The placeholder's class is private, hence by name.
+        if type(configured).__name__ != "_ProxyMeterProvider":
+            return configured
+        return _own_meter_provider({}, exit_timeout_s)
+
+
+def _own_meter_provider(given: Mapping[str, Any], exit_timeout_s: float) -> MeterProvider | None:
+    names = exporter_names("metrics")
+    if not names:
+        return None
+    readers = [_metric_reader(name, given.get("otlp", {}), given.get("interval_ms")) for name in names]
+    tracer_provider = _Own.tracer_provider
+    resource = tracer_provider.resource if tracer_provider else default_resource(given.get("resource"))
+    provider = MeterProvider(
+        metric_readers=readers, resource=resource, shutdown_on_exit=False, views=given.get("views", ())
+    )
+    metrics.set_meter_provider(provider)
+    _Own.meter_provider = provider
+    _watch_forks()
+    # The last collection is quick, and is tried even when spans have used up the time.
+    on_exit(lambda left_s: provider.shutdown(timeout_millis=max(left_s, 0.1) * 1000), METRICS, exit_timeout_s)
+    return provider
+
+
+def _metric_reader(name: str, otlp: Mapping[str, Any], interval_ms: float | None) -> MetricReader:
+    interval_ms = interval_ms or milliseconds("OTEL_METRIC_EXPORT_INTERVAL") or _METRIC_INTERVAL_MS
+    if name in _OTLP_PROTOCOLS:
+        from .metricexport import OtlpMetricExporter, OtlpMetricReader
+
+        settings = read_settings("metrics", **{"protocol": _OTLP_PROTOCOLS[name], **otlp})
+        return OtlpMetricReader(OtlpMetricExporter(settings), export_interval_millis=interval_ms)
+    kind = _entry_point("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)
+    if issubclass(kind, MetricReader):
+        reader: MetricReader = kind()
+        return reader
+    return PeriodicExportingMetricReader(kind(), export_interval_millis=interval_ms)
+
+
+# --- public ----------------------------------------------------------------------------------------------
+
+
+def check_environment(*, traces: bool = True, metrics_too: bool = True) -> None:
+    """Raise the `InvalidOptionError` that setting up would raise, without setting anything up.
+
+    A signal whose global provider the user configured is not looked at: its variables were read already.
+    """
+    if sdk_disabled():
+        return
+    if traces and _configured_tracer_provider() is None:
+        _batch_options()
+        _check_exporters("traces", "opentelemetry_traces_exporter")
+    if metrics_too and type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider":
+        milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
+        _check_exporters("metrics", "opentelemetry_metrics_exporter")
+
+
+def _check_exporters(signal: str, group: str) -> None:
+    for name in exporter_names(signal):
+        if name in _OTLP_PROTOCOLS:
+            read_settings(signal, protocol=_OTLP_PROTOCOLS[name])
+        else:
+            _entry_point(group, f"OTEL_{signal.upper()}_EXPORTER", name)
+
+
+def setup(
+    *,
+    service_name: str | None = None,
+    resource: Mapping[str, Any] | None = None,
+    endpoint: str | None = None,
+    protocol: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+    compression: str | None = None,
+    insecure: bool | None = None,
+    sampler: Sampler | None = None,
+    views: Sequence[Any] = (),
+    traces: bool = True,
+    metrics: bool = True,
+    metric_interval_s: float | None = None,
+    on_full: str = "block",
+    max_bytes: int = MAX_BYTES,
+    block_timeout_s: float = 1.0,
+    exit_timeout_s: float = 5.0,
+) -> Providers:
+    """Set up our global providers with explicit values; what is not given, the OTEL_* variables say.
+
+    Call it before the first event, once; `OTelLog` then uses what it made. `endpoint` is the base for all signals
+    ("http://host:4317"), `protocol` "grpc" or "http/protobuf", `timeout_s` that of one try, `resource` further
+    attributes of the process. For the last four see `SpanPipeline`.
+    Raises `ConcurrencyViolationError` when a global provider exists already, and `InvalidOptionError`.
+    """
+    attributes = {**(resource or {}), **({"service.name": service_name} if service_name else {})}
+    otlp = {
+        "endpoint": endpoint,
+        "protocol": protocol,
+        "headers": headers,
+        "timeout": timeout_s,
+        "compression": compression,
+        "insecure": insecure,
+    }
+    given = {
+        "otlp": {key: value for key, value in otlp.items() if value is not None},
+        "resource": attributes,
+        "sampler": sampler,
+        "views": views,
+        "interval_ms": None if metric_interval_s is None else _interval_ms(metric_interval_s),
+    }
+    options: dict[str, Any] = {"on_full": on_full, "max_bytes": max_bytes}
+    options.update(block_timeout_s=block_timeout_s, exit_timeout_s=exit_timeout_s)
+    if sdk_disabled():
+        return Providers(None, None)
+    with _Own.lock:
+        _refuse_second(traces, metrics)
+        output = _through_our_own(options, given) if traces else None
+        meters = _own_meter_provider(given, exit_timeout_s) if metrics else None
+    return Providers(output.provider if output else None, meters)
+
+
+def _interval_ms(interval_s: float) -> float:
+    if isinstance(interval_s, bool) or not isinstance(interval_s, (int, float)) or interval_s <= 0:
+        raise InvalidOptionError(f"metric_interval_s={interval_s!r}: give a number of seconds greater than 0")
+    return interval_s * 1000.0
+
+
+def _refuse_second(traces: bool, meters: bool) -> None:
+    advice = "call setup() before the first event and before any other OpenTelemetry setup, or use what is there"
+    if traces and _configured_tracer_provider() is not None:
+        raise ConcurrencyViolationError(f"a global tracer provider exists already: {advice}")
+    if meters and type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider":
+        raise ConcurrencyViolationError(f"a global meter provider exists already: {advice}")
+
+
+def _watch_forks() -> None:
+    """Called after a provider was made: newer providers renew their resource in a hook of their own, before ours."""
+    if hasattr(os, "register_at_fork") and not _Own.watching:
+        _Own.watching = True
+        os.register_at_fork(after_in_child=_refresh_after_fork)
+
+
+def _refresh_after_fork() -> None:
+    """A child process is an instance of its own."""
+    _Own.lock = threading.RLock()
+    fresh = process_resource()
+    for provider in (_Own.tracer_provider, _Own.meter_provider):
+        if provider is not None and callable(getattr(provider, "_update_resource", None)):
+            provider._update_resource(fresh)
+        elif isinstance(provider, TracerProvider):
+            provider._resource = provider.resource.merge(fresh)
+    if _Own.tracer_provider is None or _Own.processor is None:
+        return
+    pipeline = _Own.processor.pipeline
+    for part in pipeline.pipelines if isinstance(pipeline, FanOut) else [pipeline]:
+        part.resource = _Own.tracer_provider.resource
