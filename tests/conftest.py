@@ -1,0 +1,74 @@
+"""What all tests share: the real back ends, and the clean state around each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import backends
+
+_STATE = pytest.StashKey["Readiness"]()
+
+
+class Readiness:
+    """Whether the back ends can be had: one of `backend` and `reason` is set."""
+
+    def __init__(self, backend: backends.Backend | None = None, reason: str = "") -> None:
+        self.backend, self.reason, self.skipped = backend, reason, 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses the fixture `stack` carries the marker, and runs last: quick failures come first."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.stack)
+    items.sort(key=lambda item: item.get_closest_marker("stack") is not None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Find and build the back ends before the first test: a build takes minutes and is not a test's time."""
+    config = session.config
+    if config.option.collectonly or not any(item.get_closest_marker("stack") for item in session.items):
+        return
+    try:
+        backend = backends.find_backend()
+        with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            backend.prepare()
+        config.stash[_STATE] = Readiness(backend)
+    except (backends.NoBackend, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if backends.required():
+            pytest.exit(f"the real back ends are required (TIMESPAN_REQUIRE_STACK): {reason}", returncode=1)
+        config.stash[_STATE] = Readiness(reason=reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say loudly what was not tested, and what to install."""
+    state = config.stash.get(_STATE, None)
+    if state is not None and state.skipped:
+        terminalreporter.section("NOT TESTED: collector, Jaeger, Prometheus", sep="!", yellow=True, bold=True)
+        terminalreporter.line(f"{state.skipped} tests of the real back ends were skipped: {state.reason}")
+
+
+@pytest.fixture(scope="session")
+def _running_stack(request: pytest.FixtureRequest) -> Iterator[backends.Stack | None]:
+    backend = request.config.stash[_STATE].backend
+    if backend is None:
+        yield None
+        return
+    try:
+        yield backends.Stack(backend)
+    finally:
+        backend.down()
+
+
+@pytest.fixture
+def stack(_running_stack: backends.Stack | None, request: pytest.FixtureRequest) -> backends.Stack:
+    """The real collector, Jaeger and Prometheus with the project's files, shared by all tests of the run."""
+    if _running_stack is None:
+        state = request.config.stash[_STATE]
+        state.skipped += 1
+        pytest.skip(state.reason)
+    return _running_stack

@@ -1,0 +1,150 @@
+"""The collector with our file: bursts, crashes, exemplars, and Jaeger's Monitor page."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from tests.backends import Stack, eventually, get_json
+
+
+class Acknowledged(SpanExporter):
+    """Hands spans on and remembers which batches the collector took."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.inner = OTLPSpanExporter(endpoint=endpoint, insecure=True)
+        self.span_ids: set[str] = set()
+
+    def export(self, spans: list[ReadableSpan]) -> SpanExportResult:  # type: ignore[override]
+        result = self.inner.export(spans)
+        if result is SpanExportResult.SUCCESS:
+            self.span_ids |= {format(span.context.span_id, "016x") for span in spans}
+        return result
+
+
+@pytest.fixture
+def service() -> str:
+    """A service name of the test's own."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def tracer_provider(service: str) -> Iterator[TracerProvider]:
+    """A provider without processors: the tests hand its spans to an exporter themselves."""
+    provider = TracerProvider(resource=Resource.create({"service.name": service}))
+    yield provider
+    provider.shutdown()
+
+
+def ended_spans(provider: TracerProvider, count: int) -> list[ReadableSpan]:
+    """A root and its children, all ended."""
+    tracer = provider.get_tracer("tests")
+    with tracer.start_as_current_span("root") as root:
+        children = [tracer.start_span(f"child {i % 7}") for i in range(count - 1)]
+        for child in children:
+            child.end()
+    return [*children, root]  # type: ignore[list-item]
+
+
+def test_a_large_burst_arrives(stack: Stack, service: str, tracer_provider: TracerProvider) -> None:
+    """30,000 spans sent as fast as the collector takes them are all in Jaeger."""
+    exporter = Acknowledged(stack.otlp_grpc)
+    for _ in range(10):
+        spans = ended_spans(tracer_provider, 3000)
+        assert exporter.export(spans) is SpanExportResult.SUCCESS
+    assert len(exporter.span_ids) == 30_000
+    eventually(lambda: len(stack.span_ids(service)) == 30_000, every=0.5)
+
+
+def test_a_large_message_fits(stack: Stack, service: str, tracer_provider: TracerProvider) -> None:
+    """One message of more than gRPC's usual 4 MiB is taken, and Jaeger takes what becomes of it."""
+    exporter = Acknowledged(stack.otlp_grpc)
+    with tracer_provider.get_tracer("tests").start_as_current_span("large") as span:
+        span.set_attribute("text", "x" * 6_000_000)
+    assert exporter.export([span]) is SpanExportResult.SUCCESS  # type: ignore[list-item]
+    eventually(lambda: stack.span_ids(service) == exporter.span_ids)
+
+
+@pytest.mark.parametrize("program", ["otelcol", "jaeger"])
+def test_a_crash_loses_nothing_acknowledged(
+    stack: Stack, program: str, service: str, tracer_provider: TracerProvider
+) -> None:
+    """SIGKILL of the collector, or of Jaeger, in the middle of a stream: what the collector took arrives.
+
+    Jaeger keeps traces in memory: of its own crash, what was sent afterwards has to arrive.
+    """
+    exporter = Acknowledged(stack.otlp_grpc)
+    going = threading.Event()
+    stop = threading.Event()
+
+    def stream() -> None:
+        while not stop.is_set():
+            exporter.export(ended_spans(tracer_provider, 200))
+            going.set()
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    try:
+        assert going.wait(30)
+        eventually(lambda: len(exporter.span_ids) > 2000)
+        stack.kill(program)
+        lost = set(exporter.span_ids) if program == "jaeger" else set()
+        before = len(exporter.span_ids)
+        stack.start(program)
+        eventually(lambda: len(exporter.span_ids) > before + 1000)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
+    kept = exporter.span_ids - lost
+    eventually(lambda: kept <= stack.span_ids(service), every=0.5)
+
+
+def test_metrics_carry_exemplars(stack: Stack, service: str, tracer_provider: TracerProvider) -> None:
+    """A histogram recorded inside of a span leads from Prometheus to that span's trace."""
+    reader = PeriodicExportingMetricReader(
+        OTLPMetricExporter(endpoint=stack.otlp_grpc, insecure=True), export_interval_millis=86_400_000
+    )
+    meters = MeterProvider([reader], resource=Resource.create({"service.name": service}))
+    histogram = meters.get_meter("tests").create_histogram("test.duration", "s")
+    traces = set()
+    query = f'test_duration_seconds_bucket{{service_name="{service}"}}'
+
+    def exemplars() -> list[dict[str, object]]:
+        with tracer_provider.get_tracer("tests").start_as_current_span("observed") as span:
+            traces.add(format(span.get_span_context().trace_id, "032x"))
+            histogram.record(0.25)
+        meters.force_flush()
+        return stack.exemplars(query)
+
+    found = eventually(exemplars, every=1.0)
+    meters.shutdown()
+    assert {e["labels"]["trace_id"] for e in found} <= traces  # type: ignore[index]
+
+
+def test_monitor_page_has_data(stack: Stack, service: str, tracer_provider: TracerProvider) -> None:
+    """Jaeger's Monitor page finds calls and latencies of internal spans, through the span metrics."""
+    exporter = Acknowledged(stack.otlp_grpc)
+
+    def points(metric: str, **more: object) -> list[dict[str, object]]:
+        exporter.export(ended_spans(tracer_provider, 50))
+        answer = get_json(
+            f"{stack.jaeger}/api/metrics/{metric}", service=service, spanKind="internal", groupByOperation="true",
+            endTs=int(time.time() * 1000), lookback=600_000, step=5000, ratePer=60_000, **more,
+        )  # fmt: skip
+        values = [m for series in answer["metrics"] for m in series["metricPoints"]]
+        return [v for v in values if v["gaugeValue"]["doubleValue"] not in (0, "NaN")]
+
+    eventually(lambda: points("calls"), every=1.0)
+    eventually(lambda: points("latencies", quantile=0.95), every=1.0)

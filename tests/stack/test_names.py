@@ -1,0 +1,67 @@
+"""The names of our instruments, through the real collector into the real Prometheus."""
+
+from __future__ import annotations
+
+import uuid
+
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+
+from otel_timespan.otel.semconv import INSTRUMENTS
+from tests.backends import Stack, eventually, get_json
+from tests.stack.naming import label_name, series_names
+
+
+def record_each(provider: MeterProvider) -> None:
+    """One measurement with every instrument of the catalogue, with all of its attributes."""
+    meter = provider.get_meter("otel_timespan")
+    for instrument in INSTRUMENTS:
+        attributes = {key: "x" for key in instrument.attributes}
+        described = (instrument.name, instrument.unit, instrument.description)
+        if instrument.kind == "gauge":
+            meter.create_gauge(*described).set(1, attributes)
+        elif instrument.kind == "histogram":
+            meter.create_histogram(*described).record(1, attributes)
+        elif instrument.kind == "updown":
+            meter.create_up_down_counter(*described).add(1, attributes)
+        else:
+            meter.create_counter(*described).add(1, attributes)
+
+
+def test_names_in_prometheus(stack: Stack) -> None:
+    """Every instrument of the catalogue arrives under the name, and with the labels, that the dashboards use."""
+    service = f"test-{uuid.uuid4().hex[:12]}"
+    reader = PeriodicExportingMetricReader(
+        OTLPMetricExporter(endpoint=stack.otlp_grpc, insecure=True), export_interval_millis=86_400_000
+    )
+    provider = MeterProvider([reader], resource=Resource.create({"service.name": service}))
+    record_each(provider)
+    provider.shutdown()
+    expected = {name for instrument in INSTRUMENTS for name in series_names(instrument)}
+
+    def found() -> dict[str, set[str]]:
+        series = get_json(f"{stack.prometheus}/api/v1/series", **{"match[]": f'{{service_name="{service}"}}'})["data"]
+        labels: dict[str, set[str]] = {}
+        for one in series:
+            labels.setdefault(one["__name__"], set()).update(one)
+        return labels
+
+    labels = eventually(lambda: (names := found()) and expected <= names.keys() and names)
+    assert {name for name in labels if name.startswith("timespan_")} == expected
+    for instrument in INSTRUMENTS:
+        for name in series_names(instrument):
+            assert {label_name(key) for key in instrument.attributes} <= labels[name], name
+
+
+def test_names_that_people_know() -> None:
+    """Some names in full, so that a change of the translation does not pass unseen."""
+    names = {instrument.name: series_names(instrument)[0] for instrument in INSTRUMENTS}
+    assert names["timespan.bytes_allocd"] == "timespan_bytes_allocd"
+    assert names["timespan.worker.saturation"] == "timespan_worker_saturation"
+    assert names["timespan.task.count"] == "timespan_task_count_total"
+    assert names["timespan.task.duration"] == "timespan_task_duration_seconds_bucket"
+    assert names["timespan.task.wait"] == "timespan_task_wait_seconds_bucket"
+    assert names["timespan.system.memory.free"] == "timespan_system_memory_free_ratio"
+    assert names["timespan.move.io"] == "timespan_move_io_bytes_total"
