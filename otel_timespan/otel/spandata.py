@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 __all__ = ["ERROR", "OK", "UNSET", "AttributeValue", "EventData", "LinkData", "SpanData"]
 
-AttributeValue = Union[str, bool, int, float, Sequence[str], Sequence[bool], Sequence[int], Sequence[float]]
+AttributeValue = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 
 UNSET, OK, ERROR = 0, 1, 2
 """Status codes, OTLP's numbers."""

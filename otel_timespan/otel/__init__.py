@@ -1,0 +1,51 @@
+"""The OpenTelemetry bridge: events become spans and metrics. See docs/otel-catalogue.md for every name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .aggregator import OTelAggregator
+    from .log import OTelLog
+    from .replay import replay
+    from .runs import dag
+    from .semconv import catalogue
+    from .setup import setup
+
+__all__ = ["OTelAggregator", "OTelLog", "catalogue", "dag", "replay", "setup"]
+
+_HOMES = {
+    "OTelAggregator": ".aggregator",
+    "OTelLog": ".log",
+    "catalogue": ".semconv",
+    "dag": ".runs",
+    "replay": ".replay",
+    "setup": ".setup",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+class _Package(types.ModuleType):
+    """Importing the files setup.py and replay.py would hide the functions of these names: it does not."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,192 @@
+"""What an `OTelLog` sends through: the spans' pipeline, the sampler, and the meter provider.
+
+`check_options` finds at construction what can't work; `connect` opens it all at the first event.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanKind
+
+from ..errors import InvalidOptionError
+from ..timespans.recorder import warn_once
+from .pipeline import ON_FULL
+from .readable import Limits, limits_of
+from .runs import Sampled
+from .setup import (
+    TraceOutput,
+    check_environment,
+    instrumentation_scope,
+    meter_provider_for_metrics,
+    provider_for_traces,
+)
+from .spandata import SpanData
+from .transport import ProcessorTransport
+
+__all__ = ["Backend", "Options", "check_options", "connect"]
+
+_log = logging.getLogger("otel_timespan")
+
+
+class Options(NamedTuple):
+    """The checked options of an `OTelLog` that concern sending."""
+
+    tracer_provider: Any
+    meter_provider: Any
+    span_exporter: Any
+    metrics: bool
+    on_full: str
+    max_bytes: int
+    block_timeout_s: float
+    exit_timeout_s: float
+    root_quiet_s: float
+
+
+def check_options(**given: Any) -> Options:
+    """Raises `InvalidOptionError` naming the option, or the `OTEL_*` variable, that can't work."""
+    options = Options(**given)
+    if options.tracer_provider is not None and options.span_exporter is not None:
+        raise InvalidOptionError("give tracer_provider or span_exporter, not both")
+    if options.tracer_provider is not None:
+        ProcessorTransport(options.tracer_provider, instrumentation_scope())
+    if options.span_exporter is not None and not callable(getattr(options.span_exporter, "export", None)):
+        raise InvalidOptionError(f"span_exporter is a SpanExporter with a method export, not {options.span_exporter!r}")
+    if options.meter_provider is not None and not callable(getattr(options.meter_provider, "get_meter", None)):
+        raise InvalidOptionError(f"meter_provider is a MeterProvider, not {options.meter_provider!r}")
+    if not isinstance(options.metrics, bool):
+        raise InvalidOptionError(f"metrics is True or False, not {options.metrics!r}")
+    if options.on_full not in ON_FULL:
+        raise InvalidOptionError(f"on_full is one of {', '.join(ON_FULL)}, not {options.on_full!r}")
+    if isinstance(options.max_bytes, bool) or not isinstance(options.max_bytes, int) or options.max_bytes < 1:
+        raise InvalidOptionError(f"max_bytes is a number of bytes greater than 0, not {options.max_bytes!r}")
+    for name in ("block_timeout_s", "exit_timeout_s", "root_quiet_s"):
+        value = getattr(options, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise InvalidOptionError(f"{name} is a number of seconds, at least 0, not {value!r}")
+    check_environment(
+        traces=options.tracer_provider is None and options.span_exporter is None,
+        metrics_too=options.metrics and options.meter_provider is None,
+    )
+    return options
+
+
+def connect(options: Options) -> Backend | None:
+    """Open what the options and variables say; None when neither spans nor metrics are wanted."""
+    output = provider_for_traces(
+        tracer_provider=options.tracer_provider,
+        span_exporter=options.span_exporter,
+        on_full=options.on_full,
+        max_bytes=options.max_bytes,
+        block_timeout_s=options.block_timeout_s,
+        exit_timeout_s=options.exit_timeout_s,
+    )
+    meter_provider = options.meter_provider if options.metrics else None
+    if options.metrics and meter_provider is None:
+        try:
+            meter_provider = meter_provider_for_metrics(exit_timeout_s=options.exit_timeout_s)
+        except Exception:
+            warn_once(connect, "metrics can't be set up; spans are sent all the same")
+    if output is None and meter_provider is None:
+        return None
+    return Backend(output, meter_provider)
+
+
+class Backend:
+    """Where one log sends. Without `output` no run is sampled, so that metrics alone stay exact."""
+
+    def __init__(self, output: TraceOutput | None, meter_provider: Any) -> None:
+        self.meter_provider = meter_provider
+        self._output = output
+        provider = output.provider if output is not None else None
+        self.sampler = getattr(provider, "sampler", None)
+        self.resource: Resource | None = getattr(provider, "resource", None)
+        self.scope: InstrumentationScope = instrumentation_scope()
+        self.limits: Limits = limits_of(getattr(provider, "_span_limits", None))
+        ids = getattr(provider, "id_generator", None)
+        self._ids: IdGenerator = ids if isinstance(ids, IdGenerator) else RandomIdGenerator()
+        self.on_start: Callable[[Any, Any], None] | None = None
+        if isinstance(getattr(getattr(output, "pipeline", None), "transport", None), ProcessorTransport):
+            self.on_start = _starter(provider)
+
+    def new_trace_id(self) -> int:
+        """Random, by the provider's generator."""
+        return self._ids.generate_trace_id()
+
+    def new_span_id(self) -> int:
+        """Random, for roots only: all other ids are derived."""
+        return self._ids.generate_span_id()
+
+    def sample(self, above: Any, trace_id: int, name: str, attributes: Mapping[str, Any]) -> Sampled:
+        """The head sampler's word on a root whose parent context is `above`. One that raises takes all."""
+        if self._output is None:
+            return Sampled(0)
+        if self.sampler is None:
+            return Sampled(1)
+        try:
+            result = self.sampler.should_sample(above, trace_id, name, SpanKind.INTERNAL, attributes, ())
+            state = result.trace_state.to_header() if result.trace_state else ""
+            return Sampled(int(result.decision.is_sampled()), state, dict(result.attributes or {}))
+        except Exception:
+            warn_once(self.sampler, "the sampler raised; the run is taken")
+            return Sampled(1)
+
+    def put(self, spans: list[SpanData]) -> None:
+        """Hand finished spans on."""
+        if self._output is not None:
+            self._output.pipeline.put(spans)
+
+    def account(self) -> tuple[int, int, dict[str, int]]:
+        """(exported, pending, {reason: dropped}) of one moment."""
+        if self._output is None:
+            return 0, 0, {}
+        stats = self._output.pipeline.stats()
+        return stats.exported, stats.pending, dict(stats.dropped)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send spans, then metrics, within the time."""
+        deadline = time.monotonic() + timeout_s
+        sent = self._output is None or self._output.pipeline.flush(timeout_s)
+        flush = getattr(self.meter_provider, "force_flush", None)
+        if callable(flush):
+            left_ms = max(1.0, (deadline - time.monotonic()) * 1000)
+            sent = self._flush_metrics(flush, left_ms) and sent
+        return sent
+
+    def _flush_metrics(self, flush: Callable[[float], Any], timeout_ms: float) -> bool:
+        try:
+            return flush(timeout_ms) is not False
+        except Exception as error:
+            _log.info("metrics could not be flushed: %s", error)  # their exporter says why, once
+            return False
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is left, and close what is ours alone."""
+        if self._output is not None:
+            self._output.close(timeout_s)
+
+
+def _starter(provider: Any) -> Callable[[Any, Any], None] | None:
+    """What tells the user's span processors of a body's start; None when none of them listens."""
+    processor = getattr(provider, "_active_span_processor", None)
+    if processor is None:
+        return None
+
+    def start(span: Any, parent_context: Any) -> None:
+        for one in getattr(processor, "_span_processors", (processor,)):
+            # The SDK's own processors do nothing at a start.
+            if type(one).__module__.startswith("opentelemetry.sdk."):
+                continue
+            try:
+                one.on_start(span, parent_context)
+            except Exception:
+                warn_once(one, "the span processor %s raised in on_start", type(one).__name__)
+
+    return start

@@ -1,0 +1,458 @@
+"""`OTelLog`: the sink whose events become OpenTelemetry spans and metrics.
+
+    hot path                         drain thread                              exporter thread
+    on_submit ─▶ Runs.submit         Journal ─▶ process(events)
+    on_body   ─▶ BodySpan            ├▶ SpanMapper ─▶ SpanData ─▶ redact ─▶ SpanPipeline ─▶ OTLP
+    append    ─▶ Journal             └▶ LogMetrics ─▶ instruments
+
+Nothing here raises into user code: what goes wrong is logged once, counted, and the program goes on.
+Where to send is found out at the first event (ruling 39), so that a provider that is configured after
+the sink is still used.
+
+Sources: design/otel-model.md; rulings 33-46.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_context
+
+from ..errors import InvalidOptionError
+from ..timespans import sinks
+from ..timespans.journal import Journal
+from ..timespans.model import Event
+from ..timespans.recorder import Recorder, warn_once
+from . import ids, semconv
+from .backend import Backend, check_options, connect
+from .bodyspan import BodySpan, span_context
+from .gauges import ConsumerGauges
+from .ids import Root, TraceParent
+from .mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
+from .metrics import PREPARE_S, LogMetrics, hub_for
+from .plain import Enclosing, is_program
+from .redact import Redact, redacted
+from .runs import Run, Runs, Sampled, current_run, tracing_logs
+from .shutdown import SOURCES, on_exit
+from .spandata import SpanData
+from .tasks import function_name
+
+__all__ = ["OTelLog"]
+
+
+class OTelLog(sinks.Sink):
+    """A sink that sends every task as spans, and the metrics of the scheduler, to OpenTelemetry.
+
+    `tracer_provider`, `meter_provider`: SDK providers to use; by default the global ones where configured,
+    else OTLP as the `OTEL_*` variables say. `span_exporter`: an SDK exporter to use instead for spans.
+    `detail`: "task", "phases" or "scheduler" (docs/otel-catalogue.md). `metrics`: whether to emit any.
+    `consumers`: which consumers feed gauges (default: all that have one). `on_full`: what a full queue
+    does, "block", "drop" or "spill"; `max_bytes` bounds it. `block_timeout_s`: how long a full queue may
+    hold the program up, in all per outage. `exit_timeout_s`: how long the last flush may take.
+    `root_quiet_s`: how long nothing must happen until a run that was not opened with `dag` ends.
+    `redact(key, text) -> text or None`: asked about every text that leaves. `clock`: monotonic ns.
+
+    Raises `InvalidOptionError` for options and `OTEL_*` variables that can't work. Thread-safe. It keeps no
+    log: `get_logs` raises `LogNotKeptError`. Source: design/api.md.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracer_provider: Any = None,
+        meter_provider: Any = None,
+        span_exporter: Any = None,
+        detail: str = "phases",
+        metrics: bool = True,
+        consumers: Iterable[Any] | None = None,
+        on_full: str = "block",
+        max_bytes: int = 64 << 20,
+        redact: Redact | None = None,
+        block_timeout_s: float = 1.0,
+        exit_timeout_s: float = 5.0,
+        root_quiet_s: float = 0.1,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._options = check_options(
+            tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+            span_exporter=span_exporter,
+            metrics=metrics,
+            on_full=on_full,
+            max_bytes=max_bytes,
+            block_timeout_s=block_timeout_s,
+            exit_timeout_s=exit_timeout_s,
+            root_quiet_s=root_quiet_s,
+        )
+        if detail not in DETAILS:
+            raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
+        for name, function in (("redact", redact), ("clock", clock)):
+            if function is not None and not callable(function):
+                raise InvalidOptionError(f"{name} is a function, not {function!r}")
+        self._gauges = None if consumers is None else ConsumerGauges(consumers)
+        self._detail, self._redact, self._clock = detail, redact, clock
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self._body_phase = ids.TASK if detail == "task" else ids.COMPUTE
+        self._backend: Backend | None = None
+        self._connecting = threading.RLock()
+        self._lock = threading.RLock()  # of the mapper and all counts
+        self._closed = False
+        self._failed = 0  # events that could not be mapped
+        self._lost = 0  # spans that could not be handed on
+        self._metrics: LogMetrics | None = None
+        self._unpacked: tuple[Any, TraceParent | None] = (None, None)  # the last parent: tasks of a run share it
+        self._start_empty()
+        self._enclosing = Enclosing(self._sample_plain)
+        self._force = False  # the next drain ends idle runs at once
+        self._journal = Journal(self._process)
+        self.recorder = Recorder(
+            self._append, put=self._journal.put, on_submit=self._on_submit, on_body=self._on_body, wants_cpu=True
+        )
+        self._forget_exit: Callable[[], None] = _nothing
+        tracing_logs.append(weakref.ref(self, _forget))
+
+    def _start_empty(self) -> None:
+        quiet_ns = int(self._options.root_quiet_s * 1e9)
+        self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
+        self._mapper = SpanMapper(self._runs, detail=self._detail, offset_ns=self._offset_ns)
+        self._mapper.observer = self._metrics
+        if self._metrics is not None:
+            self._metrics.mapper = self._mapper
+
+    def _after_fork(self) -> None:
+        """In a forked child: what was under way is the parent's."""
+        self._lock, self._connecting = threading.RLock(), threading.RLock()
+        self._start_empty()
+
+    # ---- the sink ------------------------------------------------------------------------------
+
+    def write_event(self, event: Event) -> None:
+        """Take one event."""
+        self.recorder.append(event)
+
+    def flush(self, timeout_s: float = 30.0) -> bool:
+        """Send all that ended before this call, metrics too; True when it arrived (or was refused) in time.
+
+        A run without tasks under way that was not opened with `dag` ends here.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            drained = self._drain_all(timeout_s)
+            backend = self._backend
+            if backend is None:
+                return drained
+            sent = drained and backend.flush(max(0.0, deadline - time.monotonic()))
+            return sent
+        except Exception:
+            warn_once(self, "flushing the OpenTelemetry log failed")
+            return False
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Close what is open as abandoned, send everything within `exit_timeout_s`, and take no more events."""
+        self._forget_exit()
+        if self._closed:
+            return
+        seconds = self._options.exit_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + seconds
+        try:
+            self._drain_all(seconds)
+            self._closed = True
+            self.recorder.append = self.recorder.put = _ignore
+            tracing_logs[:] = [ref for ref in tracing_logs if ref() is not self]
+            self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
+            self._abandon()
+            backend = self._backend
+            if backend is not None:
+                if self._metrics is not None:
+                    self._metrics.close()  # its counters stay, for the collections to come
+                backend.close(max(0.0, deadline - time.monotonic()))
+        except Exception:
+            warn_once(self, "closing the OpenTelemetry log failed")
+
+    def __enter__(self) -> OTelLog:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def stats(self) -> dict[str, Any]:
+        """The account of spans: `recorded` = `exported` + `sampled` + `pending` + the sum of `dropped`.
+
+        `sampled` were not built because their run is not sampled; `dropped` is {reason: count}. Events that
+        could not be mapped count as recorded and as dropped for the reason "error".
+        """
+        with self._lock:
+            backend = self._backend
+            exported, pending, dropped = backend.account() if backend is not None else (0, 0, {})
+            lost = self._lost + self._failed
+            if lost:
+                dropped["error"] = dropped.get("error", 0) + lost
+            sampled = self._mapper.sampled
+            recorded = exported + pending + sampled + sum(dropped.values())
+        return {
+            "recorded": recorded, "exported": exported, "sampled": sampled, "pending": pending, "dropped": dropped,
+        }  # fmt: skip
+
+    # ---- hooks of the scheduler ----------------------------------------------------------------
+
+    def _on_submit(self) -> tuple[Any, ...] | None:
+        try:
+            backend = self._backend or self._connect()
+            return self._runs.submit() if backend is not None and not self._closed else None
+        except Exception:
+            warn_once(OTelLog._on_submit, "the caller of a task could not be noted; the task joins no trace")
+            return None
+
+    def _on_body(
+        self, task_id: int, attempt: int, function: Any, label: str | None, packed: Any, start_ns: int
+    ) -> BodySpan | None:
+        """Make the body's span current in the body's own context, which is thrown away after it."""
+        try:
+            known, parent = self._unpacked
+            if known is not packed:
+                parent = ids.unpack(packed)
+                self._unpacked = (packed, parent)
+            if parent is None or self._closed:
+                return None
+            own = ids.span_id(parent.seed, task_id, self._body_phase, 0, attempt)
+            run = self._runs.find(parent.root)
+            if run is not None:
+                current_run.set(run)
+            if not parent.flags & 1:
+                context = span_context(parent.trace_id, own, 0, parent.trace_state)
+                otel_context.attach(set_span_in_context(NonRecordingSpan(context)))
+                return None
+            return self._enter_body(task_id, attempt, function, parent, own, start_ns)
+        except Exception:
+            warn_once(OTelLog._on_body, "a body runs without a current span")
+            return None
+
+    def _enter_body(
+        self, task_id: int, attempt: int, function: Any, parent: TraceParent, own: int, start_ns: int
+    ) -> BodySpan:
+        backend = self._backend
+        assert backend is not None
+        task = self._detail == "task"
+        name = function_name(function) if task else semconv.COMPUTE
+        above = parent.span_id if task else ids.span_id(parent.seed, task_id, ids.TASK, 0, attempt)
+        span = BodySpan(
+            name, parent.trace_id, own, above, parent.flags, parent.trace_state, start_ns + self._offset_ns,
+            backend.limits, backend.resource, backend.scope,
+        )  # fmt: skip
+        before = otel_context.get_current()
+        otel_context.attach(set_span_in_context(span, before))
+        if backend.on_start is not None:
+            backend.on_start(span, before)
+        return span
+
+    @property
+    def serves_scheduler(self) -> bool:
+        """Whether any task was seen."""
+        return self._mapper.saw_tasks
+
+    # ---- runs ----------------------------------------------------------------------------------
+
+    def open_run(self, name: str, attributes: Mapping[str, Any]) -> Run | None:
+        """A run for `with dag(...)`; None when nothing is to be sent."""
+        if self._closed or (self._backend or self._connect()) is None:
+            return None
+        return self._runs.open_explicit(name, attributes)
+
+    def leave_run(self, run: Run, error: BaseException | None) -> None:
+        """The block was left; the root ends when its tasks are done."""
+        run.error = error
+        run.left_ns = self._clock()
+        self._journal.append(_TICK)
+
+    def _open_root(self, name: str, start_ns: int, attributes: Mapping[str, Any], explicit: bool) -> Any:
+        backend = self._backend
+        assert backend is not None
+        above = otel_context.get_current() if explicit else otel_context.Context()
+        outer = get_current_span(above).get_span_context()
+        trace_id = outer.trace_id if outer.is_valid else backend.new_trace_id()
+        sampled = backend.sample(above, trace_id, name, attributes)
+        span_id = backend.new_span_id()
+        attributes = {**attributes, **sampled.attributes}
+        root = Root(span_id, name, start_ns, outer.span_id if outer.is_valid else 0, attributes, explicit)
+        parent = TraceParent(trace_id, span_id, sampled.flags, sampled.trace_state, self._runs.seed, root)
+        if not sampled.flags & 1:
+            return parent, NonRecordingSpan(span_context(trace_id, span_id, 0, sampled.trace_state))
+        span = BodySpan(
+            name, trace_id, span_id, root.parent_id, sampled.flags, sampled.trace_state, start_ns + self._offset_ns,
+            backend.limits, backend.resource, backend.scope,
+        )  # fmt: skip
+        if explicit and backend.on_start is not None:
+            backend.on_start(span, above)
+        return parent, span
+
+    def _sample_plain(self, trace_id: int, name: str) -> Sampled:
+        backend = self._backend
+        assert backend is not None
+        return backend.sample(otel_context.Context(), trace_id, name, {})
+
+    # ---- the drain -----------------------------------------------------------------------------
+
+    def _append(self, record: Any) -> None:
+        try:
+            if self._backend is None and self._connect() is None:
+                return
+            if type(record) is Event and is_program(record, SCHEDULER_CATEGORIES):
+                record = self._enclosing.place(record)
+        except Exception:
+            warn_once(self, "an event could not be placed in a trace")
+        self._journal.append(record)
+
+    def _process(self, events: list[Event]) -> None:
+        """Called by the journal, never twice at once."""
+        out: list[SpanData] = []
+        with self._lock:
+            feed, metrics = self._mapper.feed_into, self._metrics
+            if metrics is not None:
+                metrics.begin_batch()
+            for event in events:
+                try:
+                    feed(event, out)
+                    if metrics is not None:
+                        metrics.feed(event)
+                except Exception:
+                    self._failed += 1
+                    warn_once(self._mapper, "an event could not be turned into spans: %.300r", event)
+            self._end_runs(self._runs.tick(self._force), out)
+            self._force = False
+            waiting = self._runs.idle_but_open()
+        self._deliver(out)
+        if waiting and not self._closed:
+            self._journal.put(_TICK)  # come back: a run ends when it has been quiet
+
+    def _end_runs(self, runs: Iterable[Run], out: list[SpanData]) -> None:
+        for run in runs:
+            try:
+                out += self._mapper.end_run(run)
+                if self._metrics is not None:
+                    self._metrics.run_done(run)
+            except Exception:
+                self._failed += 1
+                warn_once(self._runs, "the root of a run could not be built")
+
+    def _deliver(self, spans: list[SpanData]) -> None:
+        if not spans:
+            return
+        backend = self._backend
+        try:
+            if backend is None:
+                self._lost += len(spans)
+                return
+            if self._redact is not None:
+                redact = self._redact
+                spans = [redacted(redact, span) for span in spans]
+            backend.put(spans)
+        except Exception:
+            self._lost += len(spans)
+            warn_once(self, "spans could not be handed to the exporter")
+
+    def _drain_all(self, timeout_s: float) -> bool:
+        """Process what happened so far, and end the runs that are idle; False if that took too long."""
+        deadline = time.monotonic() + timeout_s
+        self._journal.drain(timeout_s=timeout_s)
+        self._force = True
+        self._journal.append(_TICK)
+        return self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
+
+    def _abandon(self) -> None:
+        out: list[SpanData] = []
+        with self._lock:
+            out += self._mapper.abandon(self._clock())
+            self._end_runs(self._runs.end_all(), out)
+        self._deliver(out)
+
+    def _losses(self) -> int:
+        backend = self._backend
+        return self._lost + self._failed + (sum(backend.account()[2].values()) if backend is not None else 0)
+
+    # ---- where to send -------------------------------------------------------------------------
+
+    def _connect(self) -> Backend | None:
+        """Find out where to send; None when OpenTelemetry is switched off or that failed."""
+        with self._connecting:
+            if self._backend is not None or self._closed:
+                return self._backend
+            try:
+                backend = connect(self._options)
+                if backend is not None:
+                    self._start_metrics(backend)
+            except Exception:
+                warn_once(self, "the OpenTelemetry log can't be set up; nothing is sent")
+                backend = None
+            if backend is None:
+                self._closed = True
+                self.recorder.append = self.recorder.put = _ignore
+                return None
+            self._backend = backend
+            self._forget_exit = on_exit(self._close_at_exit, SOURCES, self._options.exit_timeout_s)
+            return backend
+
+    def _start_metrics(self, backend: Backend) -> None:
+        if backend.meter_provider is None:
+            return
+        try:
+            hub = hub_for(backend.meter_provider)
+            self._metrics = LogMetrics(
+                hub,
+                self._gauges if self._gauges is not None else ConsumerGauges(_default_consumers()),
+                clock=self._clock,
+                lock=self._lock,
+                prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
+                account=self.stats,
+                worker=lambda: sinks.this_worker(),
+            )
+            self._metrics.mapper = self._mapper
+            self._mapper.observer = self._metrics
+            hub.add(self._metrics)
+        except Exception:
+            warn_once(hub_for, "metrics can't be set up; spans are sent all the same")
+
+    def _close_at_exit(self, seconds: float) -> None:
+        self.close(seconds)
+
+
+def _default_consumers() -> list[Any]:
+    from .gauges import default_consumers
+
+    return default_consumers()
+
+
+def _expand_nothing(record: Any, out: list[Event]) -> None:
+    """A record that only makes the drain come by."""
+
+
+_TICK = (_expand_nothing,)
+
+
+def _ignore(record: Any) -> None:
+    """What a closed log does with records."""
+
+
+def _nothing() -> None:
+    """What a log that is not registered for the exit forgets."""
+
+
+def _after_fork() -> None:
+    for reference in tracing_logs:
+        log = reference()
+        if log is not None:
+            log._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _forget(reference: weakref.ref[Any]) -> None:
+    tracing_logs[:] = [ref for ref in tracing_logs if ref is not reference]

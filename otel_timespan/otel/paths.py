@@ -1,0 +1,52 @@
+"""The critical path of a run, found while it runs, in bounded memory.
+
+The longest path over dependencies, each task weighted by its own time (moves and compute). A path is a
+chain of nodes that successors share. Every `SEGMENT` nodes the chain before is flattened to a tuple of ids
+and what was before that is forgotten, so a path keeps its last 500 to 1,000 tasks, however long it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["Path", "extend"]
+
+SEGMENT = 500
+
+
+class Path:
+    """The heaviest path that ends with one task: `length_ns` in all, and the ids of its tasks."""
+
+    __slots__ = ("_before", "_count", "_earlier", "_task", "length_ns", "truncated")
+
+    def __init__(self, task: int, length_ns: int, before: Path | None) -> None:
+        self.length_ns = length_ns
+        self._task = task
+        self._before: Path | None = before
+        self._count = 1
+        self._earlier: tuple[int, ...] = ()
+        self.truncated = False
+        if before is None:
+            return
+        self._earlier, self.truncated, self._count = before._earlier, before.truncated, before._count + 1
+        if before._count == SEGMENT:
+            self.truncated = self.truncated or bool(before._earlier)
+            self._earlier, self._before, self._count = tuple(before._segment()), None, 1
+
+    def tasks(self) -> tuple[int, ...]:
+        """The ids in order, the last one being that of the task that it ends with."""
+        return (*self._earlier, *self._segment())
+
+    def _segment(self) -> list[int]:
+        ids = []
+        node: Path | None = self
+        while node is not None:
+            ids.append(node._task)
+            node = node._before
+        return ids[::-1]
+
+
+def extend(task: int, own_ns: int, upstreams: Iterable[Path]) -> Path:
+    """The heaviest path that ends with `task`, given those of its upstreams."""
+    longest = max(upstreams, key=lambda path: path.length_ns, default=None)
+    return Path(task, own_ns + (longest.length_ns if longest is not None else 0), longest)

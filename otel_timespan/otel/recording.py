@@ -1,0 +1,72 @@
+"""Recording into histograms at a fifth of the cost.
+
+`Histogram.record` costs 10 µs, five times a task: most of it hashes the same labels again. After a first
+public `record` the SDK keeps one aggregation object a label set; where it can be found and lives as long
+as the instrument, later values go there directly. Where it can't (another SDK, a view that drops labels,
+delta temporality) the public way is used for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry.context import Context
+
+__all__ = ["HistogramRecorder"]
+
+_EMPTY = Context()
+MAX_BOUND = 5000
+
+
+class _Value:
+    """What an aggregation reads of a measurement when it takes no exemplar."""
+
+    __slots__ = ("value",)
+    value: float
+
+
+class HistogramRecorder:
+    """Records values of one histogram. Not thread-safe: the log's lock guards it."""
+
+    def __init__(self, histogram: Any) -> None:
+        self._histogram = histogram
+        self._consumer = getattr(histogram, "_measurement_consumer", None)
+        self._storages: Any = None
+        self._bound: dict[tuple[Any, ...], tuple[Any, ...] | None] = {}
+        self._value = _Value()
+
+    def record(self, value: float, key: tuple[Any, ...], labels: Mapping[str, Any], context: Context | None) -> None:
+        """Record a value; with a `context` that holds a span, as an exemplar too. `key` stands for the labels."""
+        if self._storages is not getattr(self._consumer, "_reader_storages", None):
+            self._bound.clear()  # a reader came or went
+            self._storages = getattr(self._consumer, "_reader_storages", None)
+        bound = self._bound.get(key)
+        if context is not None or bound is None:
+            self._histogram.record(value, labels, context or _EMPTY)
+            if key not in self._bound and len(self._bound) < MAX_BOUND:
+                self._bound[key] = self._bind(labels)
+            return
+        self._value.value = value
+        for aggregation in bound:
+            aggregation.aggregate(self._value, False)
+
+    def _bind(self, labels: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """The aggregations of these labels, one a reader; None where the short way can't be taken."""
+        try:
+            return tuple(
+                _aggregation(match, labels)
+                for storage in self._storages.values()
+                for match in storage._get_or_init_view_instrument_match(self._histogram)
+            )
+        except (AttributeError, TypeError, LookupError):
+            return None
+
+
+def _aggregation(match: Any, labels: Mapping[str, Any]) -> Any:
+    if match._reset_on_collect or match._view._attribute_keys is not None:
+        raise LookupError("aggregations of this view come and go, or know other labels")
+    for aggregation in list(match._attributes_aggregation.values()):
+        if aggregation._attributes == labels:
+            return aggregation
+    raise LookupError("no aggregation has these labels")

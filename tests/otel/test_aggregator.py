@@ -1,0 +1,161 @@
+"""`OTelAggregator`: the streams of a MultiEventLog as metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+
+from otel_timespan import dagger as D
+from otel_timespan import events as E
+from otel_timespan import timespans as T
+from otel_timespan.errors import InvalidOptionError
+from otel_timespan.otel import OTelAggregator, OTelLog
+from otel_timespan.otel.aggregator import StreamSpec
+from tests.otel.stories import whole
+
+
+@pytest.fixture
+def reader() -> InMemoryMetricReader:
+    """A reader."""
+    return InMemoryMetricReader()
+
+
+@pytest.fixture
+def provider(reader: InMemoryMetricReader) -> Iterator[MeterProvider]:
+    """Its provider."""
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    yield provider
+    provider.shutdown()
+
+
+@pytest.fixture
+def log() -> Iterator[T.MultiEventLog]:
+    """A log of streams."""
+    with T.MultiEventLog() as log:
+        yield log
+
+
+def points(reader: InMemoryMetricReader) -> dict[str, dict[Any, Any]]:
+    """Instrument → {attribute values: value}."""
+    data = reader.get_metrics_data()
+    found: dict[str, dict[Any, Any]] = {}
+    for resource in data.resource_metrics if data is not None else ():
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                assert metric.name not in found
+                found[metric.name] = {
+                    tuple(p.attributes.values()): getattr(p, "value", p) for p in metric.data.data_points
+                }
+    return found
+
+
+def test_known_consumers_under_any_name(reader: Any, provider: MeterProvider, log: T.MultiEventLog) -> None:
+    """A consumer that has a gauge is known by its type, whatever its stream is called."""
+    log["held"], log["busy"], log["who"] = E.BytesAllocd(), E.WorkerSaturation(), E.ProcessorSaturation()
+    log["open"], log["free"], log["load"] = E.EventSaturation(), E.MemoryFree(), E.CPULoadAverages()
+    log["mem"] = E.CoreMetrics()  # named like another one's stream
+    log.aggregators["otel"] = OTelAggregator(meter_provider=provider)
+    context = D.eager_context()
+    context.log_sink = log
+    try:
+        task = D.spawn(bytes, 1000)
+        D.fetch(task)
+        found = points(reader)
+    finally:
+        context.log_sink = T.NoOpLog()
+    assert found["timespan.bytes_allocd"][(1,)] >= 1000
+    assert found["timespan.worker.saturation"] == {(1,): 0}
+    assert set(found["timespan.processor.saturation"].values()) == {0}
+    assert 0 < found["timespan.system.memory.free"][(1,)] <= 1
+    assert "timespan.system.load_average" in found and "timespan.event.saturation" in found
+    assert "timespan.task.count" not in found
+
+
+def test_gauges_of_each_worker(reader: Any, provider: MeterProvider, log: T.MultiEventLog) -> None:
+    """Each worker's stream is a point of its own; what was seen falls to 0 rather than stay."""
+    log["wsat"], log["psat"] = E.WorkerSaturation(), E.ProcessorSaturation()
+    log.aggregators["otel"] = OTelAggregator(meter_provider=provider)
+    starts = [T.Event("start", "compute", T.EventId(thunk_id=n, processor=f"p{n}"), None, n, worker=n) for n in (1, 3)]
+    for event in starts:
+        log.write_event(event)
+    found = points(reader)
+    assert found["timespan.worker.saturation"] == {(1,): 1, (3,): 1}
+    assert found["timespan.processor.saturation"] == {(1, "p1"): 1, (3, "p3"): 1}
+    log.write_event(starts[1]._replace(phase="finish"))
+    found = points(reader)
+    assert found["timespan.worker.saturation"] == {(1,): 1, (3,): 0}
+    assert found["timespan.processor.saturation"] == {(1, "p1"): 1, (3, "p3"): 0}
+
+
+def test_declared_streams(reader: Any, provider: MeterProvider, log: T.MultiEventLog) -> None:
+    """Streams of numbers become the gauge, counter or histogram that was declared; the rest is passed over."""
+    numbers = iter([3, None, 5, "x", 7, True, float("nan"), 2])
+    log["n"] = lambda event: next(numbers)
+    log["m"] = lambda event: 2
+    log["h"] = lambda event: 0.5
+    log["undeclared"] = lambda event: 1
+    log.aggregators["otel"] = OTelAggregator(
+        meter_provider=provider,
+        streams={
+            "n": "app.level",
+            "m": {"name": "app.total", "kind": "counter", "unit": "By"},
+            "h": StreamSpec("app.size", "histogram"),
+        },
+    )
+    for n in range(8):
+        log.write_event(T.Event("start", "mine", n, None, n))
+    found = points(reader)
+    assert found["app.level"] == {(1,): 2} and found["app.total"] == {(1,): 16}
+    assert found["app.size"][(1,)].count == 8 and len(found) == 3
+
+
+def test_beside_an_otel_log(reader: Any, provider: MeterProvider, log: T.MultiEventLog) -> None:
+    """Where an OTelLog reports to the same provider the known instruments are its own: nothing counts twice."""
+    log["bytes"] = E.BytesAllocd()
+    log.aggregators["otel"] = OTelAggregator(meter_provider=provider)
+    tracers = TracerProvider(shutdown_on_exit=False)
+    with OTelLog(tracer_provider=tracers, meter_provider=provider) as otel:
+        tee = T.TeeLog(log, otel)
+        chunk = T.ChunkInfo("h", 1000, bytes, 1)
+        for event in whole(900, 0):
+            if event.category == "compute" and event.phase == "finish":
+                event = event._replace(timeline=T.Timeline(**{**vars(event.timeline), "result": chunk}))
+            tee.write_event(event)
+        assert points(reader)["timespan.bytes_allocd"] == {(1,): 1000}
+    assert points(reader)["timespan.bytes_allocd"] == {(1,): 1000}
+
+
+def test_consumer_that_comes_and_goes(reader: Any, provider: MeterProvider, log: T.MultiEventLog) -> None:
+    """Streams that are added or removed later are noticed."""
+    log.aggregators["otel"] = OTelAggregator(meter_provider=provider)
+    log["core"] = E.CoreMetrics()
+    log.write_event(T.Event("start", "mine", 1, None, 1))
+    log["w"] = E.WorkerSaturation()
+    log.write_event(T.Event("start", "compute", T.EventId(thunk_id=1, processor="p"), None, 2))
+    assert points(reader)["timespan.worker.saturation"] == {(1,): 1}
+    del log["w"]
+    log.write_event(T.Event("start", "mine", 2, None, 3))
+    assert points(reader)["timespan.worker.saturation"] == {(1,): 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"meter_provider": 5}, "meter_provider"),
+        ({"streams": [1]}, "streams maps"),
+        ({"streams": {"n": 5}}, "StreamSpec"),
+        ({"streams": {"n": {"kind": "gauge"}}}, "needs a name"),
+        ({"streams": {"n": {"name": "x", "colour": 1}}}, "colour"),
+        ({"streams": {"n": StreamSpec("x", "summary")}}, "gauge, counter, histogram"),
+        ({"streams": {"n": ""}}, "name of an instrument"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], says: str) -> None:
+    """A wrong option is refused at once, by name."""
+    with pytest.raises(InvalidOptionError, match=says):
+        OTelAggregator(**options)
