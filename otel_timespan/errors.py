@@ -9,6 +9,7 @@
      ├─ LogFormatError(ValueError)              a log file is damaged, truncated or not ours
      ├─ ConcurrencyViolationError(RuntimeError) an operation in a state that does not allow it
      ├─ FetchTimeoutError(TimeoutError)         a wait ended before the task did; the task goes on
+     ├─ TaskTimeoutError(TimeoutError)          a body ran longer than its option `timeout` allows
      ├─ SchedulingError(reason, code)           a task has no place to run
      │   └─ NestingError(RecursionError)        too many bodies blocked inside each other
      ├─ SchedulerHaltedError                    the scheduler was halted
@@ -51,6 +52,7 @@ __all__ = [
     "StorageError",
     "StreamClosed",
     "TaskCancelled",
+    "TaskTimeoutError",
     "TimespanError",
     "WorkerLostError",
     "unwrap_exception",
@@ -104,6 +106,10 @@ _TIMEOUTS: tuple[type[Exception], ...] = tuple(dict.fromkeys((TimeoutError, conc
 
 class FetchTimeoutError(TimespanError, *_TIMEOUTS):  # type: ignore[misc]
     """A wait with a timeout ended before the task did. The task goes on; fetch it again."""
+
+
+class TaskTimeoutError(TimespanError, TimeoutError):
+    """A body ran longer than the option `timeout` of its task allows; it was abandoned."""
 
 
 class SchedulingError(TimespanError):

@@ -25,6 +25,7 @@ from ..errors import (
     StorageError,
     StreamClosed,
     TaskCancelled,
+    TaskTimeoutError,
     TimespanError,
     WorkerLostError,
     unwrap_exception,
@@ -50,6 +51,7 @@ from .environment import (
 from .fetching import as_completed, fetch, fetch_all, wait, waitall, waitany
 from .files import File, tofile
 from .invariants import InvariantViolation, check
+from .lazy import SchedulerOptions, Thunk, collect, compute, delayed
 from .options import Options, default_option, get_options, set_default_option, with_options
 from .processors import (
     CPURAMMemorySpace,
@@ -156,6 +158,7 @@ __all__ = [
     "ProcessorTypeScope",
     "RemoteTaskError",
     "SchedulerHaltedError",
+    "SchedulerOptions",
     "SchedulingError",
     "Scope",
     "SingleWorkerLostError",
@@ -165,7 +168,9 @@ __all__ = [
     "TaskCancelled",
     "TaskQueue",
     "TaskSummary",
+    "TaskTimeoutError",
     "ThreadProc",
+    "Thunk",
     "TimespanError",
     "UnionScope",
     "UnitDomain",
@@ -177,11 +182,14 @@ __all__ = [
     "bulk",
     "cancel",
     "check",
+    "collect",
     "compatible_processors",
+    "compute",
     "constrain",
     "datasize",
     "default_enabled",
     "default_option",
+    "delayed",
     "delete_processor_callback",
     "disable_logging",
     "domain",

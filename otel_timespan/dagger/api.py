@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from ..errors import NotCallableError
+from ..errors import InvalidOptionError, NotCallableError
 from . import context as _context
 from .chunks import Chunk
 from .dtask import DTask
@@ -58,8 +58,10 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
     if core is None or core.halted is not None:
         core = _context.eager_context().start()
     deps = tuple([a for a in args if type(a) is DTask]) if args else ()
+    if thunks_exist:
+        _refuse_thunks(f, args, kwargs)
     if kwargs or options is not DEFAULT or type(f) is DTask or type(f) is Chunk:
-        deps = _all_dependencies(f, deps, kwargs, options)
+        deps = all_dependencies(f, deps, kwargs, options)
     task = DTask(_next_id(), f, args, kwargs or None, options, deps, _copy_context(), core)
     if type(here) is SyncBlock:
         here.note(task)
@@ -94,12 +96,25 @@ spawn: Spawn = _spawn  # type: ignore[assignment]
 """See `_spawn`: a plain function, because calling an object costs 0.1 µs more."""
 
 
+thunks_exist = False
+"""Whether the lazy API was ever used: until then no argument needs to be checked for its thunks."""
+
+
+def _refuse_thunks(*given: Any) -> None:
+    from .lazy import Thunk
+
+    f, args, kwargs = given
+    for value in (f, *args, *kwargs.values()):
+        if isinstance(value, Thunk):
+            raise InvalidOptionError(f"spawn takes no {value!r}: spawn its function, or compute it first")
+
+
 def _check_function(f: Any) -> None:
     if not isinstance(f, (DTask, Chunk)):
         raise NotCallableError(f"spawn needs something to call, not {f!r}: spawn(f, *args), not spawn(f(*args))")
 
 
-def _all_dependencies(f: Any, deps: tuple[DTask, ...], kwargs: dict[str, Any], options: Options) -> tuple[DTask, ...]:
+def all_dependencies(f: Any, deps: tuple[DTask, ...], kwargs: dict[str, Any], options: Options) -> tuple[DTask, ...]:
     """Function and keyword arguments count as inputs too, and what `syncdeps` names."""
     more = [f, *kwargs.values()]
     found = [*deps, *(value for value in more if type(value) is DTask)]

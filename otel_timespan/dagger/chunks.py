@@ -31,7 +31,9 @@ _ANY = AnyScope()
 class DRef:
     """The handle of one piece of data, equal only to itself. Its size is estimated when first asked for."""
 
-    __slots__ = ("__weakref__", "_nbytes", "value", "worker")
+    __slots__ = ("__weakref__", "_info", "_nbytes", "value", "worker")
+    _info: ChunkInfo
+    _nbytes: int | None
 
     def __init__(self, value: Any, worker: int = 1) -> None:
         self.value = value
@@ -48,30 +50,29 @@ class DRef:
         try:
             return self._nbytes
         except AttributeError:
-            self._nbytes: int | None = approx_size(self.value)
+            self._nbytes = approx_size(self.value)
             return self._nbytes
 
     @property
     def info(self) -> ChunkInfo:
-        """The description that goes into the log."""
-        return ChunkInfo(id(self), self.nbytes, self.type, self.worker)
+        """The description that goes into the log, with a number that is never used twice."""
+        try:
+            info = self._info
+        except AttributeError:
+            self._info = info = ChunkInfo(records.next_handle(), self.nbytes, self.type, self.worker)
+        return info
 
 
 class LoggedDRef(DRef):
     """A handle whose end is an `evict` event. A class of its own: a finalizer costs 0.2 µs a handle."""
 
-    __slots__ = ("_info", "_put")
+    __slots__ = ("_put",)
 
     def __init__(self, value: Any, put: Callable[[Any], None], worker: int = 1) -> None:
         self.value = value
         self.worker = worker
         self._put = put
         self._info = ChunkInfo(records.next_handle(), self.nbytes, self.type, worker)
-
-    @property
-    def info(self) -> ChunkInfo:
-        """The description that goes into the log: with a number that is never used twice."""
-        return self._info
 
     def __del__(self) -> None:
         # May run at any allocation, on any thread: it only appends (design/rulings.md 11).

@@ -99,6 +99,12 @@ class Context:
             return list(self._procs)
         return [OSProc(worker) for worker in topology.workers()]
 
+    def for_batch(self) -> Context:
+        """A context like this one, with the same sink, for one batch run."""
+        driver = self._driver if self._driver == "threads" else self._driver.similar()
+        sink, procs = self._log_sink, self._procs
+        return Context(procs, threads=self.threads, log_sink=sink, profile=self.profile_computes, driver=driver)
+
     # ---- the scheduler of this context -------------------------------------------------------------
 
     def start(self) -> Core:
@@ -118,10 +124,8 @@ class Context:
             from .drivers.threads import ThreadsDriver
 
             t0 = clock()
-            if self.threads is not None:
-                topology.add_worker(1, self.threads)
-            count = self.threads or topology.threads(1)
-            core = Core(self, [Slot(ThreadProc(1, n), 1) for n in range(1, count + 1)])
+            self._announce()
+            core = Core(self, [Slot(ThreadProc(1, n), 1) for n in range(1, topology.threads(1) + 1)])
             core.driver = ThreadsDriver(core)
         else:
             t0 = self._driver.clock()
@@ -132,6 +136,13 @@ class Context:
             self._record(core, "init_proc", t0, clock(), uid=core.uid, worker=worker)
         _running.add(self)
         return core
+
+    def _announce(self) -> None:
+        """Tell the scopes how many slots there are, now that this context is the current one."""
+        if self._driver == "threads":
+            topology.add_worker(1, self.threads)
+        else:
+            self.start()
 
     def _record(self, core: Core, category: str, t0: int, t1: int, **fields: Any) -> None:
         recorder = self.recorder
@@ -179,8 +190,7 @@ class Context:
                 raise ConcurrencyViolationError("this context is entered already")
             self._outer = _eager or _NOBODY
             _eager = self
-        if self._driver != "threads":
-            self.start()  # its pretended workers are to be there for scopes that are made before the first task
+        self._announce()  # before the first task: for scopes that are made meanwhile
         return self
 
     def __exit__(
@@ -192,9 +202,13 @@ class Context:
                 self.wait_idle()
         finally:
             with _eager_lock:
-                _eager = self._outer if self._outer is not _NOBODY else None
+                outer = _eager = self._outer if self._outer is not _NOBODY else None
                 self._outer = None
             self.shutdown(TaskCancelled("the context was left by an interrupt") if _is_interrupt(kind) else None)
+            if outer is not None:
+                outer._announce()
+            else:
+                topology.add_worker(1)
 
 
 def _is_interrupt(kind: type[BaseException] | None) -> bool:

@@ -66,6 +66,10 @@ class Core:
         """Slots whose own queue changed: the driver dispatches and removes them."""
         self.halted: BaseException | None = None
         """Set when the scheduler went down: what unfinished tasks fail with."""
+        self.delayed: set[DTask] = set()
+        """Tasks that wait for the time of their next attempt."""
+        self.on_body_error: Callable[[DTask, BaseException], None] | None = None
+        """Told of each body that raised: how a batch run aborts."""
         self.lock = threading.Lock()
         """Guards the slots' own queues and their occupancy."""
         self._pinned_seq = itertools.count()
@@ -118,9 +122,10 @@ class Core:
         from .environment import running_task
 
         extra = live(task)
-        if recorder.on_submit is not None:
-            extra.trace = recorder.on_submit()
-        parent = running_task()
+        if extra.attempt == 1:  # a retry keeps the caller of the first attempt
+            extra.trace = recorder.on_submit() if recorder.on_submit is not None else None
+            parent = running_task()
+            extra.spawned_by = parent.id if parent is not None else 0
         timeline = Timeline(
             f=describe_function(task._f),
             args=records.describe_arguments(task._args, task._kwargs),
@@ -128,7 +133,7 @@ class Core:
             uid=task.id,
             deps=_positions(task),
             name=task._options.name,
-            spawned_by=parent.id if parent is not None else 0,
+            spawned_by=extra.spawned_by,
             run_id=self.run_id,
             attempt=extra.attempt,
             trace=extra.trace,
@@ -183,6 +188,8 @@ class Core:
                 _annotate(recorder, task, t1)
         if error is not None:
             self.fail(task, error)
+        elif task._options.restore is not None and self.driver.restore(task):
+            return
         elif slot is None:
             task._claim = True
             self.shared[worker].append(task)
@@ -229,7 +236,7 @@ class Core:
         if not settle(task):
             return False
         task._summary = summarize(task)
-        self._record_finish(task, error, state)
+        self.record_finish(task, error, state)
         self.finish(task, Failure(task._summary, error, direct), FAILED)
         if claim(task) or task not in self.running:
             release_inputs(task)
@@ -249,7 +256,7 @@ class Core:
             if not settle(task):
                 continue
             task._summary = summarize(task)
-            self._record_finish(task, failure.error_for(task._summary), "skip")
+            self.record_finish(task, failure.error_for(task._summary), "skip")
             task._outcome = failure
             task._state = FAILED
             waiters: list[Callable[[], None]] = []
@@ -266,18 +273,19 @@ class Core:
                 notify()
             release_inputs(task)
 
-    def _record_finish(self, task: DTask, error: BaseException, state: str) -> None:
+    def record_finish(self, task: DTask, result: Any, state: str) -> None:
+        """The `finish` of a task whose body did not run to its end here."""
         recorder = self.context.recorder
         if recorder is not None:
             t = self.clock()
-            record = (records.expand_finish, t, self.clock(), self.uid, task.id, error, state, recorder.sample())
+            record = (records.expand_finish, t, self.clock(), self.uid, task.id, result, state, recorder.sample())
             recorder.append(record)
 
     # ---- the whole graph -----------------------------------------------------------------------
 
     def unfinished(self) -> Iterator[DTask]:
         """Every submitted task without a result, in no order: all are reachable from queues and bodies."""
-        stack: list[DTask] = list(self.running)
+        stack: list[DTask] = [*list(self.running), *list(self.delayed)]
         for queue in self.shared.values():
             stack += list(queue)
         with self.lock:

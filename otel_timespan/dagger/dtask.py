@@ -161,6 +161,11 @@ class DTask:
         """The effective options: the task's own, filled up with those in force at `spawn`."""
         return self._options
 
+    @property
+    def f(self) -> Any:
+        """The function, while the task has not finished; None afterwards."""
+        return self._f
+
     def istaskstarted(self) -> bool:
         """Whether it was submitted (not: whether its body has begun)."""
         return self._state != UNLAUNCHED
@@ -223,15 +228,14 @@ class DTask:
 class Live:
     """What only some tasks have: kept apart so that the others stay small."""
 
-    __slots__ = ("attempt", "chunk", "ran_ns", "span", "token", "trace")
+    __slots__ = ("attempt", "chunk", "spawned_by", "token", "trace")
 
     def __init__(self) -> None:
         self.attempt = 1
         self.trace: Any = None  # what the log's recorder remembered of the caller
         self.chunk: Chunk | None = None  # the chunk handed out for the result
         self.token: Any = None  # the cancel token while it runs
-        self.span: Any = None
-        self.ran_ns = 0
+        self.spawned_by = 0  # the id of the task whose body spawned it
 
 
 def live(task: DTask) -> Live:

@@ -58,21 +58,23 @@ def enable_logging(
     keyword, and where the system has no such counters: the log that was on before then stays on.
     Thread-safe.
     """
-    task_streams = {
-        "taskfuncnames": (taskfuncnames, consumers.TaskFunctionNames),
-        "taskdeps": (taskdeps, consumers.TaskDependencies),
-        "taskargs": (taskargs, consumers.TaskArguments),
-        "taskargmoves": (taskargmoves, consumers.TaskArgumentMoves),
-        "taskresult": (taskresult, consumers.TaskResult),
-        "taskuidtotid": (taskuidtotid, consumers.TaskUIDtoTID),
-        "tasktochunk": (tasktochunk, consumers.TaskToChunk),
+    if not isinstance(linuxperf, str):
+        raise InvalidOptionError(f"linuxperf is a list of counters as text, such as 'cpu-clock', not {linuxperf!r}")
+    asked_task_streams = {
+        "taskfuncnames": taskfuncnames,
+        "taskdeps": taskdeps,
+        "taskargs": taskargs,
+        "taskargmoves": taskargmoves,
+        "taskresult": taskresult,
+        "taskuidtotid": taskuidtotid,
+        "tasktochunk": tasktochunk,
     }
     wanted: dict[str, tuple[bool, Callable[[], Any]]] = {
         "core": (True, consumers.CoreMetrics),
         "id": (True, consumers.IDMetrics),
         "timeline": (timeline, consumers.TimelineMetrics),
         "tasknames": (tasknames, consumers.TaskNames),
-        **{name: (asked or all_task_deps, kind) for name, (asked, kind) in task_streams.items()},
+        **{name: (asked or all_task_deps, _TASK_STREAMS[name]) for name, asked in asked_task_streams.items()},
         **{name: (metrics, kind) for name, kind in _METRICS.items()},
         "profile": (profile, consumers.ProfileMetrics),
         "linuxperf": (bool(linuxperf), lambda: consumers.LinuxPerfMetrics(linuxperf)),
@@ -80,15 +82,18 @@ def enable_logging(
         "lock_contend": (lock_contend, consumers.LockContentionMetrics),
         "compile_time": (compile_time, consumers.CompileTimeMetrics),
     }
-    if not isinstance(linuxperf, str):
-        raise InvalidOptionError(f"linuxperf is a list of counters as text, such as 'cpu-clock', not {linuxperf!r}")
-    log = MultiEventLog(max_events)
-    for name, (asked, make) in wanted.items():
-        if asked:
-            log[name] = make()
-    _install(log, profile)
-    return log
+    return _start_log(wanted, max_events, profile)
 
+
+_TASK_STREAMS: dict[str, Callable[[], Any]] = {
+    "taskfuncnames": consumers.TaskFunctionNames,
+    "taskdeps": consumers.TaskDependencies,
+    "taskargs": consumers.TaskArguments,
+    "taskargmoves": consumers.TaskArgumentMoves,
+    "taskresult": consumers.TaskResult,
+    "taskuidtotid": consumers.TaskUIDtoTID,
+    "tasktochunk": consumers.TaskToChunk,
+}
 
 _METRICS: dict[str, Callable[[], Any]] = {
     "wsat": consumers.WorkerSaturation,
@@ -98,6 +103,17 @@ _METRICS: dict[str, Callable[[], Any]] = {
     "esat": consumers.EventSaturation,
     "psat": consumers.ProcessorSaturation,
 }
+
+
+def _start_log(
+    wanted: dict[str, tuple[bool, Callable[[], Any]]], max_events: int | None, profile: bool
+) -> MultiEventLog:
+    log = MultiEventLog(max_events)
+    for name, (asked, make) in wanted.items():
+        if asked:
+            log[name] = make()
+    _install(log, profile)
+    return log
 
 
 def disable_logging() -> None:
@@ -130,14 +146,19 @@ class logging:  # noqa: N801 - the spec's name; used as a function
 
     def __enter__(self) -> logging:
         context = _context()
-        self._before = (context.log_sink, context.profile_computes)
+        self._before = (context.log_sink, context.profile_computes, _own_profile.get(context))
         self._log = enable_logging(**self._keywords)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         context = _context()
         if context.log_sink is self._log:  # else somebody switched it within the block, and meant it
-            context.log_sink, context.profile_computes = self._before
+            context.log_sink, context.profile_computes, own = self._before
+            with _install_lock:
+                _own_profile.pop(context, None)
+                if own is not None:
+                    _own_profile[context] = own
+            _rest(self._log)
 
     def fetch(self, **options: Any) -> dict[int, dict[str, list[Any]]]:
         """`{worker: {stream: list}}` since the last call. Raises `InvalidOptionError` before the block."""
@@ -200,12 +221,22 @@ _own_profile: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 def _install(log: Any, profile: bool) -> None:
     context = _context()
     with _install_lock:
+        before = context.log_sink
         if profile:
             _own_profile.setdefault(context, context.profile_computes)
             context.profile_computes = True
         elif context in _own_profile:
             context.profile_computes = _own_profile.pop(context)
         context.log_sink = log
+    _rest(before)
+
+
+def _rest(log: Any) -> None:
+    """A log that nothing is written to any more holds no counters open; they open again if it is."""
+    if isinstance(log, MultiEventLog):
+        for consumer in log.consumers.values():
+            if isinstance(consumer, (consumers.CompileTimeMetrics, consumers.LinuxPerfMetrics)):
+                consumer.close()
 
 
 def _identity(obj: Any) -> Any:

@@ -110,8 +110,8 @@ def expand_schedule(record: Any, out: list[Event]) -> None:
 def expand_start(record: Any, out: list[Event]) -> None:
     """(_, t0, t1, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples): taken, moved, begun.
 
-    `moves` is a list of (position, before, after, kind, source, t0, t1), or of (position, ChunkInfo,
-    objid) and (position, ValueInfo) for the plain cases, which share the times t1 and t2.
+    `moves` is a list of (position, before, kind, after): they share the times t1 and t2. `after` is None for a
+    value that stayed what it was, and just the `id()` where type and size did.
     """
     _, t0, t1, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples = record
     add = out.append
@@ -123,28 +123,21 @@ def expand_start(record: Any, out: list[Event]) -> None:
     add(_new(Event, ("finish", "proc_run_fetch", fetch, taken, t1, NO_GC, NO_SAMPLES, worker, samples)))
     ends = []
     for move in moves:
-        if len(move) == 7:
-            position, before, after, kind, source, m0, m1 = move
-        else:
-            position, before, after, kind, source = _plain_move(move, worker)
-            m0, m1 = t1 + 1, t2 - 1
+        position, before, kind, after = move
+        if after is None:
+            after = before
+        elif type(after) is int:
+            after = ValueInfo(before.type, before.nbytes, after)
+        source = getattr(before, "worker", worker)
         id = EventId(thunk_id=thunk_id, position=position, processor=processor)
-        add(_new(Event, ("start", "move", id, Timeline(f=f, data=before), m0, NO_GC, NO_SAMPLES, worker, samples)))
+        add(_new(Event, ("start", "move", id, Timeline(f=f, data=before), t1 + 1, NO_GC, NO_SAMPLES, worker, samples)))
         done = Timeline(f=f, data=after, kind=kind, source=source, destination=worker)
-        ends.append((id, done, m1))
-    for id, done, m1 in ends:
-        add(_new(Event, ("finish", "move", id, done, m1, NO_GC, NO_SAMPLES, worker, samples)))
+        ends.append((id, done))
+    for id, done in ends:
+        add(_new(Event, ("finish", "move", id, done, t2 - 1, NO_GC, NO_SAMPLES, worker, samples)))
     begun = Timeline(f=f, thread_id=thread[0], thread_name=thread[1])
     id = EventId(thunk_id=thunk_id, processor=processor)
     add(_new(Event, ("start", "compute", id, begun, t2, NO_GC, NO_SAMPLES, worker, samples)))
-
-
-def _plain_move(move: Any, worker: int) -> tuple[Any, Any, Any, str, int]:
-    position, before = move[0], move[1]
-    if len(move) == 2:
-        return position, before, before, "value", worker
-    after = ValueInfo(before.type, before.nbytes, move[2])
-    return position, before, after, "task", before.worker
 
 
 def expand_end(record: Any, out: list[Event]) -> None:
@@ -163,6 +156,9 @@ def expand_end(record: Any, out: list[Event]) -> None:
     ended = Timeline(f=f, result=result, cpu_ns=cpu_ns, span=span, thread_id=thread[0], thread_name=thread[1])
     _event(out, "finish", "compute", id, ended, t1, worker, samples)
     if state is not None:
+        if worker != CORE_WORKER:  # the core takes the result of another worker as a message
+            t1 += 2
+            _span(out, "take", EventId(uid=uid, seq=next_seq()), None, t1 - 1, t1, CORE_WORKER, samples)
         expand_finish((None, t1 + 1, t2, uid, thunk_id, result, state, samples), out)
 
 
@@ -180,21 +176,29 @@ def expand_evict(record: Any, out: list[Event]) -> None:
     _span(out, "evict", EventId(worker=info.worker, handle=info.handle), timeline, t, t, info.worker, None)
 
 
-def describe_moves(task: Any, values: Any, named: Any) -> list[Any]:
-    """The moves of a task's function and arguments on one worker; `values` and `named` are what they became."""
+def describe_moves(task: Any, values: Any, named: Any, worker: int) -> list[Any]:
+    """The moves of a task's function and arguments to `worker`; `values` and `named` are what they became."""
     from .chunks import Chunk, DRef
     from .describe import describe_value
     from .dtask import DTask
+    from .files import File
 
-    moves: list[Any] = [(0, _FUNCTION)]
-    pairs = [*zip(itertools.count(1), task._args, values)]
+    moves: list[Any] = [(0, _FUNCTION, "value", None)]
+    pairs = [*zip(itertools.count(1), task._args, values, strict=False)]
     pairs += [(name, given, named[name]) for name, given in (task._kwargs or {}).items()]
     for position, given, value in pairs:
         ref = given._outcome if type(given) is DTask else given.handle if type(given) is Chunk else None
         if isinstance(ref, DRef):
-            moves.append((position, ref.info, id(value) if is_mutable(value) else 0))
+            if value is not ref.value:
+                moves.append((position, ref.info, "custom", describe_value(value)))
+            else:
+                kind = "task" if type(given) is DTask and ref.worker == worker else "chunk"
+                moves.append((position, ref.info, kind, id(value) if is_mutable(value) else 0))
+        elif value is given:
+            moves.append((position, describe_value(value), "value", None))
         else:
-            moves.append((position, describe_value(value)))
+            kind = "file" if type(given) is File else "custom"
+            moves.append((position, describe_value(given), kind, describe_value(value)))
     return moves
 
 

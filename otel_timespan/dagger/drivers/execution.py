@@ -7,28 +7,34 @@ Source: spec/scheduler.md §1.3, §17.8.
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import TaskCancelled
+from ...errors import TaskCancelled, TaskTimeoutError
 from .. import records
 from ..atomics import settle
+from ..checkpoints import save, try_restore
 from ..chunks import Chunk, DRef, LoggedDRef
 from ..core import release_inputs
 from ..describe import describe_function, describe_value
 from ..dtask import DONE, FAILED, DTask, Failure, Result, live, summarize
-from ..environment import current, end_token
+from ..environment import current, end_token, token_of
 from ..files import File
 from ..options import DEFAULT, enter_propagated
 from ..placement import Slot, occupancy_on
 from ..processors import has_custom_moves, move
+from ..scopes import AnyScope
+from ..sizes import FIXED
+from ..timers import call_later
 
 if TYPE_CHECKING:
     from ..core import Core
 
-__all__ = ["UserInterrupt", "as_chunk", "run"]
+__all__ = ["UserInterrupt", "as_chunk", "restore", "run"]
 
 UserInterrupt = (KeyboardInterrupt, SystemExit)
 """In a body that the main thread runs while it waits, these are the user's, not the task's."""
@@ -44,15 +50,14 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
         release_inputs(task)
         return ()
     task._slot = slot
+    options = task._options
+    if options is not DEFAULT and (options.timeout is not None or options.retries):
+        context = _limit(core, task, context)
     running = core.running
     running.add(task)
     recorder = core.context.recorder
     if recorder is not None:
-        try:
-            return _run_logged(core, task, slot, recorder, helping)
-        finally:
-            running.discard(task)
-            release_inputs(task)
+        return _run_logged(core, task, slot, context, recorder, helping)
     error: BaseException | None = None
     value = None
     try:
@@ -60,20 +65,33 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
     except BaseException as raised:
         error = raised
     running.discard(task)
-    if error is None:
+    if error is None and options is DEFAULT and type(value) is not Chunk:
         task._f = task._kwargs = task._context = None
         task._args = task._deps = ()
-        if task._options is DEFAULT and type(value) is not Chunk:
-            ready = core.finish(task, DRef(value), DONE) if settle(task) else ()
-            if task._live is not None:
-                end_token(task)
-            return ready
-        return _end(core, task, value, None, None)
+        ref = None if not args or type(value) in FIXED else _given_as(value, args)
+        ready = core.finish(task, ref or DRef(value, slot.worker), DONE) if settle(task) else ()
+        if task._live is not None:
+            end_token(task)
+        return ready
     try:
-        return _fail(core, task, error, helping)
+        return _end(core, task, value, error, None, helping)
     finally:
-        release_inputs(task)
-        del error  # its traceback refers to this frame
+        error = None  # its traceback refers to this frame
+
+
+def _limit(core: Core, task: DTask, context: contextvars.Context) -> contextvars.Context:
+    """Start the clock of the option `timeout`; a context of its own for a body that may run again."""
+    options = task._options
+    if options.timeout is not None:
+        call_later(options.timeout, functools.partial(_expire, core, task, options.timeout, live(task).attempt))
+    return context.copy() if options.retries else context
+
+
+def _expire(core: Core, task: DTask, timeout_s: float, attempt: int) -> None:
+    if task._state < DONE and live(task).attempt == attempt and task in core.running:
+        token_of(task).cancel(graceful=False)
+        if core.fail(task, TaskTimeoutError(f"task {task.id} ran longer than its timeout of {timeout_s:g} s")):
+            core.driver.abandon(task)
 
 
 def _body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
@@ -141,26 +159,78 @@ _REFERENCES = frozenset((DTask, Chunk, File))
 """Types of arguments that stand for something else."""
 
 
-def _fail(core: Core, task: DTask, error: BaseException, helping: bool) -> Sequence[DTask]:
-    if helping and isinstance(error, UserInterrupt):
-        _end(core, task, None, TaskCancelled("interrupted by the user"), None)
-        raise error
-    return _end(core, task, None, error, None)
-
-
-def _end(core: Core, task: DTask, value: Any, error: BaseException | None, log: RunLog | None) -> Sequence[DTask]:
-    """Settle a task whose body ended; a late result of a cancelled one is dropped."""
-    if error is not None:
-        failure = _failure(task, error)
-        outcome: Any = failure
+def _end(
+    core: Core, task: DTask, value: Any, error: BaseException | None, log: RunLog | None, helping: bool
+) -> Sequence[DTask]:
+    """Settle a task whose body ended, or have it run again; a late result of a cancelled one is dropped."""
+    interrupt = error if helping and isinstance(error, UserInterrupt) else None
+    if interrupt is not None:
+        error = TaskCancelled("interrupted by the user")
+    if error is None:
+        outcome: Any = pack(core, task, value, None if log is None else log.recorder)
+        if task._options.checkpoint is not None and task._state < DONE:
+            save(task._options.checkpoint, "Thunk", task, _chunk_of(task, outcome))
     else:
-        outcome = pack(core, task, value, None if log is None else log.recorder)
+        task._summary = summarize(task)
+        outcome = Failure(task._summary, error)
+        if task._options.retries and _retry(core, task, outcome, log):
+            return ()
     won = settle(task)
     if log is not None:
         _record_end(core, task, outcome, won, log)
     ready = core.finish(task, outcome, FAILED if error is not None else DONE) if won else ()
+    release_inputs(task)
     end_token(task)
+    if won and error is not None and core.on_body_error is not None:
+        core.on_body_error(task, error)
+    if interrupt is not None:
+        raise interrupt
     return ready
+
+
+def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> bool:
+    """Begin the next attempt of a task whose body raised, if it has one left."""
+    options, extra = task._options, live(task)
+    allowed = extra.attempt <= (options.retries or 0) and isinstance(failure.ex, Exception)
+    if not allowed or task._state >= DONE or core.halted is not None:
+        return False
+    if log is not None:
+        _record_end(core, task, failure, False, log)
+    extra.attempt += 1
+    task._summary = None
+    if not options.retry_delay:
+        core.driver.submit(task)
+    else:
+        core.delayed.add(task)
+        call_later(options.retry_delay, functools.partial(_resubmit, core, task))
+    return True
+
+
+def _resubmit(core: Core, task: DTask) -> None:
+    core.delayed.discard(task)
+    if core.halted is None:
+        core.driver.submit(task)
+
+
+def restore(core: Core, task: DTask) -> bool:
+    """The option `restore`, when a task was placed: True if it gave the result and the task is finished."""
+    chunk = try_restore(task._options.restore, "Thunk", task)
+    if chunk is None or not settle(task):
+        return chunk is not None
+    live(task).chunk = chunk
+    core.record_finish(task, chunk.handle.info, "success")
+    ready = core.finish(task, chunk.handle, DONE)
+    release_inputs(task)
+    core.driver.enqueue_ready(ready)
+    return True
+
+
+def _chunk_of(task: DTask, outcome: Any) -> Any:
+    """What a checkpoint is given: the chunk of the result, or the plain value of `get_result` and `meta`."""
+    if not isinstance(outcome, DRef):
+        return outcome.value
+    chunk = task._live.chunk if task._live is not None else None
+    return chunk or Chunk(outcome, task._slot.processor, task._options.result_scope or AnyScope())
 
 
 def pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
@@ -174,12 +244,20 @@ def pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
     if type(value) is Chunk:
         live(task).chunk = value
         return value.handle
-    return DRef(value) if recorder is None else LoggedDRef(value, recorder.put)
+    ref = None if type(value) in FIXED else _given_as(value, task._args)
+    if ref is not None:
+        return ref
+    worker = task._slot.worker
+    return DRef(value, worker) if recorder is None else LoggedDRef(value, recorder.put, worker)
 
 
-def _failure(task: DTask, error: BaseException) -> Failure:
-    task._summary = summarize(task)
-    return Failure(task._summary, error)
+def _given_as(value: Any, args: tuple[Any, ...]) -> DRef | None:
+    """The handle under which a body was given what it returned: one object must not count twice."""
+    for arg in args:
+        ref = arg._outcome if type(arg) is DTask else arg.handle if type(arg) is Chunk else None
+        if isinstance(ref, DRef) and ref.value is value:
+            return ref
+    return None
 
 
 # ---- with a log ------------------------------------------------------------------------------------
@@ -202,29 +280,25 @@ class RunLog:
         self.cpu_ns: int | None = None
 
 
-def _run_logged(core: Core, task: DTask, slot: Slot, recorder: Any, helping: bool) -> Sequence[DTask]:
+def _run_logged(
+    core: Core, task: DTask, slot: Slot, context: contextvars.Context, recorder: Any, helping: bool
+) -> Sequence[DTask]:
     """`run` with a log: one record when the body begins, one when it ended (see records.py)."""
     log = RunLog(recorder, slot.processor, describe_function(task._f))
-    interrupt: BaseException | None = None
     value: Any = None
     error: BaseException | None = None
-    context = task._context
-    assert context is not None
     try:
         value = context.run(_logged_body, core, task, slot, log)
-    except UserInterrupt as raised:
-        error = raised
-        if helping:
-            interrupt, error = raised, TaskCancelled("interrupted by the user")
     except BaseException as raised:
         error = raised
     log.ended = core.clock()
     if log.cpu0:
         log.cpu_ns = time.thread_time_ns() - log.cpu0
-    ready = _end(core, task, value, error, log)
-    if interrupt is not None:
-        raise interrupt
-    return ready
+    core.running.discard(task)
+    try:
+        return _end(core, task, value, error, log, helping)
+    finally:
+        error = None
 
 
 def _logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
@@ -237,7 +311,7 @@ def _logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
     moves: list[Any] = []
     try:
         f, args, kwargs = resolve_all(task, task._f, task._args, task._kwargs)
-        moves = records.describe_moves(task, args, kwargs)
+        moves = records.describe_moves(task, args, kwargs, slot.worker)
     finally:
         log.begun = t2 = core.clock()
         shares = (slot.used, occupancy_on(task, slot.processor))

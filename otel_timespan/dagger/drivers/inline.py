@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError, SchedulingError
@@ -19,7 +19,7 @@ from ..core import Core
 from ..dtask import DONE, DTask
 from ..placement import Slot
 from ..processors import ThreadProc, topology
-from .execution import run
+from .execution import restore, run
 
 if TYPE_CHECKING:
     from ..context import Context
@@ -47,7 +47,12 @@ class InlineDriver:
         self.random = random.Random(seed) if seed is not None else None
         self.clock = clock or _counting_clock()
         self.core: Core | None = None
-        self._depth = 0
+        self._steps = 0
+
+    def similar(self) -> InlineDriver:
+        """A fresh driver with the same workers and clock, and choices drawn from this one's."""
+        seed = self.random.randrange(1 << 30) if self.random is not None else None
+        return InlineDriver(self.workers, seed=seed, clock=self.clock)
 
     def attach(self, context: Context) -> Core:
         """Make the core that this driver steps."""
@@ -61,6 +66,15 @@ class InlineDriver:
     def submit(self, task: DTask) -> None:
         """Submit; nothing runs yet."""
         task._core.submit(task)
+
+    def enqueue_ready(self, ready: Iterable[DTask]) -> None:
+        """Queue tasks that became ready."""
+        for task in ready:
+            task._core.enqueue(task)
+
+    def restore(self, task: DTask) -> bool:
+        """Finish a placed task by its option `restore`, if that gives a result."""
+        return restore(task._core, task)
 
     def help(self, target: DTask) -> None:
         """Run ready tasks until `target` is done. Raises `SchedulingError` when nothing can run any more."""
@@ -78,23 +92,23 @@ class InlineDriver:
             return False
         pick = choices[0] if self.random is None else self.random.choice(choices)
         task, slot = pick
+        self._steps += 1
         if not claim(task):
             return True
         self._forget(core, task)
         if task._context is not None:
             task._context.run(topology.acting.set, slot.worker)
-        for freed in run(core, task, slot):
-            core.enqueue(freed)
+        self.enqueue_ready(run(core, task, slot, helping=True))
         return True
 
     def _choices(self, core: Core) -> list[tuple[DTask, Slot]]:
         found = []
         for worker, queue in core.shared.items():
             slots = [slot for slot in core.slots.values() if slot.worker == worker]
-            found += [(task, slots[task.id % len(slots)]) for task in queue if hasattr(task, "_claim")]
+            found += [(task, slots[self._steps % len(slots)]) for task in queue if hasattr(task, "_claim")]
         for slot in core.slots.values():
             found += [(entry[2], slot) for entry in sorted(slot.heap)[:1] if hasattr(entry[2], "_claim")]
-        return sorted(found, key=lambda pair: pair[0].id)
+        return found
 
     def _forget(self, core: Core, task: DTask) -> None:
         """Take it, and whatever else is done or taken, out of the queues."""

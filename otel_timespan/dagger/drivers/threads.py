@@ -39,7 +39,7 @@ from ..dtask import DONE, DTask
 from ..environment import running_task
 from ..options import start_bare
 from ..placement import Slot
-from .execution import UserInterrupt, run
+from .execution import UserInterrupt, restore, run
 
 __all__ = ["ThreadsDriver"]
 
@@ -152,6 +152,10 @@ class ThreadsDriver:
             enqueue(task)
         if self.core.effects:
             self.perform_effects()
+
+    def restore(self, task: DTask) -> bool:
+        """Finish a placed task by its option `restore`, if that gives a result."""
+        return restore(self.core, task)
 
     def wake(self) -> None:
         """Hand a free slot to a seat if there is work in the shared queue."""

@@ -1,0 +1,238 @@
+"""The lazy API: `delayed` makes a graph without running it, `compute` and `collect` run it as a batch.
+
+Each run has a scheduler of its own that ends with it; it shares nothing with the eager one. By default the
+first error of a body ends the run and is raised as it is; with `allow_errors` it propagates as it does
+for `spawn`.
+
+Source: spec/scheduler.md §1.9, §10, §17.4; design/rulings.md 3.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InvalidOptionError, NotCallableError, SchedulerHaltedError
+from . import api as _api
+from . import context as _context
+from .checkpoints import save, try_restore
+from .chunks import Chunk, tochunk
+from .context import Context
+from .core import Core
+from .dtask import DTask
+from .fetching import fetch, wait
+from .options import DEFAULT, Options, drop_removed, effective
+
+__all__ = ["SchedulerOptions", "Thunk", "collect", "compute", "delayed"]
+
+_ids = itertools.count(1)
+_warned = False
+
+
+@dataclass(frozen=True)
+class SchedulerOptions:
+    """Options of one batch run.
+
+    `single` (a worker) and `proclist` fill the same options of tasks where unset (deprecated). `restore()`
+    may give the answer, `checkpoint(chunk)` is called after a successful run.
+    """
+
+    single: int | None = None
+    proclist: Any = None
+    allow_errors: bool = False
+    checkpoint: Callable[[Chunk], Any] | None = None
+    restore: Callable[[], Chunk | None] | None = None
+
+
+class Thunk:
+    """A call that has not been made: `f`, `inputs` (args and kwargs), `options`. Compared by identity."""
+
+    __slots__ = ("__weakref__", "args", "f", "id", "kwargs", "options")
+
+    def __init__(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> None:
+        self.id = next(_ids)
+        self.f, self.args, self.kwargs = f, args, kwargs
+        self.options = options
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """The arguments, positional ones first."""
+        return (*self.args, *self.kwargs.values())
+
+    def upstreams(self) -> list[Thunk]:
+        """The thunks among the function, the arguments and the syncdeps."""
+        given = [self.f, *self.args, *self.kwargs.values(), *(self.options.syncdeps or ())]
+        return [value for value in given if isinstance(value, Thunk)]
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Thunk can't be serialised: compute it and pass its value")
+
+    def __repr__(self) -> str:
+        return f"Thunk({self.id}, {getattr(self.f, '__name__', self.f)})"
+
+
+def delayed(f: Any, options: Options | None = None, /, **opts: Any) -> Callable[..., Thunk]:
+    """`delayed(f, **options)(*args)`: the call as a `Thunk`, not made. Thunks as arguments are inputs.
+
+    Legacy, as upstream: prefer `spawn`. Warns once. Raises `NotCallableError` for what can't be called.
+    """
+    global _warned
+    if not (callable(f) or isinstance(f, (Chunk, Thunk))):
+        raise NotCallableError(f"delayed needs something to call, not {f!r}")
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            "delayed, compute and collect are legacy: prefer spawn and fetch", DeprecationWarning, stacklevel=2
+        )
+    _api.thunks_exist = True
+    given = Options(**drop_removed(opts))
+    if options is not None:
+        given = options.merge(given)
+
+    def call(*args: Any, **kwargs: Any) -> Thunk:
+        return Thunk(f, args, kwargs, given.copy())  # a copy each: dependency sets must not be shared
+
+    return call
+
+
+def compute(ctx: Any, thunk: Any = None, *, options: SchedulerOptions | None = None) -> Chunk:
+    """Run everything that `thunk` needs in a scheduler of its own; the `Chunk` of its result.
+
+    `compute(thunk)` or `compute(context, thunk)`. A chunk is returned unchanged. Raises what a body
+    raised, with a note that names the task; `DTaskFailedError` with `allow_errors` and for tasks that had
+    no place to run; `SchedulerHaltedError` when the run was halted.
+    """
+    if not isinstance(ctx, Context):
+        ctx, thunk = _context.eager_context(), ctx
+    if isinstance(thunk, Chunk):
+        return thunk
+    if not isinstance(thunk, Thunk):
+        raise InvalidOptionError(f"compute takes a Thunk or a Chunk, not a {type(thunk).__name__}")
+    wanted = options or SchedulerOptions()
+    if wanted.single is not None and wanted.single not in [p.pid for p in ctx.procs]:
+        raise InvalidOptionError(f"single={wanted.single}: there is no such worker")
+    restored = try_restore(wanted.restore, "Scheduler")
+    if restored is not None:
+        return restored
+    chunk = _run(ctx, thunk, wanted)
+    save(wanted.checkpoint, "Scheduler", chunk)
+    return chunk
+
+
+def collect(ctx: Any, thunk: Any = None, *, options: SchedulerOptions | None = None) -> Any:
+    """`compute`, then the value. A chunk is just retrieved."""
+    return compute(ctx, thunk, options=options).fetch(unwrap=True)
+
+
+def _run(ctx: Context, thunk: Thunk, options: SchedulerOptions) -> Chunk:
+    batch = ctx.for_batch()
+    core = batch.start()
+    first_error: list[tuple[DTask, BaseException]] = []
+    if not options.allow_errors:
+
+        def abort(task: DTask, error: BaseException) -> None:
+            first_error.append((task, error))
+            core.halt(error)
+
+        core.on_body_error = abort
+    try:
+        root = _instantiate(core, thunk, options)
+        try:
+            wait(root)
+        except BaseException:
+            if not first_error:
+                raise
+        if first_error:
+            raise _noted(*first_error[0])
+        if not root.isready() or isinstance(core.halted, SchedulerHaltedError):
+            raise core.halted or SchedulerHaltedError("the run was halted")
+        result = fetch(root, raw=True)
+        return result if isinstance(result, Chunk) else tochunk(result)
+    finally:
+        batch.shutdown()
+
+
+def _noted(task: DTask, error: BaseException) -> BaseException:
+    if hasattr(error, "add_note"):
+        error.add_note(f"raised by {task._summary}")
+    return error
+
+
+def _instantiate(core: Core, root: Thunk, options: SchedulerOptions) -> DTask:
+    """Make tasks of all that `root` needs and submit them, deepest first (spec §17.4)."""
+    order = _order(root)
+    tasks: dict[Thunk, DTask] = {}
+    for thunk in _topological(root):
+        tasks[thunk] = _task_of(core, thunk, tasks, options)
+    # Those that wait go first: the ready ones may finish while the others are still being submitted.
+    ready = [t for t in tasks if not t.upstreams()]
+    for thunk in [t for t in tasks if t.upstreams()]:
+        core.driver.submit(tasks[thunk])
+    for thunk in sorted(ready, key=lambda t: -order[t]):
+        core.driver.submit(tasks[thunk])
+    return tasks[root]
+
+
+def _task_of(core: Core, thunk: Thunk, tasks: dict[Thunk, DTask], run: SchedulerOptions) -> DTask:
+    def swap(value: Any) -> Any:
+        return tasks[value] if isinstance(value, Thunk) else value
+
+    filled = {name: getattr(run, name) for name in ("single", "proclist") if getattr(run, name) is not None}
+    own = thunk.options if not filled else Options(**filled).merge(thunk.options)
+    if own.syncdeps:
+        own = own.copy()
+        own.syncdeps = {swap(dep) for dep in thunk.options.syncdeps or ()}
+    options = DEFAULT if own == DEFAULT else effective(own)
+    args = tuple(swap(a) for a in thunk.args)
+    kwargs = {name: swap(v) for name, v in thunk.kwargs.items()}
+    deps = tuple(a for a in args if type(a) is DTask)
+    deps = _api.all_dependencies(swap(thunk.f), deps, kwargs, options)
+    context = contextvars.copy_context()
+    return DTask(_context.ids.next(), swap(thunk.f), args, kwargs or None, options, deps, context, core)
+
+
+def _topological(root: Thunk) -> list[Thunk]:
+    """Upstreams before downstreams, without recursion. Raises `InvalidOptionError` for a cycle."""
+    done: dict[Thunk, bool] = {}  # False while on the way down
+    ordered: list[Thunk] = []
+    stack = [(root, iter(root.upstreams()))]
+    done[root] = False
+    while stack:
+        thunk, rest = stack[-1]
+        for up in rest:
+            if up not in done:
+                done[up] = False
+                stack.append((up, iter(up.upstreams())))
+                break
+            if not done[up]:
+                raise InvalidOptionError(f"the graph has a cycle through {up!r}: a task can't wait for itself")
+        else:
+            done[thunk] = True
+            ordered.append(thunk)
+            stack.pop()
+    return ordered
+
+
+def _order(root: Thunk) -> dict[Thunk, int]:
+    """Root 1, then breadth-first, upstreams with fewer (transitive) downstream tasks first."""
+    downstream: dict[Thunk, int] = {}
+    bit = {thunk: 1 << n for n, thunk in enumerate(_topological(root))}
+    for thunk in reversed(list(bit)):
+        mine = downstream.setdefault(thunk, 0) | bit[thunk]
+        for up in thunk.upstreams():
+            downstream[up] = downstream.get(up, 0) | mine
+    count = {thunk: mask.bit_count() for thunk, mask in downstream.items()}
+    order: dict[Thunk, int] = {}
+    level = [root]
+    while level:
+        below: list[Thunk] = []
+        for thunk in level:
+            if thunk not in order:
+                order[thunk] = len(order) + 1
+                below += sorted(thunk.upstreams(), key=lambda t: count[t])
+        level = below
+    return order
