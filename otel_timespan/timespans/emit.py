@@ -54,7 +54,7 @@ def timespan_start(ctx: Any, category: str, id: Any, timeline: Any = None) -> No
 
     Nothing is built and `profile` is not asked when the sink is a `NoOpLog`.
     """
-    sink = log_sink(ctx)
+    sink = _sink_of(ctx)
     if type(sink) is NoOpLog:
         return
     if profile(ctx, category, id, timeline):
@@ -68,7 +68,7 @@ def timespan_finish(ctx: Any, category: str, id: Any, timeline: Any = None, *, t
     `tasks`: threads (idents) whose profiler samples belong to the span, None for all; by default those
     registered with `prof_task_put(id, thread)`, which this call forgets.
     """
-    sink = log_sink(ctx)
+    sink = _sink_of(ctx)
     if type(sink) is NoOpLog:
         return
     samples = NO_SAMPLES
@@ -76,6 +76,17 @@ def timespan_finish(ctx: Any, category: str, id: Any, timeline: Any = None, *, t
     if profile(ctx, category, id, timeline):
         samples = profiler.end(registered if tasks is _LOOKUP else tasks, (category, id))
     _emit(sink, "finish", category, id, timeline, samples)
+
+
+_sink_hooks = log_sink.registry
+
+
+def _sink_of(ctx: Any) -> Any:
+    """`log_sink(ctx)`, without the dispatch (0.2 µs) while nobody has registered a hook."""
+    if len(_sink_hooks) > 1:
+        return log_sink(ctx)
+    sink = getattr(ctx, "log_sink", None)
+    return _NOOP if sink is None else sink
 
 
 class OpenSpan:

@@ -147,11 +147,16 @@ class LocalEventLog(Sink):
 
     @classmethod
     def _process(cls, events: list[Event]) -> None:
-        with cls._lock:
-            cls._events.extend(events)
+        with LocalEventLog._lock:
+            LocalEventLog._events.extend(events)
+
+    @classmethod
+    def _after_fork(cls) -> None:
+        LocalEventLog._lock = threading.Lock()
+        LocalEventLog._events = []
 
 
-LocalEventLog._journal = Journal(LocalEventLog._process)
+LocalEventLog._journal = Journal(LocalEventLog._process, after_fork=LocalEventLog._after_fork)
 LocalEventLog.recorder = Recorder(LocalEventLog._journal.append, put=LocalEventLog._journal.put)
 
 

@@ -1,0 +1,106 @@
+"""Consumers of load: bytes of results, running bodies. Source: spec/timespans.md §6, design/rulings.md 25, 29."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..timespans.model import ChunkInfo, Event
+from .base import id_field
+
+__all__ = ["BytesAllocd", "ProcessorSaturation", "WorkerSaturation"]
+
+_MAX_GONE = 1000
+
+
+class BytesAllocd:
+    """Live bytes of task results on a worker: the total, for every event.
+
+    Rises when a chunk appears as the result of a task (once a chunk, restored tasks included), falls
+    when the chunk is evicted (released or spilled). Chunks of unknown size do not count, nor do chunks
+    of other workers, whose own stream has them.
+    """
+
+    categories = frozenset({"compute", "finish", "evict"})
+    carries = True
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._held: dict[Any, int] = {}
+        self._gone: dict[Any, None] = {}  # the last that were evicted: news of their birth may come late
+
+    def __call__(self, event: Event) -> int:
+        """See the class."""
+        if event.category == "evict":
+            self._release(getattr(event.timeline, "data", None))
+        elif event.phase == "finish" and event.category in ("compute", "finish"):
+            self._keep(getattr(event.timeline, "result", None), event.worker)
+        return self.value
+
+    def _keep(self, chunk: Any, worker: int) -> None:
+        if not isinstance(chunk, ChunkInfo) or chunk.nbytes is None or chunk.worker != worker:
+            return
+        if chunk.handle not in self._held and chunk.handle not in self._gone:
+            self._held[chunk.handle] = chunk.nbytes
+            self.value += chunk.nbytes
+
+    def _release(self, chunk: Any) -> None:
+        if not isinstance(chunk, ChunkInfo):
+            return
+        self.value -= self._held.pop(chunk.handle, 0)
+        self._gone[chunk.handle] = None
+        if len(self._gone) > _MAX_GONE:
+            del self._gone[next(iter(self._gone))]
+
+    def init_similar(self) -> BytesAllocd:
+        """A fresh one."""
+        return BytesAllocd()
+
+
+class WorkerSaturation:
+    """The number of bodies (`compute` spans) that run on a worker, for every event."""
+
+    categories = frozenset({"compute"})
+    carries = True
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def __call__(self, event: Event) -> int:
+        """See the class. Never below 0."""
+        if event.category == "compute":
+            self.value = max(0, self.value + (1 if event.phase == "start" else -1))
+        return self.value
+
+    def init_similar(self) -> WorkerSaturation:
+        """A fresh one."""
+        return WorkerSaturation()
+
+
+class ProcessorSaturation:
+    """The running bodies of each processor: a list of (processor, count above 0), for every event.
+
+    Entries between two changes share one list.
+    """
+
+    categories = frozenset({"compute"})
+    carries = True
+
+    def __init__(self) -> None:
+        self.value: list[tuple[Any, int]] = []
+        self._counts: dict[Any, int] = {}
+
+    def __call__(self, event: Event) -> list[tuple[Any, int]]:
+        """See the class."""
+        if event.category == "compute":
+            processor = id_field(event, "processor")
+            count = self._counts.get(processor, 0) + (1 if event.phase == "start" else -1)
+            if count > 0:
+                self._counts[processor] = count
+            else:
+                self._counts.pop(processor, None)
+            self.value = list(self._counts.items())
+        return self.value
+
+    def init_similar(self) -> ProcessorSaturation:
+        """A fresh one."""
+        return ProcessorSaturation()

@@ -1,0 +1,175 @@
+"""Consumers about tasks: names, dependencies, arguments, results. Source: spec/timespans.md §6.
+
+The streams have an entry for every event, None for those that say nothing. Values appear by identity
+(`LoggedMutableObject`), immutable ones not at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..timespans.model import ChunkInfo, Event, TaskRef, ValueInfo
+from ..timespans.warn import warn_once
+from .base import OpenSpans, function_name, id_field, thunk_id
+
+__all__ = [
+    "LoggedMutableObject",
+    "TaskArgumentMoves",
+    "TaskArguments",
+    "TaskDependencies",
+    "TaskFunctionNames",
+    "TaskNames",
+    "TaskResult",
+    "TaskToChunk",
+    "TaskUIDtoTID",
+    "logged_object",
+]
+
+_SUBMIT = frozenset({"add_thunk"})
+_MOVE = frozenset({"move"})
+
+
+class LoggedMutableObject(NamedTuple):
+    """The identity of a value. `kind`: "object" (`objid` is its `id()`), "chunk" (its handle), "task" (its uid)."""
+
+    objid: Any
+    kind: str
+
+
+def logged_object(described: Any) -> LoggedMutableObject | None:
+    """The identity of a value as the log describes it; None where it has none worth tracing."""
+    kind = type(described)
+    if kind is ValueInfo:
+        return _new(LoggedMutableObject, (described[2], "object")) if described[2] else None
+    if kind is ChunkInfo:
+        return _new(LoggedMutableObject, (described[0], "chunk"))
+    return _new(LoggedMutableObject, (described[0], "task")) if kind is TaskRef else None
+
+
+_new = tuple.__new__
+
+
+def _field(event: Event, name: str) -> Any:
+    return getattr(event.timeline, name, None)
+
+
+class TaskFunctionNames:
+    """At the submission of a task: its function's name."""
+
+    categories, phase = _SUBMIT, "start"
+
+    def __call__(self, event: Event) -> str | None:
+        """See the class."""
+        if event.category != "add_thunk" or event.phase != "start":
+            return None
+        return function_name(_field(event, "f"))
+
+
+class TaskNames:
+    """At the submission of a task: "<function name> [<task id>]"."""
+
+    categories, phase = _SUBMIT, "start"
+
+    def __call__(self, event: Event) -> str | None:
+        """See the class."""
+        if event.category != "add_thunk" or event.phase != "start":
+            return None
+        return f"{function_name(_field(event, 'f'))} [{thunk_id(event)}]"
+
+
+class TaskUIDtoTID:
+    """At the submission of a task: (its uid, its task id)."""
+
+    categories, phase = _SUBMIT, "start"
+
+    def __call__(self, event: Event) -> tuple[Any, Any] | None:
+        """See the class."""
+        if event.category != "add_thunk" or event.phase != "start":
+            return None
+        return _field(event, "uid"), thunk_id(event)
+
+
+class TaskDependencies:
+    """When a task was submitted: (its id, [ids of the tasks it depends on]), each once, by any kind of edge."""
+
+    categories, phase = _SUBMIT, "finish"
+
+    def __call__(self, event: Event) -> tuple[Any, list[Any]] | None:
+        """See the class."""
+        if event.category != "add_thunk" or event.phase != "finish":
+            return None
+        deps = _field(event, "deps") or ()
+        return thunk_id(event), list(dict.fromkeys([upstream for _, upstream in deps]))
+
+
+class TaskArguments:
+    """When an argument is in place: (task id, [(position, object)]), an empty list if it is immutable."""
+
+    categories, phase = _MOVE, "finish"
+
+    def __call__(self, event: Event) -> tuple[Any, list[tuple[Any, LoggedMutableObject]]] | None:
+        """See the class."""
+        if event.category != "move" or event.phase != "finish":
+            return None
+        value = logged_object(_field(event, "data"))
+        return thunk_id(event), [] if value is None else [(id_field(event, "position"), value)]
+
+
+class TaskArgumentMoves:
+    """When an argument is in place: (task id, position, object before, object after), of mutable ones."""
+
+    categories = _MOVE
+
+    def __init__(self) -> None:
+        self._before = OpenSpans()
+
+    def __call__(self, event: Event) -> tuple[Any, Any, LoggedMutableObject, LoggedMutableObject] | None:
+        """See the class. Task id 0 (moves of no task) is left out; a move that never began is warned about."""
+        if event.category != "move":
+            return None
+        task, position = id_field(event, "thunk_id"), id_field(event, "position")
+        if not task:
+            return None
+        value = logged_object(_field(event, "data"))
+        if event.phase == "start":
+            if value is not None:
+                self._before.remember((task, position), value)
+            return None
+        before = self._before.pop((task, position), None)
+        if value is None:
+            return None
+        if before is None:
+            warn_once(self, "task %s: the move of argument %r finished but never started", task, position)
+            return None
+        return task, position, before, value
+
+    def init_similar(self) -> TaskArgumentMoves:
+        """A fresh one."""
+        return TaskArgumentMoves()
+
+
+class TaskResult:
+    """When a body has returned something mutable: (task id, object)."""
+
+    categories, phase = frozenset({"compute"}), "finish"
+
+    def __call__(self, event: Event) -> tuple[Any, LoggedMutableObject] | None:
+        """See the class."""
+        return _result(event, "compute")
+
+
+class TaskToChunk:
+    """When a task has its result, and that is mutable: (task id, object)."""
+
+    categories, phase = frozenset({"finish"}), "finish"
+
+    def __call__(self, event: Event) -> tuple[Any, LoggedMutableObject] | None:
+        """See the class."""
+        return _result(event, "finish")
+
+
+def _result(event: Event, category: str) -> tuple[Any, LoggedMutableObject] | None:
+    if event.category != category or event.phase != "finish":
+        return None
+    result = logged_object(_field(event, "result"))
+    return None if result is None else (thunk_id(event), result)

@@ -1,0 +1,280 @@
+"""`MultiEventLog`: named consumers turn each event into one value each; aggregators look at the lists.
+
+Events reach the log through a `Journal`, off the emitter's path, and are taken one by one: all
+consumers in the order in which they were added, then all aggregators. Each worker has its own streams
+and its own copies of consumers and aggregators (`init_similar`); worker 1 uses the very objects that
+the user gave.
+
+Most consumers care for one category in ten, so calling all of them for each event would cost more than
+the scheduler itself. A consumer may therefore say what it wants (see `Consumer`); the log works out once
+per (category, phase) who is to be called, keeps the other streams as (index, value) pairs and fills
+the gaps when somebody looks. Aggregators look at every event: with one in place lists are kept in full.
+
+Source: spec/timespans.md §4.2, design/rulings.md 23, 24, 27.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Protocol
+
+from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
+from . import sinks
+from .journal import Journal
+from .model import Event
+from .recorder import Recorder
+from .streams import WorkerStreams, blame
+from .warn import warn_once
+
+__all__ = ["Aggregators", "Consumer", "MultiEventLog", "init_similar"]
+
+
+class Consumer(Protocol):
+    """What a consumer is: anything that can be called with an event. The rest is optional.
+
+    `categories`: a frozenset of the categories that it wants; not called, and None, for others.
+    `phase`: "start" or "finish", if it wants only those.
+    `carries`: with `categories`, the stream's value between two calls is not None but `consumer.value`.
+    `batch(events) -> values`: of a consumer without `categories`, many events at once instead of one by one,
+    for those whose calls nobody else can notice. `record_batch(events, values)` likewise.
+    `sample() -> value`: called at once on the thread that emits; `record(event, value)` is then called
+    off its path instead of the consumer itself. `init_similar() -> consumer`: a fresh copy for one more
+    worker. `close()`: called by `MultiEventLog.close`.
+
+    Never called by two threads at once for one worker. What it raises is logged once and the value is None.
+    """
+
+    def __call__(self, event: Event) -> Any:
+        """The stream's value for this event."""
+
+
+@functools.singledispatch
+def init_similar(obj: Any) -> Any:
+    """A fresh twin with the same configuration, for one more worker; by default the same object.
+
+    Asks the method `init_similar` where there is one. Register other types here.
+    """
+    own = getattr(obj, "init_similar", None)
+    return own() if callable(own) and not isinstance(obj, type) else obj
+
+
+class Aggregators(dict[str, Any]):
+    """The named aggregators of a log: a dict whose changes take effect between two events."""
+
+    def __init__(self, changing: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__()
+        self._changing = changing
+
+    def __setitem__(self, name: str, aggregator: Any) -> None:
+        if not callable(aggregator) or isinstance(aggregator, type):
+            raise NotCallableError(f"the aggregator {name!r} can't be called with the log's lists: {aggregator!r}")
+        with self._changing():
+            super().__setitem__(name, aggregator)
+
+    def __delitem__(self, name: str) -> None:
+        with self._changing():
+            super().__delitem__(name)
+
+    def __ior__(self, other: Any) -> Aggregators:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """As of a dict."""
+        for name, aggregator in dict(*args, **kwargs).items():
+            self[name] = aggregator
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """As of a dict."""
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """As of a dict."""
+        with self._changing():
+            return super().pop(name, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """As of a dict."""
+        with self._changing():
+            return super().popitem()
+
+    def clear(self) -> None:
+        """As of a dict."""
+        with self._changing():
+            super().clear()
+
+
+class MultiEventLog(sinks.Sink):
+    """A log of named streams: `log["bytes"] = BytesAllocd()`, `log.aggregators["window"] = LogWindow(...)`.
+
+    `max_events` keeps only the newest so many events of each worker, all streams cut alike (default:
+    no limit). `get_logs(log)` gives `{worker: {stream: list}}` and empties the log; all lists of a
+    worker have the same length, and entry i of each belongs to the same event. A consumer added later
+    finds None for the events before; `del log["name"]` drops the stream. `close()` frees everything.
+
+    Thread-safe. Raises `InvalidOptionError` for a bad `max_events` or name, `NotCallableError` for
+    something that can't be called.
+    """
+
+    def __init__(self, max_events: int | None = None) -> None:
+        if max_events is not None and (isinstance(max_events, bool) or not isinstance(max_events, int)):
+            raise InvalidOptionError(f"max_events is a number of events or None, not {max_events!r}")
+        if max_events is not None and max_events < 1:
+            raise InvalidOptionError(f"max_events must be at least 1, not {max_events}; None means no limit")
+        self.uid = secrets.randbits(63)
+        self.max_events = max_events
+        self.consumers: dict[str, Any] = {}
+        self.aggregators = Aggregators(self._changing)
+        self._lock = threading.RLock()
+        self._states: dict[int, WorkerStreams] = {}
+        self._stale = False
+        self._closed = False
+        self._journal = Journal(self._process, blame, self._after_fork)
+        self.recorder = Recorder(self._journal.append, put=self._journal.put)
+
+    def __setitem__(self, name: str, consumer: Any) -> None:
+        if not isinstance(name, str) or not name:
+            raise InvalidOptionError(f"the name of a stream is a string, not {name!r}")
+        if not callable(consumer):
+            raise NotCallableError(f"the consumer {name!r} can't be called with an event: {consumer!r}")
+        if isinstance(consumer, type):
+            raise NotCallableError(f"the consumer {name!r} is a class; give an instance: {consumer.__name__}()")
+        if callable(getattr(consumer, "sample", None)) and type(consumer).__hash__ is None:
+            raise InvalidOptionError(f"the consumer {name!r} samples, so it must be hashable: {consumer!r}")
+        with self._changing():
+            self.consumers.pop(name, None)
+            self._refresh_now()  # a consumer set anew begins with an empty stream
+            self.consumers[name] = consumer
+
+    def __getitem__(self, name: str) -> Any:
+        return self.consumers[name]
+
+    def __delitem__(self, name: str) -> None:
+        with self._changing():
+            del self.consumers[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.consumers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.consumers)
+
+    def __len__(self) -> int:
+        return len(self.consumers)
+
+    def __bool__(self) -> bool:
+        return True  # an empty log is still a log: `if ctx.log_sink:` must hold
+
+    def __enter__(self) -> MultiEventLog:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"MultiEventLog({', '.join(self.consumers)})"
+
+    def write_event(self, event: Event) -> None:
+        """Take one event. Consumers that sample the moment do so now, all others later."""
+        if self.recorder.samplers and event.samples is None:
+            event = event._replace(samples=self.recorder.sample())
+        self.recorder.append(event)
+
+    def get_logs(self, *, only_local: bool = False, **options: Any) -> dict[int, dict[str, list[Any]]]:
+        """`{worker: {stream: list}}` since the last call, for every known worker; empties the log.
+
+        `only_local` fetches the calling process's streams only. The lists are the caller's to keep.
+        """
+        if self._journal.is_draining_here:
+            raise ConcurrencyViolationError("a consumer or aggregator can't fetch the log that is just calling it")
+        self._journal.drain()
+        with self._lock:
+            self._refresh()
+            here = sinks.this_worker()
+            workers = {here} if only_local else {here, *sinks.known_workers(), *self._states}
+            return {worker: self._take(worker) for worker in sorted(workers)}
+
+    def close(self) -> None:
+        """Free all streams and stop taking events. Consumers with a method `close` are closed."""
+        self.recorder.append = self.recorder.put = _ignore
+        self._journal.drain()
+        with self._lock:
+            self._closed = True
+            consumers = [*self.consumers.values(), *self.aggregators.values()]
+            consumers += [copy for state in self._states.values() for copy in state.copies]
+            self._states.clear()
+            self.recorder.samplers = ()
+        for consumer in {id(c): c for c in consumers}.values():
+            try:
+                getattr(consumer, "close", _ignore)()
+            except Exception:
+                warn_once(consumer, "%s could not be closed", type(consumer).__name__)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around a change: the events before it are the old consumers', so they are settled first."""
+        self._journal.drain()
+        with self._lock:
+            yield
+            self._stale = True
+            if not self._closed:
+                samplers = [c for c in self.consumers.values() if callable(getattr(c, "sample", None))]
+                self.recorder.samplers = tuple(samplers)
+            self._refresh_now()
+
+    def _refresh_now(self) -> None:
+        """Take the change over, unless a consumer makes it while it is called: then before the next batch."""
+        if not self._journal.is_draining_here:
+            self._stale = True
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if self._stale:
+            self._stale = False
+            for state in self._states.values():
+                state.configure(self.consumers, self.aggregators)
+
+    def _state(self, worker: int) -> WorkerStreams:
+        state = self._states.get(worker)
+        if state is None:
+            twin = _same if worker == 1 else init_similar
+            state = self._states[worker] = WorkerStreams(twin, self.max_events)
+            state.configure(self.consumers, self.aggregators)
+        return state
+
+    def _take(self, worker: int) -> dict[str, list[Any]]:
+        state = self._states.get(worker)
+        return {name: [] for name in self.consumers} if state is None else state.take()
+
+    def _after_fork(self) -> None:
+        """A child begins empty: what is logged so far is the parent's, and so was whoever held the lock."""
+        self._lock = threading.RLock()
+        self._states = {}
+
+    def _process(self, events: list[Event]) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._refresh()
+            for worker, some in groupby(events, _worker_of):
+                self._state(worker).feed(list(some))
+
+
+_worker_of = attrgetter("worker")
+
+
+def _same(obj: Any) -> Any:
+    """Worker 1 uses what the user gave."""
+    return obj
+
+
+def _ignore(*_: Any) -> None:
+    """What a closed log does with records."""

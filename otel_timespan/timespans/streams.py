@@ -1,0 +1,352 @@
+"""The streams of one worker in a `MultiEventLog`: who is called for an event, and how values are kept.
+
+Two ways of keeping, with one result. *Sparse* (no aggregator): a consumer is called only for what it
+wants, and its values wait with the index of their event until somebody looks. *Full* (an aggregator
+looks at the lists after each event): every list grows by one entry an event.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+from .model import Event
+from .warn import warn_once
+
+__all__ = ["WorkerStreams", "blame"]
+
+_MAX_PLANS = 4096
+"""Distinct (category, phase) pairs whose plan is remembered; a program that invents more pays for it."""
+
+
+class _Nothing:
+    value = None
+
+
+class _Stream:
+    """One consumer and its values that wait. A stamp is an index in the list that it will become."""
+
+    __slots__ = ("batch", "call", "carries", "categories", "consumer", "name", "phase", "stamps", "values")
+
+    def __init__(self, name: str, consumer: Any, original: Any) -> None:
+        self.name, self.consumer = name, consumer
+        self.call = _call_of(consumer, original)
+        self.categories = getattr(consumer, "categories", None)
+        self.phase = getattr(consumer, "phase", None)
+        self.batch: Any = None if self.is_picky else _batch_of(consumer, original)
+        self.carries = self.is_picky and bool(getattr(consumer, "carries", False))
+        self.stamps: list[int] = []
+        self.values: list[Any] = []
+
+    @property
+    def filler(self) -> Any:
+        """Its attribute `value` is the entry of an event for which the consumer is not called."""
+        return self.consumer if self.carries else _Nothing
+
+    @property
+    def is_picky(self) -> bool:
+        return self.categories is not None or self.phase is not None
+
+    def wants(self, category: Any, phase: str) -> bool:
+        """Whether the consumer is called for this kind of event."""
+        if self.phase is not None and self.phase != phase:
+            return False
+        try:
+            return self.categories is None or category in self.categories
+        except TypeError:  # a category that can't be looked up is nobody's
+            return False
+
+    def take_batch(self, events: list[Event]) -> list[Any]:
+        """The values for all these events at once."""
+        try:
+            values = list(self.batch(events))
+            if len(values) == len(events):
+                return values
+            raise ValueError(f"{len(values)} values for {len(events)} events")
+        except Exception as error:
+            _isolate(error, self.consumer, f"the consumer {self.name!r}")
+            return [None] * len(events)
+
+    def begin(self, index: int) -> None:
+        """From `index` on a carrying stream shows its present value."""
+        if self.carries:
+            self.stamps.append(index)
+            self.values.append(self.consumer.value)
+
+    def complete(self, entries: list[Any], length: int) -> None:
+        """Write what waits into `entries`, which then has `length` entries."""
+        if self.carries:
+            for place, (stamp, value) in enumerate(zip(self.stamps, self.values, strict=True)):
+                until = self.stamps[place + 1] if place + 1 < len(self.stamps) else length
+                entries.extend([value] * (until - stamp))
+        else:
+            entries.extend([None] * (length - len(entries)))
+            for stamp, value in zip(self.stamps, self.values, strict=True):
+                entries[stamp] = value
+        self.stamps.clear()
+        self.values.clear()
+
+
+class _Plans(dict[Any, list[Any]]):
+    """(category, phase) -> whom to call, worked out when first asked for."""
+
+    def __init__(self, plan: Callable[[Any, str], list[Any]]) -> None:
+        self._plan = plan
+
+    def __missing__(self, kind: Any) -> list[Any]:
+        calls = self._plan(*kind)
+        if len(self) < _MAX_PLANS:
+            self[kind] = calls
+        return calls
+
+
+_kind_of = itemgetter(1, 0)  # category and phase, by index: faster than by name
+
+
+class WorkerStreams:
+    """The streams, consumers and aggregators of one worker. Not thread-safe: the log's lock guards it.
+
+    `twin(original)` makes this worker's copy of a consumer or aggregator.
+    """
+
+    def __init__(self, twin: Callable[[Any], Any], max_events: int | None) -> None:
+        self._twin, self._max_events = twin, max_events
+        self._streams: dict[str, _Stream] = {}
+        self._originals: dict[str, Any] = {}  # name -> what the user gave; same keys as _streams
+        self._aggregators: dict[str, tuple[Any, Any]] = {}  # name -> (what the user gave, our copy)
+        self._lists: dict[str, list[Any]] = {}  # same keys as _streams, unless an aggregator meddled
+        self._plans = _Plans(self._plan)  # refers to the lists in _lists
+        self._count = 0  # entries so far; while sparse, lists may be shorter
+
+    def configure(self, consumers: dict[str, Any], aggregators: dict[str, Any]) -> None:
+        """Take over the log's consumers and aggregators, keeping the copies of those that stayed."""
+        self._complete()
+        for name in [n for n in self._streams if consumers.get(n) is not self._originals[n]]:
+            self.remove(name)
+        for name, original in consumers.items():
+            if name not in self._streams:
+                self._originals[name] = original
+                self._streams[name] = _Stream(name, self._twin(original), original)
+                self._lists[name] = [None] * self._count
+        old = self._aggregators
+        self._aggregators = {
+            name: old[name] if name in old and old[name][0] is original else (original, self._twin(original))
+            for name, original in aggregators.items()
+        }
+        self._restart()
+
+    def remove(self, name: str) -> None:
+        """Forget one stream with all its values."""
+        for table in (self._streams, self._originals, self._lists):
+            table.pop(name, None)
+        self._plans.clear()
+
+    @property
+    def copies(self) -> list[Any]:
+        """This worker's consumers and aggregators."""
+        return [s.consumer for s in self._streams.values()] + [copy for _, copy in self._aggregators.values()]
+
+    def feed(self, events: list[Event]) -> None:
+        """Take events, in order. Raises only `KeyboardInterrupt`, after the last of them."""
+        interrupt = self._feed_full(events) if self._aggregators else self._feed_sparse(events)
+        if self._max_events is not None and self._count >= 2 * self._max_events:
+            self._trim(self._max_events)
+        if interrupt is not None:
+            raise interrupt
+
+    def take(self) -> dict[str, list[Any]]:
+        """The lists, complete and of equal length; this worker then starts with new, empty ones."""
+        self._complete()
+        for _, aggregator in self._aggregators.values():
+            _tell(aggregator, "settle", self._lists)
+        self._level()
+        if self._max_events is not None:
+            self._trim(self._max_events)
+        taken = {name: self._lists[name] for name in self._streams}
+        count, self._count = self._count, 0
+        self._lists = {name: [] for name in self._streams}
+        self._restart()
+        self._tell_dropped(count)
+        return taken
+
+    def _feed_sparse(self, events: list[Event]) -> KeyboardInterrupt | None:
+        index, interrupt = self._count, None
+        for event, calls in zip(events, self._planned(events), strict=True):
+            for call, keep, stamp, stream in calls:
+                try:
+                    keep(call(event))
+                except BaseException as error:
+                    keep(None)
+                    interrupt = _isolate(error, stream.consumer, f"the consumer {stream.name!r}") or interrupt
+                    if stream.carries:
+                        stamp(index)
+                        stream.begin(index + 1)
+                        continue
+                if stamp is not None:
+                    stamp(index)
+            index += 1
+        for stream in self._streams.values():
+            if stream.batch is not None:
+                self._lists[stream.name].extend(stream.take_batch(events))
+        self._count = index
+        return interrupt
+
+    def _planned(self, events: list[Event]) -> list[Any]:
+        """Whom to call for each event."""
+        try:
+            return list(map(self._plans.__getitem__, map(_kind_of, events)))
+        except TypeError:  # a category that can't be a key costs a plan an event
+            return [self._plan(event.category, event.phase) for event in events]
+
+    def _feed_full(self, events: list[Event]) -> KeyboardInterrupt | None:
+        lists, interrupt = self._lists, None
+        for event, calls in zip(events, self._planned(events), strict=True):
+            for name, call, filler, stream in calls:
+                try:
+                    value = filler.value if call is None else call(event)
+                except BaseException as error:
+                    value = None
+                    interrupt = _isolate(error, stream.consumer, f"the consumer {name!r}") or interrupt
+                try:
+                    lists[name].append(value)
+                except KeyError:  # an aggregator took the list away: `_level` pads the new one
+                    lists[name] = [value]
+            for name, (_, aggregator) in self._aggregators.items():
+                try:
+                    aggregator(lists)
+                except BaseException as error:
+                    interrupt = _isolate(error, aggregator, f"the aggregator {name!r}") or interrupt
+        self._count = max(map(len, lists.values()), default=0)
+        return interrupt
+
+    def _plan(self, category: Any, phase: str) -> list[Any]:
+        """What to do for such events.
+
+        Sparse: (function, where its value goes, where its index goes, stream) of those who are called.
+        Full: (name, function or None, whose `value` it is else, stream) of all.
+        """
+        streams = self._streams.values()
+        if self._aggregators:
+            return [(s.name, s.call if s.wants(category, phase) else None, s.filler, s) for s in streams]
+        calls: list[Any] = []
+        for s in streams:
+            if s.is_picky and s.wants(category, phase):
+                calls.append((s.call, s.values.append, s.stamps.append, s))
+            elif not s.is_picky and s.batch is None:
+                calls.append((s.call, self._lists[s.name].append, None, s))
+        return calls
+
+    def _complete(self) -> None:
+        """Make the lists whole, from whichever way of keeping is on."""
+        if not self._aggregators:
+            for name, stream in self._streams.items():
+                stream.complete(self._lists[name], self._count)
+
+    def _restart(self) -> None:
+        """After a change of lists, consumers or aggregators: plans refer to the old ones."""
+        self._plans.clear()
+        for stream in self._streams.values():
+            stream.stamps.clear()
+            stream.values.clear()
+            if not self._aggregators:
+                stream.begin(self._count)
+
+    def _level(self) -> None:
+        """Pad at the front what an aggregator cut unevenly: the newest entries belong together."""
+        self._count = max((len(self._lists.get(name, ())) for name in self._streams), default=0)
+        for name in self._streams:
+            entries = self._lists.setdefault(name, [])
+            if len(entries) < self._count:
+                entries[:0] = [None] * (self._count - len(entries))
+
+    def _trim(self, length: int) -> None:
+        """Keep the newest `length` entries of every list."""
+        excess = self._count - length
+        if excess <= 0:
+            return
+        self._complete()
+        self._level()
+        for entries in self._lists.values():
+            del entries[:excess]
+        self._count = length
+        self._restart()
+        self._tell_dropped(excess)
+
+    def _tell_dropped(self, count: int) -> None:
+        if count:
+            for _, aggregator in self._aggregators.values():
+                _tell(aggregator, "dropped", count)
+
+
+def _call_of(consumer: Any, original: Any) -> Callable[[Event], Any]:
+    """What to call off the emitter's path; a bound method is twice as fast as an object with `__call__`."""
+    if _samples(consumer):
+        record = consumer.record
+
+        def sampled(event: Event) -> Any:
+            samples = event.samples
+            return record(event, samples[original]) if samples is not None and original in samples else None
+
+        return sampled
+    own = type(consumer).__call__
+    return types.MethodType(own, consumer) if isinstance(own, types.FunctionType) else consumer
+
+
+def _batch_of(consumer: Any, original: Any) -> Callable[[list[Event]], Any] | None:
+    """The consumer's way to do many events at once, unless a subclass changed what it does for one."""
+    if not _samples(consumer):
+        return consumer.batch if _same_home(consumer, "batch", "__call__") else None
+    if not _same_home(consumer, "record_batch", "record"):
+        return None
+
+    def sampled(events: list[Event]) -> Any:
+        values = [None if e.samples is None else e.samples.get(original) for e in events]
+        return consumer.record_batch(events, values)
+
+    return sampled
+
+
+def _samples(consumer: Any) -> bool:
+    return callable(getattr(consumer, "sample", None)) and callable(getattr(consumer, "record", None))
+
+
+def _same_home(consumer: Any, *names: str) -> bool:
+    homes = [next((kind for kind in type(consumer).__mro__ if name in vars(kind)), None) for name in names]
+    return homes[0] is not None and homes[0] is homes[1]
+
+
+def _tell(aggregator: Any, method: str, argument: Any) -> None:
+    """Call an optional method of an aggregator, isolated as the aggregator itself is."""
+    function = getattr(aggregator, method, None)
+    if callable(function):
+        try:
+            function(argument)
+        except Exception:
+            warn_once(aggregator, "the method %s of the aggregator %s raised", method, type(aggregator).__name__)
+
+
+def _isolate(error: BaseException, culprit: Any, name: str) -> KeyboardInterrupt | None:
+    """Warn once; a consumer may end neither the thread nor the program. Ctrl-C is the user's, for later."""
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    warn_once(culprit, "%s (%s) raised; the value is lost and the log goes on", name, type(culprit).__name__)
+    return None
+
+
+def blame(frame: types.FrameType) -> str | None:
+    """Which consumer or aggregator a draining thread is in, from its innermost frame."""
+    inner: types.FrameType | None = frame
+    while inner is not None:
+        found = inner.f_locals
+        if inner.f_code is WorkerStreams._feed_full.__code__ and "aggregator" in found:
+            # `name` is the consumer's or the aggregator's, whichever of the two loops it is in.
+            return f"the consumer or aggregator {found['name']!r}"
+        if inner.f_code in _LOOPS and "stream" in found:
+            return f"the consumer {found['stream'].name!r}"
+        inner = inner.f_back
+    return None
+
+
+_LOOPS = (WorkerStreams._feed_sparse.__code__, WorkerStreams._feed_full.__code__)
