@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import otel_timespan.dagger as D  # noqa: N812
+import otel_timespan.dagger as D
 from otel_timespan import viz
 from otel_timespan.timespans import LocalEventLog, NoOpLog, get_logs
 from tests.viz.trace_rules import check_trace

@@ -1,0 +1,64 @@
+"""The budgets: what the figures must keep. `origin` says who asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["BUDGETS", "Budget", "Verdict", "judge"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on one figure. `least` is a lower bound (a ratio that must be reached), `most` an upper one."""
+
+    figure: str
+    text: str
+    origin: str
+    least: float | None = None
+    most: float | None = None
+
+    def met(self, value: float) -> bool:
+        """Whether the value keeps the budget; the bound itself does."""
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A budget and what was measured: `value` is None where that figure was not measured in this run."""
+
+    budget: Budget
+    value: float | None
+
+    @property
+    def word(self) -> str:
+        """met, not met, or not measured."""
+        if self.value is None:
+            return "not measured"
+        return "met" if self.budget.met(self.value) else "not met"
+
+
+def _speed() -> Iterable[Budget]:
+    for workload in ("W1", "W2", "W3", "W4"):
+        yield Budget(f"{workload}.noop.vs_tpe", f"{workload}: times faster than the thread pool", "issue", least=3.0)
+        yield Budget(f"{workload}.noop.vs_dask", f"{workload}: times faster than Dask threaded", "issue", least=15.0)
+
+
+BUDGETS = (
+    *_speed(),
+    Budget("memory.noop.bytes", "bytes held by a waiting task", "issue", most=1024),
+    Budget("arrival.W1.share", "W1: share of the spans that arrives", "issue", least=1.0, most=1.0),
+    Budget("arrival.W4.share", "W4: share of the spans that arrives", "issue", least=1.0, most=1.0),
+    Budget("cpu.ratio", "CPU per delivered span, OTelLog to SDK", "issue", most=0.5),
+    Budget("split.W1.hot_vs_noop", "W1: hot path with MultiEventLog to NoOpLog", "ruling 45", most=3.0),
+    Budget("split.W4.hot_vs_noop", "W4: hot path with MultiEventLog to NoOpLog", "ruling 45", most=3.0),
+    Budget("split.W1.whole_vs_noop", "W1: the same with draining", "ruling 45", most=6.0),
+    Budget("split.W4.whole_vs_noop", "W4: the same with draining", "ruling 45", most=6.0),
+    Budget("linear.W1.growth", "W1: µs a task at 200,000 tasks to 20,000", "ours", most=1.5),
+    Budget("linear.W4.growth", "W4: µs a task at 200,000 tasks to 20,000", "ours", most=1.5),
+)
+
+
+def judge(figures: Mapping[str, float]) -> list[Verdict]:
+    """Each budget against the figures of a run."""
+    return [Verdict(budget, figures.get(budget.figure)) for budget in BUDGETS]

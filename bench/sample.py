@@ -1,0 +1,160 @@
+"""One measurement in a process of its own: `python -m bench.sample KIND WORKLOAD SYSTEM SIZE`, prints JSON.
+
+A process of its own, because a heap that has seen a million tasks, a warm allocator and a garbage
+collector with other people's objects make a difference of some ten per cent, in either direction.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from . import systems
+from .workloads import WORKLOADS, Workload, inc
+
+__all__ = ["KINDS", "main"]
+
+REPEATS = 3
+WAITING = 10_000
+_NO_DEPENDENCIES = ("W1", "W2r")
+
+
+class Took(NamedTuple):
+    """Seconds of something: what passed, and what all threads of this process worked."""
+
+    wall_s: float
+    cpu_s: float
+
+    def __add__(self, other: object) -> Took:
+        assert isinstance(other, Took)
+        return Took(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+
+
+def _took(call: Callable[[], Any]) -> tuple[Any, Took]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    return result, Took(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def _runner(workload: Workload, size: int, system: systems.System) -> Callable[[], Took]:
+    """A function that runs the workload once, checks its result, and says what it took."""
+    plan = workload.prepare(size)
+    if system.get is not None:
+        graph, get = workload.dask(plan), system.get
+
+        def once() -> Any:
+            return graph(get)
+    else:
+        spawn = system.submit if workload.name in _NO_DEPENDENCIES else system.spawn
+        fetch = system.fetch
+        assert spawn is not None and fetch is not None
+
+        def once() -> Any:
+            return workload.eager(plan, spawn, fetch)
+
+    expected = workload.expected(plan)
+
+    def timed() -> Took:
+        gc.collect()
+        result, took = _took(once)
+        if result != expected:
+            raise AssertionError(f"{workload.name} gave {result!r}, not {expected!r}")
+        return took
+
+    return timed
+
+
+def sample_time(workload: Workload, name: str, size: int) -> dict[str, Any]:
+    """µs a task: until the last result is there, and with waiting for the log as well."""
+    runs, settled = [], []
+    with systems.opened(name) as system:
+        run = _runner(workload, size, system)
+        run()  # threads started, code paths specialised, lists grown
+        system.settle()
+        for _ in range(REPEATS):
+            runs.append(run())
+            settled.append(runs[-1] + _took(system.settle)[1])
+    per_task = 1e6 / workload.tasks(size)
+    return {
+        "us": [took.wall_s * per_task for took in runs],
+        "whole_us": [took.wall_s * per_task for took in settled],
+        "whole_cpu_us": [took.cpu_s * per_task for took in settled],
+    }
+
+
+def sample_split(workload: Workload, name: str, size: int) -> dict[str, Any]:
+    """The hot path alone: the journal keeps its records until the run is over, then they are drained."""
+    from otel_timespan.timespans import journal
+
+    journal.DRAIN_INTERVAL_S = 3600.0
+    journal.HIGH_WATER = sys.maxsize
+    hot, drain = [], []
+    with systems.opened(name) as system:
+        run = _runner(workload, size, system)
+        run()
+        system.settle()
+        for _ in range(REPEATS):
+            hot.append(run())
+            drain.append(_took(system.settle)[1])
+    per_task = 1e6 / workload.tasks(size)
+    return {
+        "hot_us": [took.wall_s * per_task for took in hot],
+        "drain_us": [took.wall_s * per_task for took in drain],
+        "hot_cpu_us": [took.cpu_s * per_task for took in hot],
+        "drain_cpu_us": [took.cpu_s * per_task for took in drain],
+    }
+
+
+def sample_memory(workload: Workload, name: str, size: int) -> dict[str, Any]:
+    """Bytes that a task holds while it waits for another one; the handle in the caller's list included."""
+    gate = threading.Event()
+    with systems.opened(name) as system:
+        spawn, fetch = system.spawn, system.fetch
+        assert spawn is not None and fetch is not None
+        for task in [spawn(inc, spawn(inc, i)) for i in range(100)]:
+            fetch(task)
+        system.settle()
+        blocker = spawn(gate.wait)
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        waiting = [spawn(_after, blocker) for _ in range(size)]
+        system.settle()
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        gate.set()
+        if not all(fetch(task) for task in waiting):
+            raise AssertionError("a waiting task gave a wrong result")
+    return {"bytes": held / size}
+
+
+def _after(opened: bool) -> bool:
+    return opened
+
+
+def sample_spans(workload: Workload, name: str, size: int) -> dict[str, Any]:
+    """CPU of the whole process for each span that arrived at a counting receiver. See spans.py."""
+    from . import spans
+
+    return spans.measure(workload, name, size, _runner)
+
+
+KINDS = {"time": sample_time, "split": sample_split, "memory": sample_memory, "spans": sample_spans}
+"""What can be measured."""
+
+
+def main(arguments: list[str]) -> None:
+    """Measure what the arguments say and print it as one line of JSON."""
+    kind, workload, system, size = arguments
+    print(json.dumps(KINDS[kind](WORKLOADS[workload], system, int(size))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

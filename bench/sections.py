@@ -1,0 +1,225 @@
+"""The measurements, one function a section: each adds rows to a table and figures that budgets look at.
+
+Every sample is a fresh process. The systems of a section take turns, round by round, so that whatever
+else the machine does meets them all; what is reported is the median, with the smallest and the largest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .spans import SENDERS
+from .systems import OURS, PEERS
+from .workloads import WORKLOADS
+
+__all__ = ["SECTIONS", "BenchError", "Run", "Table"]
+
+ROOT = Path(__file__).resolve().parents[1]
+_SAMPLE_TIMEOUT_S = 1200
+_SPLIT = ("W1", "W4")
+_LINEAR = {"W1": (20_000, 50_000, 200_000), "W4": (100, 250, 1_000)}
+_LINEAR_QUICK = {"W1": (200, 500, 2_000), "W4": (3, 5, 20)}
+_SECTION_ROUNDS = 3
+
+
+class BenchError(Exception):
+    """A sample did not run."""
+
+
+@dataclass
+class Table:
+    """A table of a report: rows of text."""
+
+    title: str
+    header: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """One run of the benchmarks: what to measure, and what came out.
+
+    `figures` are single numbers by name, `samples` all that was measured, `collector` the OTLP endpoint
+    of a real collector, None without one.
+    """
+
+    workloads: Sequence[str] = tuple(WORKLOADS)
+    systems: Sequence[str] = (*OURS, *PEERS)
+    rounds: int = 3
+    quick: bool = False
+    collector: str | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, Any] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
+
+    def size(self, workload: str) -> int:
+        """The size of a workload in this run."""
+        return WORKLOADS[workload].quick if self.quick else WORKLOADS[workload].size
+
+    def sample(self, kind: str, workload: str, system: str, size: int) -> dict[str, Any]:
+        """One sample in a process of its own. Raises `BenchError` with the end of what it printed."""
+        self.say(f"  {kind} {workload} {system} {size:,}")
+        command = [sys.executable, "-m", "bench.sample", kind, workload, system, str(size)]
+        options: dict[str, Any] = {"cwd": ROOT, "env": self._environment(system), "timeout": _SAMPLE_TIMEOUT_S}
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, **options)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{' '.join(command[1:])} did not end within {_SAMPLE_TIMEOUT_S} s") from None
+        if done.returncode:
+            raise BenchError(f"{' '.join(command[1:])} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
+    def _environment(self, system: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        if system == "otel-collector" and self.collector:
+            kept |= {"OTEL_EXPORTER_OTLP_ENDPOINT": self.collector, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        else:
+            kept["OTEL_METRICS_EXPORTER"] = "none"  # there is nobody to send them to
+        return kept
+
+    def round_robin(self, kind: str, workload: str, systems: Sequence[str], size: int, rounds: int) -> dict[str, Any]:
+        """{system: {figure: [values]}}: the systems take turns, and begin with another one each round."""
+        gathered: dict[str, dict[str, list[float]]] = {system: {} for system in systems}
+        for turn in range(rounds):
+            for system in [*systems[turn % len(systems) :], *systems[: turn % len(systems)]]:
+                for name, value in self.sample(kind, workload, system, size).items():
+                    gathered[system].setdefault(name, []).extend(value if isinstance(value, list) else [value])
+        self.samples[f"{kind}.{workload}.{size}"] = gathered
+        return gathered
+
+
+def _us(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} … {max(values):.2f})"
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.1f}x"
+
+
+def speed(run: Run) -> None:
+    """µs a task of every system on every workload."""
+    table = Table(
+        "Speed: µs a task, median (min … max); how many times faster than the peers",
+        ("workload", "tasks", "system", "µs a task", "with the log settled", "its CPU", "vs pool", "vs Dask"),
+    )
+    systems = [name for name in run.systems if name != "otel-collector" or run.collector]
+    for name in run.workloads:
+        size = run.size(name)
+        gathered = run.round_robin("time", name, systems, size, run.rounds)
+        median = {system: statistics.median(values["us"]) for system, values in gathered.items()}
+        for system in systems:
+            ratios = {peer: median[peer] / median[system] if peer in median else None for peer in PEERS}
+            run.figures[f"{name}.{system}.us"] = median[system]
+            run.figures.update({f"{name}.{system}.vs_{p}": r for p, r in ratios.items() if r is not None})
+            us, whole = gathered[system]["us"], gathered[system]["whole_us"]
+            cpu = statistics.median(gathered[system]["whole_cpu_us"])
+            run.figures[f"{name}.{system}.cpu_us"] = cpu
+            tasks = f"{WORKLOADS[name].tasks(size):,}"
+            settled = _us(whole) if system in OURS and system != "noop" else ""
+            table.rows.append(
+                (name, tasks, system, _us(us), settled, f"{cpu:.1f}", _times(ratios["tpe"]), _times(ratios["dask"]))
+            )
+    run.tables.append(table)
+
+
+def split(run: Run) -> None:
+    """The hot path of MultiEventLog and OTelLog alone, and with the draining of what it left."""
+    table = Table(
+        "Hot path: µs a task while nothing is drained, and with draining; each to NoOpLog",
+        ("workload", "system", "hot path", "draining", "their CPU", "hot to NoOpLog", "whole to NoOpLog"),
+    )
+    for name in (name for name in _SPLIT if name in run.workloads):
+        gathered = run.round_robin(
+            "split", name, ("noop", "log", "otel-discard"), run.size(name), min(run.rounds, _SECTION_ROUNDS)
+        )
+        base = statistics.median(gathered["noop"]["hot_us"])
+        for system, values in gathered.items():
+            hot, drain = statistics.median(values["hot_us"]), statistics.median(values["drain_us"])
+            hot_ratio, whole_ratio = hot / base, (hot + drain) / base
+            prefix = f"split.{name}" if system == "log" else f"split.{name}.{system}"
+            run.figures |= {f"{prefix}.hot_vs_noop": hot_ratio, f"{prefix}.whole_vs_noop": whole_ratio}
+            base_cpu = statistics.median(gathered["noop"]["hot_cpu_us"])
+            hot_cpu, drain_cpu = statistics.median(values["hot_cpu_us"]), statistics.median(values["drain_cpu_us"])
+            run.figures |= {
+                f"{prefix}.hot_cpu_vs_noop": hot_cpu / base_cpu,
+                f"{prefix}.whole_cpu_vs_noop": (hot_cpu + drain_cpu) / base_cpu,
+            }
+            table.rows.append(
+                (
+                    name,
+                    system,
+                    _us(values["hot_us"]),
+                    _us(values["drain_us"]),
+                    f"{hot_cpu:.1f} + {drain_cpu:.1f}",
+                    _times(hot_ratio),
+                    _times(whole_ratio),
+                )
+            )
+    run.tables.append(table)
+
+
+def memory(run: Run) -> None:
+    """Bytes that a waiting task holds."""
+    size = 500 if run.quick else 10_000
+    table = Table(f"Memory: bytes held by each of {size:,} tasks that wait for one", ("system", "bytes a task"))
+    gathered = run.round_robin("memory", "W1", ("noop", "log", "otel-discard", "tpe"), size, 1)
+    for system, values in gathered.items():
+        run.figures[f"memory.{system}.bytes"] = values["bytes"][0]
+        table.rows.append((system, f"{values['bytes'][0]:,.0f}"))
+    run.tables.append(table)
+
+
+def linear(run: Run) -> None:
+    """µs a task as the number of tasks grows tenfold, without a log."""
+    table = Table("Linearity: µs a task of NoOpLog as the graph grows", ("workload", "tasks", "µs a task", "growth"))
+    for name, sizes in (_LINEAR_QUICK if run.quick else _LINEAR).items():
+        if name not in run.workloads:
+            continue
+        first = 0.0
+        for size in sizes:
+            values = run.round_robin("time", name, ("noop",), size, 1)["noop"]["us"]
+            median = statistics.median(values)
+            first = first or median
+            run.figures[f"linear.{name}.growth"] = median / first
+            table.rows.append((name, f"{WORKLOADS[name].tasks(size):,}", _us(values), _times(median / first)))
+    run.tables.append(table)
+
+
+def spans(run: Run) -> None:
+    """CPU a delivered span against the SDK's own path, and the share that arrives."""
+    table = Table(
+        "Delivery: CPU of the whole process for each span that arrives, at a counting receiver",
+        ("workload", "sender", "spans made", "arrived", "CPU µs a span"),
+    )
+    for name in (name for name in _SPLIT if name in run.workloads):
+        # The SDK needs a tenth of a millisecond a span: one workload shows it.
+        senders = SENDERS if name == "W1" or "W1" not in run.workloads else SENDERS[:2]
+        size = run.size(name) if run.quick or name != "W1" else run.size(name) // 2
+        gathered = run.round_robin("spans", name, senders, size, 1 if run.quick else 2)
+        cost = {sender: statistics.median(values["cpu_us_per_span"]) for sender, values in gathered.items()}
+        for sender, values in gathered.items():
+            made, arrived = sum(values["made"]), sum(values["arrived"])
+            run.figures[f"cpu.{name}.{sender}.us"] = cost[sender]
+            run.figures[f"arrival.{name}.{sender}.share"] = arrived / made
+            share = f"{arrived / made:.1%}"
+            table.rows.append((name, sender, f"{made / len(values['made']):,.0f}", share, f"{cost[sender]:.1f}"))
+        run.figures[f"arrival.{name}.share"] = run.figures[f"arrival.{name}.otel.share"]
+        if "sdk" in cost:
+            run.figures["cpu.ratio"] = cost["otel"] / cost["sdk"]
+            run.figures["cpu.ratio_with_metrics"] = cost["otel-metrics"] / cost["sdk"]
+    run.tables.append(table)
+
+
+SECTIONS = {"speed": speed, "split": split, "memory": memory, "linear": linear, "spans": spans}
+"""All sections, by name, in the order in which they run."""

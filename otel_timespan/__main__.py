@@ -1,0 +1,5 @@
+"""`python -m otel_timespan`: the command line."""
+
+from .cli import main
+
+main()
