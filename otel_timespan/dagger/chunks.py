@@ -21,7 +21,7 @@ from ..timespans.model import ChunkInfo
 from . import records
 from .processors import CPURAMMemorySpace, OSProc, Processor, memory_space
 from .scopes import AnyScope, Scope
-from .sizes import approx_size
+from .sizes import FIXED, approx_size
 
 __all__ = ["ArrayDomain", "Chunk", "DRef", "UnitDomain", "datasize", "domain", "tochunk"]
 
@@ -72,7 +72,9 @@ class LoggedDRef(DRef):
         self.value = value
         self.worker = worker
         self._put = put
-        self._info = ChunkInfo(records.next_handle(), self.nbytes, self.type, worker)
+        kind = type(value)
+        self._nbytes = nbytes = FIXED[kind] if kind in FIXED else approx_size(value)
+        self._info = ChunkInfo(records.next_handle(), nbytes, kind, worker)
 
     def __del__(self) -> None:
         # May run at any allocation, on any thread: it only appends (design/rulings.md 11).

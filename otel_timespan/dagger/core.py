@@ -26,12 +26,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SchedulingError, TaskCancelled, WorkerLostError
-from ..timespans.model import Timeline
 from . import records
 from .atomics import claim, settle
 from .chunks import Chunk
 from .describe import describe_function
-from .dtask import DONE, FAILED, LAUNCHED, DTask, Failure, summarize
+from .describe_task import describe_arguments, positions
+from .dtask import DONE, FAILED, LAUNCHED, TOLD, DTask, Failure, Live, summarize
+from .environment import running_task
 from .ids import new_run_id
 from .options import DEFAULT, signature_defaults
 from .placement import Slot, occupancy_on, place
@@ -60,6 +61,8 @@ class Core:
         self.queue = self.shared[min(self.shared)]
         """The shared queue of the first worker: the only one where there is one worker."""
         self.one_worker = len(self.shared) == 1
+        self.home = OSProc(min(self.shared))
+        """What `enqueue` names for that queue."""
         self.running: set[DTask] = set()
         """Tasks whose bodies run, abandoned ones included until they end."""
         self.effects: deque[Slot] = deque()
@@ -118,35 +121,30 @@ class Core:
     def _submit_logged(self, task: DTask, recorder: Any) -> None:
         """`submit` with a log: the record goes out before the task can be seen by anybody else."""
         t0 = self.clock()
-        from .dtask import live
-        from .environment import running_task
-
-        extra = live(task)
-        if extra.attempt == 1:  # a retry keeps the caller of the first attempt
+        extra = task._live
+        if extra is None or extra.attempt == 1:  # a retry keeps the caller of the first attempt
+            if extra is None:
+                extra = task._live = Live()
             extra.trace = recorder.on_submit() if recorder.on_submit is not None else None
             parent = running_task()
             extra.spawned_by = parent.id if parent is not None else 0
-        timeline = Timeline(
-            f=describe_function(task._f),
-            args=records.describe_arguments(task._args, task._kwargs),
-            options=task._options,
-            uid=task.id,
-            deps=_positions(task),
-            name=task._options.name,
-            spawned_by=extra.spawned_by,
-            run_id=self.run_id,
-            attempt=extra.attempt,
-            trace=extra.trace,
+        given = (
+            task.id,
+            describe_function(task._f),
+            describe_arguments(task._args, task._kwargs) if task._args or task._kwargs else (),
+            task._options,
+            positions(task) if task._deps else (),
+            extra.spawned_by,
+            self.run_id,
+            extra.attempt,
+            extra.trace,
         )
         task._state = LAUNCHED
-        samples = recorder.sample()
-        failed = self.wire(task)
-        waits = task._tokens is not None
-        if failed is None and not waits:
-            self.enqueue(task, submission=(recorder, t0, timeline, samples))
+        failed = self.wire(task) if task._deps else None
+        if failed is None and task._tokens is None:
+            self.enqueue(task, submission=(t0, given))
             return
-        recorder.append((records.expand_submit, t0, self.clock(), timeline, None, samples))
-        _annotate(recorder, task, self.clock())
+        recorder.append((records.expand_submit, t0, self.clock(), given, None, recorder.sample()))
         if failed is not None:
             self.skip([task], failed._outcome)
         elif task._tokens.pop():  # type: ignore[union-attr]
@@ -157,16 +155,18 @@ class Core:
     def enqueue(self, task: DTask, submission: Any = None) -> None:
         """Place a ready task and queue it. A task that can't be placed fails."""
         recorder = self.context.recorder
-        plain = task._options is DEFAULT and self.one_worker and not Chunk.scoped_exist and not signature_defaults
-        if recorder is None and plain:
-            if task._state < DONE:
-                task._claim = True
-                self.queue.append(task)
+        if task._options is DEFAULT and self.one_worker and not Chunk.scoped_exist and not signature_defaults:
+            if task._state >= DONE:  # cancelled, or failed through another upstream
+                return
+            if recorder is not None:
+                self._record_placed(task, recorder, submission, self.clock(), self.home)
+            task._claim = True
+            self.queue.append(task)
             return
         self._enqueue_placed(task, recorder, submission)
 
     def _enqueue_placed(self, task: DTask, recorder: Any, submission: Any) -> None:
-        if task._state >= DONE:  # cancelled, or failed through another upstream
+        if task._state >= DONE:
             return
         t0 = self.clock() if recorder is not None else 0
         error: SchedulingError | None = None
@@ -176,16 +176,9 @@ class Core:
             slot, worker = place(self, task)
         except SchedulingError as unplaceable:
             error = unplaceable
-        processor = None if error is not None else slot.processor if slot is not None else OSProc(worker)
         if recorder is not None:
-            t1 = self.clock()
-            row = (records.expand_schedule, t0, t1, self.clock(), self.uid, task.id, processor, worker)
-            if submission is None:
-                recorder.append((*row, recorder.sample()))
-            else:
-                _, t_submit, timeline, samples = submission
-                recorder.append((records.expand_submit, t_submit, self.clock(), timeline, (*row, samples), samples))
-                _annotate(recorder, task, t1)
+            processor = None if error is not None else slot.processor if slot is not None else OSProc(worker)
+            self._record_placed(task, recorder, submission, t0, processor, worker)
         if error is not None:
             self.fail(task, error)
         elif task._options.restore is not None and self.driver.restore(task):
@@ -199,6 +192,17 @@ class Core:
                 heapq.heappush(slot.heap, (occupancy_on(task, slot.processor), next(self._pinned_seq), task))
             self.effects.append(slot)
 
+    def _record_placed(
+        self, task: DTask, recorder: Any, submission: Any, t0: int, processor: Any, worker: int = 1
+    ) -> None:
+        """Record the placement, together with the submission where that is part of it."""
+        t1 = self.clock()
+        samples = recorder.sample()
+        row: Any = (records.expand_schedule, t0, t1, t1, self.uid, task.id, processor, worker, samples)
+        if submission is not None:
+            row = (records.expand_submit, submission[0], t1, submission[1], row, samples)
+        recorder.append(row)
+
     # ---- completion ----------------------------------------------------------------------------
 
     def finish(self, task: DTask, outcome: Any, state: int) -> Sequence[DTask]:
@@ -210,6 +214,7 @@ class Core:
         task._state = state
         subs = task._subs
         if not subs:
+            task._subs = TOLD
             return ()
         ready: list[DTask] = []
         waiters: list[Callable[[], None]] = []
@@ -225,6 +230,7 @@ class Core:
                 skipped.append(sub)
             elif sub._tokens.pop():  # type: ignore[union-attr]
                 ready.append(sub)
+        task._subs = TOLD
         for notify in waiters:
             notify()
         if skipped:
@@ -269,6 +275,7 @@ class Core:
                     stack.append(sub)
                 else:
                     waiters.append(sub)
+            task._subs = TOLD
             for notify in waiters:
                 notify()
             release_inputs(task)
@@ -324,23 +331,3 @@ def release_inputs(task: DTask) -> None:
     task._kwargs = None
     task._deps = ()
     task._context = None
-
-
-def _positions(task: DTask) -> tuple[tuple[Any, int], ...]:
-    """(position or None, task id) of each upstream, None for explicit syncdeps."""
-    if not task._deps:
-        return ()
-    named: list[tuple[Any, Any]] = [(0, task._f), *enumerate(task._args, 1), *(task._kwargs or {}).items()]
-    found = [(position, value.id) for position, value in named if type(value) is DTask]
-    known = {up for _, up in found}
-    return (*found, *((None, up.id) for up in task._deps if up.id not in known))
-
-
-def _annotate(recorder: Any, task: DTask, t: int) -> None:
-    """The label given with the option `name`, as an instantaneous `data_annotation` (spec/timespans.md §9)."""
-    name = task._options.name
-    if name is not None:
-        from ..timespans.model import EventId
-
-        id = EventId(objectid=task.id, name=name)
-        recorder.append((records.expand_span, "data_annotation", id, None, t, t, 1, None))

@@ -16,8 +16,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ..timespans.model import NO_GC, NO_SAMPLES, ChunkInfo, Event, EventId, TaskRef, Timeline, ValueInfo
-from .describe import is_mutable
+from ..timespans.model import NO_GC, NO_SAMPLES, ChunkInfo, Event, EventId, Timeline, ValueInfo
 
 __all__ = ["EVENT_CATEGORIES", "next_handle", "next_seq"]
 
@@ -77,15 +76,34 @@ def expand_span(record: Any, out: list[Event]) -> None:
 
 
 def expand_submit(record: Any, out: list[Event]) -> None:
-    """(_, t0, t1, timeline, place, samples): a submission; `place` as in `expand_schedule` or None."""
-    _, t0, t1, timeline, place, samples = record
+    """(_, t0, t1, given, place, samples): a submission; `place` as in `expand_schedule` or None.
+
+    `given` is (task id, f, args, options, deps, spawned_by, run_id, attempt, trace).
+    """
+    _, t0, t1, given, place, samples = record
+    thunk_id, f, args, options, deps, spawned_by, run_id, attempt, trace = given
+    timeline = Timeline(
+        f=f,
+        args=args,
+        options=options,
+        uid=thunk_id,
+        deps=deps,
+        name=options.name,
+        spawned_by=spawned_by,
+        run_id=run_id,
+        attempt=attempt,
+        trace=trace,
+    )
     add = out.append
-    id = EventId(thunk_id=timeline.uid)
+    id = EventId(thunk_id=thunk_id)
     add(_new(Event, ("start", "add_thunk", id, timeline, t0, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
     if place is not None:
         expand_schedule(place, out)
-        t1 = max(t1, place[3] + 2)
+        t1 = max(t1, place[3] + 5)
     add(_new(Event, ("finish", "add_thunk", id, timeline, t1, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
+    if options.name is not None:  # the label (spec/timespans.md §9)
+        label = EventId(objectid=thunk_id, name=options.name)
+        _span(out, "data_annotation", label, None, t1, t1, CORE_WORKER, samples)
 
 
 def expand_schedule(record: Any, out: list[Event]) -> None:
@@ -108,14 +126,15 @@ def expand_schedule(record: Any, out: list[Event]) -> None:
 
 
 def expand_start(record: Any, out: list[Event]) -> None:
-    """(_, t0, t1, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples): taken, moved, begun.
+    """(_, t0, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples): taken, moved, begun.
 
-    `moves` is a list of (position, before, kind, after): they share the times t1 and t2. `after` is None for a
-    value that stayed what it was, and just the `id()` where type and size did.
+    `moves` is a list of (position, before, kind, after), which share their times. `after` is None for a value
+    that stayed what it was, and just the `id()` where type and size did.
     """
-    _, t0, t1, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples = record
+    _, t0, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples = record
     add = out.append
     worker = _worker_of(processor)
+    t1 = t0 + 1
     t2 = max(t2, t1 + 4)
     fetch = EventId(uid=uid, worker=worker, processor=processor, seq=next_seq())
     add(_new(Event, ("start", "proc_run_fetch", fetch, None, t0, NO_GC, NO_SAMPLES, worker, samples)))
@@ -141,12 +160,12 @@ def expand_start(record: Any, out: list[Event]) -> None:
 
 
 def expand_end(record: Any, out: list[Event]) -> None:
-    """(_, tb, t1, t2, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, samples).
+    """(_, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, samples).
 
-    The body ended at `tb`, its result was packed at `t1`, the task was finished at `t2`. An abandoned
+    The body ended at `tb`, its result was packed and the task finished at `t1`. An abandoned
     body (`state` None) ends without a `finish`: that was emitted when the task was cancelled.
     """
-    _, tb, t1, t2, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, samples = record
+    _, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, samples = record
     worker = _worker_of(processor)
     id = EventId(thunk_id=thunk_id, processor=processor)
     if isinstance(result, ChunkInfo):
@@ -159,7 +178,7 @@ def expand_end(record: Any, out: list[Event]) -> None:
         if worker != CORE_WORKER:  # the core takes the result of another worker as a message
             t1 += 2
             _span(out, "take", EventId(uid=uid, seq=next_seq()), None, t1 - 1, t1, CORE_WORKER, samples)
-        expand_finish((None, t1 + 1, t2, uid, thunk_id, result, state, samples), out)
+        expand_finish((None, t1 + 1, t1 + 2, uid, thunk_id, result, state, samples), out)
 
 
 def expand_finish(record: Any, out: list[Event]) -> None:
@@ -174,53 +193,6 @@ def expand_evict(record: Any, out: list[Event]) -> None:
     _, t, info, reason = record
     timeline = Timeline(data=info, reason=reason)
     _span(out, "evict", EventId(worker=info.worker, handle=info.handle), timeline, t, t, info.worker, None)
-
-
-def describe_moves(task: Any, values: Any, named: Any, worker: int) -> list[Any]:
-    """The moves of a task's function and arguments to `worker`; `values` and `named` are what they became."""
-    from .chunks import Chunk, DRef
-    from .describe import describe_value
-    from .dtask import DTask
-    from .files import File
-
-    moves: list[Any] = [(0, _FUNCTION, "value", None)]
-    pairs = [*zip(itertools.count(1), task._args, values, strict=False)]
-    pairs += [(name, given, named[name]) for name, given in (task._kwargs or {}).items()]
-    for position, given, value in pairs:
-        ref = given._outcome if type(given) is DTask else given.handle if type(given) is Chunk else None
-        if isinstance(ref, DRef):
-            if value is not ref.value:
-                moves.append((position, ref.info, "custom", describe_value(value)))
-            else:
-                kind = "task" if type(given) is DTask and ref.worker == worker else "chunk"
-                moves.append((position, ref.info, kind, id(value) if is_mutable(value) else 0))
-        elif value is given:
-            moves.append((position, describe_value(value), "value", None))
-        else:
-            kind = "file" if type(given) is File else "custom"
-            moves.append((position, describe_value(given), kind, describe_value(value)))
-    return moves
-
-
-_FUNCTION = ValueInfo(type(lambda: None), None, 0)
-
-
-def describe_arguments(args: Any, kwargs: Any) -> tuple[Any, ...]:
-    """(position, description) of each argument as given to `spawn`."""
-    from .chunks import Chunk
-    from .describe import describe_value
-    from .dtask import DTask
-
-    pairs = [*enumerate(args, 1), *(kwargs or {}).items()]
-    described: list[Any] = []
-    for position, value in pairs:
-        if type(value) is DTask:
-            described.append((position, TaskRef(value.id)))
-        elif isinstance(value, Chunk):
-            described.append((position, value.handle.info))
-        else:
-            described.append((position, describe_value(value)))
-    return tuple(described)
 
 
 def _worker_of(processor: Any) -> int:
