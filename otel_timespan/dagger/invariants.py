@@ -23,7 +23,7 @@ class InvariantViolation(AssertionError):  # noqa: N818 - it says what it is
 def check(core: Core) -> None:
     """Check the queues, the slots and every task that can be reached from them."""
     for worker, queue in core.shared.items():
-        for task in queue:
+        for task in list(queue):
             _rule(not hasattr(task, "_claim") or not task._tokens, task, f"queued on worker {worker}, but waits")
             _rule(task._state != UNLAUNCHED, task, "queued, but not launched")
     for slot in core.slots.values():

@@ -269,7 +269,10 @@ class ThreadsDriver:
             try:
                 task = queue.popleft()
             except IndexError:
-                break
+                if not self._linger(seat, hold):
+                    return
+                current = hold.slot()
+                continue
             if claim(task):
                 ready = run(core, task, current)
                 if ready:
@@ -284,6 +287,32 @@ class ThreadsDriver:
         # Park first: a slot that is let go while no seat is idle would start a thread.
         self.idle.append(seat)
         self._let_go(hold)
+
+    def _linger(self, seat: Seat, hold: Hold) -> bool:
+        """Nothing is queued: let the spawner have the GIL once before parking. True to go on working.
+
+        Without this a spawner that is as fast as its tasks wakes a thread for each of them. The slot lies
+        where a helper can take it meanwhile. False when this seat is parked.
+        """
+        try:
+            slot = hold.cell.pop()
+        except IndexError:  # taken away with its body
+            self.idle.append(seat)
+            return False
+        seat.cell.append(slot)
+        self.handed.append(seat)
+        time.sleep(0)
+        taken = self._take_handed(seat)
+        if type(taken) is not Slot:
+            if taken is not None:  # it was taken back, and a pinned task given instead
+                self._work_pinned(seat, *taken)
+            return False
+        hold.cell.append(taken)
+        if self.queue:
+            return True
+        self.idle.append(seat)
+        self._let_go(hold)
+        return False
 
     def _work_pinned(self, seat: Seat, slot: Slot, task: DTask, share: float) -> None:
         """Run one task that was pinned to a slot."""
