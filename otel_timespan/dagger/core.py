@@ -217,24 +217,22 @@ class Core:
             task._subs = TOLD
             return ()
         ready: list[DTask] = []
-        waiters: list[Callable[[], None]] = []
-        skipped: list[DTask] = []
+        others: list[Any] = []  # waiters, and after a failure dependents
         while subs:
             try:
                 sub = subs.pop()
             except IndexError:  # a subscriber took its entry back
                 break
-            if type(sub) is not DTask:
-                waiters.append(sub)
-            elif state != DONE:
-                skipped.append(sub)
+            if type(sub) is not DTask or state != DONE:
+                others.append(sub)
             elif sub._tokens.pop():  # type: ignore[union-attr]
                 ready.append(sub)
         task._subs = TOLD
-        for notify in waiters:
-            notify()
-        if skipped:
-            self.skip(skipped, outcome)
+        if others:
+            for sub in others:
+                if type(sub) is not DTask:
+                    sub()
+            self.skip([sub for sub in others if type(sub) is DTask], outcome)
         return ready
 
     def fail(self, task: DTask, error: BaseException, state: str = "failure", direct: bool = False) -> bool:

@@ -27,7 +27,7 @@ from ..environment import current, end_token, token_of
 from ..files import File
 from ..options import DEFAULT, enter_propagated
 from ..placement import Slot, occupancy_on
-from ..processors import has_custom_moves, move
+from ..processors import move
 from ..scopes import AnyScope
 from ..sizes import FIXED
 from ..timers import call_later
@@ -99,7 +99,7 @@ def _body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | N
     """In the task's own context: resolve, then call."""
     current.set(task)
     options = task._options
-    if options is not DEFAULT or kwargs or type(f) in _REFERENCES or has_custom_moves():
+    if options is not DEFAULT or kwargs or type(f) in _REFERENCES or move.custom:
         return _body_with_options(task, f, args, kwargs)
     if args:
         args = tuple(
@@ -135,7 +135,7 @@ def _resolve(value: Any, task: DTask) -> Any:
         inner, source = value.fetch(), value.processor
     else:
         inner, source = value, None
-    if has_custom_moves():
+    if move.custom:
         target = task._slot.processor
         return move(source or target, target, inner)
     return inner
@@ -330,7 +330,7 @@ def _logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
     moves: Any = NO_ARGUMENT_MOVES
     f, args, kwargs = task._f, task._args, task._kwargs or {}
     try:
-        if args or kwargs or type(f) in _REFERENCES or has_custom_moves():
+        if args or kwargs or type(f) in _REFERENCES or move.custom:
             f, args, kwargs = resolve_all(task, f, args, kwargs)
             moves = describe_moves(task, args, kwargs, slot.worker)
     finally:
