@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import sysconfig
+import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +34,10 @@ FAN_IN = 8
 
 AHEAD = 32
 """Modules that are under way at once; each may hold a syntax tree of some megabytes."""
+
+_parsing = threading.Lock()
+"""CPython before 3.13 counts the depth of a syntax tree for all threads together, and raises SystemError when
+two of them parse at once."""
 
 TOP = 10
 """Length of the ranked lists."""
@@ -131,7 +136,8 @@ def read(path: Path) -> bytes:
 
 def parse(source: bytes, name: str) -> ast.Module:
     """Its syntax tree; raises what `ast.parse` raises."""
-    return ast.parse(source, name)
+    with _parsing:
+        return ast.parse(source, name)
 
 
 def measure(tree: ast.Module, source: bytes, name: str) -> ModuleFacts:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError, SchedulingError, TaskCancelled
+from ..timespans import sinks
 from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.sinks import NoOpLog
@@ -303,6 +304,8 @@ def _eager_roots() -> list[OSProc]:
 
 
 scopes.eager_roots = _eager_roots
+sinks.this_worker = topology.me
+sinks.known_workers = topology.workers
 _before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)
 if _before_threads_join is not None:
     # Earlier than `atexit`: the log is flushed there, and wants what we emit while going down.

@@ -160,12 +160,12 @@ def expand_start(record: Any, out: list[Event]) -> None:
 
 
 def expand_end(record: Any, out: list[Event]) -> None:
-    """(_, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, samples).
+    """(_, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, profile, samples).
 
     The body ended at `tb`, its result was packed and the task finished at `t1`. An abandoned
     body (`state` None) ends without a `finish`: that was emitted when the task was cancelled.
     """
-    _, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, samples = record
+    _, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, profile, samples = record
     worker = _worker_of(processor)
     id = EventId(thunk_id=thunk_id, processor=processor)
     if isinstance(result, ChunkInfo):
@@ -173,7 +173,7 @@ def expand_end(record: Any, out: list[Event]) -> None:
         t1 = max(t1, tb + 2)
         _span(out, "storage_safe_scan", id, scan, tb, t1 - 1, worker, samples)
     ended = Timeline(f=f, result=result, cpu_ns=cpu_ns, span=span, thread_id=thread[0], thread_name=thread[1])
-    _event(out, "finish", "compute", id, ended, t1, worker, samples)
+    out.append(_new(Event, ("finish", "compute", id, ended, t1, NO_GC, profile, worker, samples)))
     if state is not None:
         if worker != CORE_WORKER:  # the core takes the result of another worker as a message
             t1 += 2

@@ -72,11 +72,13 @@ def show_logs(logs: Any, mode: str, io: Any = None, **options: Any) -> str | Non
     "plots_gantt"), "summary" (plain text, tables where `io` is a terminal), "dataframe" (CSV), and what
     was registered. `logs` is what `fetch_logs()` or `get_logs()` gave. Options are the mode's.
 
+    Dagger's order, `show_logs(io, logs, mode)`, works as well.
+
     Raises `InvalidOptionError` (a `ValueError`) for an unknown mode or option, for what is no log, and
     when `io` is a path that can't be written.
     """
-    if not isinstance(mode, str) and callable(getattr(logs, "write", None)):
-        raise InvalidOptionError("the order is show_logs(logs, mode, io): the file comes last")
+    if not isinstance(mode, str) and isinstance(io, str):
+        logs, mode, io = mode, io, logs  # Dagger's order, show_logs(io, logs, mode)
     shown = _call("show", logs, mode, options)
     if io is None:
         return str(shown)

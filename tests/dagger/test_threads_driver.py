@@ -266,3 +266,21 @@ def test_bad_contexts() -> None:
         D.fetch(5)
     with pytest.raises(D.InvalidOptionError):
         D.wait(5)  # type: ignore[arg-type]
+
+
+def test_profiled_bodies_get_their_own_samples(two: D.Context) -> None:
+    """With `profile` on, the compute's finish carries the samples of its own thread, nothing else does."""
+    log: list[Any] = []
+    two.log_sink, two.profile_computes = log, True
+
+    def spin() -> None:
+        end = time.monotonic() + 0.08
+        while time.monotonic() < end:
+            sum(range(100))
+
+    D.fetch(D.spawn(spin))
+    sampled = [e for e in log if e.profiler_samples]
+    assert {(e.category, e.phase) for e in sampled} == {("compute", "finish")}
+    samples = sampled[0].profiler_samples
+    assert samples.tasks == (sampled[0].timeline.thread_id,)
+    assert any("spin" in frame for sample in samples.samples for frame in sample[1])

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import TaskCancelled, TaskTimeoutError
+from ...timespans import profiler
+from ...timespans.model import NO_SAMPLES
 from .. import records
 from ..atomics import settle
 from ..checkpoints import save, try_restore
@@ -271,7 +273,7 @@ WHOLE = (0.0, 1.0)
 class RunLog:
     """What the records of one run need, from its begin to its end."""
 
-    __slots__ = ("begun", "cpu0", "cpu_ns", "ended", "f", "processor", "recorder", "span", "thread")
+    __slots__ = ("begun", "cpu0", "cpu_ns", "ended", "f", "processor", "profile", "recorder", "span", "thread")
 
     def __init__(self, recorder: Any, processor: Any, f: Any) -> None:
         self.recorder = recorder
@@ -283,6 +285,7 @@ class RunLog:
         self.ended = 0
         self.cpu0 = 0
         self.cpu_ns: int | None = None
+        self.profile = NO_SAMPLES
 
 
 def _run_logged(
@@ -292,11 +295,16 @@ def _run_logged(
     log = RunLog(recorder, slot.processor, describe_function(task._f))
     value: Any = None
     error: BaseException | None = None
+    profiled = core.context.profile_computes
+    if profiled:
+        profiler.begin((core.uid, task.id))
     try:
         value = context.run(_logged_body, core, task, slot, log)
     except BaseException as raised:
         error = raised
     log.ended = core.clock()
+    if profiled:
+        log.profile = profiler.end((log.thread[0],), (core.uid, task.id))
     if log.cpu0:
         log.cpu_ns = time.thread_time_ns() - log.cpu0
     core.running.discard(task)
@@ -356,4 +364,6 @@ def _record_end(core: Core, task: DTask, outcome: Any, won: bool, log: RunLog) -
         result = outcome.info if isinstance(outcome, DRef) else describe_value(outcome.value)
         state = "success"
     row = (records.expand_end, log.ended, core.clock(), core.uid, task.id, log.processor, log.f, result)
-    log.recorder.append((*row, log.cpu_ns, log.span, log.thread, state if won else None, log.recorder.sample()))
+    log.recorder.append(
+        (*row, log.cpu_ns, log.span, log.thread, state if won else None, log.profile, log.recorder.sample())
+    )
