@@ -49,8 +49,9 @@ EVENT_CATEGORIES = (
 )
 """Every category that the scheduler emits or reserves."""
 
-next_handle = itertools.count(1).__next__
-"""Numbers of handles in the log: an address may be used again, a number is not."""
+next_handle = itertools.count(1 << 40).__next__
+"""Numbers of handles in the log: an address may be used again, a number is not. Beyond all task ids, since an
+annotation names tasks and data by number alone."""
 
 next_seq = itertools.count(1).__next__
 """Numbers that keep concurrent spans of one processor apart."""
