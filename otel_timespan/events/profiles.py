@@ -44,11 +44,6 @@ class ProfileMetrics:
     interval of 5 ms mostly have no samples, and no files.
     """
 
-    categories = frozenset({"compute"})
-    phase = "finish"
-    carries = True
-    value = ""
-
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = folder
 

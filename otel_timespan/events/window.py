@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,9 @@ _EXACT = 1024
 """Lists up to this long are cut at every event; longer ones in blocks, since each cut moves the whole list."""
 
 _BLOCKS = 64
+
+
+_HOOKS = ("creation_hook", "deletion_hook")
 
 
 class LogWindow:
@@ -43,13 +47,20 @@ class LogWindow:
         deletion_handlers: Iterable[Any] = (),
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        if isinstance(window_length_ns, bool) or not isinstance(window_length_ns, (int, float)) or window_length_ns < 0:
+        if (
+            isinstance(window_length_ns, bool)
+            or not isinstance(window_length_ns, (int, float))
+            or not (0 <= window_length_ns < math.inf)
+        ):
             raise InvalidOptionError(f"a LogWindow's length is in nanoseconds, at least 0, not {window_length_ns!r}")
         if not callable(clock):
             raise NotCallableError(f"clock= is a function that gives nanoseconds, not {clock!r}")
         self.window_length_ns, self.core_name, self.clock = int(window_length_ns), core_name, clock
         self.creation_handlers = list(creation_handlers)
         self.deletion_handlers = list(deletion_handlers)
+        for handler in (*self.creation_handlers, *self.deletion_handlers):
+            if not callable(handler) and not any(hasattr(handler, hook) for hook in _HOOKS):
+                raise NotCallableError(f"a handler is a function or has a method of {_HOOKS}, unlike {handler!r}")
         self._start = 0  # where the window began at the last call
 
     def __call__(self, logs: dict[str, list[Any]]) -> None:

@@ -124,8 +124,13 @@ EXCEPTION_STACKTRACE = "exception.stacktrace"
 ATTRIBUTES = (
     Attribute(TASK_ID, "int", "", "task", "the scheduler's number of the task"),
     Attribute(TASK_NAME, "string", "", "task", "the label given with the option name"),
-    Attribute(TASK_STATE, "string", "", "task, compute; metrics",
-              "finished, failed, skipped, cancelled, retried, abandoned; on metrics waiting, queued, moving, running"),
+    Attribute(
+        TASK_STATE,
+        "string",
+        "",
+        "task, compute; metrics",
+        "finished, failed, skipped, cancelled, retried, abandoned; on metrics waiting, queued, moving, running",
+    ),
     Attribute(TASK_RESULT, "string", "", "task; metrics", "success, failure, cancellation, skip"),
     Attribute(TASK_ATTEMPT, "int", "", "task", "1 for the first try"),
     Attribute(TASK_SPAWNED_BY, "int", "", "task", "the task whose body spawned it; absent outside of bodies"),
@@ -180,19 +185,34 @@ _WORKER = (WORKER_ID,)
 INSTRUMENTS = (
     Instrument("timespan.bytes_allocd", "gauge", "By", "Live bytes of task results.", _WORKER),
     Instrument("timespan.worker.saturation", "gauge", "{task}", "Running bodies.", _WORKER),
-    Instrument("timespan.processor.saturation", "gauge", "{task}", "Running bodies of a processor.",
-               (WORKER_ID, PROCESSOR)),
+    Instrument(
+        "timespan.processor.saturation", "gauge", "{task}", "Running bodies of a processor.", (WORKER_ID, PROCESSOR)
+    ),
     Instrument("timespan.event.saturation", "gauge", "{event}", "Open timespans.", (WORKER_ID, EVENT_CATEGORY)),
     Instrument("timespan.system.load_average", "gauge", "{thread}", "System load, mean of a minute.", _WORKER),
     Instrument("timespan.system.memory.free", "gauge", "1", "Free memory, as a fraction.", _WORKER),
-    Instrument("timespan.task.count", "counter", "{task}", "Tasks that ended.",
-               (TASK_RESULT, FUNCTION_NAME, ERROR_TYPE), ("success", "failure", "cancellation", "skip")),
-    Instrument("timespan.task.active", "updown", "{task}", "Tasks that did not end yet.", (TASK_STATE,),
-               ("waiting", "queued", "moving", "running")),
-    Instrument("timespan.task.oldest_age", "gauge", "s", "How long the oldest task has been in a state.",
-               (TASK_STATE,)),
-    Instrument("timespan.task.duration", "histogram", "s", "A task from submission to finish.",
-               (FUNCTION_NAME, TASK_RESULT)),
+    Instrument(
+        "timespan.task.count",
+        "counter",
+        "{task}",
+        "Tasks that ended.",
+        (TASK_RESULT, FUNCTION_NAME, ERROR_TYPE),
+        ("success", "failure", "cancellation", "skip"),
+    ),
+    Instrument(
+        "timespan.task.active",
+        "updown",
+        "{task}",
+        "Tasks that did not end yet.",
+        (TASK_STATE,),
+        ("waiting", "queued", "moving", "running"),
+    ),
+    Instrument(
+        "timespan.task.oldest_age", "gauge", "s", "How long the oldest task has been in a state.", (TASK_STATE,)
+    ),
+    Instrument(
+        "timespan.task.duration", "histogram", "s", "A task from submission to finish.", (FUNCTION_NAME, TASK_RESULT)
+    ),
     Instrument("timespan.task.wait", "histogram", "s", "What a task waited for.", (WAIT_PHASE,)),
     Instrument("timespan.move.duration", "histogram", "s", "Moving one argument.", (MOVE_SOURCE, MOVE_DESTINATION)),
     Instrument("timespan.move.io", "counter", "By", "Bytes moved for arguments.", (MOVE_SOURCE, MOVE_DESTINATION), ()),
@@ -203,12 +223,30 @@ INSTRUMENTS = (
     Instrument("timespan.dag.duration", "histogram", "s", "A run, from opening to end.", (DAG_RESULT,)),
     Instrument("timespan.dag.critical_path", "histogram", "s", "Length of a run's critical path.", (DAG_RESULT,)),
     Instrument("timespan.events", "counter", "{event}", "Events that the log took.", (), ()),
-    Instrument("timespan.events.dropped", "counter", "{event}",
-               "Spans and events that were lost, by reason.", (DROP_REASON,), ("queue_full", "error")),
-    Instrument("timespan.spans", "counter", "{span}", "Spans by what became of them.", (SPAN_OUTCOME,),
-               ("exported", "sampled", "dropped")),
-    Instrument("timespan.spans.recorded", "counter", "{span}",
-               "Spans that the log recorded: the sum of timespan.spans and timespan.spans.pending.", (), ()),
+    Instrument(
+        "timespan.events.dropped",
+        "counter",
+        "{event}",
+        "Spans and events that were lost, by reason.",
+        (DROP_REASON,),
+        ("queue_full", "error"),
+    ),
+    Instrument(
+        "timespan.spans",
+        "counter",
+        "{span}",
+        "Spans by what became of them.",
+        (SPAN_OUTCOME,),
+        ("exported", "sampled", "dropped"),
+    ),
+    Instrument(
+        "timespan.spans.recorded",
+        "counter",
+        "{span}",
+        "Spans that the log recorded: the sum of timespan.spans and timespan.spans.pending.",
+        (),
+        (),
+    ),
     Instrument("timespan.spans.pending", "updown", "{span}", "Spans that wait for their export.", (), ()),
 )
 

@@ -257,11 +257,7 @@ def encode_request(encoded_spans: Sequence[bytes], resource: Resource, scope: In
     scope_spans = _field(b"\x0a", _scope(scope)) + spans + _text_field(b"\x1a", scope.schema_url)
     head: list[bytes] = []
     _resource_attributes(resource.attributes, head)
-    body = (
-        _field(b"\x0a", b"".join(head))
-        + _field(b"\x12", scope_spans)
-        + _text_field(b"\x1a", resource.schema_url)
-    )
+    body = _field(b"\x0a", b"".join(head)) + _field(b"\x12", scope_spans) + _text_field(b"\x1a", resource.schema_url)
     return _field(b"\x0a", body)
 
 

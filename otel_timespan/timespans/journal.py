@@ -66,7 +66,9 @@ class Journal:
         process: Callable[[list[Event]], None],
         blame: Callable[[types.FrameType], str | None] | None = None,
         after_fork: Callable[[], None] | None = None,
+        forwards: bool = False,
     ) -> None:
+        self.forwards = forwards
         self._records: list[Any] = []
         self._process = process
         self._blame = blame
@@ -123,14 +125,14 @@ class Journal:
         if self._lock.acquire(blocking=False):
             return True
         if not wait:
-            self._warn_of_stall()
+            self.warn_of_stall()
             return False
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             pause = STALL_S if deadline is None else min(STALL_S, deadline - time.monotonic())
             if self._lock.acquire(timeout=max(pause, 0)):
                 return True
-            self._warn_of_stall()
+            self.warn_of_stall()
             if deadline is not None and time.monotonic() >= deadline:
                 return False
 
@@ -142,7 +144,13 @@ class Journal:
         except Exception:
             warn_once(self, "a log could not take %d of its records; they are lost", len(batch))
 
-    def _warn_of_stall(self) -> None:
+    @property
+    def is_draining(self) -> bool:
+        """Whether a thread is at it right now."""
+        return self._draining_thread != 0
+
+    def warn_of_stall(self) -> None:
+        """Name the consumer that has blocked this log for `STALL_S`, once."""
         frame = None
         if time.monotonic() - self._draining_since >= STALL_S:
             frame = sys._current_frames().get(self._draining_thread)
@@ -187,13 +195,17 @@ def _journals() -> list[Journal]:
         return list(_live)
 
 
-def drain_all() -> None:
+def drain_all(forwarding_only: bool = False) -> None:
     """Drain every journal of this process: after it, all that happened before it is in the sinks.
 
-    A log whose consumer blocks is waited for, but not for ever (`STALL_S`).
+    A log whose consumer blocks is waited for, but not for ever (`STALL_S`). `forwarding_only`: just those
+    that hand on to other sinks, which is what a fetch of one log needs besides its own journal.
     """
     for journal in _journals():
-        journal.drain(timeout_s=STALL_S)
+        if journal.forwards or not forwarding_only:
+            journal.drain(timeout_s=STALL_S)
+        elif journal.is_draining:
+            journal.warn_of_stall()
 
 
 class _Drainer:

@@ -204,6 +204,8 @@ class MultiEventLog(sinks.Sink):
 
     def close(self) -> None:
         """Free all streams and stop taking events. Consumers with a method `close` are closed."""
+        if self._closed:
+            return
         self.recorder.append = self.recorder.put = _ignore
         self._journal.drain()
         with self._lock:

@@ -57,7 +57,8 @@ def end(threads: Iterable[int] | None = None, key: Any = None) -> ProfilerResult
                 _stop = None
             _samples.clear()
             _begun.clear()
-    return ProfilerResult(mine, {}, tuple(dict.fromkeys(s[0] for s in mine)))
+    frames = {frame: _place(frame) for sample in mine for frame in sample[1]}
+    return ProfilerResult(mine, frames, tuple(dict.fromkeys(s[0] for s in mine)))
 
 
 def _run(stop: threading.Event) -> None:
@@ -68,6 +69,12 @@ def _run(stop: threading.Event) -> None:
         with _lock:
             if not stop.is_set() and len(_samples) < _MAX_SAMPLES:
                 _samples.extend(taken)
+
+
+def _place(frame: str) -> tuple[str, str]:
+    """(function, file and line) of a frame of a sample."""
+    name, _, place = frame.partition(" (")
+    return name, place.rstrip(")")
 
 
 def _stack(frame: FrameType | None) -> tuple[str, ...]:

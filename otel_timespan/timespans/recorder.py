@@ -79,7 +79,7 @@ def recorder_for(sink: Any) -> Recorder | None:
             write(event)
 
     # Finalizers must not call into a foreign sink: what they say waits for the drainer.
-    return Recorder(write, put=Journal(write_all).put)
+    return Recorder(write, put=Journal(write_all, forwards=True).put)
 
 
 def tee_recorder(recorders: Sequence[Recorder]) -> Recorder:

@@ -238,7 +238,7 @@ def get_logs(source: Any, **options: Any) -> Any:
     fetch = getattr(sink, "get_logs", None)
     if not callable(fetch):
         raise LogNotKeptError(f"a {type(sink).__name__} as a sink is read by yourself, not by get_logs")
-    drain_all()
+    drain_all(forwarding_only=True)
     return fetch(**options)
 
 

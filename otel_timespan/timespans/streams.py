@@ -102,6 +102,10 @@ class _Plans(dict[Any, list[Any]]):
         return calls
 
 
+def _nothing(*_: Any) -> None:
+    """Stands for a consumer or aggregator that could not be copied."""
+
+
 _kind_of = itemgetter(1, 0)  # category and phase, by index: faster than by name
 
 
@@ -128,14 +132,22 @@ class WorkerStreams:
         for name, original in consumers.items():
             if name not in self._streams:
                 self._originals[name] = original
-                self._streams[name] = _Stream(name, self._twin(original), original)
+                self._streams[name] = _Stream(name, self._copy(original), original)
                 self._lists[name] = [None] * self._count
         old = self._aggregators
         self._aggregators = {
-            name: old[name] if name in old and old[name][0] is original else (original, self._twin(original))
+            name: old[name] if name in old and old[name][0] is original else (original, self._copy(original))
             for name, original in aggregators.items()
         }
         self._restart()
+
+    def _copy(self, original: Any) -> Any:
+        """This worker's copy; one that does nothing where making it raised: the other streams go on."""
+        try:
+            return self._twin(original)
+        except Exception:
+            warn_once(original, "%s could not make its copy for one more worker", type(original).__name__)
+            return _nothing
 
     def remove(self, name: str) -> None:
         """Forget one stream with all its values."""
@@ -211,14 +223,14 @@ class WorkerStreams:
                     interrupt = _isolate(error, stream.consumer, f"the consumer {name!r}") or interrupt
                 try:
                     lists[name].append(value)
-                except KeyError:  # an aggregator took the list away: `_level` pads the new one
+                except (KeyError, AttributeError):  # an aggregator took the list away: `_level` pads the new one
                     lists[name] = [value]
             for name, (_, aggregator) in self._aggregators.items():
                 try:
                     aggregator(lists)
                 except BaseException as error:
                     interrupt = _isolate(error, aggregator, f"the aggregator {name!r}") or interrupt
-        self._count = max(map(len, lists.values()), default=0)
+        self._count = max((len(entries) for entries in lists.values() if isinstance(entries, list)), default=0)
         return interrupt
 
     def _plan(self, category: Any, phase: str) -> list[Any]:
@@ -240,9 +252,11 @@ class WorkerStreams:
 
     def _complete(self) -> None:
         """Make the lists whole, from whichever way of keeping is on."""
-        if not self._aggregators:
-            for name, stream in self._streams.items():
-                stream.complete(self._lists[name], self._count)
+        if self._aggregators:
+            self._level()
+            return
+        for name, stream in self._streams.items():
+            stream.complete(self._lists[name], self._count)
 
     def _restart(self) -> None:
         """After a change of lists, consumers or aggregators: plans refer to the old ones."""
@@ -255,9 +269,12 @@ class WorkerStreams:
 
     def _level(self) -> None:
         """Pad at the front what an aggregator cut unevenly: the newest entries belong together."""
-        self._count = max((len(self._lists.get(name, ())) for name in self._streams), default=0)
+        own = [entries for name in self._streams if isinstance(entries := self._lists.get(name), list)]
+        self._count = max(map(len, own), default=0)
         for name in self._streams:
-            entries = self._lists.setdefault(name, [])
+            entries = self._lists.get(name)
+            if not isinstance(entries, list):  # an aggregator meddled
+                entries = self._lists[name] = []
             if len(entries) < self._count:
                 entries[:0] = [None] * (self._count - len(entries))
 

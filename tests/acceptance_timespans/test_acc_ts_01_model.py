@@ -16,26 +16,37 @@ from hypothesis import strategies as st
 import otel_timespan as ts
 from otel_timespan import events as E
 from otel_timespan import timespans as T
-
 from tests.acceptance_timespans.acc_ts_support import BoomError, Ctx, finish, pair, poll, spin, start, streams
 
 X = T.EventId(thunk_id=1)
 
 
 class TestEvents:
-    """§1.1–1.4."""
+    """§1.1 to §1.4."""
 
     def test_1_1_fields_by_name_and_position(self) -> None:
         """Event(phase, category, id, timeline, timestamp, gc_num, profiler_samples)."""
         event = T.Event("start", "compute", X, "a", 10, T.GCNum(allocd=3), T.ProfilerResult())
-        assert (event.phase, event.category, event.id, event.timeline, event.timestamp) == ("start", "compute", X, "a", 10)
+        assert (event.phase, event.category, event.id, event.timeline, event.timestamp) == (
+            "start",
+            "compute",
+            X,
+            "a",
+            10,
+        )
         assert event.gc_num.allocd == 3
         assert not event.profiler_samples.samples
 
     @pytest.mark.parametrize("record", [start("c", X), T.GCNum(), T.GCDiff(), T.ProfilerResult(), X])
     def test_1_records_are_frozen(self, record: Any) -> None:
         """The records are frozen."""
-        name = "phase" if isinstance(record, T.Event) else "thunk_id" if record is X else dataclasses.fields(record)[0].name
+        name = (
+            "phase"
+            if isinstance(record, T.Event)
+            else "thunk_id"
+            if record is X
+            else dataclasses.fields(record)[0].name
+        )
         with pytest.raises((AttributeError, TypeError)):
             setattr(record, name, 5)
 
@@ -244,7 +255,7 @@ class TestEmitting:
         assert not sink[-1].profiler_samples.samples
 
     def test_2_profile_hook_that_raises(self) -> None:
-        """A `profile` hook that raises never breaks the program's block silently: either it is isolated or it is loud."""
+        """A `profile` hook that raises is isolated or loud: the block runs, or the error is the hook's own."""
         sink: list[T.Event] = []
 
         def profile(*args: Any) -> bool:
@@ -339,7 +350,10 @@ class TestMatching:
     def test_3_summarize(self) -> None:
         """One line "time, bytes, GC time, allocations", printed to `io` too."""
         spans = T.build_timespans(
-            [start("c", 1, 0), finish("c", 1, 2_500_000_000, gc_num=T.GCNum(allocd=2048, pause=1, total_time=10, malloc=3))]
+            [
+                start("c", 1, 0),
+                finish("c", 1, 2_500_000_000, gc_num=T.GCNum(allocd=2048, pause=1, total_time=10, malloc=3)),
+            ]
         ).completed
         out = io.StringIO()
         text = T.summarize_events(spans, out)

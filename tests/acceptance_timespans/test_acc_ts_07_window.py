@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from otel_timespan import errors
 from otel_timespan import events as E
 from otel_timespan import timespans as T
-
 from tests.acceptance_timespans.acc_ts_support import BoomError, Ctx, start
 
 
@@ -269,7 +268,9 @@ class TestInALog:
         """A mirror built by the hooks equals the lists at the end, with several writers, fetches and max_events."""
         mirror: list[Any] = []
         lw = E.LogWindow(
-            10**15, creation_handlers=[lambda r: mirror.append(r["id"])], deletion_handlers=[lambda n: mirror.__delitem__(slice(n))]
+            10**15,
+            creation_handlers=[lambda r: mirror.append(r["id"])],
+            deletion_handlers=[lambda n: mirror.__delitem__(slice(n))],
         )
         log = self.log(lw, max_events=100)
         ctx = Ctx(log)
@@ -368,7 +369,7 @@ class TestTableStorage:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_7_2_as_a_handler(self, kind: str) -> None:
-        """In a log: the given object of worker 1 is filled; a consumer added later only stops the table, not the log."""
+        """In a log worker 1's object is filled; a consumer added later only stops the table, not the log."""
         storage = E.TableStorage(table(kind))
         log = T.MultiEventLog()
         log["core"], log["v"] = E.CoreMetrics(), E.IDMetrics()

@@ -12,11 +12,10 @@ from otel_timespan import dagger as D
 from otel_timespan import errors
 from otel_timespan import events as E
 from otel_timespan import timespans as T
-
 from tests.acceptance_timespans.acc_ts_support import BoomError, add, boom, collected, fetch, joined, logged, mul, poll
 
-PLAIN = {"core", "id", "tasknames", "taskfuncnames", "taskdeps", "taskargs", "taskargmoves", "taskresult", "taskuidtotid",
-         "tasktochunk"}  # fmt: skip
+PLAIN = {"core", "id", "tasknames", "taskfuncnames", "taskdeps", "taskargs", "taskargmoves", "taskresult",
+         "taskuidtotid", "tasktochunk"}  # fmt: skip
 METRICS = {"wsat", "loadavg", "bytes", "mem", "esat", "psat"}
 FORCED = PLAIN - {"core", "id", "tasknames"}
 
@@ -47,7 +46,9 @@ class TestEnable:
         """all_task_deps forces each of the seven on, even when it is given as False."""
         assert stream in names(**{stream: False})
 
-    @pytest.mark.parametrize("stream", sorted(FORCED | {"timeline", "gc_stats", "lock_contend", "compile_time", "profile"}))
+    @pytest.mark.parametrize(
+        "stream", sorted(FORCED | {"timeline", "gc_stats", "lock_contend", "compile_time", "profile"})
+    )
     def test_8_each_keyword_one_stream(self, stream: str) -> None:
         """A keyword alone adds its stream alone."""
         assert names(all_task_deps=False, tasknames=False, **{stream: True}) == {"core", "id", stream}
@@ -67,7 +68,7 @@ class TestEnable:
         u = D.spawn(mul, t, 3)
         fetch(u)
         log = logged(t, u)
-        wanted = "core,id,timeline,wsat,loadavg,bytes,mem,esat,psat,tasknames,taskdeps".split(",")
+        wanted = METRICS | {"core", "id", "timeline", "tasknames", "taskdeps"}
         assert all(log[name] for name in wanted)
         assert {len(values) for values in log.values()} == {len(log["core"])}
         assert all(0 < v <= 1 for v in log["mem"])
@@ -318,7 +319,9 @@ class TestPairs:
 
     def test_9_a_start_pairs_once(self) -> None:
         """Defect 12: a second finish does not pair again."""
-        logs = by_hand(("start", "c", "a"), ("finish", "c", "a"), ("finish", "c", "a"), ("start", "c", "a"), ("finish", "c", "a"))
+        logs = by_hand(
+            ("start", "c", "a"), ("finish", "c", "a"), ("finish", "c", "a"), ("start", "c", "a"), ("finish", "c", "a")
+        )
         assert list(D.logs_event_pairs(logs)) == [(1, 0, 1), (1, 3, 4)]
 
     def test_9_no_pairs_across_workers(self) -> None:
@@ -328,7 +331,9 @@ class TestPairs:
 
     def test_9_skipped(self) -> None:
         """Ids None, unmatched halves and other categories make no pair."""
-        logs = by_hand(("start", "c", None), ("finish", "c", None), ("start", "c", 1), ("finish", "d", 1), ("finish", "e", 2))
+        logs = by_hand(
+            ("start", "c", None), ("finish", "c", None), ("start", "c", 1), ("finish", "d", 1), ("finish", "e", 2)
+        )
         assert list(D.logs_event_pairs(logs)) == []
 
     def test_9_in_a_real_log(self) -> None:
@@ -343,7 +348,13 @@ class TestPairs:
         assert pairs
         for worker, i, j in pairs:
             a, b = log["core"][i], log["core"][j]
-            assert (worker, a.kind, b.kind, a.category, log["id"][i]) == (1, "start", "finish", b.category, log["id"][j])
+            assert (worker, a.kind, b.kind, a.category, log["id"][i]) == (
+                1,
+                "start",
+                "finish",
+                b.category,
+                log["id"][j],
+            )
             assert i < j
             assert a.timestamp <= b.timestamp
         assert len({i for _, i, _ in pairs}) == len(pairs)

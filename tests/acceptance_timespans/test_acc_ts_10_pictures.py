@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from otel_timespan import dagger as D
 from otel_timespan import errors, viz
 from otel_timespan import events as E
 from otel_timespan import timespans as T
-
 from tests.acceptance_timespans.acc_ts_support import add, boom, fetch, logged, mul, numbers
 
 MODES = ["graphviz", "chrome_trace", "gantt", "plots_gantt", "summary", "dataframe"]
@@ -119,12 +119,14 @@ class TestModes:
         with pytest.raises(errors.InvalidOptionError, match="nonsense"):
             viz.show_logs(run["logs"], mode, nonsense=1)
 
-    def test_10_open_registry(self) -> None:
+    def test_10_open_registry(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """`register(mode, show=, render=, log_type=)`; a mode for one log type refuses others, naming both."""
 
         class Mine:
             pass
 
+        # The registry is the process's, and other tests go through all modes.
+        monkeypatch.setattr(sys.modules["otel_timespan.viz.modes"], "_modes", {})
         viz.register("acc_ts", show=lambda log, n=1: "x" * n, render=lambda log: {"a": log}, log_type=Mine)
         log = Mine()
         assert viz.show_logs(log, "acc_ts", n=3) == "xxx"
@@ -156,7 +158,9 @@ class TestModes:
     @pytest.mark.parametrize("mode", MODES)
     def test_10_ids_that_are_none(self, mode: str) -> None:
         """§1.1: renderers skip events whose id is None, and bear ids without fields."""
-        log = rows(("start", "c", None, 0), ("finish", "c", None, 5), ("start", "compute", 7, 0), ("finish", "compute", 7, 5))
+        log = rows(
+            ("start", "c", None, 0), ("finish", "c", None, 5), ("start", "compute", 7, 0), ("finish", "compute", 7, 5)
+        )
         assert isinstance(viz.show_logs(log, mode), str)
 
     @pytest.mark.parametrize("mode", MODES)
@@ -262,7 +266,7 @@ class TestGraphviz:
 
     @pytest.mark.parametrize("bad", ["x", None, 5, "FN"])
     def test_10_1_color_by(self, run: dict[str, Any], bad: Any) -> None:
-        """"fn" or "proc"; else a ValueError."""
+        """ "fn" or "proc"; else a ValueError."""
         assert viz.logs_to_dot(run["logs"], color_by="proc")
         with pytest.raises(ValueError):
             viz.logs_to_dot(run["logs"], color_by=bad)
@@ -342,7 +346,8 @@ class TestSummary:
     def test_10_2_metrics(self) -> None:
         """Bytes Allocated, Compile Time and Lock Conflicts are read at the finish entries, and formatted."""
         log = made(1, 0, 1000)
-        log[1] |= {"gc_stats": [None, 1, None, 2048], "compile_time": [None, 1, None, 2_500_000], "lock_contend": [None, 0, None, 7],
+        log[1] |= {"gc_stats": [None, 1, None, 2048], "compile_time": [None, 1, None, 2_500_000],
+                   "lock_contend": [None, 0, None, 7],
                    "linuxperf": [None, None, None, {"page-faults": 41}]}  # fmt: skip
         text = viz.show_logs(log, "summary") or ""
         block = text.split("[compute]")[1].split("[compute ::")[0]
@@ -418,7 +423,7 @@ class TestChrome:
 class TestGantt:
     """§10.4."""
 
-    COLUMNS = {
+    COLUMNS = {  # noqa: RUF012
         "execution": {"proc", "proc_name", "fn_name", "tid", "t_start", "t_end", "color"},
         "processor": {"proc", "proc_name", "category", "t_start", "t_end", "color"},
         "scheduler": {"category", "t_start", "t_end", "color"},
@@ -451,7 +456,9 @@ class TestGantt:
 
     def test_10_4_all_workers_count(self) -> None:
         """Defect 13: the time range is that of all workers, not of worker 1."""
-        log = merged(made(1, 3_000_000_000, 4_000_000_000, tz=2_000_000_000), made(2, 10**9, 9 * 10**9, worker=2, tz=10**9))
+        log = merged(
+            made(1, 3_000_000_000, 4_000_000_000, tz=2_000_000_000), made(2, 10**9, 9 * 10**9, worker=2, tz=10**9)
+        )
         got = {row["tid"]: (row["t_start"], row["t_end"]) for row in viz.logs_to_rows(log, "execution")}
         assert got == {1: (2.0, 3.0), 2: (0.0, 8.0)}
         assert viz.render_logs(log, "gantt")
@@ -471,7 +478,9 @@ class TestGantt:
             labels = [text.get_text() for text in legend.get_texts()]
             assert len(labels) == len(set(labels))
 
-    @pytest.mark.parametrize("options", [{"target": "x"}, {"target": None}, {"color_by": "x"}, {"limit": 0}, {"width": -5}])
+    @pytest.mark.parametrize(
+        "options", [{"target": "x"}, {"target": None}, {"color_by": "x"}, {"limit": 0}, {"width": -5}]
+    )
     def test_10_4_bad_options(self, run: dict[str, Any], options: dict[str, Any]) -> None:
         """Other values are a ValueError."""
         with pytest.raises(ValueError):
@@ -523,7 +532,8 @@ class TestUnits:
 
     @pytest.mark.parametrize(
         ("ns", "text"),
-        [(0, "0 ns"), (1, "1 ns"), (1000, "1000 ns"), (1001, "1.001 us"), (10**6, "1000 us"), (1_500_000, "1.5 ms"), (10**9, "1000 ms"),
+        [(0, "0 ns"), (1, "1 ns"), (1000, "1000 ns"), (1001, "1.001 us"),
+         (10**6, "1000 us"), (1_500_000, "1.5 ms"), (10**9, "1000 ms"),
          (2_500_000_000, "2.5 s"), (10**13, "10000 s")],
     )  # fmt: skip
     def test_10_5_durations(self, ns: int, text: str) -> None:
@@ -545,7 +555,15 @@ class TestUnits:
         assert unit == "s" or ns <= 1000 * scale
 
     @pytest.mark.parametrize(
-        ("n", "text"), [(0, "0 B"), (512, "512 B"), (1536, "1.5 KiB"), (2**20, "1 MiB"), (5 * 2**29, "2.5 GiB"), (1234567, "1.177 MiB")]
+        ("n", "text"),
+        [
+            (0, "0 B"),
+            (512, "512 B"),
+            (1536, "1.5 KiB"),
+            (2**20, "1 MiB"),
+            (5 * 2**29, "2.5 GiB"),
+            (1234567, "1.177 MiB"),
+        ],
     )
     def test_10_2_bytes(self, n: int, text: str) -> None:
         """B, KiB, MiB, GiB with three digits."""

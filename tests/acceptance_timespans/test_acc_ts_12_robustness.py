@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from otel_timespan import dagger as D
 from otel_timespan import events as E
 from otel_timespan import timespans as T
-
 from tests.acceptance_timespans.acc_ts_support import DEADLINE_S, BoomError, Ctx, add, boom, fetch, mul, poll, start
 
 
@@ -75,7 +74,9 @@ class TestNothingLostOrRepeated:
         pieces.append(T.get_logs(log)[1])
         assert all(len({len(v) for v in piece.values()}) == 1 for piece in pieces)
         seen = Counter((i, c.kind) for piece in pieces for i, c in zip(piece["id"], piece["core"], strict=True))
-        assert seen == Counter({((k, i), kind): 1 for k in range(writers) for i in range(n) for kind in ("start", "finish")})
+        assert seen == Counter(
+            {((k, i), kind): 1 for k in range(writers) for i in range(n) for kind in ("start", "finish")}
+        )
 
     @settings(max_examples=10, deadline=None)
     @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 300))
@@ -385,11 +386,54 @@ class TestFailureInjection:
         assert set(T.get_logs(log)[1]) == {"id", "greedy"}
 
     def test_a_blocked_log_does_not_stop_another(self, gate: threading.Event) -> None:
-        """docs/consumers.md: one log's blocking consumer holds up its own log only."""
+        """docs/consumers.md: one log's blocking consumer holds up its own log only; a fetch of another one returns."""
         blocked, other = T.MultiEventLog(), T.MultiEventLog()
         blocked["bad"], other["id"] = Blocks(gate), E.IDMetrics()
         T.write_event(blocked, start("c", 1))
         T.write_event(other, start("c", 2))
-        assert T.get_logs(other)[1]["id"] == [2]
+        got: list[Any] = []
+        reader = threading.Thread(target=lambda: got.append(T.get_logs(other)), daemon=True)
+        reader.start()
+        try:
+            reader.join(DEADLINE_S / 2)
+            assert got == [{1: {"id": [2]}}], "the fetch of another log waits for the blocked one"
+        finally:
+            gate.set()
+            reader.join(DEADLINE_S)
+        seen: list[Any] = []
+        poll(lambda: seen.extend(T.get_logs(blocked)[1]["bad"]) or seen, "the blocked log")
+        assert seen == [1]
+
+    def test_emitters_never_wait_for_a_blocked_log(self, gate: threading.Event) -> None:
+        """docs/consumers.md: a slow consumer delays the log, not the program: 50,000 spans, 2,000 tasks meanwhile."""
+        log = T.MultiEventLog()
+        begun = threading.Event()
+
+        def consumer(event: T.Event) -> int:
+            begun.set()
+            gate.wait(4 * DEADLINE_S)
+            return 1
+
+        log["bad"] = consumer
+        context = D.eager_context()
+        context.log_sink = log
+
+        def work() -> None:
+            T.timespan_start(context, "first", 0, None)
+            assert begun.wait(DEADLINE_S)
+            for i in range(50_000):
+                T.timespan_start(context, "c", i, None)
+            tasks = [D.spawn(add, i, 1) for i in range(2_000)]
+            assert [fetch(t) for t in tasks] == list(range(1, 2_001))
+
+        in_threads(work)
+        assert not gate.is_set()
         gate.set()
-        poll(lambda: T.get_logs(blocked)[1]["bad"], "the blocked log")
+        total = 0
+
+        def complete() -> bool:
+            nonlocal total
+            total += len(T.get_logs(log)[1]["bad"])
+            return total > 50_001 + 2_000 * 8
+
+        poll(complete, "all entries, after the consumer came back")
