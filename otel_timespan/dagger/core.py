@@ -30,7 +30,7 @@ from . import records
 from .atomics import claim, settle
 from .chunks import Chunk
 from .describe import describe_function
-from .describe_task import describe_arguments, positions
+from .describe_task import describe_arguments, other_dependencies
 from .dtask import DONE, FAILED, LAUNCHED, TOLD, DTask, Failure, Live, summarize
 from .environment import running_task
 from .ids import new_run_id
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 __all__ = ["Core"]
 
 _uids = itertools.count(1)
+
+
+_ORDINARY = Live()
+"""What a first attempt has whose caller nobody wants to remember."""
 
 
 class Core:
@@ -123,17 +127,19 @@ class Core:
         t0 = self.clock()
         extra = task._live
         if extra is None or extra.attempt == 1:  # a retry keeps the caller of the first attempt
-            if extra is None:
-                extra = task._live = Live()
-            extra.trace = recorder.on_submit() if recorder.on_submit is not None else None
+            trace = recorder.on_submit() if recorder.on_submit is not None else None
             parent = running_task()
-            extra.spawned_by = parent.id if parent is not None else 0
+            if trace is not None or parent is not None:
+                extra = task._live = extra or Live()
+                extra.trace = trace
+                extra.spawned_by = parent.id if parent is not None else 0
+        extra = extra or _ORDINARY
         given = (
             task.id,
             describe_function(task._f),
             describe_arguments(task._args, task._kwargs) if task._args or task._kwargs else (),
             task._options,
-            positions(task) if task._deps else (),
+            other_dependencies(task) if task._deps else (),
             extra.spawned_by,
             self.run_id,
             extra.attempt,

@@ -8,48 +8,64 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ..timespans.model import TaskRef, ValueInfo
 from .chunks import Chunk, DRef
 from .describe import describe_value, is_mutable
 from .dtask import DTask
 from .files import File
+from .processors import move
+from .records import RESULTS
 
-__all__ = ["NO_ARGUMENT_MOVES", "describe_arguments", "describe_moves", "positions"]
-
-_FUNCTION = (0, ValueInfo(type(lambda: None), None, 0), "value", None)
-NO_ARGUMENT_MOVES = (_FUNCTION,)
-"""The moves of a task without arguments."""
+__all__ = [
+    "describe_arguments",
+    "describe_moves",
+    "other_dependencies",
+]
 
 
 def describe_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> tuple[Any, ...]:
-    """(position, description) of each argument as given to `spawn`."""
-    described: list[Any] = [(n, _describe(value)) for n, value in enumerate(args, 1)]
+    """The arguments as given to `spawn`, flat: an int for a task, else a description; keywords as a dict, last.
+
+    Flat, because a waiting record is an object for the garbage collector to visit; records.py makes of it
+    what the event shows.
+    """
+    flat = [value.id if type(value) is DTask else _describe(value) for value in args]
     if kwargs:
-        described += [(name, _describe(value)) for name, value in kwargs.items()]
-    return tuple(described)
+        flat.append({name: value.id if type(value) is DTask else _describe(value) for name, value in kwargs.items()})
+    return tuple(flat)
 
 
 def _describe(value: Any) -> Any:
-    kind = type(value)
-    if kind is DTask:
-        return TaskRef(value.id)
-    return value.handle.info if kind is Chunk else describe_value(value)
+    return value.handle.info if type(value) is Chunk else describe_value(value)
 
 
-def positions(task: DTask) -> tuple[tuple[Any, int], ...]:
-    """(position or None, task id) of each upstream, None for explicit syncdeps."""
-    found: list[tuple[Any, int]] = [(n, value.id) for n, value in enumerate(task._args, 1) if type(value) is DTask]
-    if len(found) < len(task._deps):
-        named = [(0, task._f), *(task._kwargs or {}).items()]
-        found += [(position, value.id) for position, value in named if type(value) is DTask]
-        known = {up for _, up in found}
-        found += [(None, up.id) for up in task._deps if up.id not in known]
-    return tuple(found)
+def other_dependencies(task: DTask) -> tuple[tuple[Any, int], ...]:
+    """(0 or None, task id) of the upstreams that are no argument: the function, and explicit syncdeps (None)."""
+    given = [value for value in (*task._args, *(task._kwargs or {}).values()) if type(value) is DTask]
+    if len(given) == len(task._deps):
+        return ()
+    known = {up.id for up in given}
+    first = [(0, task._f.id)] if type(task._f) is DTask else []
+    known |= {up for _, up in first}
+    return (*first, *((None, up.id) for up in task._deps if up.id not in known))
 
 
-def describe_moves(task: DTask, values: Any, named: Any, worker: int) -> list[Any]:
-    """The moves of a task's function and arguments to `worker`; `values` and `named` are what they became."""
-    moves: list[Any] = [_FUNCTION]
+def describe_moves(task: DTask, values: Any, named: Any, worker: int) -> tuple[Any, ...]:
+    """The moves of a task's arguments to `worker`; `values` and `named` are what they became.
+
+    In the common case, all arguments being results of tasks on this worker, flat: description and `id()`
+    of each. Else (position, before, kind, after) of each; `after` is None for a value that stayed what it
+    was, and just the `id()` where type and size did.
+    """
+    if not task._kwargs and not move.custom:
+        flat: list[Any] = [RESULTS]
+        for given, value in zip(task._args, values, strict=False):
+            ref = given._outcome if type(given) is DTask else None
+            if not isinstance(ref, DRef) or ref.worker != worker or ref.value is not value:
+                break
+            flat += (ref.info, id(value) if is_mutable(value) else 0)
+        else:
+            return tuple(flat)
+    moves: list[Any] = []
     pairs: Any = zip(itertools.count(1), task._args, values, strict=False)
     if task._kwargs:
         pairs = [*pairs, *((name, given, named[name]) for name, given in task._kwargs.items())]
@@ -67,4 +83,4 @@ def describe_moves(task: DTask, values: Any, named: Any, worker: int) -> list[An
         else:
             how = "file" if kind is File else "custom"
             moves.append((position, describe_value(given), how, describe_value(value)))
-    return moves
+    return tuple(moves)

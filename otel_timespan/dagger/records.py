@@ -14,9 +14,10 @@ Sources: spec/scheduler.md §17.11, §19; design/rulings.md 16, 27-29.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
-from ..timespans.model import NO_GC, NO_SAMPLES, ChunkInfo, Event, EventId, Timeline, ValueInfo
+from ..timespans.model import NO_GC, NO_SAMPLES, ChunkInfo, Event, EventId, TaskRef, Timeline, ValueInfo
 
 __all__ = ["EVENT_CATEGORIES", "next_handle", "next_seq"]
 
@@ -56,6 +57,10 @@ annotation names tasks and data by number alone."""
 next_seq = itertools.count(1).__next__
 """Numbers that keep concurrent spans of one processor apart."""
 
+_FUNCTION = (0, ValueInfo(type(lambda: None), None, 0), "value", None)
+RESULTS = "results"
+"""Begins the moves of a task all of whose arguments are results on its own worker (`describe_moves`)."""
+
 _new = tuple.__new__
 CORE_WORKER = 1
 
@@ -79,16 +84,17 @@ def expand_span(record: Any, out: list[Event]) -> None:
 def expand_submit(record: Any, out: list[Event]) -> None:
     """(_, t0, t1, given, place, samples): a submission; `place` as in `expand_schedule` or None.
 
-    `given` is (task id, f, args, options, deps, spawned_by, run_id, attempt, trace).
+    `given` is (task id, f, args, options, other deps, spawned_by, run_id, attempt, trace), see `describe_task`.
     """
     _, t0, t1, given, place, samples = record
-    thunk_id, f, args, options, deps, spawned_by, run_id, attempt, trace = given
+    thunk_id, f, flat, options, others, spawned_by, run_id, attempt, trace = given
+    args = _arguments_of(flat)
     timeline = Timeline(
         f=f,
         args=args,
         options=options,
         uid=thunk_id,
-        deps=deps,
+        deps=_dependencies_of(args, others),
         name=options.name,
         spawned_by=spawned_by,
         run_id=run_id,
@@ -129,8 +135,7 @@ def expand_schedule(record: Any, out: list[Event]) -> None:
 def expand_start(record: Any, out: list[Event]) -> None:
     """(_, t0, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples): taken, moved, begun.
 
-    `moves` is a list of (position, before, kind, after), which share their times. `after` is None for a value
-    that stayed what it was, and just the `id()` where type and size did.
+    `moves` are as `describe_moves` gives them; they share their times.
     """
     _, t0, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples = record
     add = out.append
@@ -142,8 +147,7 @@ def expand_start(record: Any, out: list[Event]) -> None:
     taken = Timeline(thunk_id=thunk_id, proc_occupancy=occupancies[0], task_occupancy=occupancies[1])
     add(_new(Event, ("finish", "proc_run_fetch", fetch, taken, t1, NO_GC, NO_SAMPLES, worker, samples)))
     ends = []
-    for move in moves:
-        position, before, kind, after = move
+    for position, before, kind, after in _moves_of(moves):
         if after is None:
             after = before
         elif type(after) is int:
@@ -158,6 +162,30 @@ def expand_start(record: Any, out: list[Event]) -> None:
     begun = Timeline(f=f, thread_id=thread[0], thread_name=thread[1])
     id = EventId(thunk_id=thunk_id, processor=processor)
     add(_new(Event, ("start", "compute", id, begun, t2, NO_GC, NO_SAMPLES, worker, samples)))
+
+
+def _arguments_of(flat: tuple[Any, ...]) -> tuple[tuple[Any, Any], ...]:
+    """(position, description) of each argument."""
+    pairs: list[tuple[Any, Any]] = [*enumerate(flat, 1)]
+    if flat and type(flat[-1]) is dict:
+        pairs[-1:] = flat[-1].items()
+    return tuple([(n, TaskRef(value) if type(value) is int else value) for n, value in pairs])
+
+
+def _dependencies_of(args: tuple[tuple[Any, Any], ...], others: tuple[Any, ...]) -> tuple[tuple[Any, int], ...]:
+    """(position or None, task id) of each upstream."""
+    found = tuple([(position, value.id) for position, value in args if type(value) is TaskRef])
+    return found + others if others else found
+
+
+def _moves_of(moves: tuple[Any, ...]) -> Iterable[tuple[Any, Any, str, Any]]:
+    """(position, before, kind, after) of each move; see `describe_moves`."""
+    yield _FUNCTION
+    if moves and moves[0] is RESULTS:
+        for n in range(1, len(moves), 2):
+            yield (n + 1) // 2, moves[n], "task", moves[n + 1]
+    else:
+        yield from moves
 
 
 def expand_end(record: Any, out: list[Event]) -> None:

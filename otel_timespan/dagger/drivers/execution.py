@@ -23,7 +23,7 @@ from ..checkpoints import save, try_restore
 from ..chunks import Chunk, DRef, LoggedDRef
 from ..core import release_inputs
 from ..describe import describe_function, describe_value
-from ..describe_task import NO_ARGUMENT_MOVES, describe_moves
+from ..describe_task import describe_moves
 from ..dtask import DONE, FAILED, DTask, Failure, Result, live, summarize
 from ..environment import current, end_token, token_of
 from ..files import File
@@ -335,7 +335,7 @@ def _logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
     options = task._options
     if options is not DEFAULT:
         enter_propagated(options)
-    moves: Any = NO_ARGUMENT_MOVES
+    moves: tuple[Any, ...] = ()
     f, args, kwargs = task._f, task._args, task._kwargs or {}
     try:
         if args or kwargs or type(f) in _REFERENCES or move.custom:
