@@ -25,7 +25,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import otel_timespan as ts
 from tests.backends import ROOT
 
-WAITS = tuple(f"timespan.wait.{p}" for p in ("dependency", "schedule", "queue", "move", "finish")) + (
+WAITS = (
+    *(f"timespan.wait.{p}" for p in ("dependency", "schedule", "queue", "move", "finish")),
     "timespan.run.wall",
 )
 PHASES = {"schedule", "queue", "move", "compute", "finish"}
@@ -101,9 +102,10 @@ def task_spans(spans: Iterable[ReadableSpan]) -> dict[int, ReadableSpan]:
     for s in spans:
         if "timespan.task.id" in s.attributes and s.name not in PHASES:
             number = s.attributes["timespan.task.id"]
-            if number not in found or s.attributes["timespan.task.attempt"] > found[number].attributes[
-                "timespan.task.attempt"
-            ]:
+            if (
+                number not in found
+                or s.attributes["timespan.task.attempt"] > found[number].attributes["timespan.task.attempt"]
+            ):
                 found[number] = s
     return found
 

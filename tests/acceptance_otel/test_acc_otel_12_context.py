@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Status, StatusCode
 
 import otel_timespan as ts
 from tests.acceptance_otel.acc_otel_support import (
     DEADLINE_S,
     Lab,
+    check_account,
     check_tree,
     one,
     parent,
@@ -114,6 +117,27 @@ def test_12_exception_that_the_body_recorded_itself_and_raised(lab: Lab) -> None
     compute = phase(lab.spans(), task, "compute")
     assert 1 <= len([e for e in compute.events if e.name == "exception"]) <= 2
     assert compute.attributes["error.type"] == "ValueError"
+
+
+def test_12_exception_after_recorded_and_handled_ones(lab: Lab) -> None:
+    """Handled exceptions that the body recorded are gone when another one ends it: that one is recorded, too."""
+
+    def attempt(n: int) -> None:
+        raise ValueError(f"try {n}")
+
+    def body() -> None:
+        for n in range(3):
+            try:
+                attempt(n)
+            except ValueError as e:
+                trace.get_current_span().record_exception(e)
+        attempt(3)
+
+    task = ts.spawn(body)
+    ts.wait(task)
+    compute = phase(lab.spans(), task, "compute")
+    messages = [e.attributes["exception.message"] for e in compute.events if e.name == "exception"]
+    assert messages == ["try 0", "try 1", "try 2", "try 3"]
 
 
 def test_12_limits_of_the_provider_hold_on_the_compute_span(make_lab: Make) -> None:
@@ -389,9 +413,9 @@ def test_12_span_processor_sees_dag_roots(make_lab: Make) -> None:
     assert [e.name for e in root.events] == ["note"]
 
 
-def test_12_a_span_processor_that_raises_hurts_nothing(make_lab: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """A processor whose hooks raise: results are right, other processors get their spans, and there is a warning."""
-    lab = make_lab()
+@pytest.mark.parametrize("first", [True, False], ids=["bad first", "bad last"])
+def test_12_a_span_processor_that_raises_hurts_nothing(first: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A processor whose hooks raise: results and account are right, other processors get their spans; a warning."""
 
     class Bad(SpanProcessor):
         def on_start(self, span: Any, parent_context: Any = None) -> None:
@@ -400,13 +424,23 @@ def test_12_a_span_processor_that_raises_hurts_nothing(make_lab: Make, caplog: p
         def on_end(self, span: Any) -> None:
             raise RuntimeError("end")
 
-    lab.provider.add_span_processor(Bad())
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    for processor in (Bad(), SimpleSpanProcessor(kept)) if first else (SimpleSpanProcessor(kept), Bad()):
+        provider.add_span_processor(processor)
+    log = ts.OTelLog(tracer_provider=provider, metrics=False)
+    ts.eager_context().log_sink = log
     assert ts.fetch_all([ts.spawn(double, i) for i in range(10)]) == [2 * i for i in range(10)]
-    lab.log.flush(DEADLINE_S)
-    assert len([s for s in lab.exporter.get_finished_spans() if s.name == "double"]) == 10
-    said = [r for r in caplog.records if r.name.startswith("otel_timespan")]
-    assert 1 <= len(said) <= 3
+    log.flush(DEADLINE_S)
+    ts.eager_context().log_sink = ts.NoOpLog()
+    log.close()
+    stats = log.stats()
+    said = [r.getMessage() for r in caplog.records if r.name.startswith("otel_timespan")]
     caplog.clear()
+    check_account(stats)
+    assert len(kept.get_finished_spans()) == (0 if first else 51)  # the SDK stops at the first that raises
+    assert stats["recorded"] == 51
+    assert 1 <= len(said) <= 3, said
 
 
 def test_12_no_warnings_of_any_kind(lab: Lab) -> None:

@@ -1,0 +1,100 @@
+"""design/otel-model.md §4 and §5 with the real collector, Jaeger and Prometheus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.acceptance_otel.acc_otel_support import last_json, run
+from tests.backends import Stack, eventually
+from tests.stack.running import environment, new_service
+
+SECRET = "hunter2-on-the-wire"
+
+
+def program(body: str) -> str:
+    """A program that logs, with its account in the last line."""
+    return f"""
+import json
+import otel_timespan as ts
+ctx = ts.eager_context()
+ctx.log_sink = log = ts.OTelLog()
+def double(x, *more, **other): return 2 * x
+def fail(*a): raise ValueError("no")
+{body}
+assert log.flush(60)
+print(json.dumps(log.stats()))
+"""
+
+
+def send(stack: Stack, body: str, protocol: str = "grpc") -> tuple[str, dict[str, Any]]:
+    """Run it; its service and account."""
+    service = new_service()
+    done = run(program(body), environment(stack, service, protocol), timeout=120)
+    assert done.stderr == ""
+    return service, last_json(done)
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_5_short_run_is_whole_in_jaeger(stack: Stack, protocol: str) -> None:
+    """Every span of the account is in Jaeger, in one trace, and no argument value with it."""
+    service, stats = send(stack, f"""
+with ts.dag("short"):
+    first = [ts.spawn(double, i, "{SECRET}", key="{SECRET}") for i in range(50)]
+    bad = ts.spawn(fail, "{SECRET}")
+    ts.waitall([ts.spawn(double, t) for t in first] + [bad, ts.spawn(double, bad)])
+""", protocol)  # fmt: skip
+    assert stats["exported"] == stats["recorded"]
+    assert eventually(lambda: len(stack.span_ids(service)) == stats["recorded"])
+    (trace,) = stack.traces(service)
+    assert SECRET not in repr(trace)
+    roots = [s for s in trace["spans"] if not [r for r in s["references"] if r["refType"] == "CHILD_OF"]]
+    assert [s["operationName"] for s in roots] == ["dag short"]
+
+
+@pytest.mark.stack
+def test_5_short_run_shows_a_rise_in_prometheus(stack: Stack) -> None:
+    """Counters of a short program: their values are right, and increase() sees them rise (ruling 39)."""
+    service, _ = send(stack, """
+ts.waitall([ts.spawn(double, i) for i in range(40)] + [ts.spawn(fail) for _ in range(3)])
+""")  # fmt: skip
+    mine = f'{{job=~".*{service}.*"}}'
+
+    def total() -> float:
+        found = stack.query(f"sum(timespan_task_count_total{mine})")
+        return float(found[0]["value"][1]) if found else 0.0
+
+    assert eventually(lambda: total() == 43)
+
+    def risen() -> bool:
+        found = stack.query(f"sum(increase(timespan_task_count_total{mine}[5m]))")
+        assert found
+        value = float(found[0]["value"][1])
+        assert value > 20, f"43 tasks ran; increase() over five minutes says {value}"
+        return True
+
+    assert eventually(risen)
+
+
+@pytest.mark.stack
+def test_5_exemplars_lead_to_traces(stack: Stack) -> None:
+    """An exemplar of timespan_task_duration_seconds has a trace id that Jaeger knows."""
+    service, _ = send(stack, "ts.waitall([ts.spawn(double, i) for i in range(20)])")
+    selector = f'timespan_task_duration_seconds_bucket{{job=~".*{service}.*"}}'
+    found = eventually(lambda: stack.exemplars(selector))
+    traces = {e["labels"]["trace_id"] for e in found}
+    assert eventually(lambda: all(stack.trace(t) for t in traces))
+
+
+@pytest.mark.stack
+def test_5_burst_of_10000_tasks_in_jaeger(stack: Stack) -> None:
+    """10,000 tasks through the real collector: every span id arrives."""
+    service, stats = send(stack, """
+for part in range(10):
+    with ts.dag("burst"):
+        ts.waitall([ts.spawn(double, i) for i in range(1000)])
+""")  # fmt: skip
+    assert stats["exported"] == stats["recorded"] == 10 * 5001
+    assert eventually(lambda: len(stack.span_ids(service)) == stats["recorded"], 120)
