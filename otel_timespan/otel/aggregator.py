@@ -8,6 +8,7 @@ the known ones are its own, and nothing counts twice (ruling 39).
 from __future__ import annotations
 
 import math
+import re
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -15,18 +16,20 @@ from typing import Any, NamedTuple
 
 from opentelemetry.metrics import Observation
 
+from .. import __version__
 from ..errors import InvalidOptionError
 from ..timespans import journal
 from ..timespans.multi import MultiEventLog
 from ..timespans.recorder import warn_once
 from . import semconv
 from .gauges import BY_CONSUMER, BY_STREAM, Reading, Series
-from .metrics import PREPARE_S, MeterHub, Points, hub_for, version
+from .metrics import PREPARE_S, MeterHub, Points, hub_for
 from .setup import meter_provider_for_metrics
 
 __all__ = ["OTelAggregator", "StreamSpec"]
 
 KINDS = ("gauge", "counter", "histogram")
+_NAME = re.compile(r"[a-zA-Z][-_./a-zA-Z0-9]{0,254}")
 
 
 class StreamSpec(NamedTuple):
@@ -134,7 +137,7 @@ class _Shared:
             return
         self._hub = hub_for(provider)
         self._hub.add(self)
-        meter = provider.get_meter(semconv.SCOPE_NAME + ".streams", version())
+        meter = provider.get_meter(semconv.SCOPE_NAME + ".streams", __version__, semconv.SCHEMA_URL)
         for stream, spec in self.specs.items():
             self._make(meter, stream, spec)
 
@@ -220,8 +223,9 @@ def _spec(stream: str, given: Any) -> StreamSpec:
         raise InvalidOptionError(f"streams[{stream!r}] is a StreamSpec, a mapping or a name, not {given!r}")
     if spec.kind not in KINDS:
         raise InvalidOptionError(f"streams[{stream!r}]: kind is one of {', '.join(KINDS)}, not {spec.kind!r}")
-    if not isinstance(spec.name, str) or not spec.name:
-        raise InvalidOptionError(f"streams[{stream!r}]: the name of an instrument is a text, not {spec.name!r}")
+    if not isinstance(spec.name, str) or not _NAME.fullmatch(spec.name):
+        rule = "the name of an instrument is made of letters, digits and -_./"
+        raise InvalidOptionError(f"streams[{stream!r}]: {rule}, not {spec.name!r}")
     return spec
 
 

@@ -141,14 +141,19 @@ class Backend:
     def put(self, spans: list[SpanData]) -> None:
         """Hand finished spans on."""
         if self._output is not None:
-            self._output.pipeline.put(spans)
+            self._output.pipeline.put(spans, self)
 
-    def account(self) -> tuple[int, int, dict[str, int]]:
-        """(exported, pending, {reason: dropped}) of one moment."""
+    def account(self) -> tuple[int, dict[str, int]]:
+        """(exported, {reason: dropped}) of one moment, of the spans that were put here."""
         if self._output is None:
-            return 0, 0, {}
-        stats = self._output.pipeline.stats()
-        return stats.exported, stats.pending, dict(stats.dropped)
+            return 0, {}
+        stats = self._output.pipeline.stats(self)
+        return stats.exported, stats.dropped
+
+    @property
+    def takes_spans(self) -> bool:
+        """Whether spans go anywhere."""
+        return self._output is not None
 
     def flush(self, timeout_s: float) -> bool:
         """Send spans, then metrics, within the time."""

@@ -68,7 +68,8 @@ class BodySpan(Span, ReadableSpan):
         self._linked: list[LinkData] = []
         self._lost_attributes = self._lost_events = self._lost_links = 0  # beyond the limits
         self._status_code, self._status_text = UNSET, ""
-        self._recorded: tuple[int, ...] = ()  # identities of the exceptions that the user recorded
+        # The exceptions that the user recorded, held: the address of one that is gone is used again.
+        self._recorded: tuple[BaseException, ...] = ()
         self._resource, self._scope = resource, scope
         self._ended = False
 
@@ -136,7 +137,7 @@ class BodySpan(Span, ReadableSpan):
         """Add an `exception` event. If the same exception then ends the body it isn't recorded again."""
         if not self._open():
             return
-        self._recorded += (id(exception),)
+        self._recorded += (exception,)
         event = failures.exception_event(failures.describe(exception), 0)
         self.add_event("exception", {**event.attributes, **(attributes or {})}, timestamp)
 
@@ -165,11 +166,11 @@ class BodySpan(Span, ReadableSpan):
 
     def has_recorded(self, error: BaseException) -> bool:
         """Whether the user recorded this very exception."""
-        return id(error) in self._recorded
+        return any(error is recorded for recorded in self._recorded)
 
     def merged(self, span: SpanData) -> SpanData:
         """Our span with what the user added; ends this one."""
-        self._ended, self._end_ns = True, span.end_ns
+        self._ended, self._end_ns, self._recorded = True, span.end_ns, ()
         if not (self._set or self._added or self._linked or self._status_code or self._renamed):
             return span
         status, text = span.status, span.status_message

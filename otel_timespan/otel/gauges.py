@@ -141,6 +141,8 @@ class ConsumerGauges:
         self._twins: dict[tuple[str, int], Any] = {}
         self._values: dict[tuple[str, int], Any] = {}
         self._series: dict[str, Series] = {}
+        if not isinstance(consumers, Iterable) or isinstance(consumers, str):
+            raise InvalidOptionError(f"consumers={consumers!r}: a list of consumers such as BytesAllocd()")
         for given in consumers:
             consumer = given() if isinstance(given, type) else given
             name = type(consumer).__name__

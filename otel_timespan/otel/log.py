@@ -104,8 +104,6 @@ class OTelLog(sinks.Sink):
         self._connecting = threading.RLock()
         self._lock = threading.RLock()  # of the mapper and all counts
         self._closed = False
-        self._failed = 0  # events that could not be mapped
-        self._lost = 0  # spans that could not be handed on
         self._metrics: LogMetrics | None = None
         self._unpacked: tuple[Any, TraceParent | None] = (None, None)  # the last parent: tasks of a run share it
         self._start_empty()
@@ -119,6 +117,9 @@ class OTelLog(sinks.Sink):
         tracing_logs.append(weakref.ref(self, _forget))
 
     def _start_empty(self) -> None:
+        self._made = 0  # spans that came out of the mapper
+        self._failed = 0  # events that could not be mapped
+        self._lost = 0  # spans that could not be handed on
         quiet_ns = int(self._options.root_quiet_s * 1e9)
         self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
         self._mapper = SpanMapper(self._runs, detail=self._detail, offset_ns=self._offset_ns)
@@ -170,9 +171,11 @@ class OTelLog(sinks.Sink):
             self._abandon()
             backend = self._backend
             if backend is not None:
-                if self._metrics is not None:
-                    self._metrics.close()  # its counters stay, for the collections to come
-                backend.close(max(0.0, deadline - time.monotonic()))
+                try:
+                    backend.close(max(0.0, deadline - time.monotonic()))
+                finally:
+                    if self._metrics is not None:
+                        self._metrics.close()  # its counters stay as they are now, for the collections to come
         except Exception:
             warn_once(self, "closing the OpenTelemetry log failed")
 
@@ -190,12 +193,13 @@ class OTelLog(sinks.Sink):
         """
         with self._lock:
             backend = self._backend
-            exported, pending, dropped = backend.account() if backend is not None else (0, 0, {})
+            exported, dropped = backend.account() if backend is not None else (0, {})
             lost = self._lost + self._failed
             if lost:
                 dropped["error"] = dropped.get("error", 0) + lost
             sampled = self._mapper.sampled
-            recorded = exported + pending + sampled + sum(dropped.values())
+            recorded = self._made + sampled + self._failed
+            pending = recorded - exported - sampled - sum(dropped.values())
         return {
             "recorded": recorded, "exported": exported, "sampled": sampled, "pending": pending, "dropped": dropped,
         }  # fmt: skip
@@ -326,6 +330,7 @@ class OTelLog(sinks.Sink):
                     warn_once(self._mapper, "an event could not be turned into spans: %.300r", event)
             self._end_runs(self._runs.tick(self._force), out)
             self._force = False
+            self._count(out)
             waiting = self._runs.idle_but_open()
         self._deliver(out)
         if waiting and not self._closed:
@@ -340,6 +345,12 @@ class OTelLog(sinks.Sink):
             except Exception:
                 self._failed += 1
                 warn_once(self._runs, "the root of a run could not be built")
+
+    def _count(self, spans: list[SpanData]) -> None:
+        """Spans were made; they are pending until the backend says more. Call with the lock."""
+        backend = self._backend
+        if backend is None or backend.takes_spans:
+            self._made += len(spans)
 
     def _deliver(self, spans: list[SpanData]) -> None:
         if not spans:
@@ -370,11 +381,12 @@ class OTelLog(sinks.Sink):
         with self._lock:
             out += self._mapper.abandon(self._clock())
             self._end_runs(self._runs.end_all(), out)
+            self._count(out)
         self._deliver(out)
 
     def _losses(self) -> int:
         backend = self._backend
-        return self._lost + self._failed + (sum(backend.account()[2].values()) if backend is not None else 0)
+        return self._lost + self._failed + (sum(backend.account()[1].values()) if backend is not None else 0)
 
     # ---- where to send -------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 """Metrics to an OTLP receiver: one try at a time, one warning per outage.
 
 The stock exporter retries by itself for ten seconds and logs each failure. Metrics here are cumulative and go
-out every second, so the next collection is the retry. What is private of the stock exporter is used as in
-transport.py; where it is missing, the stock `export` does the work and its log lines are thinned out.
+out every second, so the next collection is the retry. The SDK gives each exemplar away once, but a receiver
+keeps only the last point of a series: one without exemplars goes out with those of the point before. What is
+private of the stock exporter is used as in transport.py; where it is missing, the stock `export` does the
+work and its log lines are thinned out.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class OtlpMetricExporter(MetricExporter):
         )
         self._by_bytes = self._transport.takes_bytes()
         self._outage = False
+        self._exemplars: dict[tuple[Any, ...], list[Any]] = {}  # of each series, the last ones
         _live.add(self)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
@@ -61,9 +64,27 @@ class OtlpMetricExporter(MetricExporter):
         from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 
         timeout_s = min(timeout_millis / 1000, self._transport.timeout_s)
-        outcome = self._transport.send(encode_metrics(metrics_data).SerializeToString(), 0, timeout_s)
+        request = encode_metrics(metrics_data)
+        self._keep_exemplars(request)
+        outcome = self._transport.send(request.SerializeToString(), 0, timeout_s)
         self._report(outcome.status == ACCEPTED, outcome.message)
         return MetricExportResult.SUCCESS if outcome.status == ACCEPTED else MetricExportResult.FAILURE
+
+    def _keep_exemplars(self, request: Any) -> None:
+        """Carry the exemplars of cumulative histograms over to points of the same series that have none."""
+        from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
+
+        for scope, metric in _metrics_of(request):
+            kind = metric.WhichOneof("data")
+            data = getattr(metric, kind) if kind in ("histogram", "exponential_histogram") else None
+            if data is None or data.aggregation_temporality != AGGREGATION_TEMPORALITY_CUMULATIVE:
+                continue
+            for point in data.data_points:
+                series = (scope, metric.name, *(a.SerializeToString() for a in point.attributes))
+                if point.exemplars:
+                    self._exemplars[series] = list(point.exemplars)
+                else:
+                    point.exemplars.extend(self._exemplars.get(series, ()))
 
     def _stock_export(self, metrics_data: MetricsData, timeout_millis: float) -> MetricExportResult:
         with _silenced_here():
@@ -100,6 +121,14 @@ class OtlpMetricReader(PeriodicExportingMetricReader):
             lock.release()
         left_ms = (deadline - time.monotonic()) * 1000
         return left_ms >= _LEAST_MS and super().force_flush(left_ms)
+
+
+def _metrics_of(request: Any) -> Iterator[tuple[str, Any]]:
+    """(name of the scope, metric) of an encoded request."""
+    for resource in request.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                yield scope.scope.name, metric
 
 
 @contextmanager

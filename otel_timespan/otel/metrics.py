@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
-from .. import __name__ as _package
+from .. import __version__
 from ..timespans.model import Event
 from ..timespans.recorder import warn_once
 from . import failures, semconv
@@ -61,7 +61,7 @@ class MeterHub:
     """All instruments on one meter provider. Thread-safe. A source that left keeps its counters."""
 
     def __init__(self, provider: MeterProvider) -> None:
-        meter = provider.get_meter(semconv.SCOPE_NAME, version(), semconv.SCHEMA_URL)
+        meter = provider.get_meter(semconv.SCOPE_NAME, __version__, semconv.SCHEMA_URL)
         self._lock = threading.Lock()
         self._sources: list[Source] = []
         self._left: dict[str, dict[tuple[Any, ...], float]] = {}
@@ -168,17 +168,6 @@ def hub_for(provider: MeterProvider) -> MeterHub:
         return hub
 
 
-def version() -> str:
-    """The version of this package, "0" where it is not installed."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed(_package.replace("_", "-"))
-    except PackageNotFoundError:
-        return "0"
-
-
 class LogMetrics:
     """The metrics of one `OTelLog`: an `Observer` of its mapper and a `Source` of its hub.
 
@@ -207,6 +196,7 @@ class LogMetrics:
             item.name: {} for item in semconv.INSTRUMENTS if item.kind == "counter"
         }
         self._functions: dict[str, str] = {}
+        self._error_types: set[str] = set()
         self._record = {
             item.name: HistogramRecorder(hub.histogram(item.name))
             for item in semconv.INSTRUMENTS
@@ -244,7 +234,7 @@ class LogMetrics:
         name = self._function(task)
         key: tuple[Any, ...] = (result, name)
         if result == "failure" and failures.is_failure(task.result):
-            key = (result, name, failures.error_type(task.result))
+            key = (result, name, self._error_type(task))
         self._count("timespan.task.count", key, 1)
         self._observe("timespan.task.duration", (name, result), bounds[6] - bounds[0], task, task.span_id)
         reached = 1 + sum(1 for b in (task.ready, task.placed, task.taken) if b)
@@ -282,6 +272,14 @@ class LogMetrics:
             if found is name:
                 self._functions[name] = name
         return found
+
+    def _error_type(self, task: OpenTask) -> str:
+        name = failures.error_type(task.result)
+        if name not in self._error_types:
+            if len(self._error_types) >= semconv.MAX_ERROR_TYPES:
+                return semconv.OTHER
+            self._error_types.add(name)
+        return name
 
     def _observe(self, name: str, key: tuple[Any, ...], ns: int, owner: Any, own_id: int) -> None:
         seconds = ns / 1e9

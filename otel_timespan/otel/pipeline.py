@@ -5,6 +5,10 @@ tasks fills it in a fraction of a second. And an exporter that retries by itself
 Here the queue is bounded in bytes, a full one does what the user chose (`block`, `drop`, `spill`), and every
 span is in exactly one of four states: pending, exported, or dropped for a reason that is counted.
 
+Who puts spans may name himself as their `owner`, and ask what became of his. Spans leave in the order in which
+they came, so that a list of owners and numbers says whose a settled span was; not so of the spans that a
+receiver rejects within a request that it takes: these count as the request's first.
+
 One lock guards the queue and all counts, so `recorded == exported + pending + dropped` holds whenever it
 is free. It is reentrant, for a span may end in a finalizer that runs while this thread holds it. Spans
 are encoded before and requests built and sent outside of it.
@@ -71,6 +75,21 @@ class PipelineStats(NamedTuple):
 class _Entry(NamedTuple):
     item: Item
     nbytes: int
+    is_root: bool = False
+
+
+class _Account:
+    """What became of one owner's spans. `waiting` of them are in `SpanPipeline._order`."""
+
+    __slots__ = ("dropped", "exported", "waiting")
+
+    def __init__(self) -> None:
+        self.exported = self.waiting = 0
+        self.dropped: Counter[str] = Counter()
+
+    def stats(self) -> PipelineStats:
+        recorded = self.exported + self.waiting + sum(self.dropped.values())
+        return PipelineStats(recorded, self.exported, self.waiting, dict(self.dropped))
 
 
 class SpanPipeline:
@@ -121,8 +140,11 @@ class SpanPipeline:
         self._recorded = self._exported = 0
         self._dropped: Counter[str] = Counter()
         self._accepted = self._settled = 0  # spans that entered and that left the queue, for `flush`
+        self._accounts: weakref.WeakKeyDictionary[Any, _Account] = weakref.WeakKeyDictionary()
+        self._foreign = _Account()  # of spans without an owner
+        self._order: deque[tuple[_Account, int]] = deque()  # whose the pending spans are, oldest first
         self._oldest_s = 0.0  # when the oldest of the queue came
-        self._urgent = 0  # callers of `flush` that wait
+        self._urgent = 0  # who waits: callers of `flush`, and of `put` for room
         self._kick = False  # a back-off is to be cut short, once
         self._closing_at: float | None = None  # the deadline of `close`
         self._closed = False
@@ -131,17 +153,16 @@ class SpanPipeline:
 
     # --- in ----------------------------------------------------------------------------------------------
 
-    def put(self, spans: Sequence[SpanData]) -> None:
+    def put(self, spans: Sequence[SpanData], owner: Any = None) -> None:
         """Take finished spans, clipped to the span limits. Never raises; may block, as the class says."""
         try:
             entries = [self._entry(clip(span, self.limits)) for span in spans]
         except Exception:
             warn_once(self, "spans could not be encoded; they are dropped")
             with self._cond:
-                self._recorded += len(spans)
-                self._dropped["unencodable"] += len(spans)
+                self._drop(len(spans), "unencodable", self._account_of(owner))
             return
-        self._put(entries)
+        self._put(entries, owner)
 
     def put_readable(self, span: ReadableSpan) -> None:
         """Take a finished span that the SDK made (the user's own). Never raises; may block."""
@@ -150,25 +171,26 @@ class SpanPipeline:
     def _entry(self, span: SpanData) -> _Entry:
         if self.transport.wire:
             body = encode_span(span)
-            return _Entry(body, len(body))
-        return _Entry(span, 400 + 80 * len(span.attributes))
+            return _Entry(body, len(body), not span.parent_id)
+        return _Entry(span, 400 + 80 * len(span.attributes), not span.parent_id)
 
-    def _put(self, entries: list[_Entry]) -> None:
+    def _put(self, entries: list[_Entry], owner: Any = None) -> None:
         # A span that ends in a finalizer, run while this thread is in here: waiting would let others in.
         nested = self._cond._is_owned()  # type: ignore[attr-defined]
         with self._cond:
+            account = self._account_of(owner)
             if self._closed:
-                self._drop(len(entries), "shutdown")
+                self._drop(len(entries), "shutdown", account)
                 return
-            start = self._enqueue(entries, 0)
+            start = self._enqueue(entries, 0, account)
             while start < len(entries) and not nested and self._wait_for_room():
-                start = self._enqueue(entries, start)
+                start = self._enqueue(entries, start, account)
             if start < len(entries):
-                self._overflow(entries[start:])
+                self._overflow(entries[start:], account)
             self._start_thread()
             self._cond.notify_all()
 
-    def _enqueue(self, entries: list[_Entry], start: int) -> int:
+    def _enqueue(self, entries: list[_Entry], start: int, account: _Account) -> int:
         """Queue as many as there is room for, counting each; where it stopped."""
         if self._spill.count:
             return start  # what came before is on disk: order goes before memory
@@ -176,14 +198,25 @@ class SpanPipeline:
             self._oldest_s = time.monotonic()
         first = start
         for entry in entries[start:]:
-            if self._nbytes and self._nbytes + entry.nbytes > self.max_bytes:
+            # A trace is nothing without its root: one may go beyond the bound.
+            over = self.max_bytes if entry.is_root and self._nbytes <= self.max_bytes else 0
+            if self._nbytes and self._nbytes + entry.nbytes > self.max_bytes + over:
                 break
             self._queue.append(entry)
             self._nbytes += entry.nbytes
             start += 1
-        self._recorded += start - first
-        self._accepted += start - first
+        self._accept(start - first, account)
         return start
+
+    def _accept(self, count: int, account: _Account) -> None:
+        """Count spans that entered the queue, or the disk behind it."""
+        if count:
+            self._recorded += count
+            self._accepted += count
+            account.waiting += count
+            if self._order and self._order[-1][0] is account:
+                count += self._order.pop()[1]
+            self._order.append((account, count))
 
     def _wait_for_room(self) -> bool:
         """Wait a part of what is left of the block timeout; False when there is nothing left to wait."""
@@ -194,34 +227,37 @@ class SpanPipeline:
         self._start_thread()
         self._cond.notify_all()
         began = time.monotonic()
-        self._cond.wait(self._block_left_s)
+        self._urgent += 1  # no lingering while somebody waits for room
+        try:
+            self._cond.wait(self._block_left_s)
+        finally:
+            self._urgent -= 1
         self._block_left_s -= time.monotonic() - began
         return not self._closed
 
-    def _overflow(self, entries: list[_Entry]) -> None:
+    def _overflow(self, entries: list[_Entry], account: _Account) -> None:
         if self._closed:
-            self._drop(len(entries), "shutdown")
+            self._drop(len(entries), "shutdown", account)
             return
-        kept = self._spill_out(entries) if self.on_full == "spill" else 0
+        kept = self._spill_out(entries, account) if self.on_full == "spill" else 0
         if kept < len(entries):
-            self._drop(len(entries) - kept, "queue_full")
+            self._drop(len(entries) - kept, "queue_full", account)
             if not self._full:
                 self._full = True
                 _log.warning("the queue for %s is full: spans are being dropped", self.transport.target)
 
-    def _spill_out(self, entries: list[_Entry]) -> int:
+    def _spill_out(self, entries: list[_Entry], account: _Account) -> int:
         """Write to disk; how many of the entries are accounted for."""
         encoded = [self._encoded(entry.item) for entry in entries]
         spans = [span for span in encoded if span is not None]
-        self._drop(len(encoded) - len(spans), "unencodable")
+        self._drop(len(encoded) - len(spans), "unencodable", account)
         before = self._spill.count
         try:
             self._spill.append(spans)
         except OSError as error:
             warn_once(self._spill, "spans can't be spilled to disk (%s)", error)
         written = self._spill.count - before
-        self._recorded += written
-        self._accepted += written
+        self._accept(written, account)
         return written + len(encoded) - len(spans)
 
     def _encoded(self, item: Item) -> bytes | None:
@@ -232,11 +268,12 @@ class SpanPipeline:
         body, bad = _encode_foreign([item])
         return None if bad else Request(body)
 
-    def _drop(self, count: int, reason: str) -> None:
+    def _drop(self, count: int, reason: str, account: _Account) -> None:
         """Count spans that never entered the queue."""
         if count:
             self._recorded += count
             self._dropped[reason] += count
+            account.dropped[reason] += count
 
     # --- accounts ----------------------------------------------------------------------------------------
 
@@ -245,11 +282,38 @@ class SpanPipeline:
         """Whether `close` was called and is done: what is put now is dropped."""
         return self._closed
 
-    def stats(self) -> PipelineStats:
-        """The counts at this moment."""
+    def stats(self, owner: Any = None) -> PipelineStats:
+        """The counts at this moment, of all spans or of those that `owner` put."""
         with self._cond:
+            if owner is not None:
+                return self._account_of(owner).stats()
             pending = len(self._queue) + self._in_flight + self._spill.count
             return PipelineStats(self._recorded, self._exported, pending, dict(self._dropped))
+
+    def _account_of(self, owner: Any) -> _Account:
+        return self._foreign if owner is None else self._accounts.setdefault(owner, _Account())
+
+    def _release(self, count: int, dropped: str | None, only: _Account | None = None) -> None:
+        """The oldest `count` pending spans (`only` of that account) were exported, or dropped for that reason.
+
+        Call with the lock.
+        """
+        skipped: list[tuple[_Account, int]] = []
+        while count and self._order:
+            account, number = self._order.popleft()
+            if only is not None and account is not only:
+                skipped.append((account, number))
+                continue
+            part = min(number, count)
+            if part < number:
+                self._order.appendleft((account, number - part))
+            count -= part
+            account.waiting -= part
+            if dropped:
+                account.dropped[dropped] += part
+            else:
+                account.exported += part
+        self._order.extendleft(reversed(skipped))
 
     # --- out ---------------------------------------------------------------------------------------------
 
@@ -304,7 +368,8 @@ class SpanPipeline:
             lost = self.stats().pending
             if lost:
                 self._dropped["shutdown"] += lost
-                _log.warning("%d spans could not be sent to %s in time", lost, self.transport.target)
+                self._release(lost, "shutdown")
+                _log.warning("%d spans are lost: they could not be sent to %s in time", lost, self.transport.target)
             self._closed = True
             self._queue.clear()
             self._nbytes = self._in_flight = 0
@@ -488,7 +553,9 @@ class SpanPipeline:
                 return
             if refused:
                 self._dropped["rejected"] += refused
+                self._release(refused, "rejected")
             self._exported += len(part) - refused
+            self._release(len(part) - refused, None)
             self._settle(len(part), part)
             caught_up = self._nbytes <= self.max_bytes // 2 and not self._spill.count
             recovered, self._outage = self._outage and outcome.status == ACCEPTED, False
@@ -507,6 +574,8 @@ class SpanPipeline:
             return
         if dropped:
             self._dropped[dropped] += count
+            # What only shows when a request is built are spans that the SDK made: ours are encoded by then.
+            self._release(count, dropped, self._foreign if dropped == "unencodable" else None)
         self._in_flight -= count
         self._settled += count
         self._nbytes -= sum(entry.nbytes for entry in part or ())

@@ -56,7 +56,8 @@ def limits_of(limits: SpanLimits | None = None) -> Limits:
 def clip(span: SpanData, limits: Limits) -> SpanData:
     """The span within the limits, with what went counted; the very same object where nothing is beyond them.
 
-    The first attributes, events and links stay, for the mapping puts the telling ones first.
+    The first attributes and links stay, for the mapping puts the telling ones first; of the events the newest, as
+    the SDK does: the exception that ended a body comes last.
     """
     few = limits.attributes is None or len(span.attributes) <= limits.attributes
     if few and not span.events and not span.links and limits.attribute_length is None:
@@ -65,13 +66,17 @@ def clip(span: SpanData, limits: Limits) -> SpanData:
     attributes, dropped = _clip_attributes(span.attributes, limits.attributes, limits.attribute_length)
     if attributes is not span.attributes:
         changed.update(attributes=attributes, dropped_attributes=span.dropped_attributes + dropped)
-    events = [_clip_event(event, limits) for event in span.events[: limits.events]]
+    events = [_clip_event(event, limits) for event in _newest(span.events, limits.events)]
     if not _same(events, span.events):
         changed.update(events=events, dropped_events=span.dropped_events + len(span.events) - len(events))
     links = [_clip_link(link, limits) for link in span.links[: limits.links]]
     if not _same(links, span.links):
         changed.update(links=links, dropped_links=span.dropped_links + len(span.links) - len(links))
     return span._replace(**changed) if changed else span
+
+
+def _newest(events: Sequence[EventData], most: int | None) -> Sequence[EventData]:
+    return events if most is None or len(events) <= most else events[len(events) - most :]
 
 
 def _same(kept: Sequence[Any], given: Sequence[Any]) -> bool:

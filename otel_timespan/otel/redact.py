@@ -1,7 +1,8 @@
 """Taking secrets out of what leaves the process.
 
 `redact(key, text)` is asked about every text in the attributes of a span, its events and links, and about
-the status message (key `status.description`): it returns the text to send, or None to leave it out.
+the status message (key `status.description`) and the span's name (key `span.name`): it returns the text
+to send, or None to leave it out.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ __all__ = ["Redact", "redacted"]
 
 Redact = Callable[[str, str], str | None]
 FAILED = "[redact failed]"
+REDACTED = "[redacted]"
+"""A span must have a name."""
 
 
 def redacted(redact: Redact, span: SpanData) -> SpanData:
     """The span as it may leave. Where `redact` raises, a mark stands instead of the text."""
     message = _ask(redact, "status.description", span.status_message) if span.status_message else ""
     return span._replace(
+        name=_ask(redact, "span.name", span.name) or REDACTED,
         attributes=_attributes(redact, span.attributes),
         events=tuple(e._replace(attributes=_attributes(redact, e.attributes)) for e in span.events),
         links=tuple(link._replace(attributes=_attributes(redact, link.attributes)) for link in span.links),

@@ -175,7 +175,13 @@ ATTRIBUTES = (
     Attribute(LINE_NUMBER, "int", "", "task", "line of the function"),
     Attribute(THREAD_ID, "int", "", "task, compute", "identity of the thread that ran the body"),
     Attribute(THREAD_NAME, "string", "", "task, compute", "its name"),
-    Attribute(ERROR_TYPE, "string", "", "task, compute, dag; metrics", "type of the exception, or DTaskFailedError"),
+    Attribute(
+        ERROR_TYPE,
+        "string",
+        "",
+        "task, compute, dag; metrics",
+        "type of the exception, or DTaskFailedError; on metrics at most 200, then other",
+    ),
     Attribute(EXCEPTION_TYPE, "string", "", "exception event", "type of the exception, qualified"),
     Attribute(EXCEPTION_MESSAGE, "string", "", "exception event", "its text, cut at 4096 characters"),
     Attribute(EXCEPTION_STACKTRACE, "string", "", "exception event", "its stack, cut at 16384 characters"),
@@ -256,7 +262,7 @@ BOUNDARIES_S = (
 )  # fmt: skip
 """Advised histogram boundaries in seconds: 10 µs to 1 h (the SDK's own are meant for milliseconds)."""
 
-MAX_FUNCTION_NAMES = 200
+MAX_FUNCTION_NAMES = MAX_ERROR_TYPES = 200
 OTHER = "other"
 
 

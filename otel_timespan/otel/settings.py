@@ -44,14 +44,15 @@ class OtlpSettings(NamedTuple):
 def read_settings(signal: str = "traces", **given: Any) -> OtlpSettings:
     """The OTLP settings of "traces" or "metrics".
 
-    `given` (protocol, endpoint, headers, timeout, compression, insecure; None is not given) goes before the
+    `given` (protocol, endpoint, headers, timeout_s, compression, insecure; None is not given) goes before the
     variables. An endpoint that is given is, like OTEL_EXPORTER_OTLP_ENDPOINT, the same for all signals.
     Raises `InvalidOptionError` naming the keyword or variable at fault.
     """
 
     def lookup(name: str) -> tuple[str, str]:
-        value = given.get(name.lower())
-        return (name.lower(), _given_text(value)) if value is not None else _lookup(signal, name)
+        keyword = "timeout_s" if name == "TIMEOUT" else name.lower()
+        value = given.get(keyword)
+        return (keyword, _given_text(value)) if value is not None else _lookup(signal, name)
 
     protocol = _one_of(*lookup("PROTOCOL"), _PROTOCOLS) or "grpc"
     compression = _one_of(*lookup("COMPRESSION"), _COMPRESSIONS[protocol]) or "none"

@@ -20,7 +20,13 @@ from typing import Any, NamedTuple
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    ExemplarFilter,
+    MeterProvider,
+    TraceBasedExemplarFilter,
+)
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
@@ -28,6 +34,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from .. import __version__
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
 from .pipeline import MAX_BYTES, PipelineStats, SpanPipeline
 from .readable import limits_of
@@ -54,11 +61,7 @@ _METRIC_INTERVAL_MS = 1000.0
 @cache
 def instrumentation_scope() -> InstrumentationScope:
     """The scope of all that we make: name, version, schema URL."""
-    try:
-        version = metadata.version("otel-timespan")
-    except metadata.PackageNotFoundError:  # run from a checkout
-        version = ""
-    return InstrumentationScope(SCOPE_NAME, version, SCHEMA_URL)
+    return InstrumentationScope(SCOPE_NAME, __version__, SCHEMA_URL)
 
 
 class FanOut:
@@ -67,10 +70,10 @@ class FanOut:
     def __init__(self, pipelines: Sequence[SpanPipeline]) -> None:
         self.pipelines = pipelines
 
-    def put(self, spans: Sequence[SpanData]) -> None:
+    def put(self, spans: Sequence[SpanData], owner: Any = None) -> None:
         """To each."""
         for pipeline in self.pipelines:
-            pipeline.put(spans)
+            pipeline.put(spans, owner)
 
     def put_readable(self, span: ReadableSpan) -> None:
         """To each."""
@@ -86,9 +89,9 @@ class FanOut:
         for pipeline in self.pipelines:
             pipeline.close(timeout_s)
 
-    def stats(self) -> PipelineStats:
+    def stats(self, owner: Any = None) -> PipelineStats:
         """Of the first."""
-        return self.pipelines[0].stats()
+        return self.pipelines[0].stats(owner)
 
     @property
     def closed(self) -> bool:
@@ -312,7 +315,11 @@ def _own_meter_provider(given: Mapping[str, Any], exit_timeout_s: float) -> Mete
     tracer_provider = _Own.tracer_provider
     resource = tracer_provider.resource if tracer_provider else default_resource(given.get("resource"))
     provider = MeterProvider(
-        metric_readers=readers, resource=resource, shutdown_on_exit=False, views=given.get("views", ())
+        metric_readers=readers,
+        resource=resource,
+        exemplar_filter=_exemplar_filter(),
+        shutdown_on_exit=False,
+        views=given.get("views", ()),
     )
     metrics.set_meter_provider(provider)
     _Own.meter_provider = provider
@@ -348,10 +355,68 @@ def check_environment(*, traces: bool = True, metrics_too: bool = True) -> None:
         return
     if traces and _configured_tracer_provider() is None:
         _batch_options()
+        _check_limits()
+        _check_sampler()
         _check_exporters("traces", "opentelemetry_traces_exporter")
     if metrics_too and type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider":
         milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
+        _exemplar_filter()
         _check_exporters("metrics", "opentelemetry_metrics_exporter")
+
+
+_EXEMPLAR_FILTERS: dict[str, type[ExemplarFilter]] = {
+    "trace_based": TraceBasedExemplarFilter,
+    "always_on": AlwaysOnExemplarFilter,
+    "always_off": AlwaysOffExemplarFilter,
+}
+
+
+def _exemplar_filter() -> ExemplarFilter:
+    """The filter of OTEL_METRICS_EXEMPLAR_FILTER: the SDK raises a bare ValueError for a wrong or empty one."""
+    name = os.environ.get("OTEL_METRICS_EXEMPLAR_FILTER", "").strip().lower() or "trace_based"
+    if name not in _EXEMPLAR_FILTERS:
+        allowed = ", ".join(_EXEMPLAR_FILTERS)
+        raise InvalidOptionError(f"OTEL_METRICS_EXEMPLAR_FILTER={name!r}: allowed are {allowed}")
+    return _EXEMPLAR_FILTERS[name]()
+
+
+_LIMITS = (
+    "OTEL_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT",
+    "OTEL_SPAN_LINK_COUNT_LIMIT",
+)
+_SAMPLERS = ("always_on", "always_off", "traceidratio")
+
+
+def _check_limits() -> None:
+    """The SDK reads these only when it makes its first span, and raises there."""
+    for variable in _LIMITS:
+        text = os.environ.get(variable, "").strip()
+        if text and not text.isdecimal():
+            raise InvalidOptionError(f"{variable}={text!r}: give a whole number, at least 0, or leave it unset")
+
+
+def _check_sampler() -> None:
+    """The SDK takes another sampler, with a log line, where it does not know the name or the ratio."""
+    name = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    known = {*_SAMPLERS, *(f"parentbased_{one}" for one in _SAMPLERS)}
+    others = {entry.name for entry in metadata.entry_points(group="opentelemetry_traces_sampler")}
+    if name and name not in known | others:
+        allowed = ", ".join(sorted(known | others))
+        raise InvalidOptionError(f"OTEL_TRACES_SAMPLER={name!r} is no sampler; allowed are {allowed}")
+    text = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    if name.endswith("traceidratio") and text:
+        try:
+            ratio = float(text)
+        except ValueError:
+            ratio = -1.0
+        if not 0.0 <= ratio <= 1.0:
+            raise InvalidOptionError(f"OTEL_TRACES_SAMPLER_ARG={text!r}: {name} needs a ratio from 0 to 1")
 
 
 def _check_exporters(signal: str, group: str) -> None:
@@ -389,12 +454,18 @@ def setup(
     attributes of the process. For the last four see `SpanPipeline`.
     Raises `ConcurrencyViolationError` when a global provider exists already, and `InvalidOptionError`.
     """
+    if service_name is not None and not isinstance(service_name, str):
+        raise InvalidOptionError(f"service_name={service_name!r}: give a text")
+    for name, mapping in (("resource", resource), ("headers", headers)):
+        if mapping is not None and not isinstance(mapping, Mapping):
+            # Only the type is shown: headers carry credentials.
+            raise InvalidOptionError(f"{name} is a mapping of names to values, not {type(mapping).__name__}")
     attributes = {**(resource or {}), **({"service.name": service_name} if service_name else {})}
     otlp = {
         "endpoint": endpoint,
         "protocol": protocol,
         "headers": headers,
-        "timeout": timeout_s,
+        "timeout_s": timeout_s,
         "compression": compression,
         "insecure": insecure,
     }

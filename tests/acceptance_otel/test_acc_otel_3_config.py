@@ -192,7 +192,8 @@ def test_3_unreachable_endpoint(protocol: str) -> None:
     assert EXPECTED in done.stdout
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert 1 <= len(lines) <= 2, done.stderr
+    # One warning a signal, and the count of what was lost.
+    assert 1 <= len(lines) <= 3, done.stderr
     assert time.monotonic() - began < 30
 
 

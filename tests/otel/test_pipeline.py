@@ -76,7 +76,7 @@ class Collector:
 
 
 def _spans(first: int, last: int, **attributes: Any) -> list[SpanData]:
-    return [SpanData("name", 1, number, 0, 1, 2, attributes) for number in range(first, last + 1)]
+    return [SpanData("name", 1, number, 7, 1, 2, attributes) for number in range(first, last + 1)]
 
 
 def _size(**attributes: Any) -> int:
