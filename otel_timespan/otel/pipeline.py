@@ -95,9 +95,10 @@ class _Account:
 class SpanPipeline:
     """Takes finished spans, sends them by `transport`. All methods are thread-safe.
 
-    `max_bytes`: of spans in memory. `on_full`: "block" waits for room, at most `block_timeout_s` in all per
-    outage, and drops then; "drop" drops at once; "spill" writes to files under `spill_dir` (default: the
-    system's place for temporary files), at most `max_spill_bytes`, which are sent later, in order.
+    `max_bytes`: of spans in memory; root spans that find no room may take as much again. `on_full`: "block" waits
+    for room, at most `block_timeout_s` in all per outage, and drops then; "drop" drops at once; "spill" writes to
+    files under `spill_dir` (default: the system's place for temporary files), at most `max_spill_bytes`, which are
+    sent later, in order.
     `exit_timeout_s` bounds the flush at interpreter exit and at SIGTERM. `linger_s` is how long spans wait
     for others to share their request. `limits`: span limits, by default those of the OTEL_*_LIMIT variables.
     Raises `InvalidOptionError` for values that can't work.
@@ -198,9 +199,7 @@ class SpanPipeline:
             self._oldest_s = time.monotonic()
         first = start
         for entry in entries[start:]:
-            # A trace is nothing without its root: one may go beyond the bound.
-            over = self.max_bytes if entry.is_root and self._nbytes <= self.max_bytes else 0
-            if self._nbytes and self._nbytes + entry.nbytes > self.max_bytes + over:
+            if self._nbytes and self._nbytes + entry.nbytes > self.max_bytes:
                 break
             self._queue.append(entry)
             self._nbytes += entry.nbytes
@@ -239,12 +238,24 @@ class SpanPipeline:
         if self._closed:
             self._drop(len(entries), "shutdown", account)
             return
-        kept = self._spill_out(entries, account) if self.on_full == "spill" else 0
+        kept = self._spill_out(entries, account) if self.on_full == "spill" else self._keep_roots(entries, account)
         if kept < len(entries):
             self._drop(len(entries) - kept, "queue_full", account)
             if not self._full:
                 self._full = True
                 _log.warning("the queue for %s is full: spans are being dropped", self.transport.target)
+
+    def _keep_roots(self, entries: list[_Entry], account: _Account) -> int:
+        """Queue the root spans among what did not fit, for a trace says nothing without its root; how many."""
+        kept = 0
+        for entry in entries:
+            # Roots are few; where they are not, they are bounded too.
+            if entry.is_root and self._nbytes + entry.nbytes <= 2 * self.max_bytes:
+                self._queue.append(entry)
+                self._nbytes += entry.nbytes
+                kept += 1
+        self._accept(kept, account)
+        return kept
 
     def _spill_out(self, entries: list[_Entry], account: _Account) -> int:
         """Write to disk; how many of the entries are accounted for."""

@@ -149,9 +149,10 @@ def test_14_account_with_a_hanging_exporter(on_full: str, blocking: Blocking) ->
     if on_full == "spill":
         assert dropped == 0
     else:
-        assert dropped > 0
+        # Whether `block` loses any depends on who was first, its 0.2 s or the gate.
+        assert dropped > 0 or on_full == "block"
         root = one(blocking.got, "dag full")
-        assert root.attributes["timespan.dag.complete"] is False
+        assert root.attributes["timespan.dag.complete"] is (dropped == 0)
 
 
 def test_14_root_of_a_run_that_ends_while_the_queue_is_full(blocking: Blocking) -> None:

@@ -413,6 +413,10 @@ for line in sys.stdin:
         ("OTEL_METRIC_EXPORT_INTERVAL", "-1"),
         ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", "bogus"),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "many"),
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "-3"),
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
     ],
 )
 def test_wrong_variables_are_found_early(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
