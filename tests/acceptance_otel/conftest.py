@@ -60,10 +60,6 @@ def ear() -> Iterator[Ear]:
 
 
 KNOWN_DEFECTS = {
-    "test_acc_otel_14_account.py::test_14_root_of_a_run_that_ends_while_the_queue_is_full": "the root may be dropped",
-    "test_acc_otel_3_config.py::test_3_unreachable_endpoint[grpc]": "see docs/decisions.md",
-    "test_acc_otel_3_config.py::test_3_unreachable_endpoint[http/protobuf]": "see docs/decisions.md",
-    "test_acc_otel_3_config.py::test_3_setup_explicitly": "the text names timeout, not timeout_s",
     "test_acc_otel_5_stack.py::test_5_short_run_shows_a_rise_in_prometheus": "series begin at their first value",
 }
 """What is known to be wrong, each with the test that shows it. Strict: who mends one must take it off this list."""
