@@ -24,7 +24,7 @@ from typing import Any
 
 from .dtask import DONE, DTask
 
-__all__ = ["claim", "countdown", "settle", "subscribe"]
+__all__ = ["claim", "settle", "subscribe"]
 
 
 def claim_gil(task: DTask) -> bool:
@@ -77,9 +77,3 @@ def subscribe(upstream: DTask, subscriber: Any) -> bool:
     except ValueError:  # the finisher took it meanwhile, and tells
         return True
     return False
-
-
-def countdown(task: DTask) -> bool:
-    """One upstream less to wait for; True for the caller that took the last one."""
-    tokens = task._tokens
-    return bool(tokens and tokens.pop())

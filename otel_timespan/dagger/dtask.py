@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextvars
 import reprlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DTaskCancelledError, DTaskFailedError, RemoteTaskError, TaskCancelled, unwrap_exception
@@ -312,7 +312,3 @@ def _fetching() -> Any:
     from . import fetching
 
     return fetching
-
-
-NotifyDone = Callable[[DTask], None]
-"""A waiter in `_subs`: called once, on the finishing thread, off every lock; must be quick, never raise."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ConcurrencyViolationError, TaskCancelled
 from .dtask import DONE, DTask, live
@@ -158,8 +158,3 @@ def task_may_cancel(must_force: bool = False) -> None:
 def task_cancel(graceful: bool = True) -> None:
     """Cancel the token of the running task, so that helpers it started can stop."""
     token_of(_must_be_in_task("task_cancel()")).cancel(graceful)
-
-
-def environment_of(task: DTask) -> dict[str, Any]:
-    """For messages and tests: what the environment of a body holds."""
-    return {"task": task.id, "processor": task._slot and task._slot.processor, "scheduler": task._core.uid}
