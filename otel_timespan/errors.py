@@ -20,6 +20,7 @@
      ├─ WorkerLostError(worker)                 a worker process died
      │   └─ SingleWorkerLostError(AssertionError)
      ├─ StorageError(OSError)                   a value can't be stored or read back
+     ├─ NoPieceError(KeyError)                  a shard has no piece for the processor that runs a task
      ├─ StreamClosed                            put or take on a closed stream
      └─ TaskCancelled(CancelledError)           what a cancelled task carries
 
@@ -43,6 +44,7 @@ __all__ = [
     "LogNotKeptError",
     "MissingExtraError",
     "NestingError",
+    "NoPieceError",
     "NotCallableError",
     "OptionNotSetError",
     "RemoteTaskError",
@@ -152,6 +154,12 @@ class TaskCancelled(TimespanError, concurrent.futures.CancelledError):  # noqa: 
 
 class StorageError(TimespanError, OSError):
     """A value can't be stored or read back; the text says which and why. Nothing in memory was lost."""
+
+
+class NoPieceError(TimespanError, KeyError):
+    """A `Shard` has no piece for the processor that runs a task, nor for one above it."""
+
+    __str__ = Exception.__str__  # a KeyError's would put the text in quotes
 
 
 class StreamClosed(TimespanError):  # noqa: N818 - the spec's name

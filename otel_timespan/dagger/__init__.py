@@ -16,6 +16,7 @@ from ..errors import (
     FetchTimeoutError,
     InvalidOptionError,
     NestingError,
+    NoPieceError,
     NotCallableError,
     OptionNotSetError,
     RemoteTaskError,
@@ -52,6 +53,7 @@ from .fetching import as_completed, fetch, fetch_all, wait, waitall, waitany
 from .files import File, tofile
 from .invariants import InvariantViolation, check
 from .lazy import SchedulerOptions, Thunk, collect, compute, delayed
+from .mutable import Shard, mutable, shard
 from .options import Options, default_option, get_options, set_default_option, with_options
 from .processors import (
     CPURAMMemorySpace,
@@ -148,6 +150,7 @@ __all__ = [
     "InvalidScope",
     "InvariantViolation",
     "NestingError",
+    "NoPieceError",
     "NodeScope",
     "NotCallableError",
     "OSProc",
@@ -161,6 +164,7 @@ __all__ = [
     "SchedulerOptions",
     "SchedulingError",
     "Scope",
+    "Shard",
     "SingleWorkerLostError",
     "StorageError",
     "StreamClosed",
@@ -217,6 +221,7 @@ __all__ = [
     "memory_space",
     "memory_spaces",
     "move",
+    "mutable",
     "myid",
     "nprocs",
     "num_processors",
@@ -229,6 +234,7 @@ __all__ = [
     "set_default_option",
     "set_tls",
     "setitem",
+    "shard",
     "short_name",
     "spawn",
     "spawn_bulk",

@@ -16,6 +16,7 @@ from . import context as _context
 from .chunks import Chunk
 from .dtask import DTask
 from .environment import SyncBlock, current
+from .mutable import Shard
 from .options import DEFAULT, Options, drop_removed, effective, scoped
 from .queues import Spec
 
@@ -110,7 +111,7 @@ def _refuse_thunks(*given: Any) -> None:
 
 
 def _check_function(f: Any) -> None:
-    if not isinstance(f, (DTask, Chunk)):
+    if not isinstance(f, (DTask, Chunk, Shard)):
         raise NotCallableError(f"spawn needs something to call, not {f!r}: spawn(f, *args), not spawn(f(*args))")
 
 

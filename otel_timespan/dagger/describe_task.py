@@ -12,7 +12,8 @@ from .chunks import Chunk, DRef
 from .describe import describe_value, is_mutable
 from .dtask import DTask
 from .files import File
-from .processors import move
+from .mutable import Shard
+from .processors import Processor, move
 from .records import RESULTS
 
 __all__ = [
@@ -49,8 +50,8 @@ def other_dependencies(task: DTask) -> tuple[tuple[Any, int], ...]:
     return (*first, *((None, up.id) for up in task._deps if up.id not in known))
 
 
-def describe_moves(task: DTask, values: Any, named: Any, worker: int) -> tuple[Any, ...]:
-    """The moves of a task's arguments to `worker`; `values` and `named` are what they became.
+def describe_moves(task: DTask, values: Any, named: Any, processor: Processor, worker: int) -> tuple[Any, ...]:
+    """The moves of a task's arguments to `processor` of `worker`; `values` and `named` are what they became.
 
     In the common case, all arguments being results of tasks on this worker, flat: description and `id()`
     of each. Else (position, before, kind, after) of each; `after` is None for a value that stayed what it
@@ -71,12 +72,14 @@ def describe_moves(task: DTask, values: Any, named: Any, worker: int) -> tuple[A
         pairs = [*pairs, *((name, given, named[name]) for name, given in task._kwargs.items())]
     for position, given, value in pairs:
         kind = type(given)
-        ref = given._outcome if kind is DTask else given.handle if kind is Chunk else None
+        if kind is Shard and not task._options.meta:
+            given = given.piece(processor)
+        ref = given._outcome if kind is DTask else given.handle if type(given) is Chunk else None
         if isinstance(ref, DRef):
             if value is not ref.value:
                 moves.append((position, ref.info, "custom", describe_value(value)))
             else:
-                how = "task" if kind is DTask and ref.worker == worker else "chunk"
+                how = "shard" if kind is Shard else "task" if kind is DTask and ref.worker == worker else "chunk"
                 moves.append((position, ref.info, how, id(value) if is_mutable(value) else 0))
         elif value is given:
             moves.append((position, describe_value(value), "value", None))

@@ -25,6 +25,7 @@ from .context import Context
 from .core import Core
 from .dtask import DTask
 from .fetching import fetch, wait
+from .mutable import Shard
 from .options import DEFAULT, Options, drop_removed, effective
 
 __all__ = ["SchedulerOptions", "Thunk", "collect", "compute", "delayed"]
@@ -81,7 +82,7 @@ def delayed(f: Any, options: Options | None = None, /, **opts: Any) -> Callable[
     Legacy, as upstream: prefer `spawn`. Warns once. Raises `NotCallableError` for what can't be called.
     """
     global _warned
-    if not (callable(f) or isinstance(f, (Chunk, Thunk))):
+    if not (callable(f) or isinstance(f, (Chunk, Thunk, Shard))):
         raise NotCallableError(f"delayed needs something to call, not {f!r}")
     if not _warned:
         _warned = True

@@ -27,6 +27,7 @@ from ..describe_task import describe_moves
 from ..dtask import DONE, FAILED, DTask, Failure, Result, live, summarize
 from ..environment import current, end_token, token_of
 from ..files import File
+from ..mutable import Shard
 from ..options import DEFAULT, enter_propagated
 from ..placement import Slot, occupancy_on
 from ..processors import move
@@ -135,6 +136,9 @@ def _resolve(value: Any, task: DTask) -> Any:
         inner, source = value.handle.value, value.processor
     elif kind is File:
         inner, source = value.fetch(), value.processor
+    elif kind is Shard:
+        piece = value.piece(task._slot.processor)
+        inner, source = piece.handle.value, piece.processor
     else:
         inner, source = value, None
     if move.custom:
@@ -158,7 +162,7 @@ def as_chunk(value: Any, task: DTask | None = None) -> Any:
     return extra.chunk
 
 
-_REFERENCES = frozenset((DTask, Chunk, File))
+_REFERENCES = frozenset((DTask, Chunk, File, Shard))
 """Types of arguments that stand for something else."""
 
 
@@ -340,7 +344,7 @@ def _logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
     try:
         if args or kwargs or type(f) in _REFERENCES or move.custom:
             f, args, kwargs = resolve_all(task, f, args, kwargs)
-            moves = describe_moves(task, args, kwargs, slot.worker)
+            moves = describe_moves(task, args, kwargs, slot.processor, slot.worker)
     finally:
         log.begun = t2 = core.clock()
         shares = WHOLE if options is DEFAULT else (slot.used, occupancy_on(task, slot.processor))
