@@ -31,8 +31,9 @@ _ANY = AnyScope()
 class DRef:
     """The handle of one piece of data, equal only to itself. Its size is estimated when first asked for."""
 
-    __slots__ = ("__weakref__", "_info", "_nbytes", "value", "worker")
+    __slots__ = ("__weakref__", "_info", "_nbytes", "_number", "value", "worker")
     _info: ChunkInfo
+    _number: int
     _nbytes: int | None
 
     def __init__(self, value: Any, worker: int = 1) -> None:
@@ -54,12 +55,21 @@ class DRef:
             return self._nbytes
 
     @property
+    def number(self) -> int:
+        """What the log calls it: a number that is never used twice."""
+        try:
+            return self._number
+        except AttributeError:
+            self._number = records.next_handle()
+            return self._number
+
+    @property
     def info(self) -> ChunkInfo:
-        """The description that goes into the log, with a number that is never used twice."""
+        """The description that goes into the log."""
         try:
             info = self._info
         except AttributeError:
-            self._info = info = ChunkInfo(records.next_handle(), self.nbytes, self.type, self.worker)
+            self._info = info = ChunkInfo(self.number, self.nbytes, self.type, self.worker)
         return info
 
 
@@ -73,12 +83,13 @@ class LoggedDRef(DRef):
         self.worker = worker
         self._put = put
         kind = type(value)
-        self._nbytes = nbytes = FIXED[kind] if kind in FIXED else approx_size(value)
-        self._info = ChunkInfo(records.next_handle(), nbytes, kind, worker)
+        self._nbytes = FIXED[kind] if kind in FIXED else approx_size(value)
+        self._number = records.next_handle()
 
     def __del__(self) -> None:
         # May run at any allocation, on any thread: it only appends (design/rulings.md 11).
-        self._put((records.expand_evict, time.monotonic_ns(), self._info, "released"))
+        now = time.monotonic_ns()
+        self._put((records.EVICT, now, self._number, self._nbytes, type(self.value), self.worker, "released"))
 
 
 class Chunk:

@@ -149,7 +149,7 @@ class Context:
         recorder = self.recorder
         if recorder is not None:
             timeline = OSProc(1) if category.startswith("scheduler") else None
-            recorder.append((records.expand_span, category, EventId(**fields), timeline, t0, t1, 1, recorder.sample()))
+            recorder.append((records.SPAN, category, EventId(**fields), timeline, t0, t1, 1, recorder.sample()))
 
     def shutdown(self, error: BaseException | None = None, timeout_s: float | None = None) -> None:
         """End the scheduler: unfinished tasks fail with `error` (default: SchedulingError, code exited).

@@ -29,14 +29,14 @@ from ..errors import SchedulingError, TaskCancelled, WorkerLostError
 from . import records
 from .atomics import claim, settle
 from .chunks import Chunk
-from .describe import describe_function
 from .describe_task import describe_arguments, other_dependencies
 from .dtask import DONE, FAILED, LAUNCHED, TOLD, DTask, Failure, Live, summarize
-from .environment import running_task
+from .environment import current, running_task
 from .ids import new_run_id
 from .options import DEFAULT, signature_defaults
 from .placement import Slot, occupancy_on, place
 from .processors import OSProc
+from .records import code_of
 
 if TYPE_CHECKING:
     from .context import Context
@@ -67,6 +67,7 @@ class Core:
         self.one_worker = len(self.shared) == 1
         self.home = OSProc(min(self.shared))
         """What `enqueue` names for that queue."""
+        self.home_code = code_of(self.home)
         self.running: set[DTask] = set()
         """Tasks whose bodies run, abandoned ones included until they end."""
         self.effects: deque[Slot] = deque()
@@ -128,17 +129,21 @@ class Core:
         extra = task._live
         if extra is None or extra.attempt == 1:  # a retry keeps the caller of the first attempt
             trace = recorder.on_submit() if recorder.on_submit is not None else None
-            parent = running_task()
+            here = current.get()
+            parent = here if here is None or type(here) is DTask else running_task()
             if trace is not None or parent is not None:
                 extra = task._live = extra or Live()
                 extra.trace = trace
                 extra.spawned_by = parent.id if parent is not None else 0
         extra = extra or _ORDINARY
-        given = (
+        submission = (
+            records.SUBMIT,
+            t0,
+            self.uid,
             task.id,
-            describe_function(task._f),
+            records.function_code(task._f),
             describe_arguments(task._args, task._kwargs) if task._args or task._kwargs else (),
-            task._options,
+            None if task._options is DEFAULT else task._options,
             other_dependencies(task) if task._deps else (),
             extra.spawned_by,
             self.run_id,
@@ -148,9 +153,10 @@ class Core:
         task._state = LAUNCHED
         failed = self.wire(task) if task._deps else None
         if failed is None and task._tokens is None:
-            self.enqueue(task, submission=(t0, given))
+            self.enqueue(task, submission)
             return
-        recorder.append((records.expand_submit, t0, self.clock(), given, None, recorder.sample()))
+        samples = recorder.sample() if recorder.samplers else None
+        recorder.append((*submission, self.clock(), None, samples))
         if failed is not None:
             self.skip([task], failed._outcome)
         elif task._tokens.pop():  # type: ignore[union-attr]
@@ -165,7 +171,14 @@ class Core:
             if task._state >= DONE:  # cancelled, or failed through another upstream
                 return
             if recorder is not None:
-                self._record_placed(task, recorder, submission, self.clock(), self.home)
+                t = self.clock()
+                samples = recorder.sample() if recorder.samplers else None
+                home = self.home_code
+                if submission is not None:
+                    recorder.append((*submission, t, home, samples))
+                else:
+                    worker = self.home.pid
+                    recorder.append((records.SCHEDULE, t, t, t, self.uid, task.id, home, worker, samples))
             task._claim = True
             self.queue.append(task)
             return
@@ -183,8 +196,11 @@ class Core:
         except SchedulingError as unplaceable:
             error = unplaceable
         if recorder is not None:
-            processor = None if error is not None else slot.processor if slot is not None else OSProc(worker)
-            self._record_placed(task, recorder, submission, t0, processor, worker)
+            processor = None if error is not None else slot.code if slot is not None else code_of(OSProc(worker))
+            t1 = self.clock()
+            samples = recorder.sample() if recorder.samplers else None
+            placement = (records.SCHEDULE, t0, t1, t1, self.uid, task.id, processor, worker, samples)
+            recorder.append(placement if submission is None else (*submission, t1, placement, samples))
         if error is not None:
             self.fail(task, error)
         elif task._options.restore is not None and self.driver.restore(task):
@@ -197,17 +213,6 @@ class Core:
             with self.lock:
                 heapq.heappush(slot.heap, (occupancy_on(task, slot.processor), next(self._pinned_seq), task))
             self.effects.append(slot)
-
-    def _record_placed(
-        self, task: DTask, recorder: Any, submission: Any, t0: int, processor: Any, worker: int = 1
-    ) -> None:
-        """Record the placement, together with the submission where that is part of it."""
-        t1 = self.clock()
-        samples = recorder.sample()
-        row: Any = (records.expand_schedule, t0, t1, t1, self.uid, task.id, processor, worker, samples)
-        if submission is not None:
-            row = (records.expand_submit, submission[0], t1, submission[1], row, samples)
-        recorder.append(row)
 
     # ---- completion ----------------------------------------------------------------------------
 
@@ -289,7 +294,7 @@ class Core:
         recorder = self.context.recorder
         if recorder is not None:
             t = self.clock()
-            record = (records.expand_finish, t, self.clock(), self.uid, task.id, result, state, recorder.sample())
+            record = (records.FINISH, t, self.clock(), self.uid, task.id, result, state, recorder.sample())
             recorder.append(record)
 
     # ---- the whole graph -----------------------------------------------------------------------

@@ -6,20 +6,23 @@ Source: docs/events.md; design/rulings.md 29.
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import Any
 
-from .chunks import Chunk, DRef
+from .chunks import Chunk, DRef, LoggedDRef
 from .describe import describe_value, is_mutable
 from .dtask import DTask
 from .files import File
 from .mutable import Shard
 from .processors import Processor, move
 from .records import RESULTS
+from .sizes import FIXED
 
 __all__ = [
     "describe_arguments",
     "describe_moves",
     "other_dependencies",
+    "take_results",
 ]
 
 
@@ -50,22 +53,35 @@ def other_dependencies(task: DTask) -> tuple[tuple[Any, int], ...]:
     return (*first, *((None, up.id) for up in task._deps if up.id not in known))
 
 
+def take_results(args: tuple[Any, ...], worker: int) -> tuple[list[Any], tuple[Any, ...]] | None:
+    """The values of arguments that are all logged results on this worker, and their moves; None if one is not.
+
+    Moves flat: handle, size, type and `id()` of each.
+    """
+    values: list[Any] = []
+    moves: list[Any] = [RESULTS]
+    for arg in args:
+        ref = arg._outcome if type(arg) is DTask else None
+        if type(ref) is not LoggedDRef or ref.worker != worker:
+            return None
+        value = ref.value
+        kind = type(value)
+        values.append(value)
+        moves += (ref._number, ref._nbytes, kind, 0 if kind in FIXED or not is_mutable(value) else id(value))
+    return values, tuple(moves)
+
+
 def describe_moves(task: DTask, values: Any, named: Any, processor: Processor, worker: int) -> tuple[Any, ...]:
     """The moves of a task's arguments to `processor` of `worker`; `values` and `named` are what they became.
 
-    In the common case, all arguments being results of tasks on this worker, flat: description and `id()`
-    of each. Else (position, before, kind, after) of each; `after` is None for a value that stayed what it
-    was, and just the `id()` where type and size did.
+    Flat as in `take_results` where all arguments are logged results on this worker. Else (position, before,
+    kind, after) of each; `after` is None for a value that stayed what it was, and just the `id()` where type
+    and size did.
     """
     if not task._kwargs and not move.custom:
-        flat: list[Any] = [RESULTS]
-        for given, value in zip(task._args, values, strict=False):
-            ref = given._outcome if type(given) is DTask else None
-            if not isinstance(ref, DRef) or ref.worker != worker or ref.value is not value:
-                break
-            flat += (ref.info, id(value) if is_mutable(value) else 0)
-        else:
-            return tuple(flat)
+        taken = take_results(task._args, worker)
+        if taken is not None and all(map(operator.is_, taken[0], values)):
+            return taken[1]
     moves: list[Any] = []
     pairs: Any = zip(itertools.count(1), task._args, values, strict=False)
     if task._kwargs:

@@ -17,6 +17,7 @@ from .chunks import Chunk
 from .dtask import DTask
 from .options import DEFAULT, Options, apply_defaults, signature_defaults
 from .processors import Processor
+from .records import code_of
 from .scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ class Slot:
     by taking it off the driver's list of free slots.
     """
 
-    __slots__ = ("heap", "processor", "used", "worker")
+    __slots__ = ("code", "heap", "processor", "used", "worker")
 
     def __init__(self, processor: Processor, worker: int) -> None:
         self.processor = processor
+        self.code = code_of(processor)
+        """The processor in the log's records."""
         self.worker = worker
         self.heap: list[tuple[float, int, Any]] = []
         self.used = 0.0

@@ -1,9 +1,13 @@
 """The scheduler's records: what the hot path appends to the log, and how each expands into events.
 
-One record a phase of a task, not one an event: a tuple of times and references, built in 0.2 µs. The
-journal expands it later, off the hot path, into the events of docs/events.md. The order in which records
-are appended agrees with cause and effect (see timespans/journal.py), so each phase appends its record
-before its effect can be seen: "submit" before the task can run, "end" before its result is there.
+One record a phase of a task, not one an event: a tuple, built in 0.1 µs. The journal expands it later,
+off the hot path, into the events of docs/events.md. The order in which records are appended agrees with
+cause and effect (see timespans/journal.py), so each phase appends its record before its effect can be
+seen: "submit" before the task can run, "end" before its result is there.
+
+Records are flat, and of numbers and texts as far as they can be: what waits is visited by the garbage
+collector again and again, except for tuples of nothing but such. So processors appear as numbers
+(`code_of`), well-known functions too (`function_code`), and a chunk as its handle's number, size and type.
 
 Events that share a reading of the clock are set 1 ns apart, in their order, so that sorting by timestamp
 gives it back.
@@ -14,12 +18,18 @@ Sources: spec/scheduler.md §17.11, §19; design/rulings.md 16, 27-29.
 from __future__ import annotations
 
 import itertools
+import threading
+import types
 from collections.abc import Iterable
 from typing import Any
 
+from ..timespans.journal import record_kind
 from ..timespans.model import NO_GC, NO_SAMPLES, ChunkInfo, Event, EventId, TaskRef, Timeline, ValueInfo
+from .describe import describe_function
+from .options import DEFAULT
+from .processors import OSProc, ThreadProc
 
-__all__ = ["EVENT_CATEGORIES", "next_handle", "next_seq"]
+__all__ = ["EVENT_CATEGORIES", "code_of", "function_code", "next_handle", "next_seq"]
 
 EVENT_CATEGORIES = (
     "add_thunk",
@@ -64,6 +74,71 @@ RESULTS = "results"
 _new = tuple.__new__
 CORE_WORKER = 1
 
+# ---- numbers instead of objects -------------------------------------------------------------------------
+
+_functions: list[types.FunctionType] = []
+_function_codes: dict[types.FunctionType, int] = {}
+_MAX_FUNCTIONS = 2000
+"""Functions that are numbered, and so kept. A program that makes more of them pays a little more for each."""
+
+
+def function_code(f: Any) -> Any:
+    """What stands for a task's function in a record: a number, or as `describe_function` gives it."""
+    code = _function_codes.get(f) if type(f) is types.FunctionType else None
+    return _number(f) if code is None else code
+
+
+def _number(f: Any) -> Any:
+    described = describe_function(f)
+    # One that holds data, as a default say, must not be kept for ever.
+    holds = type(described) is not types.FunctionType or f.__defaults__ or f.__kwdefaults__ or f.__dict__
+    if holds or f.__qualname__ != f.__name__ or len(_functions) >= _MAX_FUNCTIONS:
+        return described
+    with _lock:
+        if f not in _function_codes:
+            _functions.append(f)
+            _function_codes[f] = len(_functions) - 1
+    return _function_codes[f]
+
+
+_lock = threading.Lock()
+
+
+def function_of(code: Any) -> Any:
+    """The function, as the log shows it, that `function_code` stands for."""
+    return _functions[code] if type(code) is int else code
+
+
+_OWNER_BITS = 32
+
+
+def code_of(processor: Any) -> Any:
+    """What stands for a processor in a record: numbers for threads and workers, else the processor itself."""
+    kind = type(processor)
+    if kind is ThreadProc and processor.tid >> _OWNER_BITS == 0:
+        return processor.owner << _OWNER_BITS | processor.tid
+    return processor.pid << _OWNER_BITS if kind is OSProc else processor
+
+
+class _Processors(dict[int, Any]):
+    """The processors that numbers stand for, made when first asked for."""
+
+    def __missing__(self, code: int) -> Any:
+        owner, tid = code >> _OWNER_BITS, code & (1 << _OWNER_BITS) - 1
+        found = self[code] = ThreadProc(owner, tid) if tid else OSProc(owner)
+        return found
+
+
+_processors = _Processors()
+
+
+def processor_of(code: Any) -> Any:
+    """The processor that `code_of` stands for."""
+    return _processors[code] if type(code) is int else code
+
+
+# ---- how each kind expands ------------------------------------------------------------------------------
+
 
 def _event(
     out: list[Event], phase: str, category: str, id: Any, timeline: Any, t: int, worker: int, samples: Any
@@ -82,15 +157,17 @@ def expand_span(record: Any, out: list[Event]) -> None:
 
 
 def expand_submit(record: Any, out: list[Event]) -> None:
-    """(_, t0, t1, given, place, samples): a submission; `place` as in `expand_schedule` or None.
+    """A submission, and the placement if that was part of it.
 
-    `given` is (task id, f, args, options, other deps, spawned_by, run_id, attempt, trace), see `describe_task`.
+    (_, t0, uid, task id, f, args, options or None, other deps, spawned_by, run_id, attempt, trace, t1,
+    place, samples); see `describe_task`. `place` is None, or as in `expand_schedule`, or just the number of
+    the processor: for the queue of all, which takes no time.
     """
-    _, t0, t1, given, place, samples = record
-    thunk_id, f, flat, options, others, spawned_by, run_id, attempt, trace = given
+    _, t0, uid, thunk_id, f, flat, options, others, spawned_by, run_id, attempt, trace, t1, place, samples = record
     args = _arguments_of(flat)
+    options = DEFAULT if options is None else options
     timeline = Timeline(
-        f=f,
+        f=function_of(f),
         args=args,
         options=options,
         uid=thunk_id,
@@ -105,6 +182,8 @@ def expand_submit(record: Any, out: list[Event]) -> None:
     id = EventId(thunk_id=thunk_id)
     add(_new(Event, ("start", "add_thunk", id, timeline, t0, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
     if place is not None:
+        if type(place) is int:
+            place = (_, t1, t1, t1, uid, thunk_id, place, place >> _OWNER_BITS, samples)
         expand_schedule(place, out)
         t1 = max(t1, place[3] + 5)
     add(_new(Event, ("finish", "add_thunk", id, timeline, t1, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
@@ -119,7 +198,9 @@ def expand_schedule(record: Any, out: list[Event]) -> None:
     A task that could not be placed has no processor: only `schedule`.
     """
     _, t0, t1, t2, uid, thunk_id, processor, worker, samples = record
+    processor = processor_of(processor)
     timeline = Timeline(thunk_id=thunk_id)
+    t1 = max(t1, t0 + 1)
     _span(out, "schedule", EventId(uid=uid, thunk_id=thunk_id), timeline, t0, t1, CORE_WORKER, samples)
     if processor is None:
         return
@@ -135,26 +216,29 @@ def expand_schedule(record: Any, out: list[Event]) -> None:
 def expand_start(record: Any, out: list[Event]) -> None:
     """(_, t0, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples): taken, moved, begun.
 
-    `moves` are as `describe_moves` gives them; they share their times.
+    `moves` are as `describe_moves` gives them; they share their times. `occupancies` None: the task takes
+    the whole of a free processor.
     """
     _, t0, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples = record
     add = out.append
+    processor, f = processor_of(processor), function_of(f)
     worker = _worker_of(processor)
     t1 = t0 + 1
     t2 = max(t2, t1 + 4)
     fetch = EventId(uid=uid, worker=worker, processor=processor, seq=next_seq())
     add(_new(Event, ("start", "proc_run_fetch", fetch, None, t0, NO_GC, NO_SAMPLES, worker, samples)))
-    taken = Timeline(thunk_id=thunk_id, proc_occupancy=occupancies[0], task_occupancy=occupancies[1])
+    before, share = occupancies or WHOLE
+    taken = Timeline(thunk_id=thunk_id, proc_occupancy=before, task_occupancy=share)
     add(_new(Event, ("finish", "proc_run_fetch", fetch, taken, t1, NO_GC, NO_SAMPLES, worker, samples)))
     ends = []
-    for position, before, kind, after in _moves_of(moves):
+    for position, data, kind, after in _moves_of(moves, worker):
         if after is None:
-            after = before
+            after = data
         elif type(after) is int:
-            after = ValueInfo(before.type, before.nbytes, after)
-        source = getattr(before, "worker", worker)
+            after = ValueInfo(data.type, data.nbytes, after)
+        source = getattr(data, "worker", worker)
         id = EventId(thunk_id=thunk_id, position=position, processor=processor)
-        add(_new(Event, ("start", "move", id, Timeline(f=f, data=before), t1 + 1, NO_GC, NO_SAMPLES, worker, samples)))
+        add(_new(Event, ("start", "move", id, Timeline(f=f, data=data), t1 + 1, NO_GC, NO_SAMPLES, worker, samples)))
         done = Timeline(f=f, data=after, kind=kind, source=source, destination=worker)
         ends.append((id, done))
     for id, done in ends:
@@ -178,12 +262,17 @@ def _dependencies_of(args: tuple[tuple[Any, Any], ...], others: tuple[Any, ...])
     return found + others if others else found
 
 
-def _moves_of(moves: tuple[Any, ...]) -> Iterable[tuple[Any, Any, str, Any]]:
+WHOLE = (0.0, 1.0)
+"""Occupancies, of the processor before and of the task, where a task takes all of a free one."""
+
+
+def _moves_of(moves: tuple[Any, ...], worker: int) -> Iterable[tuple[Any, Any, str, Any]]:
     """(position, before, kind, after) of each move; see `describe_moves`."""
     yield _FUNCTION
     if moves and moves[0] is RESULTS:
-        for n in range(1, len(moves), 2):
-            yield (n + 1) // 2, moves[n], "task", moves[n + 1]
+        for n in range(1, len(moves), 4):
+            handle, nbytes, type, objid = moves[n : n + 4]
+            yield n // 4 + 1, ChunkInfo(handle, nbytes, type, worker), "task", objid
     else:
         yield from moves
 
@@ -195,6 +284,7 @@ def expand_end(record: Any, out: list[Event]) -> None:
     body (`state` None) ends without a `finish`: that was emitted when the task was cancelled.
     """
     _, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, profile, samples = record
+    processor, f = processor_of(processor), function_of(f)
     worker = _worker_of(processor)
     id = EventId(thunk_id=thunk_id, processor=processor)
     if isinstance(result, ChunkInfo):
@@ -210,6 +300,17 @@ def expand_end(record: Any, out: list[Event]) -> None:
         expand_finish((None, t1 + 1, t1 + 2, uid, thunk_id, result, state, samples), out)
 
 
+def expand_return(record: Any, out: list[Event]) -> None:
+    """(_, tb, t1, uid, thunk_id, processor, f, handle, nbytes, type, worker, thread, state, samples).
+
+    The common case of `expand_end`: a body that returned a value, of which a chunk was made.
+    """
+    _, tb, t1, uid, thunk_id, processor, f, handle, nbytes, type, worker, thread, state, samples = record
+    result = ChunkInfo(handle, nbytes, type, worker)
+    whole = (_, tb, t1, uid, thunk_id, processor, f, result, None, None, thread, state, NO_SAMPLES, samples)
+    expand_end(whole, out)
+
+
 def expand_finish(record: Any, out: list[Event]) -> None:
     """(_, t0, t1, uid, thunk_id, result, state, samples): a task has its result."""
     _, t0, t1, uid, thunk_id, result, state, samples = record
@@ -218,11 +319,21 @@ def expand_finish(record: Any, out: list[Event]) -> None:
 
 
 def expand_evict(record: Any, out: list[Event]) -> None:
-    """(_, t, info, reason): a chunk's data is gone from its worker's memory."""
-    _, t, info, reason = record
-    timeline = Timeline(data=info, reason=reason)
-    _span(out, "evict", EventId(worker=info.worker, handle=info.handle), timeline, t, t, info.worker, None)
+    """(_, t, handle, nbytes, type, worker, reason): a chunk's data is gone from its worker's memory."""
+    _, t, handle, nbytes, type, worker, reason = record
+    timeline = Timeline(data=ChunkInfo(handle, nbytes, type, worker), reason=reason)
+    _span(out, "evict", EventId(worker=worker, handle=handle), timeline, t, t, worker, None)
 
 
 def _worker_of(processor: Any) -> int:
     return getattr(processor, "owner", None) or getattr(processor, "pid", None) or CORE_WORKER
+
+
+SPAN = record_kind(expand_span)
+SUBMIT = record_kind(expand_submit)
+SCHEDULE = record_kind(expand_schedule)
+START = record_kind(expand_start)
+END = record_kind(expand_end)
+RETURN = record_kind(expand_return)
+FINISH = record_kind(expand_finish)
+EVICT = record_kind(expand_evict)

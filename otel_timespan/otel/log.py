@@ -27,7 +27,7 @@ from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_
 
 from ..errors import InvalidOptionError
 from ..timespans import sinks
-from ..timespans.journal import Journal
+from ..timespans.journal import Journal, record_kind
 from ..timespans.model import Event
 from ..timespans.recorder import Recorder, warn_once
 from . import ids, semconv
@@ -444,7 +444,7 @@ def _expand_nothing(record: Any, out: list[Event]) -> None:
     """A record that only makes the drain come by."""
 
 
-_TICK = (_expand_nothing,)
+_TICK = (record_kind(_expand_nothing),)
 
 
 def _ignore(record: Any) -> None:

@@ -5,8 +5,9 @@ while it places tasks. So an emitter appends one *record* per phase of a task (s
 a list, and a thread of ours turns records into events and hands them to the sink: within 100 ms, and
 before `get_logs`, `flush` and each metric collection.
 
-A record is a tuple whose first item is the function that expands it: `expand(record, out)` appends
-`Event`s to `out`. So this module knows nothing of the scheduler. A finished `Event` is a record too.
+A record is a tuple whose first item is the number of its kind (`record_kind`), so that this module knows
+nothing of the scheduler. A number, and not the function that expands it: a tuple of numbers and texts alone is
+none of the garbage collector's business, and it stops looking at it. A finished `Event` is a record too.
 
 Why one list and not one per thread: `list.append` is atomic, so its order is a total order that
 agrees with cause and effect as long as each record is appended *before* what it tells of becomes
@@ -33,7 +34,7 @@ from typing import Any
 from .model import Event
 from .warn import warn_once
 
-__all__ = ["Journal", "drain_all"]
+__all__ = ["Journal", "drain_all", "record_kind"]
 
 HIGH_WATER = 20_000
 """Records that may wait before emitters drain by themselves (about 10 MB)."""
@@ -49,6 +50,15 @@ _SLICE = 16
 
 _IDLE_ROUNDS = 20
 """After so many empty rounds the thread sleeps until the next record."""
+
+
+_kinds: list[Callable[[Any, list[Event]], None]] = []
+
+
+def record_kind(expand: Callable[[Any, list[Event]], None]) -> int:
+    """Make known a kind of record: its number. `expand(record, out)` appends the record's events to `out`."""
+    _kinds.append(expand)
+    return len(_kinds) - 1
 
 
 class Journal:
@@ -180,10 +190,18 @@ def expand_all(batch: list[Any]) -> list[Event]:
             events.append(record)
         else:
             try:
-                record[0](record, events)
+                _kinds[record[0]](record, events)
             except Exception:
-                warn_once(record[0], "a record of %s is lost", getattr(record[0], "__name__", record[0]))
+                _warn_of_lost(record)
     return events
+
+
+def _warn_of_lost(record: Any) -> None:
+    try:
+        expand: Any = _kinds[record[0]]
+    except Exception:
+        expand = type(record)
+    warn_once(expand, "a record of %s is lost", getattr(expand, "__name__", expand))
 
 
 _live: weakref.WeakSet[Journal] = weakref.WeakSet()

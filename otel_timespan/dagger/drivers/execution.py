@@ -22,8 +22,8 @@ from ..atomics import settle
 from ..checkpoints import save, try_restore
 from ..chunks import Chunk, DRef, LoggedDRef
 from ..core import release_inputs
-from ..describe import describe_function, describe_value
-from ..describe_task import describe_moves
+from ..describe import describe_value
+from ..describe_task import describe_moves, take_results
 from ..dtask import DONE, FAILED, DTask, Failure, Result, live, summarize
 from ..environment import current, end_token, token_of
 from ..files import File
@@ -31,6 +31,7 @@ from ..mutable import Shard
 from ..options import DEFAULT, enter_propagated
 from ..placement import Slot, occupancy_on
 from ..processors import move
+from ..records import function_code
 from ..scopes import AnyScope
 from ..sizes import FIXED
 from ..timers import call_later
@@ -270,10 +271,6 @@ def _given_as(value: Any, args: tuple[Any, ...]) -> DRef | None:
 # ---- with a log ------------------------------------------------------------------------------------
 
 
-WHOLE = (0.0, 1.0)
-"""Occupancies, of the processor before and of the task, where a task takes all of a free one."""
-
-
 class RunLog:
     """What the records of one run need, from its begin to its end."""
 
@@ -296,10 +293,14 @@ def _run_logged(
     core: Core, task: DTask, slot: Slot, context: contextvars.Context, recorder: Any, helping: bool
 ) -> Sequence[DTask]:
     """`run` with a log: one record when the body begins, one when it ended (see records.py)."""
-    log = RunLog(recorder, slot.processor, describe_function(task._f))
+    code = function_code(task._f)
+    profiled = core.context.profile_computes
+    plain = type(code) is int and task._options is DEFAULT
+    if plain and not (profiled or task._kwargs or move.custom or recorder.wants_cpu or recorder.on_body is not None):
+        return _run_plainly(core, task, slot, context, recorder, helping, code)
+    log = RunLog(recorder, slot.code, code)
     value: Any = None
     error: BaseException | None = None
-    profiled = core.context.profile_computes
     if profiled:
         profiler.begin((core.uid, task.id))
     try:
@@ -316,6 +317,61 @@ def _run_logged(
         return _end(core, task, value, error, log, helping)
     finally:
         error = None
+
+
+def _run_plainly(
+    core: Core, task: DTask, slot: Slot, context: contextvars.Context, recorder: Any, helping: bool, code: int
+) -> Sequence[DTask]:
+    """`_run_logged` for most tasks: no options, a well-known function, a log that asks for nothing more."""
+    thread = _threads.info
+    value: Any = None
+    try:
+        value = context.run(_plain_body, core, task, slot, recorder, code, thread)
+    except BaseException as raised:
+        log = RunLog(recorder, slot.code, code)
+        log.ended = core.clock()
+        core.running.discard(task)
+        return _end(core, task, None, raised, log, helping)
+    ended = core.clock()
+    core.running.discard(task)
+    args, kind = task._args, type(value)
+    if kind is Chunk or (args and kind not in FIXED and _given_as(value, args) is not None):
+        log = RunLog(recorder, slot.code, code)
+        log.ended = ended
+        return _end(core, task, value, None, log, helping)
+    release_inputs(task)
+    ref = LoggedDRef(value, recorder.put, slot.worker)
+    won = settle(task)
+    samples = recorder.sample() if recorder.samplers else None
+    packed = ended if kind in FIXED else core.clock()
+    number, nbytes, state = ref._number, ref._nbytes, "success" if won else None
+    end = (records.RETURN, ended, packed, core.uid, task.id, slot.code, code, number, nbytes, kind, ref.worker)
+    recorder.append((*end, thread, state, samples))
+    ready = core.finish(task, ref, DONE) if won else ()
+    if task._live is not None:
+        end_token(task)
+    return ready
+
+
+def _plain_body(core: Core, task: DTask, slot: Slot, recorder: Any, code: int, thread: tuple[int, str]) -> Any:
+    began = moved = core.clock()
+    current.set(task)
+    f: Any = task._f
+    args: Any = task._args
+    moves: Any = ()
+    try:
+        if args:
+            taken = take_results(args, slot.worker)
+            if taken is not None:
+                args, moves = taken
+            else:
+                args = tuple([_resolve(a, task) for a in args])
+                moves = describe_moves(task, args, None, slot.processor, slot.worker)
+            moved = core.clock()
+    finally:
+        samples = recorder.sample() if recorder.samplers else None
+        recorder.append((records.START, began, moves, moved, core.uid, task.id, slot.code, code, None, thread, samples))
+    return f(*args)
 
 
 class _Threads(threading.local):
@@ -347,12 +403,13 @@ def _logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
             moves = describe_moves(task, args, kwargs, slot.processor, slot.worker)
     finally:
         log.begun = t2 = core.clock()
-        shares = WHOLE if options is DEFAULT else (slot.used, occupancy_on(task, slot.processor))
-        row = (records.expand_start, t0, moves, t2, core.uid, task.id, slot.processor, log.f, shares, log.thread)
+        shares = None if options is DEFAULT else (slot.used, occupancy_on(task, slot.processor))
+        row = (records.START, t0, moves, t2, core.uid, task.id, log.processor, log.f, shares, log.thread)
         log.recorder.append((*row, log.recorder.sample()))
     if log.recorder.on_body is not None:
         extra = live(task)
-        log.span = log.recorder.on_body(task.id, extra.attempt, log.f, options.name, extra.trace, t2)
+        f_shown = records.function_of(log.f)
+        log.span = log.recorder.on_body(task.id, extra.attempt, f_shown, options.name, extra.trace, t2)
     if log.recorder.wants_cpu:
         log.cpu0 = time.thread_time_ns()
     if options is DEFAULT:
@@ -367,7 +424,7 @@ def _record_end(core: Core, task: DTask, outcome: Any, won: bool, log: RunLog) -
     else:
         result = outcome.info if isinstance(outcome, DRef) else describe_value(outcome.value)
         state = "success"
-    row = (records.expand_end, log.ended, core.clock(), core.uid, task.id, log.processor, log.f, result)
+    row = (records.END, log.ended, core.clock(), core.uid, task.id, log.processor, log.f, result)
     log.recorder.append(
         (*row, log.cpu_ns, log.span, log.thread, state if won else None, log.profile, log.recorder.sample())
     )

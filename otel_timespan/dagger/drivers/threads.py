@@ -612,5 +612,5 @@ class ThreadsDriver:
 
         id = EventId(uid=self.core.uid, worker=self.worker, processor=slot.processor, seq=records.next_seq())
         now = self.core.clock()
-        record = (records.expand_span, "proc_run_wait", id, None, since, now, self.worker, recorder.sample())
+        record = (records.SPAN, "proc_run_wait", id, None, since, now, self.worker, recorder.sample())
         recorder.append(record)
