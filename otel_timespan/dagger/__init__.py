@@ -49,6 +49,7 @@ from .environment import (
     task_may_cancel,
     task_processor,
 )
+from .executor import Executor
 from .fetching import as_completed, fetch, fetch_all, wait, waitall, waitany
 from .files import File, tofile
 from .invariants import InvariantViolation, check
@@ -143,6 +144,7 @@ __all__ = [
     "DefaultTaskQueue",
     "DynamicThunkError",
     "ExactScope",
+    "Executor",
     "FetchTimeoutError",
     "File",
     "InlineDriver",

@@ -9,16 +9,19 @@ import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InvalidOptionError, NotCallableError
 from . import context as _context
 from .chunks import Chunk
 from .dtask import DTask
-from .environment import SyncBlock, current
+from .environment import SyncBlock, current, running_task
 from .mutable import Shard
 from .options import DEFAULT, Options, drop_removed, effective, scoped
 from .queues import Spec
+
+if TYPE_CHECKING:
+    from .core import Core
 
 __all__ = ["Spawn", "Task", "setitem", "spawn", "sync", "task"]
 
@@ -70,6 +73,28 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
         core.driver.submit(task)
     else:
         queue.enqueue([(Spec(f, args, kwargs, options), task)])
+    return task
+
+
+def current_core() -> Core:
+    """The scheduler that a `spawn` here would use; started if there is none."""
+    body = running_task()
+    core = body._core if body is not None else _context.eager_context().core
+    return core if core is not None and core.halted is None else _context.eager_context().start()
+
+
+def launch(core: Core, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options | None) -> DTask:
+    """Submit a call to this scheduler, whichever is the current one; task queues and `sync` blocks are passed by."""
+    given = effective(options)
+    deps = tuple([a for a in args if type(a) is DTask])
+    if thunks_exist:
+        _refuse_thunks(f, args, kwargs)
+    if kwargs or given is not DEFAULT:
+        deps = all_dependencies(f, deps, kwargs, given)
+    task = DTask(_next_id(), f, args, kwargs or None, given, deps, _copy_context(), core)
+    core.driver.submit(task)
+    if core.halted is not None:  # it went down meanwhile, perhaps without seeing this one
+        core.fail(task, core.halted, direct=True)
     return task
 
 

@@ -16,7 +16,14 @@ from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConcurrencyViolationError, FetchTimeoutError, InvalidOptionError, TaskCancelled, unwrap_exception
+from ..errors import (
+    ConcurrencyViolationError,
+    FetchTimeoutError,
+    InvalidOptionError,
+    SchedulingError,
+    TaskCancelled,
+    unwrap_exception,
+)
 from .atomics import subscribe
 from .chunks import Chunk
 from .drivers.execution import as_chunk
@@ -25,6 +32,8 @@ from .environment import running_task
 
 if TYPE_CHECKING:
     import asyncio
+
+    from .core import Core
 
 __all__ = ["as_completed", "awaitable", "fetch", "fetch_all", "future", "wait", "waitall", "waitany"]
 
@@ -147,19 +156,37 @@ def _check_launched(task: DTask) -> None:
 
 def _block(lock: Any, timeout: float | None, task: DTask) -> None:
     """Acquire the lock; a body gives its slot back meanwhile."""
-    body = running_task()
     seconds = -1.0 if timeout is None else min(max(timeout, 0.0), MAX_TIMEOUT_S)
-    if body is None:
+    with slot_given_back():
         done = lock.acquire(timeout=seconds)
-    else:
-        driver = body._core.driver
-        hold = driver.pause()
-        try:
-            done = lock.acquire(timeout=seconds)
-        finally:
-            driver.resume(hold)
     if not done:
         raise FetchTimeoutError(f"task {task.id} was not done within {timeout:g} s; it goes on")
+
+
+@contextlib.contextmanager
+def slot_given_back() -> Iterator[None]:
+    """For a block that blocks: a body gives its slot back meanwhile. Does nothing outside of bodies."""
+    body = running_task()
+    if body is None:
+        yield
+        return
+    driver = body._core.driver
+    hold = driver.pause()
+    try:
+        yield
+    finally:
+        driver.resume(hold)
+
+
+def step_until(core: Core, done: Callable[[], bool]) -> None:
+    """Where nobody else runs tasks (the inline driver), run them here until `done()`.
+
+    Raises `SchedulingError` when nothing is left to run before that.
+    """
+    step = core.driver.step
+    while step is not None and not done():
+        if not step():
+            raise SchedulingError("what is waited for can't happen: nothing is left to run", "inconsistent")
 
 
 MAX_TIMEOUT_S = 1e9

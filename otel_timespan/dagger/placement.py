@@ -112,7 +112,7 @@ def _signature(task: DTask) -> tuple[Any, tuple[type, ...]]:
             types.append(type(value._outcome.value))
         else:
             types.append(value.chunktype if type(value) is Chunk else type(value))
-    return task._f, tuple(types)
+    return getattr(task._f, "__spawned__", task._f), tuple(types)
 
 
 def _has_scoped_arguments(task: DTask) -> bool:

@@ -111,6 +111,9 @@ class _Resume:
 class ThreadsDriver:
     """Runs the bodies of one core on threads of this process. All methods may be called from any thread."""
 
+    step = None
+    """Nobody needs to be made to run tasks here (the inline driver has a method of this name)."""
+
     def __init__(self, core: Core, worker: int = 1) -> None:
         self.core = core
         self.worker = worker
@@ -431,7 +434,9 @@ class ThreadsDriver:
         depth = getattr(local, "depth", 0)
         if depth >= MAX_HELP_DEPTH:
             return
-        hold: Hold | None = getattr(local, "hold", None) if depth or running_task() is not None else None
+        before: Hold | None = getattr(local, "hold", None)
+        mine = before is not None and before.slot() is not None  # a callback of a task that finished here
+        hold = before if depth or mine or running_task() is not None else None
         borrowed = hold is None
         if hold is None:
             slot = self._borrow()
@@ -447,8 +452,10 @@ class ThreadsDriver:
             local.depth = depth
             self._sweep()
             if borrowed:
-                local.hold = None
                 self._let_go(hold)
+                self._local.hold = before  # not None where a callback of a finished task fetches
+                if before is not None:
+                    self.holds[threading.get_ident()] = before
 
     def _help(self, target: DTask, hold: Hold) -> None:
         core, stack = self.core, [target]

@@ -1,0 +1,386 @@
+"""`Executor`: the scheduler behind the interface of `concurrent.futures`.
+
+Code written for a `ThreadPoolExecutor` gets tasks, events and traces when it makes one of these instead. The
+futures are real `concurrent.futures.Future`s, so `wait`, `as_completed`, `asyncio.wrap_future` and
+`loop.run_in_executor` work with them as with any.
+
+What differs from a thread pool, and why, stands in docs/users.md. Source: issue 5, point 12.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import inspect
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import InvalidStateError
+from concurrent.futures.thread import BrokenThreadPool
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidOptionError, NotCallableError, TaskCancelled
+from .api import current_core, launch
+from .atomics import subscribe
+from .context import Context, eager_context
+from .dtask import FAILED, DTask
+from .environment import running_task
+from .fetching import failure_of, is_cancelled, slot_given_back, step_until
+from .options import Options
+
+if TYPE_CHECKING:
+    from .core import Core
+
+__all__ = ["Executor", "TaskFuture"]
+
+LOGGER = logging.getLogger("otel_timespan")
+
+_PENDING, _RUNNING = "PENDING", "RUNNING"
+
+
+class TaskFuture(concurrent.futures.Future[Any]):
+    """The future of a call given to an `Executor`; `task` is its `DTask`, None only while it is being submitted.
+
+    Differs from others in what it can do more: waiting for it in the body of a task gives that body's slot
+    back meanwhile.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        super().__init__()
+        self.task: DTask | None = None
+        self._executor = executor
+
+    def begin(self) -> bool:
+        """The body is about to run, perhaps once more: False if the future was cancelled."""
+        with self._condition:
+            if self._state == _PENDING:
+                self._state = _RUNNING
+            return self._state == _RUNNING
+
+    def cancel(self) -> bool:
+        """Cancel it if its body has not begun: then it never will, and the task is cancelled as well."""
+        if not super().cancel():
+            return False
+        task = self.task
+        if task is not None:
+            task._core.fail(task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation")
+        return True
+
+    def follow(self, task: DTask) -> None:
+        """Take the task's outcome when it has one."""
+        self.task = task
+        if not subscribe(task, self._take_outcome):
+            self._take_outcome()
+        elif self.cancelled():
+            self.cancel()  # it was cancelled before we knew the task
+
+    def _take_outcome(self) -> None:
+        try:
+            self._resolve()
+        except BaseException:  # of a callback: it must not stop the thread that finishes tasks
+            LOGGER.exception("a callback of a future failed")
+        finally:
+            self._executor._pending.discard(self)
+
+    def _resolve(self) -> None:
+        task = self.task
+        assert task is not None
+        if is_cancelled(task):
+            super().cancel()  # does nothing to a body that has begun: that one gets the exception
+        try:
+            if task._state != FAILED:
+                self.set_result(task._outcome.value)
+            elif task._outcome.direct or task._outcome.root.id == task.id:
+                self.set_exception(task._outcome.ex)
+            else:
+                self.set_exception(failure_of(task))
+        except InvalidStateError:  # it was cancelled
+            self.set_running_or_notify_cancel()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value; raises what the body raised, as it is. See `concurrent.futures.Future.result`."""
+        with self._patiently(timeout):
+            return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the body raised, None if nothing. See `concurrent.futures.Future.exception`."""
+        with self._patiently(timeout):
+            return super().exception(timeout)
+
+    def _patiently(self, timeout: float | None) -> contextlib.AbstractContextManager[Any]:
+        task = self.task
+        if self.done() or task is None:
+            return contextlib.nullcontext()
+        if timeout is None:
+            step_until(task._core, self.done)
+        return slot_given_back()
+
+
+class Call(functools.partial):  # type: ignore[type-arg]
+    """What a task of an `Executor` calls: the function, once its future says that it may run.
+
+    A `partial`, so that everybody who describes functions sees the user's. `width`: how many arguments each
+    call takes where several calls make one task; 0 for a single call.
+    """
+
+    future: TaskFuture
+    width: int
+
+    @property
+    def __spawned__(self) -> Any:
+        """The function whose default options hold (see `default_option`)."""
+        return self.func
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        future = self.future
+        if not future.begin():
+            raise TaskCancelled("the future was cancelled")
+        future._executor._prepare_thread()
+        if not self.width:
+            return self.func(*args, **kwargs)
+        width = self.width
+        return [self.func(*args[n : n + width]) for n in range(0, len(args), width)]
+
+
+class Executor(concurrent.futures.Executor):
+    """Calls functions as tasks: a drop-in for `concurrent.futures.ThreadPoolExecutor`.
+
+    `max_workers`: how many bodies run at once, in a private `Context` with as many threads, which lives from
+    the first call to `shutdown` and logs where the current context logs. Without it the calls go to
+    `context`, or else to wherever a `spawn` at that place would: they share its slots with all other tasks.
+    `**options` are the options of all its tasks (`retries=3`, `timeout=10`, ...).
+
+    `thread_name_prefix` is accepted and ignored; `initializer(*initargs)` is called once in each thread before
+    that runs the first of this executor's bodies. A `DTask` or `Chunk` as an argument is an input, as for
+    `spawn`; the contextvars of the caller hold in the body. A body that is a coroutine function is awaited.
+
+    Thread-safe. Raises `InvalidOptionError` (a ValueError) for arguments that can't work. Source: issue 5.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        context: Context | None = None,
+        **options: Any,
+    ) -> None:
+        if max_workers is not None and context is not None:
+            raise InvalidOptionError("give max_workers or context, not both: a context has its own threads")
+        if context is not None and not isinstance(context, Context):
+            raise InvalidOptionError(f"context must be a Context, not {context!r}")
+        if initializer is not None and not callable(initializer):
+            raise NotCallableError(f"initializer must be callable, not {initializer!r}")
+        self._options = Options(**options) if options else None
+        self._context = context
+        self._origin: Context | None = None
+        if max_workers is not None:
+            if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
+                raise InvalidOptionError(f"max_workers must be a positive int or None, not {max_workers!r}")
+            self._origin = eager_context()
+            self._context = Context(threads=max_workers)
+        self._initializer, self._initargs = initializer, tuple(initargs)
+        self._local = threading.local()
+        self._broken: str | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self._pending: set[TaskFuture] = set()
+        _live.add(self)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
+        """Have `fn(*args, **kwargs)` called; its future, at once.
+
+        Raises RuntimeError after `shutdown`, `NotCallableError` (a TypeError) when `fn` can't be called.
+        """
+        return self._submit(fn, args, kwargs, 0)
+
+    def _submit(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> TaskFuture:
+        if not callable(fn):
+            raise NotCallableError(f"submit needs something to call, not {fn!r}: submit(f, 1), not submit(f(1))")
+        future = TaskFuture(self)
+        call = Call(fn)
+        call.future, call.width = future, width
+        with self._lock:
+            if self._broken is not None:
+                raise BrokenThreadPool(self._broken)
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._pending.add(future)
+        try:
+            future.follow(launch(self._core(), call, args, kwargs, self._options))
+        except BaseException:
+            self._pending.discard(future)
+            raise
+        return future
+
+    def _core(self) -> Core:
+        context, origin = self._context, self._origin
+        if context is None:
+            return current_core()
+        if origin is not None and context.log_sink is not origin.log_sink:
+            context.log_sink = origin.log_sink
+            context.profile_computes = origin.profile_computes
+        core = context.core
+        if core is None or core.halted is not None:
+            core = context.start()
+            if origin is not None:
+                origin._announce()  # the scopes of the program go by its own context's slots, not by ours
+        return core
+
+    def _prepare_thread(self) -> None:
+        """Call the initializer, once a thread."""
+        if self._initializer is None or getattr(self._local, "ready", False):
+            return
+        if self._broken is not None:
+            raise BrokenThreadPool(self._broken)
+        try:
+            self._initializer(*self._initargs)
+        except BaseException as error:
+            LOGGER.critical("the initializer of an Executor failed", exc_info=True)
+            self._broken = f"the initializer failed: {type(error).__name__}: {error}"
+            raise BrokenThreadPool(self._broken) from error
+        self._local.ready = True
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """`fn` of each item (of several iterables: of the items side by side), the results in order.
+
+        `timeout`: seconds from now for all results, then TimeoutError. `chunksize`: how many calls make one
+        task (1 for coroutine functions). `buffersize`: at most so many tasks without their result taken, the
+        inputs being read as results are taken; None reads all inputs now. When a call fails or the iterator
+        is closed, what has not begun is cancelled.
+        """
+        if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
+            raise InvalidOptionError(f"chunksize must be a positive int, not {chunksize!r}")
+        if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int)):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise InvalidOptionError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        calls = items
+        batched = chunksize > 1 and not inspect.iscoroutinefunction(fn)
+        if batched:
+            groups = iter(lambda: tuple(itertools.islice(items, chunksize)), ())
+            calls = (tuple(itertools.chain.from_iterable(group)) for group in groups)
+        width = len(iterables) if batched else 0
+        futures: deque[TaskFuture] = deque()
+        try:
+            for args in itertools.islice(calls, buffersize):
+                futures.append(self._submit(fn, args, {}, width))
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        more = calls if buffersize is not None else iter(())
+        return self._results(futures, (lambda args: self._submit(fn, args, {}, width)), more, deadline, batched)
+
+    @staticmethod
+    def _results(
+        futures: deque[TaskFuture],
+        submit: Callable[[tuple[Any, ...]], TaskFuture],
+        more: Iterator[tuple[Any, ...]],
+        deadline: float | None,
+        batched: bool,
+    ) -> Iterator[Any]:
+        try:
+            while futures:
+                future = futures.popleft()
+                try:
+                    result = future.result(None if deadline is None else deadline - time.monotonic())
+                finally:
+                    future.cancel()  # after a timeout; a done one stays as it is
+                del future
+                for args in itertools.islice(more, 1):
+                    futures.append(submit(args))
+                if batched:
+                    yield from result
+                else:
+                    yield result
+                del result
+        finally:
+            for left in futures:
+                left.cancel()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls. `cancel_futures` cancels what has not begun, `wait` waits for the rest.
+
+        A private context ends with its last task. Idempotent.
+        """
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if cancel_futures:
+            for future in list(self._pending):
+                future.cancel()
+        if wait:
+            self._wait()
+        if self._origin is None or self._context is None:
+            return
+        body = running_task()
+        if wait and (body is None or body._core.context is not self._context):
+            self._context.wait_idle()
+            self._context.shutdown()
+        elif first:
+            # Its last task ends whenever it does, and a body of the context can't wait for itself.
+            threading.Thread(target=_end_later, args=(self._context,), name="dagger-executor-end", daemon=True).start()
+
+    def _wait(self) -> None:
+        """Until every future is done, but that of the body that asks."""
+        own = running_task()
+        while left := [future for future in list(self._pending) if future.task is None or future.task is not own]:
+            for future in left:
+                if future.task is None:  # another thread is just submitting it
+                    time.sleep(0)
+                    continue
+                step_until(future.task._core, future.done)
+                with slot_given_back():
+                    concurrent.futures.wait([future])
+                self._pending.discard(future)
+
+
+def _end_later(context: Context) -> None:
+    context.wait_idle()
+    context.shutdown()
+
+
+_live: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """The interpreter ends: what was submitted is waited for, as `concurrent.futures` does."""
+    for executor in list(_live):
+        executor._closed = True
+        executor._wait()
+
+
+def _in_child() -> None:
+    """After a fork: what was submitted belongs to the parent."""
+    for executor in list(_live):
+        executor._lock = threading.Lock()
+        executor._pending = set()
+
+
+_before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)
+if _before_threads_join is not None:
+    _before_threads_join(_at_exit)  # runs before the scheduler's own, which was registered earlier
+else:
+    import atexit
+
+    atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
