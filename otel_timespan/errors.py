@@ -11,7 +11,8 @@
      ├─ FetchTimeoutError(TimeoutError)         a wait ended before the task did; the task goes on
      ├─ TaskTimeoutError(TimeoutError)          a body ran longer than its option `timeout` allows
      ├─ SchedulingError(reason, code)           a task has no place to run
-     │   └─ NestingError(RecursionError)        too many bodies blocked inside each other
+     │   ├─ NestingError(RecursionError)        too many bodies blocked inside each other
+     │   └─ NoWorkersError(AssertionError)      a batch run lost its last worker
      ├─ SchedulerHaltedError                    the scheduler was halted
      ├─ DynamicThunkError(reason, code)         dynamic control would deadlock
      ├─ DTaskFailedError(task, root, ex)        what a fetch of a failed task raises
@@ -45,6 +46,7 @@ __all__ = [
     "MissingExtraError",
     "NestingError",
     "NoPieceError",
+    "NoWorkersError",
     "NotCallableError",
     "OptionNotSetError",
     "RemoteTaskError",
@@ -131,6 +133,10 @@ class SchedulingError(TimespanError):
 
 class NestingError(SchedulingError, RecursionError):
     """Too many bodies wait inside each other; restructure, or raise the limit."""
+
+
+class NoWorkersError(SchedulingError, AssertionError):
+    """No worker is left that could run the tasks of a batch run."""
 
 
 class SchedulerHaltedError(TimespanError):

@@ -18,6 +18,7 @@ from ..errors import (
     NestingError,
     NoPieceError,
     NotCallableError,
+    NoWorkersError,
     OptionNotSetError,
     RemoteTaskError,
     SchedulerHaltedError,
@@ -31,12 +32,14 @@ from ..errors import (
     WorkerLostError,
     unwrap_exception,
 )
+from . import sch
 from .api import setitem, spawn, sync, task
 from .chunks import ArrayDomain, Chunk, DRef, UnitDomain, datasize, domain, tochunk
-from .context import Context, eager_context, eager_state, nprocs, procs, workers
+from .context import Context, addprocs, eager_context, eager_state, nprocs, procs, rmprocs, workers
 from .control import cancel
 from .drivers.inline import InlineDriver
 from .dtask import DTask, TaskSummary
+from .dynamic import SchedulerHandle, ThunkID, sch_handle
 from .environment import (
     CancelToken,
     get_tls,
@@ -54,6 +57,7 @@ from .fetching import as_completed, fetch, fetch_all, wait, waitall, waitany
 from .files import File, tofile
 from .invariants import InvariantViolation, check
 from .lazy import SchedulerOptions, Thunk, collect, compute, delayed
+from .monitoring import status
 from .mutable import Shard, mutable, shard
 from .options import Options, default_option, get_options, set_default_option, with_options
 from .processors import (
@@ -153,6 +157,7 @@ __all__ = [
     "InvariantViolation",
     "NestingError",
     "NoPieceError",
+    "NoWorkersError",
     "NodeScope",
     "NotCallableError",
     "OSProc",
@@ -163,6 +168,7 @@ __all__ = [
     "ProcessorTypeScope",
     "RemoteTaskError",
     "SchedulerHaltedError",
+    "SchedulerHandle",
     "SchedulerOptions",
     "SchedulingError",
     "Scope",
@@ -177,11 +183,13 @@ __all__ = [
     "TaskTimeoutError",
     "ThreadProc",
     "Thunk",
+    "ThunkID",
     "TimespanError",
     "UnionScope",
     "UnitDomain",
     "WorkerLostError",
     "add_processor_callback",
+    "addprocs",
     "all_processors",
     "approx_size",
     "as_completed",
@@ -231,6 +239,9 @@ __all__ = [
     "processors",
     "procs",
     "register_scope_key",
+    "rmprocs",
+    "sch",
+    "sch_handle",
     "scope",
     "sequential",
     "set_default_option",
@@ -241,6 +252,7 @@ __all__ = [
     "spawn",
     "spawn_bulk",
     "spawn_sequential",
+    "status",
     "sync",
     "task",
     "task_cancel",

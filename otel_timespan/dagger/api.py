@@ -85,11 +85,13 @@ def current_core() -> Core:
 
 def launch(core: Core, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options | None) -> DTask:
     """Submit a call to this scheduler, whichever is the current one; task queues and `sync` blocks are passed by."""
+    if not callable(f):
+        _check_function(f)
     given = effective(options)
     deps = tuple([a for a in args if type(a) is DTask])
     if thunks_exist:
         _refuse_thunks(f, args, kwargs)
-    if kwargs or given is not DEFAULT:
+    if kwargs or given is not DEFAULT or type(f) is DTask or type(f) is Chunk:
         deps = all_dependencies(f, deps, kwargs, given)
     task = DTask(_next_id(), f, args, kwargs or None, given, deps, _copy_context(), core)
     core.driver.submit(task)

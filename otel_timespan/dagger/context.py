@@ -9,25 +9,27 @@ Sources: spec/scheduler.md §0, §13; design/api.md; design/rulings.md 18.
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
-from ..errors import ConcurrencyViolationError, InvalidOptionError, SchedulingError, TaskCancelled
+from ..errors import ConcurrencyViolationError, InvalidOptionError, NoWorkersError, SchedulingError, TaskCancelled
 from ..timespans import sinks
 from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.sinks import NoOpLog
-from . import records, scopes
+from . import debug, records, scopes
 from .core import Core
 from .dtask import DTask
 from .ids import IdBlocks
-from .placement import Slot
-from .processors import OSProc, ThreadProc, topology
+from .placement import slots_of
+from .processors import OSProc, invalidation_hooks, topology
 
-__all__ = ["Context", "eager_context", "eager_state", "nprocs", "procs", "workers"]
+__all__ = ["Context", "addprocs", "eager_context", "eager_state", "nprocs", "procs", "rmprocs", "workers"]
 
 ids = IdBlocks()
 """The task ids of this process. The first belongs to the eager scheduler's internal root, which is never seen."""
@@ -71,6 +73,7 @@ class Context:
         self._driver = driver
         self._procs = [_osproc(p) for p in procs] if procs is not None else None
         self._lock = threading.RLock()
+        self._batches: weakref.WeakSet[Context] = weakref.WeakSet()
         self._outer: Context | None = None
         self._log_sink: Any = NoOpLog()
         self.log_sink = NoOpLog() if log_sink is None else log_sink
@@ -104,7 +107,9 @@ class Context:
         """A context like this one, with the same sink, for one batch run."""
         driver = self._driver if self._driver == "threads" else self._driver.similar()
         sink, procs = self._log_sink, self._procs
-        return Context(procs, threads=self.threads, log_sink=sink, profile=self.profile_computes, driver=driver)
+        batch = Context(procs, threads=self.threads, log_sink=sink, profile=self.profile_computes, driver=driver)
+        self._batches.add(batch)
+        return batch
 
     # ---- the scheduler of this context -------------------------------------------------------------
 
@@ -120,23 +125,75 @@ class Context:
 
     def _start(self) -> Core:
         _refuse_in_worker()
+        traced = debug.wanted()
         clock = time.monotonic_ns
         if self._driver == "threads":
             from .drivers.threads import ThreadsDriver
 
             t0 = clock()
             self._announce()
-            core = Core(self, [Slot(ThreadProc(1, n), 1) for n in range(1, topology.threads(1) + 1)])
+            core = Core(self, slots_of(1) if OSProc(1) in self.procs else [], rng=random.Random())
             core.driver = ThreadsDriver(core)
         else:
             t0 = self._driver.clock()
             core = self._driver.attach(self)
             core.driver, clock = self._driver, self._driver.clock
+        if traced:
+            debug.attach(core, traced)
         self._record(core, "scheduler_init", t0, clock(), uid=core.uid)
-        for worker in core.shared:
+        for worker in core.active:
             self._record(core, "init_proc", t0, clock(), uid=core.uid, worker=worker)
         _running.add(self)
         return core
+
+    # ---- workers -----------------------------------------------------------------------------------
+
+    def add_procs(self, procs: Iterable[Any]) -> None:
+        """See `addprocs`."""
+        self._change_procs([_osproc(p) for p in procs], add=True)
+
+    def remove_procs(self, procs: Iterable[Any]) -> None:
+        """See `rmprocs`."""
+        self._change_procs([_osproc(p) for p in procs], add=False)
+
+    def _change_procs(self, changed: list[OSProc], add: bool) -> None:
+        with self._lock:
+            before = self.procs
+            if add:
+                self._procs = list(dict.fromkeys([*before, *changed]))
+            else:
+                self._procs = [p for p in before if p not in changed]
+            core, now = self.core, self._procs
+        if core is not None and now != before:
+            self._assign(core, [p.pid for p in now])
+        for batch in list(self._batches):
+            batch._change_procs(changed, add)
+
+    def _assign(self, core: Core, workers: list[int]) -> None:
+        """Give a running scheduler exactly those workers (event `assign_procs`)."""
+        t0 = core.clock()
+        for worker in [w for w in core.active if w not in workers]:
+            t1 = core.clock()
+            core.remove_worker(worker)
+            self._record(core, "cleanup_proc", t1, core.clock(), uid=core.uid, worker=worker)
+        for worker in [w for w in workers if w not in core.active and core.driver.can_use(w)]:
+            t1 = core.clock()
+            core.driver.add_slots(core.add_worker(worker, slots_of(worker)))
+            self._record(core, "init_proc", t1, core.clock(), uid=core.uid, worker=worker)
+        self._record(core, "assign_procs", t0, core.clock(), uid=core.uid)
+        if core.is_batch and not core.active:
+            core.halt(NoWorkersError("no remaining workers", "no_processors"))
+
+    def refresh(self, worker: int) -> None:
+        """The custom processors of a worker changed: the running scheduler gets and loses slots."""
+        core = self.core
+        if core is None or worker not in core.active:
+            return
+        found = {slot.processor: slot for slot in slots_of(worker)}
+        gone = [p for p, slot in core.slots.items() if slot.worker == worker and not slot.shares and p not in found]
+        orphans = core.remove_slots(gone)
+        core.driver.add_slots(core.add_worker(worker, found.values()))
+        core.driver.enqueue_ready(orphans)
 
     def _announce(self) -> None:
         """Tell the scopes how many slots there are, now that this context is the current one."""
@@ -165,7 +222,7 @@ class Context:
         t0 = core.clock()
         core.halt(error or SchedulingError("the scheduler has exited", "exited"))
         core.driver.close() if timeout_s is None else core.driver.close(timeout_s)
-        for worker in core.shared:
+        for worker in core.active:
             self._record(core, "cleanup_proc", t0, core.clock(), uid=core.uid, worker=worker)
         self._record(core, "scheduler_exit", t0, core.clock(), uid=core.uid)
 
@@ -256,6 +313,24 @@ def procs(ctx: Context | None = None) -> list[Any]:
     return list(topology.workers()) if ctx is None else ctx.procs
 
 
+def addprocs(ctx: Context, ids: Iterable[Any]) -> None:
+    """Add workers (ids or `OSProc`s) to a context; a running scheduler gives them work at once.
+
+    Those that are in it already change nothing. Tasks that found no worker before begin. Thread-safe.
+    Source: spec/scheduler.md §13.
+    """
+    ctx.add_procs(ids)
+
+
+def rmprocs(ctx: Context, ids: Iterable[Any]) -> None:
+    """Take workers out of a context: they finish what they have and get nothing new.
+
+    Without any worker left a batch run fails (`NoWorkersError`); tasks of the eager scheduler wait until
+    `addprocs`. Those that are not in it change nothing. Thread-safe. Source: spec/scheduler.md §13.
+    """
+    ctx.remove_procs(ids)
+
+
 def workers() -> list[int]:
     """The ids of the worker processes: all but 1, or [1] when there are none."""
     return [worker for worker in topology.workers() if worker != 1] or [1]
@@ -303,7 +378,13 @@ def _eager_roots() -> list[OSProc]:
     return [OSProc(worker) for worker in topology.workers()] if _eager is None else _eager.procs
 
 
+def _refresh(worker: int) -> None:
+    for context in list(_running):
+        context.refresh(worker)
+
+
 scopes.eager_roots = _eager_roots
+invalidation_hooks.append(_refresh)
 sinks.this_worker = topology.me
 sinks.known_workers = topology.workers
 _before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)

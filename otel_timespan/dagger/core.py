@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 import threading
 import time
 from collections import deque
@@ -26,15 +27,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SchedulingError, TaskCancelled, WorkerLostError
+from ..timespans.recorder import warn_once
 from . import records
 from .atomics import claim, settle
 from .chunks import Chunk
+from .costs import Costs
 from .describe_task import describe_arguments, other_dependencies
 from .dtask import DONE, FAILED, LAUNCHED, TOLD, DTask, Failure, Live, summarize
 from .environment import current, running_task
 from .ids import new_run_id
+from .monitoring import Readable
 from .options import DEFAULT, signature_defaults
-from .placement import Slot, occupancy_on, place
+from .placement import Policy, Pressure, Slot, Spot, occupancy_on, place
 from .processors import OSProc
 from .records import code_of
 
@@ -46,43 +50,84 @@ __all__ = ["Core"]
 _uids = itertools.count(1)
 
 
+def _shown(spot: Spot | None) -> tuple[Any, int]:
+    """(processor, worker) as records have them: a slot's, or the worker itself for its shared queue."""
+    if spot is None:
+        return None, 1
+    return code_of(OSProc(spot.worker)) if spot.slot is None else spot.slot.code, spot.worker
+
+
 _ORDINARY = Live()
 """What a first attempt has whose caller nobody wants to remember."""
 
 
-class Core:
+class Core(Readable):
     """One scheduler instance. Methods may be called from any thread unless they say otherwise."""
 
-    def __init__(self, context: Context, slots: Iterable[Slot], clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        context: Context,
+        slots: Iterable[Slot],
+        clock: Callable[[], int] = time.monotonic_ns,
+        rng: random.Random | None = None,
+    ) -> None:
         self.context = context
         self.clock = clock
         self.uid = next(_uids)
         self.run_id = new_run_id()
-        self.slots: dict[Any, Slot] = {slot.processor: slot for slot in slots}
-        """Where bodies can run, by processor."""
-        self.shared: dict[int, deque[DTask]] = {slot.worker: deque() for slot in self.slots.values()}
-        """Per worker: ready tasks that any of its slots may run, whole (default scope, full occupancy)."""
-        self.queue = self.shared[min(self.shared)]
-        """The shared queue of the first worker: the only one where there is one worker."""
-        self.one_worker = len(self.shared) == 1
-        self.home = OSProc(min(self.shared))
-        """What `enqueue` names for that queue."""
+        self.slots: dict[Any, Slot] = {}
+        """Where bodies can run, by processor; those of workers that were removed stay, for what they have."""
+        self.shared: dict[int, deque[DTask]] = {}
+        """Per worker: ready tasks that any of its threads may run, whole (default scope, full occupancy)."""
+        self.active: tuple[int, ...] = ()
+        """The workers that get new tasks, ascending."""
+        self.parked: deque[DTask] = deque()
+        """Ready tasks that wait because there is no worker; those cancelled meanwhile too."""
+        self.costs = Costs()
+        """What was learned of run times, sizes and transfer rates."""
+        self.pressure: dict[int, Pressure] = {}
+        """Per worker: the expected time of what was placed into its shared queue and is not done."""
+        self.place: Policy = place
+        """Chooses the spot of each ready task."""
+        self.rng = rng
+        """Decides among equally good spots; None takes them in their order."""
+        self.home = OSProc(1)
+        """What `enqueue` names for `queue`; `home_code` stands for it in records."""
         self.home_code = code_of(self.home)
+        self.queue: deque[DTask] = deque()
+        """The shared queue of the only worker."""
+        self.is_alone = False
+        """Whether there is exactly one worker, so that `queue` is the one shared queue."""
+        self.custom_defaults = False
+        """Whether a slot that is no thread takes tasks of default scope."""
+        self.is_plain = False
+        """Both: a task without options has nowhere to go but `queue`."""
+        self.threads: dict[int, list[Slot]] = {}
+        """Per worker: the slots that run what is in its shared queue."""
         self.running: set[DTask] = set()
         """Tasks whose bodies run, abandoned ones included until they end."""
         self.effects: deque[Slot] = deque()
         """Slots whose own queue changed: the driver dispatches and removes them."""
+        self.waiting: set[Slot] = set()
+        """Slots with tasks in their own queue: where others may steal. Guarded by `lock`."""
         self.halted: BaseException | None = None
         """Set when the scheduler went down: what unfinished tasks fail with."""
         self.delayed: set[DTask] = set()
         """Tasks that wait for the time of their next attempt."""
+        self.is_batch = False
+        """Whether this is the run of one `compute`: it fails where an eager scheduler would wait for workers."""
         self.on_body_error: Callable[[DTask, BaseException], None] | None = None
         """Told of each body that raised: how a batch run aborts."""
         self.lock = threading.Lock()
-        """Guards the slots' own queues and their occupancy."""
+        """Guards the slots' own queues, their occupancy, and the pressure."""
+        self.requests = threading.RLock()
+        """Held by one request of dynamic control at a time, while it runs code of the user's; never with `lock`."""
         self._pinned_seq = itertools.count()
         self.driver: Any = None
         """Who performs: set by the context."""
+        self._set_active(set())
+        for worker, own in itertools.groupby(slots, key=lambda slot: slot.worker):
+            self.add_worker(worker, own)
 
     # ---- submission ----------------------------------------------------------------------------
 
@@ -167,7 +212,7 @@ class Core:
     def enqueue(self, task: DTask, submission: Any = None) -> None:
         """Place a ready task and queue it. A task that can't be placed fails."""
         recorder = self.context.recorder
-        if task._options is DEFAULT and self.one_worker and not Chunk.scoped_exist and not signature_defaults:
+        if task._options is DEFAULT and self.is_plain and not Chunk.scoped_exist and not signature_defaults:
             if task._state >= DONE:  # cancelled, or failed through another upstream
                 return
             if recorder is not None:
@@ -187,32 +232,80 @@ class Core:
     def _enqueue_placed(self, task: DTask, recorder: Any, submission: Any) -> None:
         if task._state >= DONE:
             return
+        if not self.active and not self.is_batch:
+            self._park(task, recorder, submission)
+            return
         t0 = self.clock() if recorder is not None else 0
-        error: SchedulingError | None = None
-        slot: Slot | None = None
-        worker = 1
+        error: BaseException | None = None
+        spot: Spot | None = None
         try:
-            slot, worker = place(self, task)
-        except SchedulingError as unplaceable:
+            spot = self.place(self, task)
+        except Exception as unplaceable:  # of ours, or of a hook of the user's
             error = unplaceable
         if recorder is not None:
-            processor = None if error is not None else slot.code if slot is not None else code_of(OSProc(worker))
             t1 = self.clock()
             samples = recorder.sample() if recorder.samplers else None
-            placement = (records.SCHEDULE, t0, t1, t1, self.uid, task.id, processor, worker, samples)
+            placement = (records.SCHEDULE, t0, t1, t1, self.uid, task.id, *_shown(spot), samples)
             recorder.append(placement if submission is None else (*submission, t1, placement, samples))
-        if error is not None:
-            self.fail(task, error)
+        if spot is None:
+            self.fail(task, error)  # type: ignore[arg-type]
         elif task._options.restore is not None and self.driver.restore(task):
-            return
-        elif slot is None:
-            task._claim = True
-            self.shared[worker].append(task)
+            self.unreserve(task)
         else:
-            task._claim = False  # claimed like any other; False says: by its slot only, not by helpers
+            self.queue_at(task, spot)
+
+    def queue_at(self, task: DTask, spot: Spot) -> None:
+        """Put a placed task into the queue of its spot; with a slot of its own, tell the driver by `effects`."""
+        slot = spot.slot
+        if slot is None:
+            task._claim = True
+            self.shared[spot.worker].append(task)
+            return
+        task._claim = False  # claimed like any other; False says: by slots only, not by helpers
+        with self.lock:
+            share = occupancy_on(task, slot.processor)
+            heapq.heappush(slot.heap, (share, next(self._pinned_seq), task, spot.slots))
+            self.waiting.add(slot)
+        self.effects.append(slot)
+
+    def unqueue(self, slot: Slot) -> Any:
+        """Take the head out of a slot's own queue; the caller holds `lock`."""
+        entry = heapq.heappop(slot.heap)
+        if not slot.heap:
+            self.waiting.discard(slot)
+        return entry
+
+    def _park(self, task: DTask, recorder: Any, submission: Any) -> None:
+        """No worker is there: the task waits until one is added."""
+        if recorder is not None and submission is not None:
+            recorder.append((*submission, self.clock(), None, recorder.sample()))
+        self.parked.append(task)
+        warn_once(self, "task %d is ready, but the context has no worker: it waits until addprocs adds one", task.id)
+        if self.active:  # it came meanwhile
+            self.unpark()
+
+    def unpark(self) -> None:
+        """Place what waits for a worker."""
+        for _ in range(len(self.parked)):
+            try:
+                task = self.parked.popleft()
+            except IndexError:
+                return
+            self.enqueue(task)
+
+    def unreserve(self, task: DTask) -> None:
+        """The task takes no (more) time where it was placed."""
+        extra = task._live
+        if extra is not None and extra.reserved is not None:
             with self.lock:
-                heapq.heappush(slot.heap, (occupancy_on(task, slot.processor), next(self._pinned_seq), task))
-            self.effects.append(slot)
+                reserved, extra.reserved = extra.reserved, None
+                if reserved is not None:
+                    reserved.pressure.ns -= reserved.ns
+
+    def shuffle(self, spots: list[Spot]) -> None:
+        """Into random order, where the driver is not to be deterministic by order."""
+        if self.rng is not None:
+            self.rng.shuffle(spots)
 
     # ---- completion ----------------------------------------------------------------------------
 
@@ -253,6 +346,7 @@ class Core:
         task._summary = summarize(task)
         self.record_finish(task, error, state)
         self.finish(task, Failure(task._summary, error, direct), FAILED)
+        self.unreserve(task)
         if claim(task) or task not in self.running:
             release_inputs(task)
         return True
@@ -287,6 +381,7 @@ class Core:
             task._subs = TOLD
             for notify in waiters:
                 notify()
+            self.unreserve(task)
             release_inputs(task)
 
     def record_finish(self, task: DTask, result: Any, state: str) -> None:
@@ -301,7 +396,7 @@ class Core:
 
     def unfinished(self) -> Iterator[DTask]:
         """Every submitted task without a result, in no order: all are reachable from queues and bodies."""
-        stack: list[DTask] = [*list(self.running), *list(self.delayed)]
+        stack: list[DTask] = [*list(self.running), *list(self.delayed), *list(self.parked)]
         for queue in self.shared.values():
             stack += list(queue)
         with self.lock:
@@ -322,11 +417,58 @@ class Core:
         cancelled = not isinstance(error, SchedulingError)
         for task in list(self.unfinished()):
             self.fail(task, error, "cancellation" if cancelled else "failure", direct=True)
+        self.parked.clear()
         for queue in self.shared.values():
             queue.clear()
         with self.lock:
+            self.waiting.clear()
             for slot in self.slots.values():
                 slot.heap[:] = [entry for entry in slot.heap if type(entry[2]) is not DTask]
+
+    # ---- workers ---------------------------------------------------------------------------------
+
+    def add_worker(self, worker: int, slots: Iterable[Slot]) -> list[Slot]:
+        """From now on a worker gets tasks; the slots that were not known before. Places what was parked."""
+        with self.lock:
+            new = [slot for slot in slots if slot.processor not in self.slots]
+            self.slots.update({slot.processor: slot for slot in new})
+            self.shared.setdefault(worker, deque())
+            self.pressure.setdefault(worker, Pressure())
+            self._set_active({*self.active, worker})
+        self.unpark()
+        return new
+
+    def remove_worker(self, worker: int) -> None:
+        """A worker gets no more tasks; it finishes those that it has."""
+        with self.lock:
+            self._set_active({w for w in self.active if w != worker})
+
+    def remove_slots(self, processors: Iterable[Any]) -> list[DTask]:
+        """Processors are gone: their slots go, and what waited for them is to be placed again (`enqueue`)."""
+        orphans: list[DTask] = []
+        with self.lock:
+            for processor in processors:
+                slot = self.slots.pop(processor, None)
+                if slot is None:
+                    continue
+                self.waiting.discard(slot)
+                orphans += [entry[2] for entry in slot.heap if type(entry[2]) is DTask]
+                slot.heap[:] = [entry for entry in slot.heap if type(entry[2]) is not DTask]
+            self._set_active(set(self.active))
+        return [task for task in orphans if claim(task)]
+
+    def _set_active(self, workers: set[int]) -> None:
+        """Set what follows from the workers and slots that there are."""
+        self.active = tuple(sorted(workers))
+        self.is_alone = len(self.active) == 1
+        first = self.active[0] if self.active else 1
+        self.queue = self.shared.setdefault(first, deque())
+        self.home = OSProc(first)
+        self.home_code = code_of(self.home)
+        self.threads = {w: [s for s in self.slots.values() if s.worker == w and s.shares] for w in self.shared}
+        self.custom_defaults = any(slot.takes_default and not slot.shares for slot in self.slots.values())
+        self.is_plain = self.is_alone and not self.custom_defaults
+        self.costs.keep_young(not self.is_alone)
 
     def worker_lost(self, worker: int) -> None:
         """A worker process died. Reserved: the workers of this core are threads, none can be lost alone."""

@@ -247,13 +247,14 @@ TOLD = _Told()
 class Live:
     """What only some tasks have: kept apart so that the others stay small."""
 
-    __slots__ = ("attempt", "chunk", "spawned_by", "token", "trace")
+    __slots__ = ("attempt", "chunk", "reserved", "spawned_by", "token", "trace")
 
     def __init__(self) -> None:
         self.attempt = 1
         self.trace: Any = None  # what the log's recorder remembered of the caller
         self.chunk: Chunk | None = None  # the chunk handed out for the result
         self.token: Any = None  # the cancel token while it runs
+        self.reserved: Any = None  # its expected time where it was placed (a `Reservation`)
         self.spawned_by = 0  # the id of the task whose body spawned it
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "current",
     "get_tls",
     "in_task",
+    "must_be_in_task",
     "set_tls",
     "task_cancel",
     "task_cancelled",
@@ -70,7 +71,8 @@ def in_task() -> bool:
     return running_task() is not None
 
 
-def _must_be_in_task(what: str) -> DTask:
+def must_be_in_task(what: str) -> DTask:
+    """The running task. Raises `ConcurrencyViolationError`, naming `what`, outside of bodies."""
     task = running_task()
     if task is None:
         raise ConcurrencyViolationError(f"{what} was called outside of a task's body")
@@ -79,23 +81,23 @@ def _must_be_in_task(what: str) -> DTask:
 
 def task_id() -> int:
     """The id of the running task. Raises `ConcurrencyViolationError` outside of a body, as do all below."""
-    return _must_be_in_task("task_id()").id
+    return must_be_in_task("task_id()").id
 
 
 def task_processor() -> Processor:
     """The processor that runs this body."""
-    processor: Processor = _must_be_in_task("task_processor()")._slot.processor
+    processor: Processor = must_be_in_task("task_processor()")._slot.processor
     return processor
 
 
 def task_logging_enabled() -> bool:
     """Whether the scheduler of this task logs."""
-    return _must_be_in_task("task_logging_enabled()")._core.context.recorder is not None
+    return must_be_in_task("task_logging_enabled()")._core.context.recorder is not None
 
 
 def get_tls() -> DTask:
     """The environment of this body, to hand to a thread that the body starts."""
-    return _must_be_in_task("get_tls()")
+    return must_be_in_task("get_tls()")
 
 
 def set_tls(tls: DTask) -> None:
@@ -146,7 +148,7 @@ def end_token(task: DTask) -> None:
 
 def task_cancelled(must_force: bool = False) -> bool:
     """Whether the running task was cancelled: its result is not wanted any more."""
-    return token_of(_must_be_in_task("task_cancelled()")).is_cancelled(must_force)
+    return token_of(must_be_in_task("task_cancelled()")).is_cancelled(must_force)
 
 
 def task_may_cancel(must_force: bool = False) -> None:
@@ -157,4 +159,4 @@ def task_may_cancel(must_force: bool = False) -> None:
 
 def task_cancel(graceful: bool = True) -> None:
     """Cancel the token of the running task, so that helpers it started can stop."""
-    token_of(_must_be_in_task("task_cancel()")).cancel(graceful)
+    token_of(must_be_in_task("task_cancel()")).cancel(graceful)

@@ -226,19 +226,21 @@ def future(task: DTask) -> concurrent.futures.Future[Any]:
     """A `concurrent.futures.Future` of a task's value; a cancelled task gives a cancelled future."""
     made: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
-    def resolve() -> None:
-        if is_cancelled(task):
-            made.cancel()
-            made.set_running_or_notify_cancel()
-        elif made.set_running_or_notify_cancel():
-            if task._state == FAILED:
-                made.set_exception(failure_of(task))
-            else:
-                made.set_result(task._outcome.value)
-
-    if not subscribe(task, resolve):
-        resolve()
+    if not subscribe(task, lambda: resolve_future(task, made)):
+        resolve_future(task, made)
     return made
+
+
+def resolve_future(task: DTask, future: concurrent.futures.Future[Any]) -> None:
+    """Set a future to the outcome of a finished task."""
+    if is_cancelled(task):
+        future.cancel()
+        future.set_running_or_notify_cancel()
+    elif future.set_running_or_notify_cancel():
+        if task._state == FAILED:
+            future.set_exception(failure_of(task))
+        else:
+            future.set_result(task._outcome.value)
 
 
 def is_cancelled(task: DTask) -> bool:

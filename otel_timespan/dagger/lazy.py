@@ -16,7 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidOptionError, NotCallableError, SchedulerHaltedError
+from ..errors import (
+    DynamicThunkError,
+    InvalidOptionError,
+    NotCallableError,
+    NoWorkersError,
+    RemoteTaskError,
+    SchedulerHaltedError,
+)
 from . import api as _api
 from . import context as _context
 from .checkpoints import save, try_restore
@@ -132,6 +139,7 @@ def collect(ctx: Any, thunk: Any = None, *, options: SchedulerOptions | None = N
 def _run(ctx: Context, thunk: Thunk, options: SchedulerOptions) -> Chunk:
     batch = ctx.for_batch()
     core = batch.start()
+    core.is_batch = True
     first_error: list[tuple[DTask, BaseException]] = []
     if not options.allow_errors:
 
@@ -141,6 +149,8 @@ def _run(ctx: Context, thunk: Thunk, options: SchedulerOptions) -> Chunk:
 
         core.on_body_error = abort
     try:
+        if not core.active:
+            raise NoWorkersError("no remaining workers", "no_processors")
         root = _instantiate(core, thunk, options)
         try:
             wait(root)
@@ -158,6 +168,9 @@ def _run(ctx: Context, thunk: Thunk, options: SchedulerOptions) -> Chunk:
 
 
 def _noted(task: DTask, error: BaseException) -> BaseException:
+    """The error as the collector gets it: with a note that names the task; errors of dynamic control as remote."""
+    if isinstance(error, DynamicThunkError):
+        return RemoteTaskError(1, error)
     if hasattr(error, "add_note"):
         error.add_note(f"raised by {task._summary}")
     return error

@@ -1,75 +1,221 @@
 """Where a ready task goes: `place`, and the slots that it chooses from.
 
-A task of default scope that takes a whole processor goes to the shared queue of a worker: any of its
-slots may run it, and per-slot queues bring nothing under the GIL (design/rulings.md 12). All others, the
-pinned ones, go to the queue of one slot, ordered by occupancy, lowest first (spec/scheduler.md §17.7).
+Placement yields a *spot*. A task that takes a whole processor and may run on every thread of a worker goes
+to the shared queue of that worker: any of its thread slots may run it, and queues a slot bring nothing under
+the GIL (design/rulings.md 12). All others go to the queue of one slot, ordered by occupancy, lowest first,
+from where the other slots of that worker may steal them, as far as the task's scope allows (`steal`).
 
-`place` is the seam for costs and stealing (spec §17.5): today it takes the candidate with the least work
-queued, ties in the order of the processors.
+The spot with the least expected cost wins (costs.py); among equals chance decides. `Core.place` is the
+seam: a policy is a function of (core, task).
+
+Sources: spec/scheduler.md §6, §17.5, §17.7.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import SchedulingError
+from ..errors import NoWorkersError, SchedulingError
+from ..timespans.recorder import warn_once
 from .chunks import Chunk
-from .dtask import DTask
+from .costs import HOP_COST, Signature, content_of, remote_bytes, signature_of, type_of
+from .dtask import DONE, DTask, live
 from .options import DEFAULT, Options, apply_defaults, signature_defaults
-from .processors import Processor
+from .processors import OSProc, Processor, ThreadProc, get_processors, root
 from .records import code_of
 from .scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
 
 if TYPE_CHECKING:
     from .core import Core
 
-__all__ = ["Slot", "execution_scope", "occupancy_on", "place"]
+__all__ = [
+    "Pressure", "Reservation", "Slot", "Spot", "candidates_of", "cost_of", "execution_scope", "occupancy_on",
+    "place", "slots_of", "spots_of", "steal",
+]  # fmt: skip
+
+SCHEDULER_WORKER = 1
+"""Where the scheduler is."""
 
 _ANY = AnyScope()
 _DEFAULT = DefaultScope()
 
 
+class Pressure:
+    """Expected nanoseconds of all that waits or runs in one place. Guarded by the core's lock."""
+
+    __slots__ = ("ns",)
+
+    def __init__(self) -> None:
+        self.ns = 0.0
+
+
 class Slot:
     """Room for one whole body at a time on one processor (several that take only a share of it).
 
-    `heap` holds the tasks pinned to it as (occupancy, sequence, task), `used` the share that pinned
-    bodies take; both are guarded by the core's lock. A body from the shared queue takes the slot whole,
-    by taking it off the driver's list of free slots.
+    `heap` holds the tasks pinned to it as (occupancy, sequence, task, slots that may run it), `used` the
+    share that pinned bodies take; both are guarded by the core's lock. `shares`: it is a thread of its
+    worker and runs what is in the worker's shared queue, taking the slot whole, by taking it off the driver's
+    list of free slots; a slot of a custom processor runs pinned tasks only.
     """
 
-    __slots__ = ("code", "heap", "processor", "used", "worker")
+    __slots__ = ("code", "heap", "pressure", "processor", "shares", "takes_default", "used", "worker")
 
     def __init__(self, processor: Processor, worker: int) -> None:
         self.processor = processor
         self.code = code_of(processor)
         """The processor in the log's records."""
         self.worker = worker
-        self.heap: list[tuple[float, int, Any]] = []
+        self.shares = type(processor) is ThreadProc
+        self.takes_default = self.shares or processor.default_enabled()
+        self.heap: list[tuple[float, int, Any, Sequence[Slot]]] = []
         self.used = 0.0
+        self.pressure = Pressure()
 
     def __repr__(self) -> str:
         return f"Slot({self.processor!r}, used={self.used})"
 
 
-def place(core: Core, task: DTask) -> tuple[Slot | None, int]:
-    """(slot, worker) for a ready task; slot None means the shared queue of that worker.
+def slots_of(worker: int) -> list[Slot]:
+    """New slots for the processors of a worker: its threads in order, then what its callbacks report.
 
-    Raises `SchedulingError` with code arg_scope, compute_result_scope or no_processors.
+    A processor whose hook `default_enabled` raises is left out, with a warning.
     """
+    found = get_processors(OSProc(worker))
+    threads = [p for p in found if type(p) is ThreadProc]
+    slots = [Slot(p, worker) for p in sorted(threads, key=lambda p: p.tid)]
+    for processor in sorted(found.difference(threads), key=repr):
+        try:
+            slots.append(Slot(processor, worker))
+        except Exception:
+            warn_once(processor, "the processor %r can't be used: its default_enabled failed", processor)
+    return slots
+
+
+class Reservation(NamedTuple):
+    """The expected time of a placed task, and the very counter that it was added to."""
+
+    pressure: Pressure
+    ns: float
+
+
+class Spot(NamedTuple):
+    """Where a task may go: a slot, or with `slot` None the shared queue of a worker.
+
+    `slots`: those that may run it there, later thieves included.
+    """
+
+    slot: Slot | None
+    worker: int
+    slots: Sequence[Slot]
+
+    @property
+    def processor(self) -> Processor:
+        """The processor that it would run on, or one of several alike."""
+        return self.slots[0].processor
+
+
+Policy = Callable[["Core", DTask], Spot]
+
+
+def place(core: Core, task: DTask) -> Spot:
+    """The cheapest spot for a ready task, with its expected time reserved there.
+
+    Raises `SchedulingError` with code arg_scope, compute_result_scope or no_processors, and whatever a hook
+    of a custom processor or a predicate of the user raises.
+    """
+    spots = spots_of(core, task)
+    if len(spots) == 1 and core.is_alone:
+        return spots[0]
+    sig = signature_of(task._f, task._args, task._kwargs)
+    core.shuffle(spots)
+    best = min(spots, key=lambda spot: cost_of(core, task, sig, spot))
+    reserve(core, task, best, core.costs.run_ns(sig, best.processor, task._options))
+    return best
+
+
+def spots_of(core: Core, task: DTask) -> list[Spot]:
+    """All spots where a task may go. Raises `SchedulingError` where there is none."""
     if signature_defaults:
-        task._options = apply_defaults(task._options, *_signature(task))
+        types = tuple(type_of(a) for a in task._args)
+        task._options = apply_defaults(task._options, getattr(task._f, "__spawned__", task._f), types)
     options = task._options
-    if options is DEFAULT and not (Chunk.scoped_exist and _has_scoped_arguments(task)):
-        return None, _least_loaded(core, list(core.shared))
+    if options is DEFAULT and not core.custom_defaults and not (Chunk.scoped_exist and _has_scoped_arguments(task)):
+        return [Spot(None, worker, core.threads[worker]) for worker in core.active]
+    slots = candidates_of(core, task)
+    if not slots:
+        _refuse(core, task, options)
+    return _grouped(core, task, slots)
+
+
+def _refuse(core: Core, task: DTask, options: Options) -> None:
+    if not core.active:
+        raise NoWorkersError("no remaining workers", "no_processors")
+    scope = options.exec_scope or execution_scope(task)
+    raise SchedulingError(f"no processor lies in {scope!r}, and fits task {task.id}", "no_processors")
+
+
+def candidates_of(core: Core, task: DTask) -> list[Slot]:
+    """The slots of the core's present workers that may run the task."""
     scope = execution_scope(task)
-    candidates = [slot for slot in core.slots.values() if _allowed(slot.processor, scope, options)]
-    if not candidates:
-        raise SchedulingError(f"no processor lies in {scope!r} (task {task.id})", "no_processors")
-    workers = _whole_workers(core, candidates)
-    if workers and all(occupancy_on(task, slot.processor) == 1.0 for slot in candidates):
-        return None, _least_loaded(core, workers)
-    slot = min(candidates, key=lambda s: len(s.heap) + s.used + len(core.shared[s.worker]))
-    return slot, slot.worker
+    active, options = core.active, task._options
+    slots = [s for s in core.slots.values() if s.worker in active and _allowed(s.processor, scope, options)]
+    if all(s.shares for s in slots):  # threads are compatible with everything
+        return slots
+    f = content_of(task._f)
+    types = [type_of(value) for value in (*task._args, *(task._kwargs or {}).values())]
+    return [s for s in slots if s.shares or s.processor.iscompatible(options, f, *types)]
+
+
+def _grouped(core: Core, task: DTask, slots: list[Slot]) -> list[Spot]:
+    """Workers of which all threads are candidates become one spot, all else a spot a slot."""
+    by_worker: dict[int, list[Slot]] = {}
+    for slot in slots:
+        by_worker.setdefault(slot.worker, []).append(slot)
+    spots: list[Spot] = []
+    for worker, own in by_worker.items():
+        threads = [slot for slot in own if slot.shares]
+        whole = len(threads) == len(core.threads[worker]) and all(
+            occupancy_on(task, slot.processor) == 1.0 for slot in threads
+        )
+        if threads and whole:
+            spots.append(Spot(None, worker, threads))
+            own = [slot for slot in own if not slot.shares]
+        spots += [Spot(slot, worker, own) for slot in own]
+    return spots
+
+
+def cost_of(core: Core, task: DTask, sig: Signature, spot: Spot) -> float:
+    """Expected nanoseconds until the task would be done there (spec §17.5, pressure added)."""
+    costs, worker = core.costs, spot.worker
+    cost = costs.run_ns(sig, spot.processor if spot.slot is None else spot.slot.processor, task._options)
+    if not core.is_alone:
+        inputs = (task._f, *task._args, *(task._kwargs.values() if task._kwargs else ()))
+        nbytes = remote_bytes(inputs, worker)
+        if nbytes:
+            cost += costs.transfer_ns(nbytes, worker)
+        if worker != SCHEDULER_WORKER:
+            cost += HOP_COST
+    return cost + pressure_of(core, spot)
+
+
+def pressure_of(core: Core, spot: Spot) -> float:
+    """Expected time until the spot is free: what is reserved there, spread over the threads that share it."""
+    shared = core.pressure[spot.worker].ns / max(1, len(core.threads[spot.worker]))
+    return shared if spot.slot is None else spot.slot.pressure.ns + (shared if spot.slot.shares else 0.0)
+
+
+def reserve(core: Core, task: DTask, spot: Spot, ns: float) -> None:
+    """Count the task's expected time where it was placed; `Core.unreserve` takes it off again."""
+    pressure = core.pressure[spot.worker] if spot.slot is None else spot.slot.pressure
+    extra = live(task)
+    core.unreserve(task)  # a retry is placed again
+    with core.lock:
+        extra.reserved = Reservation(pressure, ns)
+        pressure.ns += ns
+
+
+# ---- scopes ------------------------------------------------------------------------------------------
 
 
 def execution_scope(task: DTask) -> Scope:
@@ -104,17 +250,6 @@ def scope_of(value: Any) -> Scope | None:
     return scope if isinstance(scope, Scope) and not isinstance(scope, AnyScope) else None
 
 
-def _signature(task: DTask) -> tuple[Any, tuple[type, ...]]:
-    """The function and the types of the positional arguments, by the content of chunks and results."""
-    types: list[type] = []
-    for value in task._args:
-        if type(value) is DTask:
-            types.append(type(value._outcome.value))
-        else:
-            types.append(value.chunktype if type(value) is Chunk else type(value))
-    return getattr(task._f, "__spawned__", task._f), tuple(types)
-
-
 def _has_scoped_arguments(task: DTask) -> bool:
     return any(scope_of(v) is not None for v in (task._f, *task._args, *(task._kwargs or {}).values()))
 
@@ -122,7 +257,7 @@ def _has_scoped_arguments(task: DTask) -> bool:
 def _allowed(processor: Processor, scope: Scope, options: Options) -> bool:
     if not proc_in_scope(processor, scope):
         return False
-    if options.single is not None and getattr(processor, "owner", None) != options.single:
+    if options.single is not None and root(processor).pid != options.single:
         return False
     wanted = options.proclist
     if wanted is None:
@@ -143,17 +278,21 @@ def occupancy_on(task: DTask, processor: Processor) -> float:
     return float(share)
 
 
-def _whole_workers(core: Core, candidates: list[Slot]) -> list[int]:
-    """The workers of which every slot is a candidate."""
-    counts: dict[int, int] = {}
-    for slot in candidates:
-        counts[slot.worker] = counts.get(slot.worker, 0) + 1
-    full: dict[int, int] = {}
-    for slot in core.slots.values():
-        full[slot.worker] = full.get(slot.worker, 0) + 1
-    whole = [worker for worker, count in counts.items() if count == full[worker]]
-    return whole if sum(counts[w] for w in whole) == len(candidates) else []
+# ---- stealing ----------------------------------------------------------------------------------------
 
 
-def _least_loaded(core: Core, workers: list[int]) -> int:
-    return workers[0] if len(workers) == 1 else min(workers, key=lambda w: len(core.shared[w]))
+def steal(victims: Iterable[Slot], thief: Slot, fits: Callable[[Slot, float], bool]) -> tuple[Slot, Any] | None:
+    """(victim, heap entry) of a task that `thief` may run and has room for, taken out; the core's lock is held.
+
+    Heads of queues only, as they are the next to run there. One task an attempt. Any slot steals: upstream
+    spares `ThreadProc(1,1)`, whose thread runs the scheduler there; ours has none.
+    """
+    for victim in victims:
+        if victim is thief or not victim.heap:
+            continue
+        share, _, task, slots = victim.heap[0]
+        if type(task) is not DTask or task._state >= DONE or thief not in slots:
+            continue
+        if fits(thief, occupancy_on(task, thief.processor) if task._options.occupancy else share):
+            return victim, victim.heap[0]
+    return None

@@ -156,6 +156,13 @@ def expand_span(record: Any, out: list[Event]) -> None:
     _span(out, *record[1:])
 
 
+def expand_steal(record: Any, out: list[Event]) -> None:
+    """(_, id, taken, t0, t1, worker, samples): an attempt to steal; `taken` None where there was nothing to take."""
+    _, id, taken, t0, t1, worker, samples = record
+    _event(out, "start", "proc_steal_local", id, None, t0, worker, samples)
+    _event(out, "finish", "proc_steal_local", id, taken, t1, worker, samples)
+
+
 def expand_submit(record: Any, out: list[Event]) -> None:
     """A submission, and the placement if that was part of it.
 
@@ -337,3 +344,4 @@ END = record_kind(expand_end)
 RETURN = record_kind(expand_return)
 FINISH = record_kind(expand_finish)
 EVICT = record_kind(expand_evict)
+STEAL = record_kind(expand_steal)

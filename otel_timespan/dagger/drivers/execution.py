@@ -22,6 +22,7 @@ from ..atomics import settle
 from ..checkpoints import save, try_restore
 from ..chunks import Chunk, DRef, LoggedDRef
 from ..core import release_inputs
+from ..costs import signature_of
 from ..describe import describe_value
 from ..describe_task import describe_moves, take_results
 from ..dtask import DONE, FAILED, DTask, Failure, Result, live, summarize
@@ -63,25 +64,42 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
     recorder = core.context.recorder
     if recorder is not None:
         return _run_logged(core, task, slot, context, recorder, helping)
+    costs = core.costs
+    begun = core.clock() if costs.young or not task.id & RARELY else 0
     error: BaseException | None = None
     value = None
     try:
         value = context.run(_body, task, f, args, kwargs)
     except BaseException as raised:
         error = raised
+    ns = core.clock() - begun if begun else 0
     running.discard(task)
     if error is None and options is DEFAULT and type(value) is not Chunk:
         task._f = task._kwargs = task._context = None
         task._args = task._deps = ()
         ref = None if not args or type(value) in FIXED else _given_as(value, args)
-        ready = core.finish(task, ref or DRef(value, slot.worker), DONE) if settle(task) else ()
+        ref = ref or DRef(value, slot.worker)
+        if begun:
+            learn(core, slot, f, args, kwargs, ns, ref)
+        ready = core.finish(task, ref, DONE) if settle(task) else ()
         if task._live is not None:
             end_token(task)
+            core.unreserve(task)
         return ready
     try:
-        return _end(core, task, value, error, None, helping)
+        return _end(core, task, value, error, None, helping, ns)
     finally:
         error = None  # its traceback refers to this frame
+
+
+RARELY = 31
+"""Tasks whose id has none of these bits are timed in any case (see costs.py)."""
+
+
+def learn(core: Core, slot: Slot, f: Any, args: tuple[Any, ...], kwargs: Any, ns: int, outcome: Any) -> None:
+    """Remember how long a body took, and how large its result is."""
+    nbytes = outcome.nbytes if isinstance(outcome, DRef) else None
+    core.costs.learn_run(signature_of(f, args, kwargs), type(slot.processor), ns, nbytes)
 
 
 def _limit(core: Core, task: DTask, context: contextvars.Context) -> contextvars.Context:
@@ -168,14 +186,19 @@ _REFERENCES = frozenset((DTask, Chunk, File, Shard))
 
 
 def _end(
-    core: Core, task: DTask, value: Any, error: BaseException | None, log: RunLog | None, helping: bool
+    core: Core, task: DTask, value: Any, error: BaseException | None, log: RunLog | None, helping: bool, ns: int
 ) -> Sequence[DTask]:
-    """Settle a task whose body ended, or have it run again; a late result of a cancelled one is dropped."""
+    """Settle a task whose body ended after `ns` (0: not timed), or have it run again.
+
+    A late result of a cancelled one is dropped.
+    """
     interrupt = error if helping and isinstance(error, UserInterrupt) else None
     if interrupt is not None:
         error = TaskCancelled("interrupted by the user")
     if error is None:
         outcome: Any = pack(core, task, value, None if log is None else log.recorder)
+        if ns and task._state < DONE:
+            learn(core, task._slot, task._f, task._args, task._kwargs, ns, outcome)
         if task._options.checkpoint is not None and task._state < DONE:
             save(task._options.checkpoint, "Thunk", task, _chunk_of(task, outcome))
     else:
@@ -189,6 +212,7 @@ def _end(
     ready = core.finish(task, outcome, FAILED if error is not None else DONE) if won else ()
     release_inputs(task)
     end_token(task)
+    core.unreserve(task)
     if won and error is not None and core.on_body_error is not None:
         core.on_body_error(task, error)
     if interrupt is not None:
@@ -314,7 +338,8 @@ def _run_logged(
         log.cpu_ns = time.thread_time_ns() - log.cpu0
     core.running.discard(task)
     try:
-        return _end(core, task, value, error, log, helping)
+        timed = core.costs.young or not task.id & RARELY
+        return _end(core, task, value, error, log, helping, log.ended - log.begun if timed else 0)
     finally:
         error = None
 
@@ -325,22 +350,26 @@ def _run_plainly(
     """`_run_logged` for most tasks: no options, a well-known function, a log that asks for nothing more."""
     thread = _threads.info
     value: Any = None
+    begun = core.clock() if core.costs.young or not task.id & RARELY else 0
     try:
         value = context.run(_plain_body, core, task, slot, recorder, code, thread)
     except BaseException as raised:
         log = RunLog(recorder, slot.code, code)
         log.ended = core.clock()
         core.running.discard(task)
-        return _end(core, task, None, raised, log, helping)
+        return _end(core, task, None, raised, log, helping, 0)
     ended = core.clock()
+    ns = ended - begun if begun else 0
     core.running.discard(task)
     args, kind = task._args, type(value)
     if kind is Chunk or (args and kind not in FIXED and _given_as(value, args) is not None):
         log = RunLog(recorder, slot.code, code)
         log.ended = ended
-        return _end(core, task, value, None, log, helping)
-    release_inputs(task)
+        return _end(core, task, value, None, log, helping, ns)
     ref = LoggedDRef(value, recorder.put, slot.worker)
+    if ns and task._state < DONE:
+        learn(core, slot, task._f, args, None, ns, ref)
+    release_inputs(task)
     won = settle(task)
     samples = recorder.sample() if recorder.samplers else None
     packed = ended if kind in FIXED else core.clock()
@@ -350,6 +379,7 @@ def _run_plainly(
     ready = core.finish(task, ref, DONE) if won else ()
     if task._live is not None:
         end_token(task)
+        core.unreserve(task)
     return ready
 
 

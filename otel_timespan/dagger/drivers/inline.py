@@ -17,8 +17,9 @@ from ...errors import InvalidOptionError, SchedulingError
 from ..atomics import claim
 from ..core import Core
 from ..dtask import DONE, DTask
-from ..placement import Slot
-from ..processors import ThreadProc, topology
+from ..invariants import check
+from ..placement import Slot, slots_of
+from ..processors import topology
 from .execution import restore, run
 
 if TYPE_CHECKING:
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["InlineDriver"]
 
+TICK_NS = 1_000_000
+"""What the default clock counts a call: so much that bodies outweigh the cost of sending them to a worker."""
+
 
 class InlineDriver:
     """Give it to `Context(driver=InlineDriver(...))`. Not thread-safe: one thread uses the context.
 
     `workers`: {worker id: number of slots}, default {1: 2}. `seed`: of the choices; None takes the oldest
-    ready task always. `clock`: nanoseconds; default counts up by 1000 a call.
+    ready task always. `clock`: nanoseconds; default counts up by 1 ms a call. `validate`: check the invariants
+    after every step (slow).
     """
 
     def __init__(
@@ -40,7 +45,9 @@ class InlineDriver:
         *,
         seed: int | None = None,
         clock: Callable[[], int] | None = None,
+        validate: bool = False,
     ) -> None:
+        self.validate = validate
         self.workers = dict(workers or {1: 2})
         if 1 not in self.workers or any(n < 1 for n in self.workers.values()):
             raise InvalidOptionError(f"workers must map 1 and others to slot counts of at least 1, not {workers!r}")
@@ -52,16 +59,22 @@ class InlineDriver:
     def similar(self) -> InlineDriver:
         """A fresh driver with the same workers and clock, and choices drawn from this one's."""
         seed = self.random.randrange(1 << 30) if self.random is not None else None
-        return InlineDriver(self.workers, seed=seed, clock=self.clock)
+        return InlineDriver(self.workers, seed=seed, clock=self.clock, validate=self.validate)
 
     def attach(self, context: Context) -> Core:
         """Make the core that this driver steps."""
-        slots = []
         for worker, count in self.workers.items():
             topology.add_worker(worker, count)
-            slots += [Slot(ThreadProc(worker, n), worker) for n in range(1, count + 1)]
-        self.core = Core(context, slots, self.clock)
+        used = [p.pid for p in context.procs if p.pid in self.workers]
+        self.core = Core(context, [s for worker in used for s in slots_of(worker)], self.clock, self.random)
         return self.core
+
+    def can_use(self, worker: int) -> bool:
+        """Whether there is such a pretended worker."""
+        return worker in self.workers
+
+    def add_slots(self, slots: Iterable[Slot]) -> None:
+        """Nothing runs until somebody waits."""
 
     def submit(self, task: DTask) -> None:
         """Submit; nothing runs yet."""
@@ -99,15 +112,20 @@ class InlineDriver:
         if task._context is not None:
             task._context.run(topology.acting.set, slot.worker)
         self.enqueue_ready(run(core, task, slot, helping=True))
+        if self.validate:
+            check(core)
         return True
 
     def _choices(self, core: Core) -> list[tuple[DTask, Slot]]:
         found = []
         for worker, queue in core.shared.items():
-            slots = [slot for slot in core.slots.values() if slot.worker == worker]
+            slots = core.threads[worker]
             found += [(task, slots[self._steps % len(slots)]) for task in queue if hasattr(task, "_claim")]
         for slot in core.slots.values():
-            found += [(entry[2], slot) for entry in sorted(slot.heap)[:1] if hasattr(entry[2], "_claim")]
+            for _, _, task, others in sorted(slot.heap, key=lambda entry: entry[:2])[:1]:
+                if hasattr(task, "_claim"):
+                    thieves = [s for s in others if s is not slot] if self.random is not None else []
+                    found += [(task, s) for s in (slot, *thieves)]
         return found
 
     def _forget(self, core: Core, task: DTask) -> None:
@@ -119,6 +137,7 @@ class InlineDriver:
         for slot in core.slots.values():
             slot.heap[:] = [entry for entry in slot.heap if hasattr(entry[2], "_claim")]
             heapq.heapify(slot.heap)
+        core.waiting = {slot for slot in core.slots.values() if slot.heap}
         core.effects.clear()
 
     def pause(self) -> None:
@@ -147,4 +166,4 @@ class InlineDriver:
 
 def _counting_clock() -> Callable[[], int]:
     ticks = itertools.count(1)
-    return lambda: next(ticks) * 1000
+    return lambda: next(ticks) * TICK_NS

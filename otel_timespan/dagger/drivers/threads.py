@@ -28,7 +28,7 @@ import threading
 import time
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ...errors import NestingError
@@ -38,7 +38,7 @@ from ..core import Core
 from ..dtask import DONE, DTask
 from ..environment import running_task
 from ..options import start_bare
-from ..placement import Slot
+from ..placement import Slot, occupancy_on, steal
 from .execution import UserInterrupt, restore, run
 
 __all__ = ["ThreadsDriver"]
@@ -98,6 +98,14 @@ class Resumption(NamedTuple):
     slot: Slot | None
 
 
+class _Pinned(NamedTuple):
+    """A task that was pinned to a slot and begins there now, with the share that it takes."""
+
+    slot: Slot
+    task: DTask
+    share: float
+
+
 class _Resume:
     """A body that blocked and wants its share of a slot again; sits in the slot's heap like a task."""
 
@@ -117,9 +125,9 @@ class ThreadsDriver:
     def __init__(self, core: Core, worker: int = 1) -> None:
         self.core = core
         self.worker = worker
-        self.queue = core.shared[worker]
-        self.free: list[Slot] = list(core.slots.values())[::-1]
-        """Slots that nobody holds; the first processor is taken first."""
+        self.queue = core.shared.setdefault(worker, deque())
+        self.free: list[Slot] = []
+        """Thread slots that nobody holds; the first processor is taken first."""
         self.idle: list[Seat] = []
         """Parked seats."""
         self.handed: list[Seat] = []
@@ -137,6 +145,17 @@ class ThreadsDriver:
         self.holds: dict[int, Hold] = {}
         """What each thread held last, by its ident: empty cells once it let go."""
         self.closed = False
+        self.add_slots(core.slots.values())
+
+    def can_use(self, worker: int) -> bool:
+        """Whether this driver has the threads of such a worker."""
+        return worker == self.worker
+
+    def add_slots(self, slots: Iterable[Slot]) -> None:
+        """Slots are new: whatever waits may begin in them."""
+        self.free[:0] = [slot for slot in slots if slot.shares][::-1]
+        self.perform_effects()
+        self.wake()
 
     # ---- tasks come in ---------------------------------------------------------------------------
 
@@ -209,10 +228,11 @@ class ThreadsDriver:
             self.free.append(slot)
         else:
             _, task, share = item
-            with self.core.lock:
-                heapq.heappush(slot.heap, (share, -next(_tickets), task))
-                slot.used -= share
             task._claim = False
+            with self.core.lock:
+                heapq.heappush(slot.heap, (share, -next(_tickets), task, (slot,)))
+                self.core.waiting.add(slot)
+            self._leave_share(slot, share)
 
     # ---- a seat's life ---------------------------------------------------------------------------
 
@@ -356,7 +376,7 @@ class ThreadsDriver:
                 seat.lock.release()
                 return
             self.free.append(slot)
-            if slot.heap:
+            if self.core.waiting:
                 self._dispatch(slot)
             if self.resuming:  # it came before it could see the slot: look again
                 try:
@@ -381,33 +401,71 @@ class ThreadsDriver:
             self._dispatch(slot)
 
     def _dispatch(self, slot: Slot) -> None:
-        """Start the tasks at the head of a slot's own queue that fit (spec §17.7), lowest share first."""
-        starts: list[tuple[Slot, DTask, float]] = []
+        """Start what waits for a slot and fits (spec §17.7), lowest share first; then see to stealing.
+
+        An idle slot without work of its own steals from the others; what does not fit here may fit there.
+        """
+        starts: list[_Pinned] = []
+        steals: list[tuple[Slot, Slot | None, int]] = []
         with self.core.lock:
-            while slot.heap:
-                share, _, entry = slot.heap[0]
-                if type(entry) is DTask and entry._state >= DONE:
-                    heapq.heappop(slot.heap)
-                    continue
-                if not self._fits(slot, share):
-                    break
-                heapq.heappop(slot.heap)
-                if type(entry) is _Resume:
-                    slot.used += share
-                    entry.lock.release()
-                elif claim(entry):
-                    slot.used += share
-                    starts.append((slot, entry, share))
-                elif slot.used == 0 and share:
-                    self.free.append(slot)
+            self._take_own(slot, starts)
+            if not self.core.waiting:
+                thieves: list[Slot] = []
+            elif slot.heap:
+                thieves = [*self.free, *(s for s in self.core.slots.values() if not s.shares and not s.used)]
+            else:
+                thieves = [slot]
+            for thief in thieves:
+                self._steal(thief, starts, steals)
         for item in starts:
-            self._hand(item, slot)
+            self._hand(item, item.slot)
+        if steals:
+            self._record_steals(steals)
+
+    def _take_own(self, slot: Slot, starts: list[_Pinned]) -> None:
+        while slot.heap:
+            share, _, entry, _ = slot.heap[0]
+            if type(entry) is DTask and entry._state >= DONE:
+                self.core.unqueue(slot)
+                continue
+            if not self._fits(slot, share):
+                return
+            self.core.unqueue(slot)
+            if type(entry) is _Resume:
+                slot.used += share
+                entry.lock.release()
+            else:
+                self._start(slot, entry, share, starts)
+
+    def _start(self, slot: Slot, task: DTask, share: float, starts: list[_Pinned]) -> bool:
+        """Begin a pinned task that fits: False if somebody else has it, and the slot is as it was."""
+        if claim(task):
+            slot.used += share
+            starts.append(_Pinned(slot, task, share))
+            return True
+        if slot.used == 0 and share and slot.shares:
+            self.free.append(slot)
+        return False
+
+    def _steal(self, thief: Slot, starts: list[_Pinned], steals: list[tuple[Slot, Slot | None, int]]) -> None:
+        """One attempt to take a task from another slot's queue (spec §17.7); the core's lock is held."""
+        victims = [slot for slot in self.core.waiting if slot.worker == thief.worker and slot is not thief]
+        if not victims or thief.heap:
+            return
+        found = steal(victims, thief, self._fits)
+        if found is None:
+            steals.append((thief, None, 0))
+            return
+        victim, (_, _, task, _) = found
+        self.core.unqueue(victim)
+        if self._start(thief, task, occupancy_on(task, thief.processor), starts):
+            steals.append((thief, victim, task.id))
 
     def _fits(self, slot: Slot, share: float) -> bool:
-        """Whether a pinned body may start; takes the slot off the free list for the first one."""
+        """Whether a pinned body may start; takes a thread slot off the free list for the first one."""
         if share == 0:
             return True
-        if slot.used:
+        if slot.used or not slot.shares:
             return slot.used + share <= 1.0 + 1e-9
         try:
             self.free.remove(slot)
@@ -421,9 +479,9 @@ class ThreadsDriver:
             if slot.used < 1e-9:
                 slot.used = 0.0
             vacant = slot.used == 0
-        if vacant:
+        if vacant and slot.shares:
             self.release(slot)
-        elif slot.heap:
+        elif self.core.waiting:
             self._dispatch(slot)
 
     # ---- helping and blocking ------------------------------------------------------------------------
@@ -443,8 +501,8 @@ class ThreadsDriver:
             if slot is None:
                 return
             hold = self._take_hold(slot, None)
-        elif hold.share is not None and hold.share < 1.0:
-            return  # a body that takes a share only must not run one that takes all
+        elif hold.share is not None and (hold.share < 1.0 or (slot := hold.slot()) is None or not slot.shares):
+            return  # a body that takes a share only, or no thread, must not run one that takes a thread
         local.hold, local.depth = hold, depth + 1
         try:
             self._help(target, hold)
@@ -556,7 +614,8 @@ class ThreadsDriver:
         elif hold.share:
             ticket = _Resume()
             with self.core.lock:
-                heapq.heappush(slot.heap, (hold.share, -next(_tickets), ticket))
+                heapq.heappush(slot.heap, (hold.share, -next(_tickets), ticket, ()))
+                self.core.waiting.add(slot)
             self._dispatch(slot)
             ticket.lock.acquire()
         hold.cell.append(slot)
@@ -570,7 +629,9 @@ class ThreadsDriver:
 
     def is_idle(self) -> bool:
         """Whether no thread has a slot, and so no task, in hand."""
-        return len(self.free) == len(self.core.slots)
+        return len(self.free) == len(self.core.threads[self.worker]) and not any(
+            slot.used for slot in self.core.slots.values()
+        )
 
     def _retake(self) -> Slot:
         try:
@@ -621,3 +682,17 @@ class ThreadsDriver:
         now = self.core.clock()
         record = (records.SPAN, "proc_run_wait", id, None, since, now, self.worker, recorder.sample())
         recorder.append(record)
+
+    def _record_steals(self, steals: list[tuple[Slot, Slot | None, int]]) -> None:
+        """One `proc_steal_local` an attempt; what it took, where it took something."""
+        recorder = self.core.context.recorder
+        if recorder is None:
+            return
+        from ...timespans.model import EventId, Timeline
+
+        now = self.core.clock()
+        for thief, victim, task_id in steals:
+            id = EventId(uid=self.core.uid, worker=self.worker, processor=thief.processor, seq=records.next_seq())
+            took = None if victim is None else Timeline(from_proc=victim.processor, thunk_id=task_id)
+            record = (records.STEAL, id, took, now, now, self.worker, recorder.sample())
+            recorder.append(record)

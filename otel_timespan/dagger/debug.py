@@ -1,0 +1,137 @@
+"""Debug traces of the scheduler, by category, off by default.
+
+`OTEL_TIMESPAN_DEBUG=schedule,finish` (or `all`) makes each scheduler that starts say what it does, at level
+DEBUG, to the loggers `otel_timespan.debug.<category>`. A scheduler that is to be traced gets its methods
+wrapped; one that is not pays nothing, and no message is ever formatted for it.
+
+`take`, `move` and `stream` are known and say nothing yet: with one process there are no messages to take, no
+data to move, no streams. `validate` checks all invariants after each step of the inline driver.
+
+Source: spec/scheduler.md §18.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidOptionError
+from .placement import execution_scope
+
+if TYPE_CHECKING:
+    from .core import Core
+    from .dtask import DTask
+
+__all__ = ["CATEGORIES", "VARIABLE", "attach", "wanted"]
+
+VARIABLE = "OTEL_TIMESPAN_DEBUG"
+"""Environment variable: the categories wanted, separated by commas."""
+
+CATEGORIES = (
+    "global", "submit", "schedule", "scope", "take", "execute", "move", "processor", "finish", "cancel", "stream",
+    "validate",
+)  # fmt: skip
+
+
+def wanted() -> frozenset[str]:
+    """The categories that the environment asks for. Raises `InvalidOptionError` for a name that is none."""
+    names = [name.strip().lower() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+    for name in names:
+        if name != "all" and name not in CATEGORIES:
+            raise InvalidOptionError(f"{VARIABLE} names {name!r}: it knows all, {', '.join(CATEGORIES)}")
+    return frozenset(CATEGORIES if "all" in names else names)
+
+
+def attach(core: Core, categories: frozenset[str]) -> None:
+    """Have a scheduler say what it does in these categories."""
+    for name in categories.intersection(_TRACES):
+        log = logging.getLogger(f"otel_timespan.debug.{name}")
+        for method, tell in _TRACES[name]:
+            setattr(core, method, _traced(log, getattr(core, method), tell))
+    if "execute" in categories:
+        core.running = _TracedRunning(core.running)
+    if "validate" in categories:
+        core.driver.validate = True
+    if "global" in categories:
+        logging.getLogger("otel_timespan.debug.global").debug("scheduler %d started: workers %s", core.uid, core.active)
+
+
+Tell = Callable[[logging.Logger, Any, "tuple[Any, ...]"], None]
+
+
+def _traced(log: logging.Logger, method: Callable[..., Any], tell: Tell) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        tell(log, result, args)
+        return result
+
+    return call
+
+
+def _submitted(log: logging.Logger, result: Any, args: tuple[Any, ...]) -> None:
+    task: DTask = args[0]
+    log.debug("task %d submitted, waits for %d", task.id, len(task._tokens or ()))
+
+
+def _placed(log: logging.Logger, spot: Any, args: tuple[Any, ...]) -> None:
+    log.debug("task %d placed: %s of worker %d", args[1].id, spot.slot or "the shared queue", spot.worker)
+
+
+def _queued(log: logging.Logger, result: Any, args: tuple[Any, ...]) -> None:
+    log.debug("task %d is ready", args[0].id)
+
+
+def _scoped(log: logging.Logger, spot: Any, args: tuple[Any, ...]) -> None:
+    log.debug("task %d may run in %r", args[1].id, execution_scope(args[1]))
+
+
+def _finished(log: logging.Logger, ready: Any, args: tuple[Any, ...]) -> None:
+    log.debug("task %d finished, %d became ready", args[0].id, len(ready))
+
+
+def _failed(log: logging.Logger, did: Any, args: tuple[Any, ...]) -> None:
+    if did:
+        log.debug("task %d failed: %r", args[0].id, args[1])
+
+
+def _cancelled(log: logging.Logger, did: Any, args: tuple[Any, ...]) -> None:
+    if did and len(args) > 2 and args[2] == "cancellation":
+        log.debug("task %d cancelled", args[0].id)
+
+
+def _workers(log: logging.Logger, result: Any, args: tuple[Any, ...]) -> None:
+    log.debug("processors changed: %s", args[0])
+
+
+def _halted(log: logging.Logger, result: Any, args: tuple[Any, ...]) -> None:
+    log.debug("scheduler halted: %r", args[0])
+
+
+_TRACES: dict[str, list[tuple[str, Tell]]] = {
+    "submit": [("submit", _submitted)],
+    "schedule": [("enqueue", _queued), ("place", _placed)],
+    "scope": [("place", _scoped)],
+    "finish": [("finish", _finished), ("fail", _failed)],
+    "cancel": [("fail", _cancelled)],
+    "processor": [("add_worker", _workers), ("remove_worker", _workers), ("remove_slots", _workers)],
+    "global": [("halt", _halted)],
+}
+"""Category: the methods of a core that it wraps, and what to say of a call."""
+
+
+class _TracedRunning(set["DTask"]):
+    """The set of running tasks, which says who enters and leaves."""
+
+    _log = logging.getLogger("otel_timespan.debug.execute")
+
+    def add(self, task: DTask) -> None:
+        self._log.debug("task %d runs on %r", task.id, task._slot)
+        super().add(task)
+
+    def discard(self, task: DTask) -> None:  # type: ignore[override]
+        self._log.debug("task %d left its body", task.id)
+        super().discard(task)
