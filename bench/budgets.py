@@ -56,6 +56,15 @@ BUDGETS = (
     Budget("split.W4.whole_vs_noop", "W4: the same with draining", "ruling 45", most=6.0),
     Budget("linear.W1.growth", "W1: µs a task at 200,000 tasks to 20,000", "ours", most=1.5),
     Budget("linear.W4.growth", "W4: µs a task at 200,000 tasks to 20,000", "ours", most=1.5),
+    *(
+        Budget(
+            f"placement.{shape}.to_best",
+            f"placement, {shape}: makespan to the best of three policies",
+            "issue",
+            most=1.15,
+        )
+        for shape in ("speeds", "skewed", "chains", "source", "reduction")
+    ),
 )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import placement
 from .spans import SENDERS
 from .systems import OURS, PEERS
 from .workloads import WORKLOADS
@@ -221,5 +222,12 @@ def spans(run: Run) -> None:
     run.tables.append(table)
 
 
-SECTIONS = {"speed": speed, "split": split, "memory": memory, "linear": linear, "spans": spans}
+SECTIONS = {
+    "speed": speed,
+    "split": split,
+    "memory": memory,
+    "linear": linear,
+    "spans": spans,
+    "placement": placement.section,
+}
 """All sections, by name, in the order in which they run."""

@@ -38,6 +38,7 @@ from .chunks import ArrayDomain, Chunk, DRef, UnitDomain, datasize, domain, toch
 from .context import Context, addprocs, eager_context, eager_state, nprocs, procs, rmprocs, workers
 from .control import cancel
 from .drivers.inline import InlineDriver
+from .drivers.simulated import SimulatedDriver
 from .dtask import DTask, TaskSummary
 from .dynamic import SchedulerHandle, ThunkID, sch_handle
 from .environment import (
@@ -173,6 +174,7 @@ __all__ = [
     "SchedulingError",
     "Scope",
     "Shard",
+    "SimulatedDriver",
     "SingleWorkerLostError",
     "StorageError",
     "StreamClosed",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import NoWorkersError, SchedulingError
 from ..timespans.recorder import warn_once
+from .atomics import claim
 from .chunks import Chunk
 from .costs import HOP_COST, Signature, content_of, remote_bytes, signature_of, type_of
 from .dtask import DONE, DTask, live
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Pressure", "Reservation", "Slot", "Spot", "candidates_of", "cost_of", "execution_scope", "occupancy_on",
-    "place", "slots_of", "spots_of", "steal",
+    "place", "slots_of", "spots_of", "steal", "steal_from_afar",
 ]  # fmt: skip
 
 SCHEDULER_WORKER = 1
@@ -296,3 +297,44 @@ def steal(victims: Iterable[Slot], thief: Slot, fits: Callable[[Slot, float], bo
         if fits(thief, occupancy_on(task, thief.processor) if task._options.occupancy else share):
             return victim, victim.heap[0]
     return None
+
+
+def steal_from_afar(core: Core, thief: Slot) -> tuple[DTask, int] | None:
+    """(task, worker) from the shared queue of the busiest other worker, claimed, for a slot that is idle.
+
+    Taken from the end, where it would have waited longest, if it is expected to be done here before its turn
+    comes there; or if nothing ever moved to the thief's worker: the default rate is a guess, and one move
+    teaches the real one. Upstream knows no such thing; without it one large result ties all work to its worker.
+    """
+    others = [w for w in core.active if w != thief.worker and core.shared[w]]
+    if not others or not thief.shares:
+        return None
+    victim = max(others, key=lambda w: (core.pressure[w].ns / max(1, len(core.threads[w])), w))
+    try:
+        task = core.shared[victim].pop()
+    except IndexError:
+        return None
+    spot = Spot(None, thief.worker, core.threads[thief.worker])
+    if _gains(core, task, victim, spot) and claim(task):
+        return task, victim
+    core.shared[victim].append(task)
+    return None
+
+
+def _gains(core: Core, task: DTask, victim: int, spot: Spot) -> bool:
+    if task._state >= DONE or not _may_leave(core, task, spot):
+        return False
+    sig = signature_of(task._f, task._args, task._kwargs)
+    ns = core.costs.run_ns(sig, spot.processor, task._options)
+    here = cost_of(core, task, sig, spot) - pressure_of(core, spot)
+    there = core.pressure[victim].ns / max(1, len(core.threads[victim]))
+    if here >= there and spot.worker in core.costs.rate:
+        return False
+    reserve(core, task, spot, ns)
+    return True
+
+
+def _may_leave(core: Core, task: DTask, spot: Spot) -> bool:
+    if task._options is DEFAULT and not (Chunk.scoped_exist and _has_scoped_arguments(task)):
+        return True
+    return set(spot.slots) <= set(candidates_of(core, task))

@@ -1,0 +1,144 @@
+"""The driver of a simulated clock: the same core and placement, with virtual workers, speeds and networks.
+
+A discrete-event simulation: a free slot takes a task (its own queue, its worker's, then by stealing), waits for
+the data that lie elsewhere, is busy for the task's duration, and then the body runs, in no time, with the clock
+at the task's end. So hours on a hundred workers take seconds here, and policies can be compared on what counts:
+the makespan. Durations come from a function, sizes from the results (their `nbytes`).
+
+Sources: design/architecture.md §2; issue of the scheduler, "placement table".
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from ...timespans.model import EventId, Timeline
+from .. import records
+from ..atomics import claim
+from ..core import Core
+from ..costs import remote_bytes
+from ..dtask import DTask
+from ..placement import Slot, steal, steal_from_afar
+from ..processors import OSProc, Processor
+from .execution import run
+from .inline import InlineDriver
+
+if TYPE_CHECKING:
+    from ..context import Context
+
+__all__ = ["SimulatedDriver"]
+
+Duration = Callable[[DTask], float]
+
+
+class SimulatedDriver(InlineDriver):
+    """Give it to `Context(driver=SimulatedDriver(...))`. Not thread-safe: one thread uses the context.
+
+    `workers`: {worker id: slots}. `duration(task)`: seconds that its body takes on a worker of speed 1.
+    `speeds`: {worker id: factor}, default 1. `bandwidth`: bytes per second to any worker from others.
+    `seed`: of the choice among equals. `now` is the simulated time in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        workers: Mapping[int, int],
+        duration: Duration,
+        *,
+        speeds: Mapping[int, float] | None = None,
+        bandwidth: float = 1e9,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(workers, seed=seed, clock=self._read)
+        self.now = 1
+        self.moved_bytes = 0
+        """Bytes that went from one worker to another so far."""
+        self.duration, self.speeds, self.bandwidth = duration, dict(speeds or {}), bandwidth
+        self._begun: list[int] = []
+        self._ends: list[tuple[int, int, Slot, DTask, int]] = []
+        self._busy: set[Slot] = set()
+        self._order = itertools.count()
+
+    def similar(self) -> SimulatedDriver:
+        """A fresh driver of the same machine, at time 0."""
+        return SimulatedDriver(self.workers, self.duration, speeds=self.speeds, bandwidth=self.bandwidth)
+
+    def attach(self, context: Context) -> Core:
+        """Make the core that this driver steps."""
+        core = super().attach(context)
+        core.rng = self.random
+        return core
+
+    def _read(self) -> int:
+        """The clock: a body that is just run began when its slot had its data, and ends now."""
+        return self._begun.pop() if self._begun else self.now
+
+    def step(self) -> bool:
+        """Let every free slot take a task, then go on to the next end of one; False when nothing is left."""
+        core = self.core
+        if core is None:
+            return False
+        core.effects.clear()  # every free slot looks at all queues anyway
+        for slot in sorted(core.slots.values(), key=lambda slot: (slot.processor != core.home, repr(slot.processor))):
+            if slot not in self._busy:
+                self._take(core, slot)
+        if not self._ends:
+            return False
+        self.now, _, slot, task, begun = heapq.heappop(self._ends)
+        self._busy.discard(slot)
+        self._begun = [begun]
+        ready = run(core, task, slot, helping=True)
+        self._begun = []
+        self.enqueue_ready(ready)
+        return True
+
+    def _take(self, core: Core, slot: Slot) -> None:
+        task = self._own(core, slot) or self._shared(core, slot) or self._stolen(core, slot)
+        if task is None:
+            return
+        nbytes = int(remote_bytes((task._f, *task._args, *(task._kwargs or {}).values()), slot.worker))
+        move_ns = int(nbytes * 1e9 / self.bandwidth)
+        core.costs.learn_rate(slot.worker, nbytes, move_ns)
+        self.moved_bytes += nbytes
+        begun = self.now + move_ns
+        end = begun + max(1, int(self.duration(task) * 1e9 / self.speeds.get(slot.worker, 1.0)))
+        self._busy.add(slot)
+        heapq.heappush(self._ends, (end, next(self._order), slot, task, begun))
+
+    def _own(self, core: Core, slot: Slot) -> DTask | None:
+        while slot.heap:
+            task: DTask = core.unqueue(slot)[2]
+            if claim(task):
+                return task
+        return None
+
+    def _shared(self, core: Core, slot: Slot) -> DTask | None:
+        queue = core.shared[slot.worker]
+        while slot.shares and queue:
+            task = queue.popleft()
+            if claim(task):
+                return task
+        return None
+
+    def _stolen(self, core: Core, slot: Slot) -> DTask | None:
+        near = steal([s for s in core.waiting if s.worker == slot.worker], slot, lambda *_: True)
+        if near is not None:
+            victim, (_, _, task, _) = near
+            core.unqueue(victim)
+            if claim(task):
+                self._record_steal(core, slot, victim.processor, task)
+                return task
+        far = steal_from_afar(core, slot)
+        if far is None:
+            return None
+        self._record_steal(core, slot, OSProc(far[1]), far[0])
+        return far[0]
+
+    def _record_steal(self, core: Core, thief: Slot, victim: Processor, task: DTask) -> None:
+        recorder = core.context.recorder
+        if recorder is not None:
+            id = EventId(uid=core.uid, worker=thief.worker, processor=thief.processor, seq=records.next_seq())
+            took = Timeline(from_proc=victim, thunk_id=task.id)
+            recorder.append((records.STEAL, id, took, self.now, self.now, thief.worker, recorder.sample()))
