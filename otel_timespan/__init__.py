@@ -38,6 +38,7 @@ _HOMES = {
         "fetch_all",
         "fetch_logs",
         "logs_annotate",
+        "map",
         "scope",
         "spawn",
         "sync",

@@ -54,9 +54,10 @@ from .environment import (
     task_processor,
 )
 from .executor import Executor
-from .fetching import as_completed, fetch, fetch_all, wait, waitall, waitany
+from .fetching import fetch, fetch_all, wait, waitall, waitany
 from .files import File, tofile
 from .invariants import InvariantViolation, check
+from .iterating import as_completed, map
 from .lazy import SchedulerOptions, Thunk, collect, compute, delayed
 from .monitoring import status
 from .mutable import Shard, mutable, shard
@@ -230,6 +231,7 @@ __all__ = [
     "logging",
     "logs_annotate",
     "logs_event_pairs",
+    "map",
     "memory_space",
     "memory_spaces",
     "move",

@@ -26,6 +26,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidOptionError, NotCallableError, TaskCancelled
+from . import janitor
 from .api import current_core, launch
 from .atomics import subscribe
 from .context import Context, eager_context
@@ -33,6 +34,7 @@ from .dtask import FAILED, DTask
 from .environment import running_task
 from .fetching import failure_of, is_cancelled, slot_given_back, step_until
 from .options import Options
+from .timers import call_later
 
 if TYPE_CHECKING:
     from .core import Core
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "TaskFuture"]
 
 LOGGER = logging.getLogger("otel_timespan")
+
+LOOK_AGAIN_S = 1.0
+"""How often the context of a dropped executor is asked whether it is done."""
 
 _PENDING, _RUNNING = "PENDING", "RUNNING"
 
@@ -187,6 +192,8 @@ class Executor(concurrent.futures.Executor):
                 raise InvalidOptionError(f"max_workers must be a positive int or None, not {max_workers!r}")
             self._origin = eager_context()
             self._context = Context(threads=max_workers)
+            janitor.start()
+            weakref.finalize(self, janitor.ask, functools.partial(_end_forgotten, self._context)).atexit = False
         self._initializer, self._initargs = initializer, tuple(initargs)
         self._local = threading.local()
         self._broken: str | None = None
@@ -356,6 +363,15 @@ class Executor(concurrent.futures.Executor):
 def _end_later(context: Context) -> None:
     context.wait_idle()
     context.shutdown()
+
+
+def _end_forgotten(context: Context) -> None:
+    """An executor was dropped without a shutdown: end its threads once what its bodies spawned is done."""
+    core = context.core
+    if core is not None and (next(core.unfinished(), None) is not None or not core.driver.is_idle()):
+        call_later(LOOK_AGAIN_S, functools.partial(janitor.ask, functools.partial(_end_forgotten, context)))
+    else:
+        context.shutdown(timeout_s=0.0)
 
 
 _live: weakref.WeakSet[Executor] = weakref.WeakSet()

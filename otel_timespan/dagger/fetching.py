@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .core import Core
 
-__all__ = ["as_completed", "awaitable", "fetch", "fetch_all", "future", "wait", "waitall", "waitany"]
+__all__ = ["awaitable", "fetch", "fetch_all", "future", "wait", "waitall", "waitany"]
 
 
 def fetch(x: Any, *, timeout: float | None = None, raw: bool = False) -> Any:
@@ -106,7 +106,8 @@ def waitany(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
     if not wanted or any(task._state >= DONE for task in wanted):
         return
     for task in wanted:
-        _check_launched(task)
+        check_launched(task)
+    step_until(wanted[0]._core, lambda: any(task._state >= DONE for task in wanted))
     lock = allocate_lock()
     lock.acquire()
     once = _Once(lock.release)
@@ -129,7 +130,7 @@ def wait_done(task: DTask, timeout: float | None) -> None:
     """Help, or block, until the task is done."""
     if timeout is not None and (type(timeout) not in (int, float) or timeout != timeout):
         raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
-    _check_launched(task)
+    check_launched(task)
     if timeout is None and not in_event_loop():
         task._core.driver.help(task)
         if task._state >= DONE:
@@ -145,7 +146,7 @@ def wait_done(task: DTask, timeout: float | None) -> None:
         unsubscribe(task, notify)
 
 
-def _check_launched(task: DTask) -> None:
+def check_launched(task: DTask) -> None:
     if task._state == UNLAUNCHED:
         raise ConcurrencyViolationError(
             f"task {task.id} was not launched yet: its task queue holds it back until the block around it ends"
@@ -216,6 +217,15 @@ class _Once:
         return False
 
 
+def refuse_in_event_loop(what: str, instead: str) -> None:
+    """Raise `ConcurrencyViolationError` where waiting would stop an event loop of the program.
+
+    A notebook runs each cell inside of its loop and expects that to wait.
+    """
+    if in_event_loop() and "ipykernel" not in sys.modules:
+        raise ConcurrencyViolationError(f"{what} would stop this event loop: use {instead}")
+
+
 def in_event_loop() -> bool:
     """Whether this thread runs an asyncio event loop right now."""
     asyncio = sys.modules.get("asyncio")
@@ -257,10 +267,11 @@ async def awaitable(task: DTask) -> Any:
 
     def wake() -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
-            loop.call_soon_threadsafe(_set_done, done)
+            loop.call_soon_threadsafe(set_done, done)
 
     if task._state < DONE:
-        _check_launched(task)
+        check_launched(task)
+        step_until(task._core, lambda: task._state >= DONE)
         if subscribe(task, wake):
             try:
                 await done
@@ -271,40 +282,6 @@ async def awaitable(task: DTask) -> Any:
     return task._outcome.value
 
 
-def _set_done(done: asyncio.Future[None]) -> None:
+def set_done(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
-
-
-def as_completed(tasks: Iterable[DTask], *, timeout: float | None = None) -> Iterator[DTask]:
-    """The tasks in the order in which they finish. Raises `FetchTimeoutError` when `timeout` ends first."""
-    import queue
-
-    finished: queue.SimpleQueue[DTask] = queue.SimpleQueue()
-    wanted = list(tasks)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    for task in wanted:
-        _check_launched(task)
-        if not subscribe(task, _putter(finished, task)):
-            finished.put(task)
-    for _ in wanted:
-        yield _take(finished, deadline, timeout)
-
-
-def _putter(finished: Any, task: DTask) -> Callable[[], None]:
-    return lambda: finished.put(task)
-
-
-def _take(finished: Any, deadline: float | None, timeout: float | None) -> DTask:
-    import queue
-
-    body = running_task()
-    hold = body._core.driver.pause() if body is not None else None
-    try:
-        task: DTask = finished.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-    except queue.Empty:
-        raise FetchTimeoutError(f"not all tasks were done within {timeout:g} s; they go on") from None
-    finally:
-        if body is not None:
-            body._core.driver.resume(hold)
-    return task
