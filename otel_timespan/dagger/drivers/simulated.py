@@ -125,7 +125,8 @@ class SimulatedDriver(InlineDriver):
     def _stolen(self, core: Core, slot: Slot) -> DTask | None:
         near = steal([s for s in core.waiting if s.worker == slot.worker], slot, lambda *_: True)
         if near is not None:
-            victim, (_, _, task, _) = near
+            victim, entry = near
+            task: DTask = entry[2]
             core.unqueue(victim)
             if claim(task):
                 self._record_steal(core, slot, victim.processor, task)
