@@ -230,11 +230,18 @@ class Core(Readable):
         self._enqueue_placed(task, recorder, submission)
 
     def _enqueue_placed(self, task: DTask, recorder: Any, submission: Any) -> None:
+        """`enqueue` for tasks that have a choice, and for those that `restore` freed, however long their chain."""
+        ready = [*self._place(task, recorder, submission)]
+        while ready:
+            ready += self._place(ready.pop(), recorder, None)
+
+    def _place(self, task: DTask, recorder: Any, submission: Any) -> Sequence[DTask]:
+        """Place one ready task; the tasks that became ready because its option `restore` finished it."""
         if task._state >= DONE:
-            return
+            return ()
         if not self.active and not self.is_batch:
             self._park(task, recorder, submission)
-            return
+            return ()
         t0 = self.clock() if recorder is not None else 0
         error: BaseException | None = None
         spot: Spot | None = None
@@ -249,10 +256,14 @@ class Core(Readable):
             recorder.append(placement if submission is None else (*submission, t1, placement, samples))
         if spot is None:
             self.fail(task, error)  # type: ignore[arg-type]
-        elif task._options.restore is not None and self.driver.restore(task):
-            self.unreserve(task)
-        else:
-            self.queue_at(task, spot)
+            return ()
+        if task._options.restore is not None:
+            ready = self.driver.restore(task)
+            if ready is not None:
+                self.unreserve(task)
+                return ready  # type: ignore[no-any-return]
+        self.queue_at(task, spot)
+        return ()
 
     def queue_at(self, task: DTask, spot: Spot) -> None:
         """Put a placed task into the queue of its spot; with a slot of its own, tell the driver by `effects`."""
@@ -468,7 +479,7 @@ class Core(Readable):
         self.threads = {w: [s for s in self.slots.values() if s.worker == w and s.shares] for w in self.shared}
         self.custom_defaults = any(slot.takes_default and not slot.shares for slot in self.slots.values())
         self.is_plain = self.is_alone and not self.custom_defaults
-        self.costs.keep_young(not self.is_alone)
+        self.costs.time_all(not self.is_alone)
 
     def worker_lost(self, worker: int) -> None:
         """A worker process died. Reserved: the workers of this core are threads, none can be lost alone."""

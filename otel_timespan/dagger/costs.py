@@ -10,8 +10,8 @@ sample as it is, later ones as (old + new) / 2. Times are wall times of bodies, 
 where p's worker is not the scheduler's; `pressure`: the expected time of what waits or runs there already,
 which upstream reserves and never uses. A signature that was never run takes 1 s, a rate 1 MB/s.
 
-Learning is nearly free: where nothing has to be chosen (one worker, no options) only the first tasks of a
-scheduler are timed, then every 32nd (`Costs.young`).
+Learning is nearly free: where nothing has to be chosen (one worker, no options) only the first 256 tasks of a
+scheduler are timed, then every 256th (`Costs.skip`).
 
 Sources: spec/scheduler.md §17.5, §20.8-12; design/rulings.md 6.
 """
@@ -59,6 +59,9 @@ MAX_LEARNED = 10_000
 
 _YOUNG = 256
 """So many bodies are timed in any case."""
+
+_RARELY = 255
+"""After that, those whose id has none of these bits."""
 
 
 class Arg(NamedTuple):
@@ -170,17 +173,17 @@ class Costs:
         """(signature, type of processor): bytes of the result."""
         self.rate: dict[int, float] = {}
         """Worker: bytes per second that reach it."""
-        self.young = True
-        """Whether every body is timed still; after that, where nothing depends on it, only a few are."""
+        self.skip = 0
+        """Bodies of tasks whose id has any of these bits are not timed: none at first, later most."""
         self._samples = 0
         self._always = False
         self._lock = threading.Lock()
 
-    def keep_young(self, always: bool) -> None:
+    def time_all(self, always: bool) -> None:
         """Whether something depends on every body's time, as there is a choice of workers."""
         with self._lock:
             self._always = always
-            self.young = always or self._samples < _YOUNG
+            self.skip = 0 if always or self._samples < _YOUNG else _RARELY
 
     def learn_run(self, sig: Signature, kind: type, ns: int, nbytes: int | None) -> None:
         """A body ran to its end."""
@@ -189,7 +192,8 @@ class Costs:
             if nbytes is not None:
                 _average(self.alloc, (sig, kind), nbytes)
             self._samples += 1
-            self.young = self._always or self._samples < _YOUNG
+            if self._samples == _YOUNG and not self._always:
+                self.skip = _RARELY
 
     def learn_rate(self, worker: int, nbytes: int, ns: int) -> None:
         """So many bytes reached a worker in that time. What was too quick or too little to tell is left out."""

@@ -55,6 +55,12 @@ class SchedulerOptions:
     checkpoint: Callable[[Chunk], Any] | None = None
     restore: Callable[[], Chunk | None] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("checkpoint", "restore"):
+            hook = getattr(self, name)
+            if hook is not None and not callable(hook):
+                raise InvalidOptionError(f"{name}={hook!r}: it must be a function")
+
 
 class Thunk:
     """A call that has not been made: `f`, `inputs` (args and kwargs), `options`. Compared by identity."""

@@ -64,8 +64,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
     recorder = core.context.recorder
     if recorder is not None:
         return _run_logged(core, task, slot, context, recorder, helping)
-    costs = core.costs
-    begun = core.clock() if costs.young or not task.id & RARELY else 0
+    begun = 0 if task.id & core.costs.skip else core.clock()
     error: BaseException | None = None
     value = None
     try:
@@ -90,10 +89,6 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
         return _end(core, task, value, error, None, helping, ns)
     finally:
         error = None  # its traceback refers to this frame
-
-
-RARELY = 31
-"""Tasks whose id has none of these bits are timed in any case (see costs.py)."""
 
 
 def learn(core: Core, slot: Slot, f: Any, args: tuple[Any, ...], kwargs: Any, ns: int, outcome: Any) -> None:
@@ -244,17 +239,18 @@ def _resubmit(core: Core, task: DTask) -> None:
         core.driver.submit(task)
 
 
-def restore(core: Core, task: DTask) -> bool:
-    """The option `restore`, when a task was placed: True if it gave the result and the task is finished."""
+def restore(core: Core, task: DTask) -> Sequence[DTask] | None:
+    """The option `restore` of a placed task: what became ready if it gave the result, None if it is to run."""
     chunk = try_restore(task._options.restore, "Thunk", task)
-    if chunk is None or not settle(task):
-        return chunk is not None
+    if chunk is None:
+        return None
+    if not settle(task):
+        return ()
     live(task).chunk = chunk
     core.record_finish(task, chunk.handle.info, "success")
     ready = core.finish(task, chunk.handle, DONE)
     release_inputs(task)
-    core.driver.enqueue_ready(ready)
-    return True
+    return ready
 
 
 def _chunk_of(task: DTask, outcome: Any) -> Any:
@@ -338,8 +334,8 @@ def _run_logged(
         log.cpu_ns = time.thread_time_ns() - log.cpu0
     core.running.discard(task)
     try:
-        timed = core.costs.young or not task.id & RARELY
-        return _end(core, task, value, error, log, helping, log.ended - log.begun if timed else 0)
+        ns = 0 if task.id & core.costs.skip else log.ended - log.begun
+        return _end(core, task, value, error, log, helping, ns)
     finally:
         error = None
 
@@ -350,7 +346,7 @@ def _run_plainly(
     """`_run_logged` for most tasks: no options, a well-known function, a log that asks for nothing more."""
     thread = _threads.info
     value: Any = None
-    begun = core.clock() if core.costs.young or not task.id & RARELY else 0
+    begun = 0 if task.id & core.costs.skip else core.clock()
     try:
         value = context.run(_plain_body, core, task, slot, recorder, code, thread)
     except BaseException as raised:

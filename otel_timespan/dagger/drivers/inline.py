@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError, SchedulingError
@@ -85,8 +85,8 @@ class InlineDriver:
         for task in ready:
             task._core.enqueue(task)
 
-    def restore(self, task: DTask) -> bool:
-        """Finish a placed task by its option `restore`, if that gives a result."""
+    def restore(self, task: DTask) -> Sequence[DTask] | None:
+        """Finish a placed task by its option `restore`: what became ready; None if that gives no result."""
         return restore(task._core, task)
 
     def help(self, target: DTask) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from ...timespans.model import EventId, Timeline
 from .. import records
@@ -25,9 +24,6 @@ from ..placement import Slot, steal, steal_from_afar
 from ..processors import OSProc, Processor
 from .execution import run
 from .inline import InlineDriver
-
-if TYPE_CHECKING:
-    from ..context import Context
 
 __all__ = ["SimulatedDriver"]
 
@@ -64,12 +60,6 @@ class SimulatedDriver(InlineDriver):
     def similar(self) -> SimulatedDriver:
         """A fresh driver of the same machine, at time 0."""
         return SimulatedDriver(self.workers, self.duration, speeds=self.speeds, bandwidth=self.bandwidth)
-
-    def attach(self, context: Context) -> Core:
-        """Make the core that this driver steps."""
-        core = super().attach(context)
-        core.rng = self.random
-        return core
 
     def _read(self) -> int:
         """The clock: a body that is just run began when its slot had its data, and ends now."""
@@ -128,9 +118,10 @@ class SimulatedDriver(InlineDriver):
             victim, entry = near
             task: DTask = entry[2]
             core.unqueue(victim)
-            if claim(task):
-                self._record_steal(core, slot, victim.processor, task)
-                return task
+            stolen: DTask = task
+            if claim(stolen):
+                self._record_steal(core, slot, victim.processor, stolen)
+                return stolen
         far = steal_from_afar(core, slot)
         if far is None:
             return None

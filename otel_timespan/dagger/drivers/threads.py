@@ -175,8 +175,8 @@ class ThreadsDriver:
         if self.core.effects:
             self.perform_effects()
 
-    def restore(self, task: DTask) -> bool:
-        """Finish a placed task by its option `restore`, if that gives a result."""
+    def restore(self, task: DTask) -> Sequence[DTask] | None:
+        """Finish a placed task by its option `restore`: what became ready; None if that gives no result."""
         return restore(self.core, task)
 
     def wake(self) -> None:
