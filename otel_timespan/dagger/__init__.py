@@ -117,6 +117,7 @@ from .scopes import (
     scope,
 )
 from .sizes import approx_size
+from .spilling import disable_disk_caching, enable_disk_caching, global_device
 
 if TYPE_CHECKING:
     from .logging import disable_logging, enable_logging, fetch_logs, logging, logs_annotate, logs_event_pairs
@@ -208,10 +209,12 @@ __all__ = [
     "default_option",
     "delayed",
     "delete_processor_callback",
+    "disable_disk_caching",
     "disable_logging",
     "domain",
     "eager_context",
     "eager_state",
+    "enable_disk_caching",
     "enable_logging",
     "execute",
     "fetch",
@@ -221,6 +224,7 @@ __all__ = [
     "get_parent",
     "get_processors",
     "get_tls",
+    "global_device",
     "in_queue",
     "in_task",
     "iscompatible",

@@ -29,12 +29,19 @@ _ANY = AnyScope()
 
 
 class DRef:
-    """The handle of one piece of data, equal only to itself. Its size is estimated when first asked for."""
+    """The handle of one piece of data, equal only to itself. Its size is estimated when first asked for.
+
+    `held` is the value where it is in memory, else something that no value is: for comparisons, which must
+    not read anything back. (A `StoredDRef`, spilling.py, may have its value on a device.)
+    """
 
     __slots__ = ("__weakref__", "_info", "_nbytes", "_number", "value", "worker")
     _info: ChunkInfo
     _number: int
     _nbytes: int | None
+    held: Any
+    may_spill = False
+    """Whether the value may be on a device, so that each read gives another object."""
 
     def __init__(self, value: Any, worker: int = 1) -> None:
         self.value = value
@@ -44,6 +51,11 @@ class DRef:
     def type(self) -> type:
         """The type of the value."""
         return type(self.value)
+
+    @property
+    def domain(self) -> ArrayDomain | UnitDomain:
+        """The index ranges of the value."""
+        return domain(self.value)
 
     @property
     def nbytes(self) -> int | None:
@@ -71,6 +83,12 @@ class DRef:
         except AttributeError:
             self._info = info = ChunkInfo(self.number, self.nbytes, self.type, self.worker)
         return info
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a chunk belongs to its process: pass it as an argument of spawn, or pass its fetched value")
+
+
+DRef.held = vars(DRef)["value"]  # the very slot: as fast to read
 
 
 class LoggedDRef(DRef):
@@ -111,7 +129,7 @@ class Chunk:
         self.processor = processor
         self.scope = scope
         self.chunktype = handle.type if chunktype is None else chunktype
-        self.domain = domain(handle.value)
+        self.domain = handle.domain
 
     @property
     def space(self) -> CPURAMMemorySpace:
@@ -170,13 +188,22 @@ def tochunk(
     proc: Processor | None = None,
     scope: Scope | None = None,
     *,
+    device: Any = None,
     type: type | None = None,
     rewrap: bool = False,
+    tag: Any = None,
+    leaf_tag: Any = None,
+    retain: bool = False,
 ) -> Chunk:
     """Wrap a value that is here as a chunk of `proc` (default: this worker's `OSProc`), usable in `scope`.
 
-    A chunk passed in is returned unchanged unless `rewrap`. Raises `InvalidOptionError` where `type`
-    says that there is no value although there is one.
+    A chunk passed in is returned unchanged unless `rewrap`. `device`: the storage device that keeps the
+    value; by default plain memory, or where `enable_disk_caching` is in force its device, except for small
+    values and those that refer to something of this process (tasks, chunks, raw pointers). `tag`,
+    `leaf_tag` and `retain` are for the device (see `StorageRef`).
+
+    Raises `InvalidOptionError` where `type` says that there is no value although there is one, and for
+    wrong values; `StorageError` where the device can't keep it. Source: spec/scheduler.md §8.1.
     """
     if not isinstance(proc, (Processor, NoneType)):
         raise InvalidOptionError(f"tochunk: proc must be a Processor, not {proc!r}")
@@ -188,7 +215,9 @@ def tochunk(
         return Chunk(x.handle, proc or x.processor, scope or x.scope, type or x.chunktype)
     if type is NoneType and x is not None:
         raise InvalidOptionError(f"tochunk: type=NoneType was given for a {x.__class__.__name__}")
-    ref = DRef(x)
+    from .spilling import keep_chunk
+
+    ref = keep_chunk(x, device, tag, leaf_tag, retain) or DRef(x)
     _ = ref.nbytes  # estimated now: the caller may change the value later
     return Chunk(ref, proc or OSProc(), scope or _ANY, type)
 

@@ -28,6 +28,7 @@ from .dtask import DTask
 from .ids import IdBlocks
 from .placement import slots_of
 from .processors import OSProc, invalidation_hooks, topology
+from .spilling import devices_for
 
 __all__ = ["Context", "addprocs", "eager_context", "eager_state", "nprocs", "procs", "rmprocs", "workers"]
 
@@ -120,12 +121,14 @@ class Context:
             return core
         with self._lock:
             if self.core is None:
-                self.core = self._start()
+                core = self.core = self._start()
+                core.devices = devices_for(core.shared)  # now that a change of the global device would find it
             return self.core
 
     def _start(self) -> Core:
         _refuse_in_worker()
         traced = debug.wanted()
+        devices_for(())  # wrong variables of the environment are an error now
         clock = time.monotonic_ns
         if self._driver == "threads":
             from .drivers.threads import ThreadsDriver
@@ -339,6 +342,11 @@ def workers() -> list[int]:
 def nprocs() -> int:
     """How many workers there are, worker 1 included."""
     return len(topology.workers())
+
+
+def running_cores() -> list[Core]:
+    """The running scheduler of every context of this process."""
+    return [core for context in list(_running) if (core := context.core) is not None]
 
 
 def unfinished_by_id(task_id: int) -> DTask | None:

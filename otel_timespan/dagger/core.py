@@ -44,6 +44,7 @@ from .records import code_of
 
 if TYPE_CHECKING:
     from .context import Context
+    from .devices import StorageDevice
 
 __all__ = ["Core"]
 
@@ -116,6 +117,8 @@ class Core(Readable):
         """Tasks that wait for the time of their next attempt."""
         self.is_batch = False
         """Whether this is the run of one `compute`: it fails where an eager scheduler would wait for workers."""
+        self.devices: dict[int, StorageDevice] | None = None
+        """By worker: what keeps results where spilling is on (spilling.py), else None."""
         self.on_body_error: Callable[[DTask, BaseException], None] | None = None
         """Told of each body that raised: how a batch run aborts."""
         self.lock = threading.Lock()

@@ -137,10 +137,10 @@ def type_of(value: Any) -> type:
 def content_of(f: Any) -> Any:
     """The function behind a chunk or a task, if it is there."""
     if type(f) is Chunk:
-        return f.handle.value
+        return f.handle.type if f.handle.may_spill else f.handle.value
     if type(f) is DTask:
         outcome = getattr(f, "_outcome", None)
-        return outcome.value if isinstance(outcome, DRef) else type(f)
+        return outcome.value if isinstance(outcome, DRef) and not outcome.may_spill else type(f)
     return getattr(f, "__spawned__", f)
 
 

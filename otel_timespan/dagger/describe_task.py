@@ -92,10 +92,11 @@ def describe_moves(task: DTask, values: Any, named: Any, processor: Processor, w
             given = given.piece(processor)
         ref = given._outcome if kind is DTask else given.handle if type(given) is Chunk else None
         if isinstance(ref, DRef):
-            if value is not ref.value:
+            if value is not ref.held and not ref.may_spill:
                 moves.append((position, ref.info, "custom", describe_value(value)))
             else:
-                how = "shard" if kind is Shard else "task" if kind is DTask and ref.worker == worker else "chunk"
+                stayed = kind is DTask and ref.worker == worker and value is ref.held
+                how = "shard" if kind is Shard else "task" if stayed else "chunk"
                 moves.append((position, ref.info, how, id(value) if is_mutable(value) else 0))
         elif value is given:
             moves.append((position, describe_value(value), "value", None))

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 from ..errors import InvalidOptionError, NotCallableError, StorageError
 
 __all__ = [
+    "ABSENT",
     "RAM",
     "FileFormat",
     "GenericFileDevice",
@@ -48,14 +49,17 @@ class Stored:
     """What devices know of one value: its size, its tags, and per leaf device where it is.
 
     `nbytes`: the size that counts against limits; `tag`, `leaf_tag`: the file name wanted, if any;
-    `retain`: what is on a device stays when the reference dies. `places` belongs to the devices.
+    `retain`: what is on a device stays when the reference dies. `places` belongs to the devices. `watch`
+    is told, if there is one, when a device moves the value out of memory: `watch.spilled()`, which must not
+    block or raise.
     """
 
-    __slots__ = ("leaf_tag", "nbytes", "places", "retain", "tag")
+    __slots__ = ("leaf_tag", "nbytes", "places", "retain", "tag", "watch")
 
     def __init__(self, nbytes: int, tag: Any = None, leaf_tag: Any = None, retain: bool = False) -> None:
         self.nbytes, self.tag, self.leaf_tag, self.retain = nbytes, tag, leaf_tag, retain
         self.places: dict[StorageDevice, Any] = {}
+        self.watch: Any = None
 
 
 class StorageDevice(ABC):
@@ -77,6 +81,25 @@ class StorageDevice(ABC):
         """Whether the value is here."""
         return self in stored.places
 
+    def in_memory(self, stored: Stored) -> bool:
+        """Whether the value can be read without any input or output."""
+        return False
+
+    def peek(self, stored: Stored) -> Any:
+        """The value if it is in memory, else `ABSENT`. Never waits."""
+        return ABSENT
+
+    def check(self, stored: Stored) -> None:  # noqa: B027 - nothing to refuse is the default
+        """Refuse what could never be kept, before the first write. Raises `InvalidOptionError` for a bad tag."""
+
+    def ordered(self) -> contextlib.AbstractContextManager[Any]:
+        """While it is held, no value moves between memory and the device on another thread."""
+        return contextlib.nullcontext()
+
+
+ABSENT: Any = object()
+"""No value: not in memory."""
+
 
 class RAMDevice(StorageDevice):
     """Keeps values in memory, as they are."""
@@ -95,6 +118,14 @@ class RAMDevice(StorageDevice):
     def delete(self, stored: Stored) -> None:
         """Drop the object."""
         stored.places.pop(self, None)
+
+    def in_memory(self, stored: Stored) -> bool:
+        """As `holds`."""
+        return self in stored.places
+
+    def peek(self, stored: Stored) -> Any:
+        """The very object, if it is here."""
+        return stored.places.get(self, ABSENT)
 
 
 RAM = RAMDevice()
@@ -116,7 +147,6 @@ class _FileDevice(StorageDevice):
         except (OSError, TypeError) as error:
             raise InvalidOptionError(f"{directory!r} can't be a storage folder: {error}") from error
         self._suffix = suffix
-        self._names = itertools.count(1)
         # By which process a file was made: a forked child leaves its parent's files alone.
         self._files: dict[Path, tuple[int, Stored]] = {}
         _file_devices.add(self)
@@ -130,10 +160,15 @@ class _FileDevice(StorageDevice):
         if owner == os.getpid() and not stored.retain:
             _unlink(path)
 
+    def check(self, stored: Stored) -> None:
+        """Refuse a tag that is no file name, or that is taken."""
+        if stored.leaf_tag is not None or stored.tag is not None:
+            self._path(stored)
+
     def _path(self, stored: Stored) -> Path:
         name = stored.leaf_tag if stored.leaf_tag is not None else stored.tag
         if name is None:
-            return self.directory / f"{os.getpid()}-{next(self._names)}{self._suffix}"
+            return self.directory / f"{os.getpid()}-{next(_numbers)}{self._suffix}"
         text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else str(name)
         if not text or os.path.basename(text) != text or text in (".", ".."):
             raise InvalidOptionError(f"storage tag {name!r}: it must be the name of a file, without folders")
@@ -164,6 +199,9 @@ class _FileDevice(StorageDevice):
             with contextlib.suppress(OSError):  # retained files keep the folder
                 self.directory.rmdir()
 
+
+_numbers = itertools.count(1)
+"""Of files without a name: one count, as two devices may share a folder."""
 
 _file_devices: weakref.WeakSet[_FileDevice] = weakref.WeakSet()
 

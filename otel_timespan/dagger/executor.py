@@ -25,7 +25,7 @@ from concurrent.futures import InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidOptionError, NotCallableError, TaskCancelled
+from ..errors import InvalidOptionError, NotCallableError, StorageError, TaskCancelled
 from . import janitor
 from .api import current_core, launch
 from .atomics import subscribe
@@ -105,6 +105,8 @@ class TaskFuture(concurrent.futures.Future[Any]):
                 self.set_exception(task._outcome.ex)
             else:
                 self.set_exception(failure_of(task))
+        except StorageError as lost:  # it was spilled, and can't be read back
+            self.set_exception(lost)
         except InvalidStateError:  # it was cancelled
             self.set_running_or_notify_cancel()
 

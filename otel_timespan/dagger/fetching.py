@@ -21,6 +21,7 @@ from ..errors import (
     FetchTimeoutError,
     InvalidOptionError,
     SchedulingError,
+    StorageError,
     TaskCancelled,
     unwrap_exception,
 )
@@ -250,7 +251,12 @@ def resolve_future(task: DTask, future: concurrent.futures.Future[Any]) -> None:
         if task._state == FAILED:
             future.set_exception(failure_of(task))
         else:
-            future.set_result(task._outcome.value)
+            try:
+                value = task._outcome.value
+            except StorageError as lost:  # it was spilled, and can't be read back
+                future.set_exception(lost)
+            else:
+                future.set_result(value)
 
 
 def is_cancelled(task: DTask) -> bool:

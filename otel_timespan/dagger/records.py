@@ -328,8 +328,28 @@ def expand_finish(record: Any, out: list[Event]) -> None:
 def expand_evict(record: Any, out: list[Event]) -> None:
     """(_, t, handle, nbytes, type, worker, reason): a chunk's data is gone from its worker's memory."""
     _, t, handle, nbytes, type, worker, reason = record
-    timeline = Timeline(data=ChunkInfo(handle, nbytes, type, worker), reason=reason)
+    timeline = Timeline(data=ChunkInfo(handle, nbytes, type, worker), reason=reason, in_memory=True)
     _span(out, "evict", EventId(worker=worker, handle=handle), timeline, t, t, worker, None)
+
+
+def expand_buried(record: Any, out: list[Event]) -> None:
+    """(_, t, handle, nbytes, type, worker): a chunk died that was on a device, not in memory."""
+    _, t, handle, nbytes, type, worker = record
+    timeline = Timeline(data=ChunkInfo(handle, nbytes, type, worker), reason="released", in_memory=False)
+    _span(out, "evict", EventId(worker=worker, handle=handle), timeline, t, t, worker, None)
+
+
+def expand_storage_wait(record: Any, out: list[Event]) -> None:
+    """(_, t0, t1, thunk_id, processor, worker, f, device_type, data): a wait for a storage device of `worker`.
+
+    `data`: the chunk that came back to memory, None where none did. Task 0: no body waited, but a fetch.
+    """
+    _, t0, t1, thunk_id, processor, worker, f, device_type, data = record
+    id = EventId(thunk_id=thunk_id, processor=processor, seq=next_seq())
+    begun = Timeline(f=f, device_type=device_type)
+    _event(out, "start", "storage_wait", id, begun, t0, worker, None)
+    ended = Timeline(f=f, device_type=device_type, data=data)
+    _event(out, "finish", "storage_wait", id, ended, max(t1, t0 + 1), worker, None)
 
 
 def _worker_of(processor: Any) -> int:
@@ -345,3 +365,5 @@ RETURN = record_kind(expand_return)
 FINISH = record_kind(expand_finish)
 EVICT = record_kind(expand_evict)
 STEAL = record_kind(expand_steal)
+BURIED = record_kind(expand_buried)
+STORAGE_WAIT = record_kind(expand_storage_wait)

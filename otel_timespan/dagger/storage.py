@@ -10,7 +10,10 @@ Source: spec/scheduler.md §9.2.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import os
 import threading
+import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable
@@ -19,7 +22,8 @@ from typing import Any
 
 from ..errors import InvalidOptionError
 from ..timespans.recorder import warn_once
-from .devices import RAM, GenericFileDevice, PickleFileDevice, RAMDevice, StorageDevice, StorageError, Stored
+from . import janitor
+from .devices import ABSENT, RAM, GenericFileDevice, PickleFileDevice, RAMDevice, StorageDevice, StorageError, Stored
 from .sizes import approx_size
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "StorageRef",
     "StorageStats",
     "Stored",
+    "bury",
     "mem_limit",
     "release_dead",
 ]
@@ -61,9 +66,11 @@ class StorageRef:
         if not isinstance(self.device, StorageDevice):
             raise InvalidOptionError(f"a storage device is needed here, such as RAMDevice(), not {device!r}")
         self.stored = Stored(approx_size(value) or 0 if nbytes is None else nbytes, tag, leaf_tag, retain)
+        self.device.check(self.stored)
         release_dead()
+        janitor.start()
         self.device.write(self.stored, value)
-        weakref.finalize(self, _dead.append, (self.device, self.stored)).atexit = False
+        weakref.finalize(self, bury, self.device, self.stored).atexit = False
 
     @property
     def nbytes(self) -> int:
@@ -84,22 +91,57 @@ class StorageRef:
         self.device.delete(self.stored)
 
 
+# --- what died ---------------------------------------------------------------------------------------
+
 _dead: deque[tuple[StorageDevice, Stored]] = deque()
 """What died and is still to be deleted: a finalizer may run anywhere, so that it only appends."""
+
+_releasing = threading.RLock()
+_under_way = False
+_RELEASE_WAIT_S = 1.0
+
+
+def bury(device: StorageDevice, stored: Stored) -> None:
+    """What a finalizer says of a value that nobody refers to any more: to be deleted soon, by somebody else."""
+    _dead.append((device, stored))
+    janitor.ask(release_dead)
 
 
 @atexit.register  # after devices.py, so before the devices are closed
 def release_dead() -> None:
-    """Delete what dead references left in their devices. Called by each write and read of a `StorageRef`."""
-    while _dead:
-        try:
-            device, stored = _dead.popleft()
-        except IndexError:  # another thread was faster
-            return
-        try:
-            device.delete(stored)
-        except Exception:
-            warn_once(device, "a %s could not delete what nobody refers to any more", type(device).__name__)
+    """Delete what dead references left in their devices. Called by each write and read of a reference."""
+    global _under_way
+    if not _dead and not _under_way:
+        return
+    # Not for ever: who reads a value while it pickles another one holds a device that we may be waiting for.
+    if not _releasing.acquire(timeout=_RELEASE_WAIT_S):
+        return
+    try:
+        while _dead:
+            _under_way = True
+            try:
+                device, stored = _dead.popleft()
+            except IndexError:  # a reentrant call was faster
+                return
+            try:
+                device.delete(stored)
+            except Exception:
+                warn_once(device, "a %s could not delete what nobody refers to any more", type(device).__name__)
+    finally:
+        _under_way = False
+        _releasing.release()
+
+
+def _after_fork() -> None:
+    global _releasing
+    _releasing = threading.RLock()
+    _dead.clear()  # the parent's to delete
+    for allocator in tuple(_allocators):
+        allocator._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 # --- spilling ----------------------------------------------------------------------------------------
@@ -120,6 +162,10 @@ class RecencyAllocator(StorageDevice):
     `policy`: "LRU" moves the least recently used first, "MRU" the most recently used. `retain`: a deleted
     value that is in memory is moved to the device instead (not at the end of the process). The sizes are
     those that the references state. `stats` counts. One lock serialises all operations, files included.
+
+    A value larger than a limit is refused. Where no room can be made, because the device is full or fails,
+    nothing is lost: `hard` (the default) refuses the newcomer, otherwise it is kept over the limit, with one
+    warning, and the device is left alone for a second. What can't be serialized stays in memory for good.
     """
 
     def __init__(
@@ -129,22 +175,27 @@ class RecencyAllocator(StorageDevice):
         device_limit: int,
         policy: str = "LRU",
         retain: bool = False,
+        *,
+        hard: bool = True,
     ) -> None:
         for name, limit in (("mem_limit", mem_limit), ("device_limit", device_limit)):
             if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
                 raise InvalidOptionError(f"{name}={limit!r}: it must be a number of bytes, more than 0")
-        if policy not in ("LRU", "MRU"):
+        if policy not in POLICIES:
             raise InvalidOptionError(f'policy={policy!r}: it must be "LRU" or "MRU"')
         if not isinstance(device, StorageDevice) or device is self:
             raise InvalidOptionError(f"device={device!r}: it must be a storage device, such as PickleFileDevice()")
         self.mem_limit, self.device, self.device_limit = mem_limit, device, device_limit
-        self.policy, self.retain = policy, retain
+        self.policy, self.retain, self.hard = policy, retain, hard
         self.stats = StorageStats()
         self._lock = threading.RLock()
-        # Most recent first. A value is in exactly one of the two.
+        # Most recent first. A value is in exactly one of the three.
         self._in_memory: OrderedDict[Stored, Any] = OrderedDict()
+        self._stuck: dict[Stored, Any] = {}  # in memory, too: the device can't take them
         self._on_device: OrderedDict[Stored, None] = OrderedDict()
         self._mem_used = self._device_used = 0
+        self._pause_until = 0.0
+        _allocators.add(self)
 
     @property
     def mem_used(self) -> int:
@@ -158,11 +209,24 @@ class RecencyAllocator(StorageDevice):
 
     def holds(self, stored: Stored) -> bool:
         """Whether the value is in memory or on the device."""
-        return stored in self._in_memory or stored in self._on_device
+        return self.in_memory(stored) or stored in self._on_device
 
     def in_memory(self, stored: Stored) -> bool:
         """Whether the value is in memory."""
-        return stored in self._in_memory
+        return stored in self._in_memory or stored in self._stuck
+
+    def peek(self, stored: Stored) -> Any:
+        """The value if it is in memory; that does not count as a use."""
+        value = self._in_memory.get(stored, ABSENT)
+        return self._stuck.get(stored, ABSENT) if value is ABSENT else value
+
+    def check(self, stored: Stored) -> None:
+        """Refuse what the device below would refuse."""
+        self.device.check(stored)
+
+    def ordered(self) -> contextlib.AbstractContextManager[Any]:
+        """Its lock: no value moves up or down on another thread meanwhile."""
+        return self._lock
 
     def write(self, stored: Stored, value: Any) -> None:
         """Keep the value in memory, moving others down. Raises `StorageError` if it can't fit."""
@@ -171,9 +235,10 @@ class RecencyAllocator(StorageDevice):
             limits = f"memory {self.mem_limit}, device {self.device_limit} bytes"
             raise StorageError(f"a value of {size} bytes is larger than a limit of its storage ({limits})")
         with self._lock:
-            if stored not in self._in_memory:
-                self._make_room(size)
+            if not self.in_memory(stored):
+                self._make_room_or_go_over(size)
                 self._mem_used += size
+            self._stuck.pop(stored, None)
             stored.retain = stored.retain or self.retain
             self._in_memory[stored] = value
             self._in_memory.move_to_end(stored, last=False)
@@ -183,41 +248,43 @@ class RecencyAllocator(StorageDevice):
         """The value; one on the device comes back to memory if there is room to be made."""
         with self._lock:
             if stored in self._in_memory:
-                self.stats.hits += 1
                 self._in_memory.move_to_end(stored, last=False)
-                return self._in_memory[stored]
-            if stored not in self._on_device:
+            elif stored in self._on_device:
+                return self._read_back(stored)
+            elif stored not in self._stuck:
                 raise StorageError("the value is not in this storage (any more)")
-            self.stats.misses += 1
-            value = self.device.read(stored)
-            self._promote(stored, value)
-            return value
+            self.stats.hits += 1
+            return self.peek(stored)
 
     def delete(self, stored: Stored) -> None:
         """Forget the value. With `retain` (the allocator's or the reference's) it stays on, or goes to, the device."""
         with self._lock:
-            if stored in self._in_memory:
+            if self.in_memory(stored):
                 if stored.retain:
-                    self.device.write(stored, self._in_memory[stored])
-                del self._in_memory[stored]
+                    self.device.write(stored, self.peek(stored))
+                self._in_memory.pop(stored, None)
+                self._stuck.pop(stored, None)
                 self._mem_used -= stored.nbytes
             elif stored in self._on_device:
                 del self._on_device[stored]
                 self._device_used -= stored.nbytes
             self.device.delete(stored)
 
-    def _promote(self, stored: Stored, value: Any) -> None:
+    def _read_back(self, stored: Stored) -> Any:
+        self.stats.misses += 1
         try:
-            self._make_room(stored.nbytes)
+            self._make_room(stored.nbytes)  # first: the value and what goes for it are never in memory together
         except StorageError:
             # The device is too full to take anything in exchange: the value stays where it is and is
             # read from there again.
             self._on_device.move_to_end(stored, last=False)
-            return
+            return self.device.read(stored)
+        value = self.device.read(stored)
         self._in_memory[stored] = value
         self._in_memory.move_to_end(stored, last=False)
         self._mem_used += stored.nbytes
         self._leave_device(stored)
+        return value
 
     def _leave_device(self, stored: Stored) -> None:
         """Drop the copy below of a value that is in memory now; its file is gone even if it is to be retained later."""
@@ -231,23 +298,56 @@ class RecencyAllocator(StorageDevice):
         finally:
             stored.retain = retain
 
+    # ---- room ------------------------------------------------------------------------------------
+
+    def _make_room_or_go_over(self, size: int) -> None:
+        try:
+            self._make_room(size)
+        except StorageError as full:
+            if self.hard:
+                raise
+            warn_once(self, "a storage keeps more in memory than its limit: %s (%s)", full, full.__cause__)
+
     def _make_room(self, size: int) -> None:
         """Move values down until `size` more bytes fit. Raises `StorageError`; what was moved stays moved."""
-        failure: StorageError | None = None
-        candidates = iter(list(self._candidates()))
-        while self._mem_used + size > self.mem_limit:
-            victim = next(candidates, None)
-            if victim is None:
-                raise StorageError(
-                    f"no room for {size} bytes: memory holds {self._mem_used} of {self.mem_limit}, "
-                    f"the device {self._device_used} of {self.device_limit}"
-                ) from failure
-            if self._device_used + victim.nbytes > self.device_limit:
-                continue
-            try:
-                self._demote(victim)
-            except StorageError as error:
-                failure = error
+        failure: Exception | None = None
+        skipped: set[Stored] = set()
+        try:
+            while self._mem_used + size > self.mem_limit:
+                victim = None if self._paused() else next((s for s in self._candidates() if s not in skipped), None)
+                if victim is None:
+                    self._pause()
+                    raise StorageError(
+                        f"no room for {size} bytes: memory holds {self._mem_used} of {self.mem_limit}, "
+                        f"the device {self._device_used} of {self.device_limit}"
+                    ) from failure
+                if self._device_used + victim.nbytes > self.device_limit:
+                    skipped.add(victim)
+                    continue
+                try:
+                    self._demote(victim)
+                except Exception as error:
+                    failure = error
+                    skipped.add(victim)
+                    self._blame(victim, error)
+        finally:
+            failure = None  # its traceback refers to this frame
+
+    def _blame(self, victim: Stored, error: Exception) -> None:
+        """A value could not be moved down: was it the device's fault, or is the value to blame?"""
+        cause = error.__cause__ if isinstance(error, StorageError) else error
+        if cause is None or isinstance(cause, OSError):
+            self._pause()
+        else:
+            self._stuck[victim] = self._in_memory.pop(victim)
+
+    def _paused(self) -> bool:
+        return self._pause_until > 0 and time.monotonic() < self._pause_until
+
+    def _pause(self) -> None:
+        """Full, read-only, gone: where we may go over the limit, trying again with every value would take for ever."""
+        if not self.hard and not self._paused():
+            self._pause_until = time.monotonic() + _PAUSE_S
 
     def _candidates(self) -> Iterable[Stored]:
         return reversed(self._in_memory) if self.policy == "LRU" else self._in_memory
@@ -260,6 +360,15 @@ class RecencyAllocator(StorageDevice):
         self._on_device.move_to_end(stored, last=False)
         self._device_used += stored.nbytes
         self.stats.evictions += 1
+        if stored.watch is not None:
+            stored.watch.spilled()
+
+
+POLICIES = ("LRU", "MRU")
+_PAUSE_S = 1.0
+"""How long a device that failed is left alone where values may be kept over the limit."""
+
+_allocators: weakref.WeakSet[RecencyAllocator] = weakref.WeakSet()
 
 
 def mem_limit(total: int, percent: float, processes: int) -> int:

@@ -13,41 +13,57 @@ _MAX_GONE = 1000
 
 
 class BytesAllocd:
-    """Live bytes of task results on a worker: the total, for every event.
+    """Bytes of task results in a worker's memory: the total, for every event.
 
-    Rises when a chunk appears as the result of a task (once a chunk, restored tasks included), falls
-    when the chunk is evicted (released or spilled). Chunks of unknown size do not count, nor do chunks
-    of other workers, whose own stream has them.
+    Rises when a chunk appears as the result of a task (once a chunk, restored tasks included) or comes back
+    to memory (`storage_wait`), falls when it is evicted (released or spilled). Chunks of unknown size do not
+    count, nor do chunks of other workers, whose own stream has them.
     """
 
-    categories = frozenset({"compute", "finish", "evict"})
+    categories = frozenset({"compute", "finish", "evict", "storage_wait"})
     carries = True
 
     def __init__(self) -> None:
         self.value = 0
         self._held: dict[Any, int] = {}
-        self._gone: dict[Any, None] = {}  # the last that were evicted: news of their birth may come late
+        self._spilled: set[Any] = set()
+        self._gone: dict[Any, None] = {}  # the last that died: news of their birth may come late
 
     def __call__(self, event: Event) -> int:
         """See the class."""
         if event.category == "evict":
-            self._release(getattr(event.timeline, "data", None))
+            self._evict(getattr(event.timeline, "data", None), getattr(event.timeline, "reason", ""))
         elif event.phase == "finish" and event.category in ("compute", "finish"):
             self._keep(getattr(event.timeline, "result", None), event.worker)
+        elif event.phase == "finish" and event.category == "storage_wait":
+            self._take_back(getattr(event.timeline, "data", None), event.worker)
         return self.value
 
     def _keep(self, chunk: Any, worker: int) -> None:
         if not isinstance(chunk, ChunkInfo) or chunk.nbytes is None or chunk.worker != worker:
             return
-        if chunk.handle not in self._held and chunk.handle not in self._gone:
-            self._held[chunk.handle] = chunk.nbytes
+        handle = chunk.handle
+        if handle not in self._held and handle not in self._spilled and handle not in self._gone:
+            self._held[handle] = chunk.nbytes
             self.value += chunk.nbytes
 
-    def _release(self, chunk: Any) -> None:
+    def _take_back(self, chunk: Any, worker: int) -> None:
+        if isinstance(chunk, ChunkInfo):
+            self._spilled.discard(chunk.handle)
+            self._keep(chunk, worker)
+
+    def _evict(self, chunk: Any, reason: str) -> None:
+        """Each evict is two events; the second finds nothing to do."""
         if not isinstance(chunk, ChunkInfo):
             return
-        self.value -= self._held.pop(chunk.handle, 0)
-        self._gone[chunk.handle] = None
+        handle = chunk.handle
+        self.value -= self._held.pop(handle, 0)
+        if reason == "spilled":
+            if handle not in self._gone:  # it may have died while it was being written
+                self._spilled.add(handle)
+            return
+        self._spilled.discard(handle)
+        self._gone[handle] = None
         if len(self._gone) > _MAX_GONE:
             del self._gone[next(iter(self._gone))]
 

@@ -45,7 +45,7 @@ SCHEDULER_CATEGORIES = frozenset(
 """The scheduler's categories; with an `EventId` as id they are its own, else a program's."""
 
 _TASK_CATEGORIES = frozenset(("add_thunk", "schedule", "move", "compute", "finish"))
-_NEVER_SPANS = _TASK_CATEGORIES | {"proc_run_wait", "proc_run_fetch", "data_annotation", "storage_wait"}
+_NEVER_SPANS = _TASK_CATEGORIES | {"proc_run_wait", "proc_run_fetch", "data_annotation"}
 """What is a task's, and so is a span otherwise; idle waits, and what shows elsewhere."""
 
 _Handler = Callable[[Event, Any, list[SpanData]], None]

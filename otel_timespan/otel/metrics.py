@@ -221,7 +221,7 @@ class LogMetrics:
         self._gauges.feed(event)
         if event.phase == "finish":
             name = _COUNTED.get(event.category)
-            if name is not None and (name != "timespan.steal.count" or event.timeline is not None):
+            if name is not None and _happened(event):
                 self._count(name, (event.worker,), 1)
 
     def task_opened(self, task: OpenTask) -> None:
@@ -347,3 +347,10 @@ _COUNTED = {
     "handle_fault": "timespan.fault.count",
     "evict": "timespan.evict.count",
 }
+
+
+def _happened(event: Event) -> bool:
+    """Whether there is something to count: an attempt to steal may bring nothing, a spilled chunk dies in no memory."""
+    if event.category == "proc_steal_local":
+        return event.timeline is not None
+    return getattr(event.timeline, "in_memory", True) is not False

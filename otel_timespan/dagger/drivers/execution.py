@@ -11,6 +11,7 @@ import contextvars
 import functools
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from ..processors import move
 from ..records import function_code
 from ..scopes import AnyScope
 from ..sizes import FIXED
+from ..spilling import keep_result
 from ..timers import call_later
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
         error = raised
     ns = core.clock() - begun if begun else 0
     running.discard(task)
-    if error is None and options is DEFAULT and type(value) is not Chunk:
+    if error is None and options is DEFAULT and core.devices is None and type(value) is not Chunk:
         task._f = task._kwargs = task._context = None
         task._args = task._deps = ()
         ref = None if not args or type(value) in FIXED else _given_as(value, args)
@@ -190,8 +192,10 @@ def _end(
     interrupt = error if helping and isinstance(error, UserInterrupt) else None
     if interrupt is not None:
         error = TaskCancelled("interrupted by the user")
+    outcome: Any = None
     if error is None:
-        outcome: Any = pack(core, task, value, None if log is None else log.recorder)
+        outcome, error = _pack_or_fail(core, task, value, log)
+    if error is None:
         if ns and task._state < DONE:
             learn(core, task._slot, task._f, task._args, task._kwargs, ns, outcome)
         if task._options.checkpoint is not None and task._state < DONE:
@@ -261,6 +265,19 @@ def _chunk_of(task: DTask, outcome: Any) -> Any:
     return chunk or Chunk(outcome, task._slot.processor, task._options.result_scope or AnyScope())
 
 
+def _pack_or_fail(core: Core, task: DTask, value: Any, log: RunLog | None) -> tuple[Any, BaseException | None]:
+    """`pack`; a value that its storage does not take fails the task, and is not kept alive by the error."""
+    try:
+        return pack(core, task, value, None if log is None else log.recorder), None
+    except Exception as refused:
+        value = None
+        inner: BaseException | None = refused
+        while inner is not None:
+            traceback.clear_frames(inner.__traceback__)
+            inner = inner.__cause__ or inner.__context__
+        return None, refused
+
+
 def pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
     """The outcome that holds a body's value: a handle, a plain `Result`, or the chunk that it returned."""
     options = task._options
@@ -272,9 +289,17 @@ def pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
     if type(value) is Chunk:
         live(task).chunk = value
         return value.handle
+    if options.storage is not None:
+        kept = keep_result(core, task, value, recorder)
+        if kept is not None:
+            return kept
     ref = None if type(value) in FIXED else _given_as(value, task._args)
     if ref is not None:
         return ref
+    if core.devices is not None and options.storage is None:
+        kept = keep_result(core, task, value, recorder)
+        if kept is not None:
+            return kept
     worker = task._slot.worker
     return DRef(value, worker) if recorder is None else LoggedDRef(value, recorder.put, worker)
 
@@ -283,7 +308,7 @@ def _given_as(value: Any, args: tuple[Any, ...]) -> DRef | None:
     """The handle under which a body was given what it returned: one object must not count twice."""
     for arg in args:
         ref = arg._outcome if type(arg) is DTask else arg.handle if type(arg) is Chunk else None
-        if isinstance(ref, DRef) and ref.value is value:
+        if isinstance(ref, DRef) and ref.held is value:
             return ref
     return None
 
@@ -315,7 +340,7 @@ def _run_logged(
     """`run` with a log: one record when the body begins, one when it ended (see records.py)."""
     code = function_code(task._f)
     profiled = core.context.profile_computes
-    plain = type(code) is int and task._options is DEFAULT
+    plain = type(code) is int and task._options is DEFAULT and core.devices is None
     if plain and not (profiled or task._kwargs or move.custom or recorder.wants_cpu or recorder.on_body is not None):
         return _run_plainly(core, task, slot, context, recorder, helping, code)
     log = RunLog(recorder, slot.code, code)
