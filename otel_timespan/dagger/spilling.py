@@ -338,9 +338,11 @@ def _choose(settings: Settings | None) -> None:
     global _chosen, _was_chosen, _made_for, _devices
     from .context import running_cores
 
+    workers = [] if settings is None else [w for w in topology.workers() if settings.covers(w)]
+    made: dict[int, StorageDevice] = {w: settings.make(w) for w in workers}  # type: ignore[union-attr]
     with _lock:
         _chosen, _was_chosen = settings, True
-        _made_for, _devices = settings, {}  # new ones, even for the same settings
+        _made_for, _devices = settings, made  # new ones, even for the same settings
     for core in running_cores():
         core.devices = devices_for(core.shared)
 

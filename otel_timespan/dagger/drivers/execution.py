@@ -90,7 +90,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
     try:
         return _end(core, task, value, error, None, helping, ns)
     finally:
-        error = None  # its traceback refers to this frame
+        error = value = None  # its traceback refers to this frame, and must not keep the value
 
 
 def learn(core: Core, slot: Slot, f: Any, args: tuple[Any, ...], kwargs: Any, ns: int, outcome: Any) -> None:
@@ -195,6 +195,7 @@ def _end(
     outcome: Any = None
     if error is None:
         outcome, error = _pack_or_fail(core, task, value, log)
+        value = None
     if error is None:
         if ns and task._state < DONE:
             learn(core, task._slot, task._f, task._args, task._kwargs, ns, outcome)
@@ -362,7 +363,7 @@ def _run_logged(
         ns = 0 if task.id & core.costs.skip else log.ended - log.begun
         return _end(core, task, value, error, log, helping, ns)
     finally:
-        error = None
+        error = value = None
 
 
 def _run_plainly(
