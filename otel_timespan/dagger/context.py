@@ -224,7 +224,8 @@ class Context:
             return
         t0 = core.clock()
         core.halt(error or SchedulingError("the scheduler has exited", "exited"))
-        core.driver.close() if timeout_s is None else core.driver.close(timeout_s)
+        for close in (core.coroutines.close, core.driver.close):
+            close() if timeout_s is None else close(timeout_s)
         for worker in core.active:
             self._record(core, "cleanup_proc", t0, core.clock(), uid=core.uid, worker=worker)
         self._record(core, "scheduler_exit", t0, core.clock(), uid=core.uid)

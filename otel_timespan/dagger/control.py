@@ -58,4 +58,4 @@ def cancel_task(task: DTask, *, graceful: bool, give_back: bool = True) -> None:
     if running:
         token_of(task).cancel(graceful)
     if core.fail(task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation") and running and give_back:
-        core.driver.abandon(task)
+        core.abandon(task)

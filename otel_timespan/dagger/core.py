@@ -31,6 +31,7 @@ from ..timespans.recorder import warn_once
 from . import records
 from .atomics import claim, settle
 from .chunks import Chunk
+from .coroutines import Coroutines
 from .costs import Costs
 from .describe_task import describe_arguments, other_dependencies
 from .dtask import DONE, FAILED, LAUNCHED, TOLD, DTask, Failure, Live, summarize
@@ -128,6 +129,8 @@ class Core(Readable):
         self._pinned_seq = itertools.count()
         self.driver: Any = None
         """Who performs: set by the context."""
+        self.coroutines = Coroutines()
+        """Where bodies go on that gave a coroutine."""
         self._set_active(set())
         for worker, own in itertools.groupby(slots, key=lambda slot: slot.worker):
             self.add_worker(worker, own)
@@ -364,6 +367,21 @@ class Core(Readable):
         if claim(task) or task not in self.running:
             release_inputs(task)
         return True
+
+    def abandon(self, task: DTask) -> None:
+        """A task whose body runs has its outcome from elsewhere: cancel the coroutine, or give the slot back."""
+        body = task._live.coroutine if task._live is not None else None
+        if body is not None:
+            body.cancel()
+        else:
+            self.driver.abandon(task)
+
+    def hand_on(self, ready: Sequence[DTask]) -> None:
+        """Queue tasks that became ready outside of any slot, and see to it that somebody runs them."""
+        if ready:
+            self.driver.enqueue_ready(ready)
+            for _ in ready:
+                self.driver.wake()
 
     def give_up(self, task: DTask) -> None:
         """A helper was interrupted somewhere in running this task: see to it that the task has an outcome."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .chunks import Chunk
     from .core import Core
+    from .coroutines import CoroutineBody
 
 __all__ = ["ALLOWED", "DONE", "DTask", "Failure", "Result", "TaskSummary", "state_name", "summarize"]
 
@@ -247,11 +248,12 @@ TOLD = _Told()
 class Live:
     """What only some tasks have: kept apart so that the others stay small."""
 
-    __slots__ = ("attempt", "chunk", "reserved", "spawned_by", "token", "trace")
+    __slots__ = ("attempt", "chunk", "coroutine", "reserved", "spawned_by", "token", "trace")
 
     def __init__(self) -> None:
         self.attempt = 1
         self.trace: Any = None  # what the log's recorder remembered of the caller
+        self.coroutine: CoroutineBody | None = None  # what runs on the event loop
         self.chunk: Chunk | None = None  # the chunk handed out for the result
         self.token: Any = None  # the cancel token while it runs
         self.reserved: Any = None  # its expected time where it was placed (a `Reservation`)

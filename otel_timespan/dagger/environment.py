@@ -59,6 +59,9 @@ class SyncBlock:
 current: contextvars.ContextVar[DTask | SyncBlock | None] = contextvars.ContextVar("otel_timespan.task", default=None)
 carry(current)
 
+loop_threads: set[int] = set()
+"""Idents of the threads that run coroutine bodies (see coroutines.py)."""
+
 
 def running_task() -> DTask | None:
     """The task whose body this code belongs to, None outside of bodies."""

@@ -32,7 +32,7 @@ from .atomics import subscribe
 from .context import Context, eager_context
 from .dtask import FAILED, DTask
 from .environment import running_task
-from .fetching import failure_of, is_cancelled, slot_given_back, step_until
+from .fetching import failure_of, is_cancelled, refuse_on_loop_thread, slot_given_back, step_until
 from .options import Options
 from .timers import call_later
 
@@ -124,6 +124,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         task = self.task
         if self.done() or task is None:
             return contextlib.nullcontext()
+        refuse_on_loop_thread("the future is not done, and waiting for it here")
         if timeout is None:
             step_until(task._core, self.done)
         return slot_given_back()
@@ -356,6 +357,7 @@ class Executor(concurrent.futures.Executor):
                 if future.task is None:  # another thread is just submitting it
                     time.sleep(0)
                     continue
+                refuse_on_loop_thread("the executor is not done, and waiting for it here")
                 step_until(future.task._core, future.done)
                 with slot_given_back():
                     concurrent.futures.wait([future])

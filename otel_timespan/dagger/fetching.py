@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import sys
 import time
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from .atomics import subscribe
 from .chunks import Chunk
 from .drivers.execution import as_chunk
 from .dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
-from .environment import running_task
+from .environment import loop_threads, running_task
 
 if TYPE_CHECKING:
     import asyncio
@@ -108,6 +108,7 @@ def waitany(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
         return
     for task in wanted:
         check_launched(task)
+    refuse_on_loop_thread("none of the tasks is done, and waiting for them here")
     step_until(wanted[0]._core, lambda: any(task._state >= DONE for task in wanted))
     lock = allocate_lock()
     lock.acquire()
@@ -132,6 +133,7 @@ def wait_done(task: DTask, timeout: float | None) -> None:
     if timeout is not None and (type(timeout) not in (int, float) or timeout != timeout):
         raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
     check_launched(task)
+    refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
     if timeout is None and not in_event_loop():
         task._core.driver.help(task)
         if task._state >= DONE:
@@ -216,6 +218,12 @@ class _Once:
             return False
         notify()
         return False
+
+
+def refuse_on_loop_thread(what: str) -> None:
+    """Raise `ConcurrencyViolationError` in a coroutine body, which must not block: the others wait with it."""
+    if loop_threads and get_ident() in loop_threads:
+        raise ConcurrencyViolationError(f"{what} would stop every coroutine: use `await`")
 
 
 def refuse_in_event_loop(what: str, instead: str) -> None:

@@ -23,6 +23,7 @@ from ..atomics import settle
 from ..checkpoints import save, try_restore
 from ..chunks import Chunk, DRef, LoggedDRef
 from ..core import release_inputs
+from ..coroutines import ASYNC, CoroutineBody, refusal, run_here
 from ..costs import signature_of
 from ..describe import describe_value
 from ..describe_task import describe_moves, take_results
@@ -74,11 +75,12 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
     except BaseException as raised:
         error = raised
     ns = core.clock() - begun if begun else 0
-    running.discard(task)
-    if error is None and options is DEFAULT and core.devices is None and type(value) is not Chunk:
+    kind = type(value)
+    if error is None and options is DEFAULT and core.devices is None and kind not in _SPECIAL:
+        running.discard(task)
         task._f = task._kwargs = task._context = None
         task._args = task._deps = ()
-        ref = None if not args or type(value) in FIXED else _given_as(value, args)
+        ref = None if not args or kind in FIXED else _given_as(value, args)
         ref = ref or DRef(value, slot.worker)
         if begun:
             learn(core, slot, f, args, kwargs, ns, ref)
@@ -87,10 +89,17 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
             end_token(task)
             core.unreserve(task)
         return ready
+    if kind in ASYNC:
+        return _go_on(core, task, value, context, None, helping)
+    running.discard(task)
     try:
         return _end(core, task, value, error, None, helping, ns)
     finally:
         error = value = None  # its traceback refers to this frame, and must not keep the value
+
+
+_SPECIAL = frozenset((Chunk, *ASYNC))
+"""Types of what a body gives that is not simply its result."""
 
 
 def learn(core: Core, slot: Slot, f: Any, args: tuple[Any, ...], kwargs: Any, ns: int, outcome: Any) -> None:
@@ -111,7 +120,7 @@ def _expire(core: Core, task: DTask, timeout_s: float, attempt: int) -> None:
     if task._state < DONE and live(task).attempt == attempt and task in core.running:
         token_of(task).cancel(graceful=False)
         if core.fail(task, TaskTimeoutError(f"task {task.id} ran longer than its timeout of {timeout_s:g} s")):
-            core.driver.abandon(task)
+            core.abandon(task)
 
 
 def _body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
@@ -218,6 +227,36 @@ def _end(
     if interrupt is not None:
         raise interrupt
     return ready
+
+
+def _go_on(
+    core: Core, task: DTask, coroutine: Any, context: contextvars.Context, log: RunLog | None, helping: bool
+) -> Sequence[DTask]:
+    """The body gave a coroutine: the slot goes back, and the task goes on where coroutines run."""
+
+    def end(value: Any, error: BaseException | None, helping: bool = False) -> Sequence[DTask]:
+        core.running.discard(task)
+        if log is not None:
+            log.ended = core.clock()
+        return _end(core, task, value, error, log, helping, 0)
+
+    error: BaseException | None = refusal(coroutine)
+    if error is not None:
+        return end(None, error)
+    core.unreserve(task)
+    if core.driver.step is None:
+        body = CoroutineBody(task, coroutine, context, lambda value, error: core.hand_on(end(value, error)))
+        body.drop() if task._state >= DONE else core.coroutines.start(body)
+        return ()
+    value = None
+    try:
+        value = run_here(coroutine, context)
+    except BaseException as raised:
+        error = raised
+    try:
+        return end(value, error, helping)
+    finally:
+        error = None
 
 
 def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> bool:
@@ -354,8 +393,11 @@ def _run_logged(
     except BaseException as raised:
         error = raised
     log.ended = core.clock()
+    kind = type(value)
     if profiled:
         log.profile = profiler.end((log.thread[0],), (core.uid, task.id))
+    if kind in ASYNC:
+        return _go_on(core, task, value, context, log, helping)
     if log.cpu0:
         log.cpu_ns = time.thread_time_ns() - log.cpu0
     core.running.discard(task)
@@ -382,8 +424,10 @@ def _run_plainly(
         return _end(core, task, None, raised, log, helping, 0)
     ended = core.clock()
     ns = ended - begun if begun else 0
-    core.running.discard(task)
     args, kind = task._args, type(value)
+    if kind in ASYNC:
+        return _go_on(core, task, value, context, RunLog(recorder, slot.code, code), helping)
+    core.running.discard(task)
     if kind is Chunk or (args and kind not in FIXED and _given_as(value, args) is not None):
         log = RunLog(recorder, slot.code, code)
         log.ended = ended

@@ -80,6 +80,9 @@ class InlineDriver:
         """Submit; nothing runs yet."""
         task._core.submit(task)
 
+    def wake(self) -> None:
+        """Nothing runs until somebody waits."""
+
     def enqueue_ready(self, ready: Iterable[DTask]) -> None:
         """Queue tasks that became ready."""
         for task in ready:
