@@ -161,12 +161,15 @@ class Context:
 
     def _change_procs(self, changed: list[OSProc], add: bool) -> None:
         with self._lock:
-            before = self.procs
+            before, core = self.procs, self.core
+            unknown = [p.pid for p in changed if add and core is not None and not core.driver.can_use(p.pid)]
+            if unknown:
+                raise InvalidOptionError(f"there are no workers {unknown}: start them first")
             if add:
                 self._procs = list(dict.fromkeys([*before, *changed]))
             else:
                 self._procs = [p for p in before if p not in changed]
-            core, now = self.core, self._procs
+            now = self._procs
         if core is not None and now != before:
             self._assign(core, [p.pid for p in now])
         for batch in list(self._batches):
@@ -320,7 +323,9 @@ def procs(ctx: Context | None = None) -> list[Any]:
 def addprocs(ctx: Context, ids: Iterable[Any]) -> None:
     """Add workers (ids or `OSProc`s) to a context; a running scheduler gives them work at once.
 
-    Those that are in it already change nothing. Tasks that found no worker before begin. Thread-safe.
+    Those that are in it already change nothing. Tasks that found no worker before begin. Thread-safe. Raises
+    `InvalidOptionError` where the context runs already and there is no such worker; before, it stays on the
+    list, without effect.
     Source: spec/scheduler.md §13.
     """
     ctx.add_procs(ids)

@@ -116,6 +116,8 @@ class Core(Readable):
         """Set when the scheduler went down: what unfinished tasks fail with."""
         self.delayed: set[DTask] = set()
         """Tasks that wait for the time of their next attempt."""
+        self.batch: list[int] = []
+        """The ids of all tasks of one `compute`."""
         self.is_batch = False
         """Whether this is the run of one `compute`: it fails where an eager scheduler would wait for workers."""
         self.devices: dict[int, StorageDevice] | None = None

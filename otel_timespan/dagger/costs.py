@@ -93,6 +93,16 @@ class Signature:
         """See the class."""
         return self.sig_nokw if self.kw is None else [*self.sig_nokw, self.kw]
 
+    @property
+    def hash(self) -> int:
+        """The hash of all of it."""
+        return self._hash
+
+    @property
+    def hash_nokw(self) -> int:
+        """The hash of function and positional arguments: that of `hash` where there are no keywords."""
+        return hash((*self._key[:2], None))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Signature) and self._key == other._key
 

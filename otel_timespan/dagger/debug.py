@@ -4,8 +4,8 @@
 DEBUG, to the loggers `otel_timespan.debug.<category>`. A scheduler that is to be traced gets its methods
 wrapped; one that is not pays nothing, and no message is ever formatted for it.
 
-`take`, `move` and `stream` are known and say nothing yet: with one process there are no messages to take, no
-data to move, no streams. `validate` checks all invariants after each step of the inline driver.
+`take` and `stream` are known and say nothing yet: with one process there are no messages to take, and there are
+no streams. `validate` checks all invariants after each step of the inline driver.
 
 Source: spec/scheduler.md §18.
 """
@@ -51,8 +51,8 @@ def attach(core: Core, categories: frozenset[str]) -> None:
         log = logging.getLogger(f"otel_timespan.debug.{name}")
         for method, tell in _TRACES[name]:
             setattr(core, method, _traced(log, getattr(core, method), tell))
-    if "execute" in categories:
-        core.running = _TracedRunning(core.running)
+    if categories & {"execute", "move"}:
+        core.running = _TracedRunning(categories)
     if "validate" in categories:
         core.driver.validate = True
     if "global" in categories:
@@ -124,14 +124,21 @@ _TRACES: dict[str, list[tuple[str, Tell]]] = {
 
 
 class _TracedRunning(set["DTask"]):
-    """The set of running tasks, which says who enters and leaves."""
+    """The set of running tasks, which says who enters and leaves, and what moves there first."""
 
-    _log = logging.getLogger("otel_timespan.debug.execute")
+    def __init__(self, categories: frozenset[str]) -> None:
+        super().__init__()
+        self._categories = categories
+
+    def _tell(self, category: str, text: str, *values: Any) -> None:
+        if category in self._categories:
+            logging.getLogger(f"otel_timespan.debug.{category}").debug(text, *values)
 
     def add(self, task: DTask) -> None:
-        self._log.debug("task %d runs on %r", task.id, task._slot)
+        self._tell("execute", "task %d runs on %r", task.id, task._slot)
+        self._tell("move", "task %d: function and %d arguments to %r", task.id, len(task._args), task._slot)
         super().add(task)
 
     def discard(self, task: DTask) -> None:  # type: ignore[override]
-        self._log.debug("task %d left its body", task.id)
+        self._tell("execute", "task %d left its body", task.id)
         super().discard(task)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DynamicThunkError, InvalidOptionError, RemoteTaskError, SchedulerHaltedError
 from . import api as _api
 from .atomics import subscribe
-from .context import unfinished_by_id
 from .dtask import DONE, DTask
 from .environment import must_be_in_task
 from .fetching import fetch, resolve_future, wait
@@ -111,12 +110,11 @@ class SchedulerHandle:
     def get_dag_ids(self) -> dict[ThunkID, set[ThunkID]]:
         """Each known task of this scheduler and the unfinished tasks that still depend on it.
 
-        Known are those that are unfinished, and finished ones that somebody still refers to.
+        Known are those that are unfinished, finished ones that somebody still refers to, and all of a batch run.
         """
-        core = self._core
-        alive = {task.id: task for task in gc.get_objects() if type(task) is DTask and task._core is core}
-        alive.update({task.id: task for task in core.unfinished()})
-        found: dict[ThunkID, set[ThunkID]] = {ThunkID(task.id, task): set() for task in alive.values()}
+        alive = _alive(self._core)
+        found: dict[ThunkID, set[ThunkID]] = {ThunkID(id): set() for id in self._core.batch if id not in alive}
+        found.update({ThunkID(task.id, task): set() for task in alive.values()})
         for task in alive.values():
             if task._state < DONE:
                 for up in task._deps:
@@ -141,7 +139,7 @@ class SchedulerHandle:
             return id
         if not isinstance(id, ThunkID):
             raise InvalidOptionError(f"a ThunkID is needed here, not {id!r}")
-        task = id._task or (self._task if id.id == self._task.id else unfinished_by_id(id.id))
+        task = id._task or (self._task if id.id == self._task.id else _alive(self._core).get(id.id))
         if task is None:
             raise InvalidOptionError(f"{id!r} is no task that is known here: keep the ThunkID that add_thunk returned")
         return task
@@ -159,6 +157,13 @@ class SchedulerHandle:
 def sch_handle() -> SchedulerHandle:
     """The scheduler that runs this body. Raises `ConcurrencyViolationError` outside of bodies."""
     return SchedulerHandle(must_be_in_task("sch_handle()"))
+
+
+def _alive(core: Core) -> dict[int, DTask]:
+    """The tasks of a scheduler that exist, by id. There is no table of tasks, and nobody pays for one: a search."""
+    found = {task.id: task for task in gc.get_objects() if type(task) is DTask and task._core is core}
+    found.update({task.id: task for task in core.unfinished()})
+    return found
 
 
 def _depends_on(task: DTask, upstream: DTask) -> bool:

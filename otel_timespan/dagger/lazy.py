@@ -188,6 +188,7 @@ def _instantiate(core: Core, root: Thunk, options: SchedulerOptions) -> DTask:
     tasks: dict[Thunk, DTask] = {}
     for thunk in _topological(root):
         tasks[thunk] = _task_of(core, thunk, tasks, options)
+    core.batch += [task.id for task in tasks.values()]
     # Those that wait go first: the ready ones may finish while the others are still being submitted.
     ready = [t for t in tasks if not t.upstreams()]
     for thunk in [t for t in tasks if t.upstreams()]:

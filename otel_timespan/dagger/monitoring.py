@@ -70,6 +70,16 @@ class Readable:
         return found
 
     @property
+    def worker_storage_pressure(self) -> dict[int, dict[Any, int]]:
+        """Worker: {storage device: bytes in use}. Empty: placement does not look at storage, which spills."""
+        return {}
+
+    @property
+    def worker_storage_capacity(self) -> dict[int, dict[Any, int]]:
+        """Worker: {storage device: bytes it takes}. Empty, as `worker_storage_pressure`."""
+        return {}
+
+    @property
     def worker_loadavg(self) -> dict[int, tuple[float, float, float]]:
         """Worker: load averages over 1, 5 and 15 minutes. All workers of this core share our host."""
         return dict.fromkeys(self.active, os.getloadavg() if hasattr(os, "getloadavg") else (0.0, 0.0, 0.0))

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from .core import Core
 
 __all__ = [
-    "Pressure", "Reservation", "Slot", "Spot", "candidates_of", "cost_of", "execution_scope", "occupancy_on",
-    "place", "slots_of", "spots_of", "steal", "steal_from_afar",
+    "Pressure", "Reservation", "Slot", "Spot", "candidates_of", "cost_of", "execution_scope", "inputs_of",
+    "occupancy_on", "place", "slots_of", "spots_of", "steal", "steal_from_afar",
 ]  # fmt: skip
 
 SCHEDULER_WORKER = 1
@@ -126,13 +126,19 @@ def place(core: Core, task: DTask) -> Spot:
     of a custom processor or a predicate of the user raises.
     """
     spots = spots_of(core, task)
-    if len(spots) == 1 and core.is_alone:
-        return spots[0]
+    if len(spots) == 1 and core.is_alone and spots[0].slot is None and task._options.compute_scope is None:
+        return spots[0]  # nothing to choose, and nobody to compare with
     sig = signature_of(task._f, task._args, task._kwargs)
+    inputs = inputs_of(task)
     core.shuffle(spots)
-    best = min(spots, key=lambda spot: cost_of(core, task, sig, spot))
+    best = min(spots, key=lambda spot: cost_of(core, sig, spot, inputs, task._options))
     reserve(core, task, best, core.costs.run_ns(sig, best.processor, task._options))
     return best
+
+
+def inputs_of(task: DTask) -> tuple[Any, ...]:
+    """Everything that a task is given: its function, positional and keyword arguments."""
+    return (task._f, *task._args, *(task._kwargs.values() if task._kwargs else ()))
 
 
 def spots_of(core: Core, task: DTask) -> list[Spot]:
@@ -164,7 +170,7 @@ def candidates_of(core: Core, task: DTask) -> list[Slot]:
     if all(s.shares for s in slots):  # threads are compatible with everything
         return slots
     f = content_of(task._f)
-    types = [type_of(value) for value in (*task._args, *(task._kwargs or {}).values())]
+    types = [type_of(value) for value in inputs_of(task)[1:]]
     return [s for s in slots if s.shares or s.processor.iscompatible(options, f, *types)]
 
 
@@ -186,12 +192,11 @@ def _grouped(core: Core, task: DTask, slots: list[Slot]) -> list[Spot]:
     return spots
 
 
-def cost_of(core: Core, task: DTask, sig: Signature, spot: Spot) -> float:
-    """Expected nanoseconds until the task would be done there (spec §17.5, pressure added)."""
+def cost_of(core: Core, sig: Signature, spot: Spot, inputs: Iterable[Any], options: Options) -> float:
+    """Expected nanoseconds until a call with these inputs would be done there (spec §17.5, pressure added)."""
     costs, worker = core.costs, spot.worker
-    cost = costs.run_ns(sig, spot.processor if spot.slot is None else spot.slot.processor, task._options)
+    cost = costs.run_ns(sig, spot.processor if spot.slot is None else spot.slot.processor, options)
     if not core.is_alone:
-        inputs = (task._f, *task._args, *(task._kwargs.values() if task._kwargs else ()))
         nbytes = remote_bytes(inputs, worker)
         if nbytes:
             cost += costs.transfer_ns(nbytes, worker)
@@ -231,7 +236,7 @@ def execution_scope(task: DTask) -> Scope:
             f"compute scope {wanted!r} and result scope {options.result_scope!r} have nothing in common",
             "compute_result_scope",
         )
-    for value in (task._f, *task._args, *(task._kwargs or {}).values()):
+    for value in inputs_of(task):
         given = scope_of(value)
         if given is not None:
             narrower = constrain(scope, given)
@@ -252,7 +257,7 @@ def scope_of(value: Any) -> Scope | None:
 
 
 def _has_scoped_arguments(task: DTask) -> bool:
-    return any(scope_of(v) is not None for v in (task._f, *task._args, *(task._kwargs or {}).values()))
+    return any(scope_of(value) is not None for value in inputs_of(task))
 
 
 def _allowed(processor: Processor, scope: Scope, options: Options) -> bool:
@@ -282,20 +287,23 @@ def occupancy_on(task: DTask, processor: Processor) -> float:
 # ---- stealing ----------------------------------------------------------------------------------------
 
 
-def steal(victims: Iterable[Slot], thief: Slot, fits: Callable[[Slot, float], bool]) -> tuple[Slot, Any] | None:
-    """(victim, heap entry) of a task that `thief` may run and has room for, taken out; the core's lock is held.
+def steal(core: Core, thief: Slot, fits: Callable[[Slot, float], bool]) -> tuple[Slot, DTask, float] | None:
+    """(victim, task, share) from the queue of another slot of the same worker, for `thief`; the lock is held.
 
-    Heads of queues only, as they are the next to run there. One task an attempt. Any slot steals: upstream
-    spares `ThreadProc(1,1)`, whose thread runs the scheduler there; ours has none.
+    Heads of queues only, as they are the next to run there; it is out of the queue then, and still to be claimed.
+    Any slot steals: upstream spares `ThreadProc(1,1)`, whose thread runs the scheduler there; ours has none.
     """
-    for victim in victims:
-        if victim is thief or not victim.heap:
+    for victim in [s for s in core.waiting if s.worker == thief.worker and s is not thief]:
+        while victim.heap and type(victim.heap[0][2]) is DTask and victim.heap[0][2]._state >= DONE:
+            core.unqueue(victim)  # cancelled meanwhile
+        if not victim.heap:
             continue
-        share, _, task, slots = victim.heap[0]
-        if type(task) is not DTask or task._state >= DONE or thief not in slots:
-            continue
-        if fits(thief, occupancy_on(task, thief.processor) if task._options.occupancy else share):
-            return victim, victim.heap[0]
+        _, _, task, slots = victim.heap[0]
+        if type(task) is DTask and thief in slots:
+            share = occupancy_on(task, thief.processor)
+            if fits(thief, share):
+                core.unqueue(victim)
+                return victim, task, share
     return None
 
 
@@ -326,7 +334,7 @@ def _gains(core: Core, task: DTask, victim: int, spot: Spot) -> bool:
         return False
     sig = signature_of(task._f, task._args, task._kwargs)
     ns = core.costs.run_ns(sig, spot.processor, task._options)
-    here = cost_of(core, task, sig, spot) - pressure_of(core, spot)
+    here = cost_of(core, sig, spot, inputs_of(task), task._options) - pressure_of(core, spot)
     there = core.pressure[victim].ns / max(1, len(core.threads[victim]))
     if here >= there and spot.worker in core.costs.rate:
         return False

@@ -68,7 +68,7 @@ def estimate_task_costs(
         slot = state.slots.get(processor)
         if slot is None:
             raise InvalidOptionError(f"{processor!r} is no processor of this scheduler")
-        costs[processor] = cost_of(state, task, sig, Spot(slot, worker, [slot]))
+        costs[processor] = cost_of(state, sig, Spot(slot, worker, [slot]), (f, *args, *kwargs.values()), task.options)
     return sorted(costs, key=costs.__getitem__), costs
 
 

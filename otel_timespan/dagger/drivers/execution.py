@@ -499,7 +499,7 @@ def _logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
             moves = describe_moves(task, args, kwargs, slot.processor, slot.worker)
     finally:
         log.begun = t2 = core.clock()
-        shares = None if options is DEFAULT else (slot.used, occupancy_on(task, slot.processor))
+        shares = None if options is DEFAULT else _shares(task, slot)
         row = (records.START, t0, moves, t2, core.uid, task.id, log.processor, log.f, shares, log.thread)
         log.recorder.append((*row, log.recorder.sample()))
     if log.recorder.on_body is not None:
@@ -511,6 +511,12 @@ def _logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
     if options is DEFAULT:
         return f(*args, **kwargs)
     return slot.processor.execute(f, *args, **kwargs)
+
+
+def _shares(task: DTask, slot: Slot) -> tuple[float, float]:
+    """(occupancy of the processor before this task, that of the task)."""
+    share = occupancy_on(task, slot.processor)
+    return max(0.0, round(slot.used - share, 9)), share
 
 
 def _record_end(core: Core, task: DTask, outcome: Any, won: bool, log: RunLog) -> None:

@@ -20,7 +20,7 @@ from ..atomics import claim
 from ..core import Core
 from ..costs import remote_bytes
 from ..dtask import DTask
-from ..placement import Slot, steal, steal_from_afar
+from ..placement import Slot, inputs_of, steal, steal_from_afar
 from ..processors import OSProc, Processor
 from .execution import run
 from .inline import InlineDriver
@@ -88,7 +88,7 @@ class SimulatedDriver(InlineDriver):
         task = self._own(core, slot) or self._shared(core, slot) or self._stolen(core, slot)
         if task is None:
             return
-        nbytes = int(remote_bytes((task._f, *task._args, *(task._kwargs or {}).values()), slot.worker))
+        nbytes = int(remote_bytes(inputs_of(task), slot.worker))
         move_ns = int(nbytes * 1e9 / self.bandwidth)
         core.costs.learn_rate(slot.worker, nbytes, move_ns)
         self.moved_bytes += nbytes
@@ -113,15 +113,10 @@ class SimulatedDriver(InlineDriver):
         return None
 
     def _stolen(self, core: Core, slot: Slot) -> DTask | None:
-        near = steal([s for s in core.waiting if s.worker == slot.worker], slot, lambda *_: True)
-        if near is not None:
-            victim, entry = near
-            task: DTask = entry[2]
-            core.unqueue(victim)
-            stolen: DTask = task
-            if claim(stolen):
-                self._record_steal(core, slot, victim.processor, stolen)
-                return stolen
+        near = steal(core, slot, lambda *_: True)
+        if near is not None and claim(near[1]):
+            self._record_steal(core, slot, near[0].processor, near[1])
+            return near[1]
         far = steal_from_afar(core, slot)
         if far is None:
             return None

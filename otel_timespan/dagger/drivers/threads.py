@@ -38,7 +38,7 @@ from ..core import Core
 from ..dtask import DONE, DTask
 from ..environment import running_task
 from ..options import start_bare
-from ..placement import Slot, occupancy_on, steal
+from ..placement import Slot, steal
 from .execution import UserInterrupt, restore, run
 
 __all__ = ["ThreadsDriver"]
@@ -448,18 +448,15 @@ class ThreadsDriver:
         return False
 
     def _steal(self, thief: Slot, starts: list[_Pinned], steals: list[tuple[Slot, Slot | None, int]]) -> None:
-        """One attempt to take a task from another slot's queue (spec §17.7); the core's lock is held."""
-        victims = [slot for slot in self.core.waiting if slot.worker == thief.worker and slot is not thief]
-        if not victims or thief.heap:
-            return
-        found = steal(victims, thief, self._fits)
-        if found is None:
-            steals.append((thief, None, 0))
-            return
-        victim, (_, _, task, _) = found
-        self.core.unqueue(victim)
-        if self._start(thief, task, occupancy_on(task, thief.processor), starts):
-            steals.append((thief, victim, task.id))
+        """Take from other slots' queues what fits (spec §17.7), one task an attempt; the core's lock is held."""
+        while not thief.heap and any(s is not thief and s.worker == thief.worker for s in self.core.waiting):
+            found = steal(self.core, thief, self._fits)
+            if found is None:
+                steals.append((thief, None, 0))
+                return
+            victim, task, share = found
+            if self._start(thief, task, share, starts):
+                steals.append((thief, victim, task.id))
 
     def _fits(self, slot: Slot, share: float) -> bool:
         """Whether a pinned body may start; takes a thread slot off the free list for the first one."""
