@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InvalidOptionError, NotCallableError
 from . import context as _context
+from . import interrupts as _interrupts
 from .chunks import Chunk
 from .dtask import DTask
 from .environment import SyncBlock, current, running_task
@@ -59,6 +60,8 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
     else:
         body = here.task if isinstance(here, SyncBlock) else here
         core = body._core if body is not None else _context.eager_context().core
+        if _interrupts.used:
+            _interrupts.check()
     if core is None or core.halted is not None:
         core = _context.eager_context().start()
     deps = tuple([a for a in args if type(a) is DTask]) if args else ()

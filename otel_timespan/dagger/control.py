@@ -2,60 +2,92 @@
 
 A queued or waiting task fails at once. A running one is *abandoned*: its outcome is posted and its body
 goes on in the background, its result thrown away; a body in Python code may look at `task_cancelled()`.
-First result wins: a cancellation that comes too late does nothing.
+With `force=True` it is interrupted instead, and done when its body is (interrupts.py). First result wins: a
+cancellation that comes too late does nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidOptionError, TaskCancelled
+from ..errors import FetchTimeoutError, InvalidOptionError, TaskCancelled
 from . import context as _context
+from . import interrupts
 from .dtask import DTask
-from .environment import token_of
+from .environment import running_task, token_of
 
 if TYPE_CHECKING:
     from .core import Core
 
 __all__ = ["cancel"]
 
+HALT_PATIENCE_S = 5.0
+"""How long a halt waits for bodies that are interrupted."""
+
 
 def cancel(target: Any = None, *, force: bool = False, graceful: bool = True, halt_sch: bool = False) -> None:
-    """Cancel a task (a `DTask` or its id), or with None every unfinished task of the current context.
+    """Cancel a task (a `DTask` or its id), or with None every unfinished task of the current scheduler.
 
     Fetchers get `DTaskFailedError` with a `TaskCancelled` in it (a `CancelledError`, too), at once.
-    `graceful=False` marks the tokens as forced. `force=True` (an interrupt inside the body) is not there
-    yet and raises `InvalidOptionError`. `halt_sch=True` shuts the scheduler down afterwards; the next
-    `spawn` starts a new one. Idempotent and thread-safe; does nothing where nothing runs.
+    `graceful=False` marks the tokens as forced. `halt_sch=True` shuts the scheduler down afterwards (and waits
+    up to 5 s for bodies that are interrupted); the next `spawn` starts a new one. Idempotent and thread-safe;
+    does nothing where nothing runs.
+
+    `force=True` raises `TaskCancelled` inside a body that runs, once, as soon as it executes Python code of the
+    user's, or waits in `fetch`; what is half done in there stays half done. Fetchers get their error when the
+    body has ended, whatever it made of that exception. A body in C code or in a long sleep ends when that
+    returns: cancel it again without `force` to abandon it. Without the GIL, and elsewhere than on CPython,
+    only a body that waits in `fetch` is interrupted. In a body that it cancels, this call itself raises.
     """
-    if force:
-        raise InvalidOptionError("cancel(force=True) is not there yet: a running body is abandoned, not interrupted")
-    if target is None:
-        core = _context.eager_state()
-        targets = list(core.unfinished()) if core is not None else []
-    else:
-        task = _find(target)
-        targets = [] if task is None else [task]
+    targets = _targets(target)
     for task in targets:
         # When all goes down anyway, a slot that is given back would only start what waits for it.
-        cancel_task(task, graceful=graceful, give_back=not halt_sch)
+        cancel_task(task, graceful=graceful, give_back=not halt_sch, force=force)
     if halt_sch and _context._eager is not None:
+        _await_interrupted(targets)
         _context._eager.shutdown(TaskCancelled("the scheduler was halted by a cancellation"))
+    if force:
+        interrupts.check()
 
 
-def _find(target: Any) -> DTask | None:
+def _targets(target: Any) -> list[DTask]:
+    if target is None:
+        body = running_task()
+        core = body._core if body is not None else _started()
+        return [] if core is None else list(core.unfinished())
     if isinstance(target, DTask):
-        return target
+        return [target]
     if isinstance(target, int) and not isinstance(target, bool):
-        return _context.unfinished_by_id(target)
+        found = _context.unfinished_by_id(target)
+        return [] if found is None else [found]
     raise InvalidOptionError(f"cancel takes a task, a task id or None, not {target!r}")
 
 
-def cancel_task(task: DTask, *, graceful: bool, give_back: bool = True) -> None:
+def _started() -> Core | None:
+    """The current scheduler; one that is just starting is waited for."""
+    context = _context._eager
+    if context is None:
+        return None
+    with context._lock:
+        return context.core
+
+
+def _await_interrupted(tasks: list[DTask]) -> None:
+    from .fetching import waitall
+
+    body = running_task()
+    with contextlib.suppress(FetchTimeoutError):
+        waitall([t for t in tasks if not t.isready() and t is not body], timeout=HALT_PATIENCE_S)
+
+
+def cancel_task(task: DTask, *, graceful: bool, give_back: bool = True, force: bool = False) -> None:
     """Cancel one task."""
     core: Core = task._core
     running = task in core.running
     if running:
         token_of(task).cancel(graceful)
+        if force and interrupts.force(core, task):
+            return
     if core.fail(task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation") and running and give_back:
         core.abandon(task)

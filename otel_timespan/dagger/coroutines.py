@@ -99,11 +99,13 @@ class CoroutineBody:
         self._coroutine.close()
         self._over(None, TaskCancelled(f"task {self._task.id} was cancelled before its coroutine began"))
 
-    def cancel(self) -> None:
-        """Cancel the coroutine, from any thread; one that has not begun never will."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._cancel)
+    def cancel(self) -> bool:
+        """Cancel the coroutine, from any thread; False if it has not begun: a task that has its outcome never will."""
+        if self._loop is None:
+            return False
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._cancel)
+        return True
 
     def _cancel(self) -> None:
         if self._aio is not None:

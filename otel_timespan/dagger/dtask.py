@@ -248,7 +248,7 @@ TOLD = _Told()
 class Live:
     """What only some tasks have: kept apart so that the others stay small."""
 
-    __slots__ = ("attempt", "chunk", "coroutine", "reserved", "spawned_by", "token", "trace")
+    __slots__ = ("attempt", "chunk", "coroutine", "forced", "reserved", "spawned_by", "token", "trace", "wakes")
 
     def __init__(self) -> None:
         self.attempt = 1
@@ -258,6 +258,8 @@ class Live:
         self.token: Any = None  # the cancel token while it runs
         self.reserved: Any = None  # its expected time where it was placed (a `Reservation`)
         self.spawned_by = 0  # the id of the task whose body spawned it
+        self.forced = 0  # how far a forced cancellation is (interrupts.py)
+        self.wakes: Any = ()  # what ends the waits of the body
 
 
 def live(task: DTask) -> Live:

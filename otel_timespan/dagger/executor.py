@@ -26,7 +26,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidOptionError, NotCallableError, StorageError, TaskCancelled
-from . import janitor
+from . import interrupts, janitor
 from .api import current_core, launch
 from .atomics import subscribe
 from .context import Context, eager_context
@@ -145,6 +145,7 @@ class Call(functools.partial):  # type: ignore[type-arg]
         """The function whose default options hold (see `default_option`)."""
         return self.func
 
+    @interrupts.see_through
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         future = self.future
         if not future.begin():

@@ -25,6 +25,7 @@ from ..errors import (
     TaskCancelled,
     unwrap_exception,
 )
+from . import interrupts
 from .atomics import subscribe
 from .chunks import Chunk
 from .drivers.execution import as_chunk
@@ -115,7 +116,7 @@ def waitany(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
     once = _Once(lock.release)
     entered = [task for task in wanted if subscribe(task, once) or once()]
     try:
-        _block(lock, timeout, wanted[0])
+        _block(lock, timeout, wanted[0], once)
     finally:
         for task in entered:
             unsubscribe(task, once)
@@ -136,15 +137,17 @@ def wait_done(task: DTask, timeout: float | None) -> None:
     refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
     if timeout is None and not in_event_loop():
         task._core.driver.help(task)
+        if interrupts.used:
+            interrupts.check()
         if task._state >= DONE:
             return
     lock = allocate_lock()
     lock.acquire()
-    notify = lock.release
+    notify: Callable[[], Any] = lock.release if running_task() is None else _Once(lock.release)
     if not subscribe(task, notify):
         return
     try:
-        _block(lock, timeout, task)
+        _block(lock, timeout, task, notify)
     finally:
         unsubscribe(task, notify)
 
@@ -158,28 +161,33 @@ def check_launched(task: DTask) -> None:
         raise task._core.halted
 
 
-def _block(lock: Any, timeout: float | None, task: DTask) -> None:
-    """Acquire the lock; a body gives its slot back meanwhile."""
+def _block(lock: Any, timeout: float | None, task: DTask, notify: Callable[[], Any]) -> None:
+    """Acquire the lock, which `notify` releases; a body gives its slot back meanwhile."""
     seconds = -1.0 if timeout is None else min(max(timeout, 0.0), MAX_TIMEOUT_S)
-    with slot_given_back():
+    with slot_given_back(notify):
         done = lock.acquire(timeout=seconds)
     if not done:
         raise FetchTimeoutError(f"task {task.id} was not done within {timeout:g} s; it goes on")
 
 
 @contextlib.contextmanager
-def slot_given_back() -> Iterator[None]:
-    """For a block that blocks: a body gives its slot back meanwhile. Does nothing outside of bodies."""
+def slot_given_back(notify: Callable[[], Any] | None = None) -> Iterator[None]:
+    """For a block that blocks: a body gives its slot back meanwhile. Does nothing outside of bodies.
+
+    `notify()` ends the wait in the block early: it is called when the body is to be interrupted (in any thread, at
+    any time up to the end of the block), and the block then raises `TaskCancelled`. None: the wait can't be ended.
+    """
     body = running_task()
     if body is None:
         yield
         return
     driver = body._core.driver
-    hold = driver.pause()
-    try:
-        yield
-    finally:
-        driver.resume(hold)
+    with interrupts.wakeable(body, notify):
+        hold = driver.pause()
+        try:
+            yield
+        finally:
+            driver.resume(hold)
 
 
 def step_until(core: Core, done: Callable[[], bool]) -> None:

@@ -39,6 +39,10 @@ LEAST_PENDING = 16
 PENDING_PER_SLOT = 4
 
 
+_INTERRUPTED: Any = None
+"""What ends a wait for a task whose body is interrupted; never seen, as the wait raises then."""
+
+
 class _Finished:
     """Takes tasks and gives them back in the order in which they finish; for one thread."""
 
@@ -79,7 +83,7 @@ class _Finished:
             task = self._finished.get_nowait()
         except queue.Empty:
             try:
-                with slot_given_back():
+                with slot_given_back(functools.partial(self._finished.put, _INTERRUPTED)):
                     task = self._finished.get(timeout=None if timeout is None else max(0.0, timeout))
             except queue.Empty:
                 return None

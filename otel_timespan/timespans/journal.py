@@ -23,7 +23,6 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
-import sys
 import threading
 import time
 import types
@@ -32,6 +31,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .model import Event
+from .stacks import current_frames
 from .warn import warn_once
 
 __all__ = ["Journal", "drain_all", "record_kind"]
@@ -163,7 +163,7 @@ class Journal:
         """Name the consumer that has blocked this log for `STALL_S`, once."""
         frame = None
         if time.monotonic() - self._draining_since >= STALL_S:
-            frame = sys._current_frames().get(self._draining_thread)
+            frame = current_frames().get(self._draining_thread)
         if frame is not None:
             name = (self._blame and self._blame(frame)) or "a log sink"
             text = "%s has blocked for %.0f s; its log waits (it is at %s:%d)"

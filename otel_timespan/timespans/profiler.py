@@ -1,6 +1,6 @@
 """A sampling profiler of Python threads, on while at least one profiled span is open.
 
-A thread takes `sys._current_frames()` every 5 ms. Samples are kept with the thread they belong to,
+A thread takes what all threads execute every 5 ms. Samples are kept with the thread they belong to,
 so that a finished span gets those of its own threads.
 
 Source: spec/timespans.md §1.4, §2.
@@ -8,7 +8,6 @@ Source: spec/timespans.md §1.4, §2.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from .model import ProfilerResult
+from .stacks import current_frames
 
 __all__ = ["begin", "end"]
 
@@ -65,7 +65,7 @@ def _run(stop: threading.Event) -> None:
     me = threading.get_ident()
     while not stop.wait(INTERVAL_S):
         now = time.monotonic_ns()
-        taken = [(ident, _stack(frame), now) for ident, frame in sys._current_frames().items() if ident != me]
+        taken = [(ident, _stack(frame), now) for ident, frame in current_frames().items() if ident != me]
         with _lock:
             if not stop.is_set() and len(_samples) < _MAX_SAMPLES:
                 _samples.extend(taken)

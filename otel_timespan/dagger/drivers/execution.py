@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import TaskCancelled, TaskTimeoutError
 from ...timespans import profiler
 from ...timespans.model import NO_SAMPLES
-from .. import records
+from .. import interrupts, records
 from ..atomics import settle
 from ..checkpoints import save, try_restore
 from ..chunks import Chunk, DRef, LoggedDRef
@@ -33,7 +33,7 @@ from ..files import File
 from ..mutable import Shard
 from ..options import DEFAULT, enter_propagated
 from ..placement import Slot, occupancy_on
-from ..processors import move
+from ..processors import ThreadProc, move
 from ..records import function_code
 from ..scopes import AnyScope
 from ..sizes import FIXED
@@ -49,6 +49,7 @@ UserInterrupt = (KeyboardInterrupt, SystemExit)
 """In a body that the main thread runs while it waits, these are the user's, not the task's."""
 
 
+@interrupts.entry
 def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequence[DTask]:
     """Run a task that was claimed, on this thread, in this slot; the tasks that it made ready.
 
@@ -71,12 +72,18 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
     error: BaseException | None = None
     value = None
     try:
-        value = context.run(_body, task, f, args, kwargs)
-    except BaseException as raised:
-        error = raised
+        try:
+            value = context.run(_body, task, f, args, kwargs)
+        except BaseException as raised:
+            error = raised
+            if task._live is not None:
+                interrupts.deliver()
+    except TaskCancelled as late:
+        error = late
     ns = core.clock() - begun if begun else 0
-    kind = type(value)
-    if error is None and options is DEFAULT and core.devices is None and kind not in _SPECIAL:
+    kind, extra = type(value), task._live
+    plain = error is None and options is DEFAULT and kind not in _SPECIAL and (extra is None or not extra.forced)
+    if plain and core.devices is None:
         running.discard(task)
         task._f = task._kwargs = task._context = None
         task._args = task._deps = ()
@@ -123,6 +130,7 @@ def _expire(core: Core, task: DTask, timeout_s: float, attempt: int) -> None:
             core.abandon(task)
 
 
+@interrupts.see_through
 def _body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
     """In the task's own context: resolve, then call."""
     current.set(task)
@@ -136,6 +144,7 @@ def _body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | N
     return f(*args)
 
 
+@interrupts.see_through
 def _body_with_options(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
     enter_propagated(task._options)
     f, args, named = resolve_all(task, f, args, kwargs)
@@ -187,6 +196,8 @@ def as_chunk(value: Any, task: DTask | None = None) -> Any:
     return extra.chunk
 
 
+interrupts.see_through(ThreadProc.execute)
+
 _REFERENCES = frozenset((DTask, Chunk, File, Shard))
 """Types of arguments that stand for something else."""
 
@@ -201,6 +212,8 @@ def _end(
     interrupt = error if helping and isinstance(error, UserInterrupt) else None
     if interrupt is not None:
         error = TaskCancelled("interrupted by the user")
+    elif task._live is not None and task._live.forced:
+        error = interrupts.forced_error(task, error)
     outcome: Any = None
     if error is None:
         outcome, error = _pack_or_fail(core, task, value, log)
@@ -263,7 +276,8 @@ def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> boo
     """Begin the next attempt of a task whose body raised, if it has one left."""
     options, extra = task._options, live(task)
     allowed = extra.attempt <= (options.retries or 0) and isinstance(failure.ex, Exception)
-    if not allowed or task._state >= DONE or core.halted is not None:
+    allowed = allowed and not isinstance(failure.ex, TaskCancelled)
+    if not allowed or task._state >= DONE or core.halted is not None or interrupts.is_forced(task):
         return False
     if log is not None:
         _record_end(core, task, failure, False, log)
@@ -374,6 +388,7 @@ class RunLog:
         self.profile = NO_SAMPLES
 
 
+@interrupts.see_through
 def _run_logged(
     core: Core, task: DTask, slot: Slot, context: contextvars.Context, recorder: Any, helping: bool
 ) -> Sequence[DTask]:
@@ -389,9 +404,14 @@ def _run_logged(
     if profiled:
         profiler.begin((core.uid, task.id))
     try:
-        value = context.run(_logged_body, core, task, slot, log)
-    except BaseException as raised:
-        error = raised
+        try:
+            value = context.run(_logged_body, core, task, slot, log)
+        except BaseException as raised:
+            error = raised
+            if task._live is not None:
+                interrupts.deliver()
+    except TaskCancelled as late:
+        error = late
     log.ended = core.clock()
     kind = type(value)
     if profiled:
@@ -408,6 +428,7 @@ def _run_logged(
         error = value = None
 
 
+@interrupts.see_through
 def _run_plainly(
     core: Core, task: DTask, slot: Slot, context: contextvars.Context, recorder: Any, helping: bool, code: int
 ) -> Sequence[DTask]:
@@ -415,20 +436,33 @@ def _run_plainly(
     thread = _threads.info
     value: Any = None
     begun = 0 if task.id & core.costs.skip else core.clock()
+    error: BaseException | None = None
     try:
-        value = context.run(_plain_body, core, task, slot, recorder, code, thread)
-    except BaseException as raised:
+        try:
+            value = context.run(_plain_body, core, task, slot, recorder, code, thread)
+        except BaseException as raised:
+            error = raised
+            if task._live is not None:
+                interrupts.deliver()
+    except TaskCancelled as late:
+        error = late
+    if error is not None:
         log = RunLog(recorder, slot.code, code)
         log.ended = core.clock()
         core.running.discard(task)
-        return _end(core, task, None, raised, log, helping, 0)
+        try:
+            return _end(core, task, None, error, log, helping, 0)
+        finally:
+            error = None
     ended = core.clock()
     ns = ended - begun if begun else 0
     args, kind = task._args, type(value)
     if kind in ASYNC:
         return _go_on(core, task, value, context, RunLog(recorder, slot.code, code), helping)
     core.running.discard(task)
-    if kind is Chunk or (args and kind not in FIXED and _given_as(value, args) is not None):
+    extra = task._live
+    forced = extra is not None and extra.forced
+    if forced or kind is Chunk or (args and kind not in FIXED and _given_as(value, args) is not None):
         log = RunLog(recorder, slot.code, code)
         log.ended = ended
         return _end(core, task, value, None, log, helping, ns)
@@ -449,6 +483,7 @@ def _run_plainly(
     return ready
 
 
+@interrupts.see_through
 def _plain_body(core: Core, task: DTask, slot: Slot, recorder: Any, code: int, thread: tuple[int, str]) -> Any:
     began = moved = core.clock()
     current.set(task)
@@ -485,6 +520,7 @@ def this_thread() -> tuple[int, str]:
     return _threads.info
 
 
+@interrupts.see_through
 def _logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
     t0 = core.clock()
     current.set(task)
