@@ -104,11 +104,18 @@ class Backend(Protocol):
 
 @dataclass
 class NativeStack:
-    """The programs run natively, by a `stack` command (see its --help)."""
+    """The programs run natively, by a `stack` command (see its --help).
+
+    It has no option for Prometheus' features: where it does not give those of docker-compose.yml by itself,
+    Prometheus is started again with them, on the same port and data.
+    """
 
     command: Sequence[str]
     folder: str = ""
     name: str = "stack"
+    prometheus: Sequence[str] = ()
+    """The command of our own Prometheus; empty where the `stack` command's is used."""
+    running: subprocess.Popen[bytes] | None = None
 
     def prepare(self) -> None:
         """`stack build`: nothing where all is built."""
@@ -119,18 +126,42 @@ class NativeStack:
         self.folder = self.folder or tempfile.mkdtemp(prefix="timespan-stack-")
         files = ["--collector", COLLECTOR_CONFIG, "--jaeger", JAEGER_CONFIG, "--prometheus", PROMETHEUS_CONFIG]
         urls: dict[str, str] = json.loads(self._call("up", self.folder, *map(str, files)))
+        flags = get_json(f"{urls['prometheus']}/api/v1/status/flags")["data"]
+        if not prometheus_features() <= set(flags["enable-feature"].split(",")):
+            self._call("kill", self.folder, "prometheus")
+            kept = ("config.file", "storage.tsdb.path", "web.listen-address")
+            options = [f"--{flag}={flags[flag]}" for flag in kept]
+            features = ",".join(sorted(prometheus_features()))
+            self.prometheus = [*self.program("prometheus"), *options, f"--enable-feature={features}"]
+            self.start("prometheus")
         return urls
 
     def kill(self, name: str) -> None:
         """`stack kill`."""
-        self._call("kill", self.folder, name)
+        if name == "prometheus" and self.running is not None:
+            self.running.kill()
+            self.running.wait()
+            self.running = None
+        else:
+            self._call("kill", self.folder, name)
 
     def start(self, name: str) -> None:
         """`stack start`."""
-        self._call("start", self.folder, name)
+        if name == "prometheus" and self.prometheus:
+            with open(f"{self.folder}/{name}.log", "ab") as out:
+                self.running = subprocess.Popen(
+                    self.prometheus, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                )
+            url = next(o for o in self.prometheus if o.startswith("--web.listen-address=")).partition("=")[2]
+            eventually(lambda: get_json(f"http://{url}/api/v1/status/buildinfo"))
+        else:
+            self._call("start", self.folder, name)
 
     def down(self) -> None:
         """`stack down`."""
+        if self.running is not None:
+            self.kill("prometheus")
+            self.prometheus = ()
         if self.folder:
             self._call("down", self.folder)
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -223,6 +254,15 @@ def compose_images() -> dict[str, str]:
 
     services = yaml.safe_load(COMPOSE_FILE.read_text())["services"]
     return {name: service["image"] for name, service in services.items()}
+
+
+def prometheus_features() -> set[str]:
+    """The features of Prometheus that docker-compose.yml switches on."""
+    import yaml
+
+    command = yaml.safe_load(COMPOSE_FILE.read_text())["services"]["prometheus"]["command"]
+    given = (option.partition("=")[2] for option in command if option.startswith("--enable-feature="))
+    return {feature for features in given for feature in features.split(",")}
 
 
 def compose_versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from otel_timespan.otel.semconv import ATTRIBUTES, INSTRUMENTS
-from tests.backends import COLLECTOR_CONFIG, COMPOSE_FILE, JAEGER_CONFIG, PROMETHEUS_CONFIG, ROOT
+from tests.backends import COLLECTOR_CONFIG, COMPOSE_FILE, JAEGER_CONFIG, PROMETHEUS_CONFIG, ROOT, prometheus_features
 from tests.stack.naming import label_name, series_names
 
 GRAFANA = ROOT / "deploy/grafana"
@@ -154,9 +154,9 @@ def test_files_meet_their_mounts(compose: Any) -> None:
                 assert match[1] in targets
 
 
-def test_prometheus_keeps_exemplars(compose: Any) -> None:
-    """Exemplar storage is a flag, and the scrape is as frequent as the exports of a busy program."""
-    assert "--enable-feature=exemplar-storage" in compose["services"]["prometheus"]["command"]
+def test_prometheus_keeps_exemplars() -> None:
+    """Exemplars and start times are behind flags, and the scrape is as frequent as the exports of a busy program."""
+    assert prometheus_features() == {"exemplar-storage", "created-timestamp-zero-ingestion"}
     config = load(PROMETHEUS_CONFIG)
     assert config["global"]["scrape_interval"] == "1s"
     assert all(job["honor_labels"] for job in config["scrape_configs"])

@@ -2,7 +2,10 @@
 
 The stock exporter retries by itself for ten seconds and logs each failure. Metrics here are cumulative and go
 out every second, so the next collection is the retry. The SDK gives each exemplar away once, but a receiver
-keeps only the last point of a series: one without exemplars goes out with those of the point before. What is
+keeps only the last point of a series: one without exemplars goes out with those of the point before. A series
+starts, for the SDK, with its first collection, where it holds all that happened before; here it starts with the
+collection before that, where there was nothing yet: a receiver that knows start times sees even the first
+values as a rise. What is
 private of the stock exporter is used as in transport.py; where it is missing, the stock `export` does the
 work and its log lines are thinned out.
 """
@@ -55,6 +58,8 @@ class OtlpMetricExporter(MetricExporter):
         self._by_bytes = self._transport.takes_bytes()
         self._outage = False
         self._exemplars: dict[tuple[Any, ...], list[Any]] = {}  # of each series, the last ones
+        self._starts: dict[tuple[Any, ...], int] = {}  # of each series, wall-clock ns
+        self._collected_ns = time.time_ns()  # the newest collection; series that are not known yet started after it
         _live.add(self)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
@@ -65,26 +70,36 @@ class OtlpMetricExporter(MetricExporter):
 
         timeout_s = min(timeout_millis / 1000, self._transport.timeout_s)
         request = encode_metrics(metrics_data)
-        self._keep_exemplars(request)
+        self._amend(request)
         outcome = self._transport.send(request.SerializeToString(), 0, timeout_s)
         self._report(outcome.status == ACCEPTED, outcome.message)
         return MetricExportResult.SUCCESS if outcome.status == ACCEPTED else MetricExportResult.FAILURE
 
-    def _keep_exemplars(self, request: Any) -> None:
-        """Carry the exemplars of cumulative histograms over to points of the same series that have none."""
+    def _amend(self, request: Any) -> None:
+        """Complete the points of cumulative series: when the series started, and its exemplars."""
         from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
 
+        collected_ns = self._collected_ns
         for scope, metric in _metrics_of(request):
             kind = metric.WhichOneof("data")
-            data = getattr(metric, kind) if kind in ("histogram", "exponential_histogram") else None
+            data = getattr(metric, kind) if kind in ("sum", "histogram", "exponential_histogram") else None
             if data is None or data.aggregation_temporality != AGGREGATION_TEMPORALITY_CUMULATIVE:
                 continue
             for point in data.data_points:
                 series = (scope, metric.name, *(a.SerializeToString() for a in point.attributes))
-                if point.exemplars:
-                    self._exemplars[series] = list(point.exemplars)
-                else:
-                    point.exemplars.extend(self._exemplars.get(series, ()))
+                start_ns = self._starts.setdefault(series, self._collected_ns)
+                point.start_time_unix_nano = min(start_ns, point.time_unix_nano)  # the wall clock may go back
+                collected_ns = max(collected_ns, point.time_unix_nano)
+                if kind != "sum":
+                    self._keep_exemplars(series, point)
+        self._collected_ns = collected_ns
+
+    def _keep_exemplars(self, series: tuple[Any, ...], point: Any) -> None:
+        """Carry the exemplars of a series over to a point that has none."""
+        if point.exemplars:
+            self._exemplars[series] = list(point.exemplars)
+        else:
+            point.exemplars.extend(self._exemplars.get(series, ()))
 
     def _stock_export(self, metrics_data: MetricsData, timeout_millis: float) -> MetricExportResult:
         with _silenced_here():

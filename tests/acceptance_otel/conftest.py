@@ -57,17 +57,3 @@ def ear() -> Iterator[Ear]:
     listening = Ear()
     yield listening
     listening.close()
-
-
-KNOWN_DEFECTS = {
-    "test_acc_otel_5_stack.py::test_5_short_run_shows_a_rise_in_prometheus": "series begin at their first value",
-}
-"""What is known to be wrong, each with the test that shows it. Strict: who mends one must take it off this list."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Expect the known defects, and only those, to fail."""
-    for item in items:
-        reason = KNOWN_DEFECTS.get(item.nodeid.rpartition("/")[2])
-        if reason is not None and "acceptance_otel" in item.nodeid:
-            item.add_marker(pytest.mark.xfail(reason=f"known defect: {reason}", strict=True))

@@ -56,26 +56,22 @@ with ts.dag("short"):
 
 @pytest.mark.stack
 def test_5_short_run_shows_a_rise_in_prometheus(stack: Stack) -> None:
-    """Counters of a short program: their values are right, and increase() sees them rise (ruling 39)."""
+    """Counters and histograms of a short program: their values are right, increase() and rate() see all of it."""
     service, _ = send(stack, """
 ts.waitall([ts.spawn(double, i) for i in range(40)] + [ts.spawn(fail) for _ in range(3)])
 """)  # fmt: skip
     mine = f'{{job=~".*{service}.*"}}'
 
-    def total() -> float:
-        found = stack.query(f"sum(timespan_task_count_total{mine})")
+    def total(query: str) -> float:
+        found = stack.query(f"sum({query})")
         return float(found[0]["value"][1]) if found else 0.0
 
-    assert eventually(lambda: total() == 43)
-
-    def risen() -> bool:
-        found = stack.query(f"sum(increase(timespan_task_count_total{mine}[5m]))")
-        assert found
-        value = float(found[0]["value"][1])
-        assert value > 20, f"43 tasks ran; increase() over five minutes says {value}"
-        return True
-
-    assert eventually(risen)
+    for series in ("timespan_task_count_total", "timespan_task_duration_seconds_count"):
+        assert eventually(lambda series=series: total(f"{series}{mine}") == 43)
+        value = eventually(lambda series=series: total(f"increase({series}{mine}[5m])"))
+        assert value > 42, f"43 tasks ran; increase({series}) over five minutes says {value}"
+        assert total(f"rate({series}{mine}[5m])") > 0
+    assert total(f'increase(timespan_task_duration_seconds_bucket{{job=~".*{service}.*",le="+Inf"}}[5m])') > 42
 
 
 @pytest.mark.stack

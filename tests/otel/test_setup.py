@@ -171,6 +171,40 @@ sys.stdin.read()
     assert process.returncode == 0
 
 
+def test_series_start_where_there_was_nothing(receiver: Receiver) -> None:
+    """The start time of a series is the collection before its first point, and stays; the first one is the set-up."""
+    said, _ = _run(
+        """
+import time
+from opentelemetry.metrics import Observation
+before = time.time_ns()
+meters = meter_provider_for_metrics()
+meter = metrics.get_meter("mine")
+keys = ["early"]
+meter.create_observable_counter("seen", [lambda options: [Observation(5, {"key": key}) for key in keys]])
+duration = meter.create_histogram("took")
+duration.record(0.1, {"key": "early"})
+say(before=before, created=time.time_ns())
+assert meters.force_flush()
+keys.append("late")
+duration.record(0.1, {"key": "late"})
+assert meters.force_flush()
+""",
+        OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        OTEL_METRIC_EXPORT_INTERVAL="600000",
+    )
+    points: dict[tuple[str, str], list[Any]] = {}
+    for _, metric in receiver.metrics:
+        for point in getattr(metric, metric.WhichOneof("data")).data_points:
+            points.setdefault((metric.name, point.attributes[0].value.string_value), []).append(point)
+    for name in ("seen", "took"):
+        early, late = points[name, "early"], points[name, "late"]
+        assert len(early) == 3 and len(late) == 2
+        assert {p.start_time_unix_nano for p in early} <= set(range(said[0]["before"], said[0]["created"]))
+        assert len({p.start_time_unix_nano for p in early}) == 1
+        assert {p.start_time_unix_nano for p in late} == {early[0].time_unix_nano}
+
+
 def test_a_configured_provider_is_used() -> None:
     """A global SDK provider of the user's gets our spans by its processors, before its own end at exit."""
     said, output = _run(
