@@ -57,6 +57,12 @@ def poll(condition: Callable[[], Any], what: str = "the condition") -> Any:
     return value
 
 
+def done(task: Any) -> Any:
+    """The task, once it has ended: the inline driver steps only in a fetch or wait without a timeout."""
+    D.wait(task)
+    return task
+
+
 def failure(task: Any, kind: type[BaseException] = D.DTaskFailedError) -> Any:
     """The exception that a fetch of `task` raises."""
     with pytest.raises(kind) as caught:

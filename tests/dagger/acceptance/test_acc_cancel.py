@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import threading
+import time
+import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -317,6 +321,127 @@ def test_s2_bad_targets_are_refused() -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         D.cancel("task 5")
     assert isinstance(caught.value, ts.TimespanError)
+
+
+# --- force -----------------------------------------------------------------------------------------------
+
+
+class Loop:
+    """A body that runs until it is interrupted, and says when it began and ended."""
+
+    __name__ = "Loop"
+
+    def __init__(self) -> None:
+        self.begun, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        try:
+            while True:
+                time.sleep(0.0005)
+        finally:
+            self.ended.set()
+
+
+# --- more forms ------------------------------------------------------------------------------------------
+
+
+def test_s2_cancel_while_arguments_are_moved(one: D.Context, gate: threading.Event, tmp_path: Any) -> None:
+    """§2, §17.2: a task whose arguments are being moved is abandoned like a running one; its body never runs."""
+    (tmp_path / "data").write_bytes(b"x")
+    begun, ran = threading.Event(), []
+
+    def slow(stream: Any) -> bytes:
+        begun.set()
+        gate.wait(DEADLINE_S)
+        return stream.read()
+
+    task = D.spawn(ran.append, D.File(tmp_path / "data", deserialize=slow))
+    assert begun.wait(DEADLINE_S)
+    D.cancel(task)
+    assert task.isready() and cancelled(task)
+    assert D.spawn(int).fetch(timeout=DEADLINE_S) == 0
+    gate.set()
+    D.eager_context().wait_idle()
+    D.check(D.eager_state())
+
+
+def test_s2_cancel_in_a_sequence(one: D.Context, gate: threading.Event) -> None:
+    """§2, §11: cancelling one task of a sequence fails those that wait for it; nothing hangs."""
+    with D.sequential():
+        first = D.spawn(gate.wait, DEADLINE_S)
+        second = D.spawn(int)
+        third = D.spawn(int)
+    D.cancel(second)
+    assert cancelled(second) and cancelled(third) and not first.isready()
+    gate.set()
+    assert first.fetch(timeout=DEADLINE_S) is True
+
+
+def test_s2_from_within_a_body(two: D.Context, gate: threading.Event) -> None:
+    """§2: a body may cancel another task, and its own."""
+    other = D.spawn(gate.wait, DEADLINE_S)
+
+    def body() -> str:
+        D.cancel(other)
+        return "done"
+
+    assert D.spawn(body).fetch(timeout=DEADLINE_S) == "done"
+    assert cancelled(other)
+    assert cancelled(D.spawn(lambda: D.cancel(D.task_id())))
+
+
+def test_s2_ten_thousand_cancelled_tasks_leave_nothing(one: D.Context, gate: threading.Event) -> None:
+    """Issue 5, §2 defect 6: 10,000 cancelled tasks leave no task, no argument and no id behind."""
+
+    class Argument:
+        pass
+
+    holding = D.spawn(gate.wait, DEADLINE_S)
+    arguments: list[Any] = []
+    tasks: list[Any] = []
+    for n in range(10_000):
+        argument = Argument()
+        task = D.spawn(identity, argument) if n % 2 else D.spawn(lambda a, b: a, argument, holding)
+        arguments.append(weakref.ref(argument))
+        tasks.append(weakref.ref(task))
+        D.cancel(task)
+        assert task.isready()
+    del argument, task
+    gc.collect()
+    assert not any(ref() is not None for ref in arguments)
+    gate.set()
+    assert holding.fetch(timeout=DEADLINE_S) is True
+    D.spawn(int).fetch(timeout=DEADLINE_S)
+
+    def gone() -> bool:
+        gc.collect()
+        return not any(ref() is not None for ref in tasks)
+
+    poll(gone)
+    D.check(D.eager_state())
+
+
+def test_s2_a_lazy_run_is_cancelled_with_everything(two: D.Context, gate: threading.Event) -> None:
+    """§2: cancelling within a batch: a task that cancels its sibling makes the run fail as cancelled, not hang."""
+    begun = threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        gate.wait(DEADLINE_S)
+
+    def killer() -> None:
+        begun.wait(DEADLINE_S)
+        for number, waiting in D.sch_handle().get_dag_ids().items():
+            if waiting and number != D.sch_handle().thunk_id:
+                D.cancel(number.id)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        graph = D.delayed(lambda *a: 5)(D.delayed(slow)(), D.delayed(killer)())
+    with pytest.raises((D.TaskCancelled, D.DTaskFailedError)) as caught:
+        D.collect(graph)
+    assert isinstance(D.unwrap_exception(caught.value), D.TaskCancelled)
 
 
 # --- 3 environment ---------------------------------------------------------------------------------------
