@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SchedulingError, TaskCancelled, WorkerLostError
+from ..timespans.model import EventId, Timeline
 from ..timespans.recorder import warn_once
 from . import records
 from .atomics import claim, settle
@@ -425,6 +426,15 @@ class Core(Readable):
             t = self.clock()
             record = (records.FINISH, t, self.clock(), self.uid, task.id, result, state, recorder.sample())
             recorder.append(record)
+
+    def record_steal(self, thief: Slot, victim: Any, task_id: int) -> None:
+        """One attempt to steal; `victim` is the processor whose queue gave a task, None where none did."""
+        recorder = self.context.recorder
+        if recorder is not None:
+            id = EventId(uid=self.uid, worker=thief.worker, processor=thief.processor, seq=records.next_seq())
+            took = None if victim is None else Timeline(from_proc=victim, thunk_id=task_id)
+            t = self.clock()
+            recorder.append((records.STEAL, id, took, t, t, thief.worker, recorder.sample()))
 
     # ---- the whole graph -----------------------------------------------------------------------
 

@@ -666,7 +666,7 @@ def test_at_the_end_of_the_program() -> None:
         for make in (ts.Executor, lambda: ts.Executor(2)):
             executor = make()
             for n in range(3):
-                executor.submit(lambda n: (time.sleep(0.05), print("did", n)), n)
+                executor.submit(lambda n: (time.sleep(0.05), sys.stdout.write(f"did {n}\\n")), n)
         """
     )
     assert sorted(out.split("\n")) == sorted(["did 0", "did 1", "did 2"] * 2 + [""])

@@ -106,12 +106,13 @@ class InlineDriver:
         choices = self._choices(core)
         if not choices:
             return False
-        pick = choices[0] if self.random is None else self.random.choice(choices)
-        task, slot = pick
+        task, slot, victim = choices[0] if self.random is None else self.random.choice(choices)
         self._steps += 1
         if not claim(task):
             return True
         self._forget(core, task)
+        if victim is not None:
+            core.record_steal(slot, victim.processor, task.id)
         if task._context is not None:
             task._context.run(topology.acting.set, slot.worker)
         self.enqueue_ready(run(core, task, slot, helping=True))
@@ -119,16 +120,17 @@ class InlineDriver:
             check(core)
         return True
 
-    def _choices(self, core: Core) -> list[tuple[DTask, Slot]]:
-        found = []
+    def _choices(self, core: Core) -> list[tuple[DTask, Slot, Slot | None]]:
+        """(task, slot that may run it now, slot from whose queue it would be stolen)."""
+        found: list[tuple[DTask, Slot, Slot | None]] = []
         for worker, queue in core.shared.items():
             slots = core.threads[worker]
-            found += [(task, slots[self._steps % len(slots)]) for task in queue if hasattr(task, "_claim")]
+            found += [(task, slots[self._steps % len(slots)], None) for task in queue if hasattr(task, "_claim")]
         for slot in core.slots.values():
             for _, _, task, others in sorted(slot.heap, key=lambda entry: entry[:2])[:1]:
                 if hasattr(task, "_claim"):
                     thieves = [s for s in others if s is not slot] if self.random is not None else []
-                    found += [(task, s) for s in (slot, *thieves)]
+                    found += [(task, slot, None), *((task, thief, slot) for thief in thieves)]
         return found
 
     def _forget(self, core: Core, task: DTask) -> None:

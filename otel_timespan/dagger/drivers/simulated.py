@@ -14,14 +14,12 @@ import heapq
 import itertools
 from collections.abc import Callable, Mapping
 
-from ...timespans.model import EventId, Timeline
-from .. import records
 from ..atomics import claim
 from ..core import Core
 from ..costs import remote_bytes
 from ..dtask import DTask
 from ..placement import Slot, inputs_of, steal, steal_from_afar
-from ..processors import OSProc, Processor
+from ..processors import OSProc
 from .execution import run
 from .inline import InlineDriver
 
@@ -115,17 +113,10 @@ class SimulatedDriver(InlineDriver):
     def _stolen(self, core: Core, slot: Slot) -> DTask | None:
         near = steal(core, slot, lambda *_: True)
         if near is not None and claim(near[1]):
-            self._record_steal(core, slot, near[0].processor, near[1])
+            core.record_steal(slot, near[0].processor, near[1].id)
             return near[1]
         far = steal_from_afar(core, slot)
         if far is None:
             return None
-        self._record_steal(core, slot, OSProc(far[1]), far[0])
+        core.record_steal(slot, OSProc(far[1]), far[0].id)
         return far[0]
-
-    def _record_steal(self, core: Core, thief: Slot, victim: Processor, task: DTask) -> None:
-        recorder = core.context.recorder
-        if recorder is not None:
-            id = EventId(uid=core.uid, worker=thief.worker, processor=thief.processor, seq=records.next_seq())
-            took = Timeline(from_proc=victim, thunk_id=task.id)
-            recorder.append((records.STEAL, id, took, self.now, self.now, thief.worker, recorder.sample()))

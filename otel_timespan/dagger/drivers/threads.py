@@ -406,7 +406,7 @@ class ThreadsDriver:
         An idle slot without work of its own steals from the others; what does not fit here may fit there.
         """
         starts: list[_Pinned] = []
-        steals: list[tuple[Slot, Slot | None, int]] = []
+        steals: list[tuple[Slot, Any, int]] = []
         with self.core.lock:
             self._take_own(slot, starts)
             if not self.core.waiting:
@@ -419,8 +419,8 @@ class ThreadsDriver:
                 self._steal(thief, starts, steals)
         for item in starts:
             self._hand(item, item.slot)
-        if steals:
-            self._record_steals(steals)
+        for steal_attempt in steals:
+            self.core.record_steal(*steal_attempt)
 
     def _take_own(self, slot: Slot, starts: list[_Pinned]) -> None:
         while slot.heap:
@@ -447,7 +447,7 @@ class ThreadsDriver:
             self.free.append(slot)
         return False
 
-    def _steal(self, thief: Slot, starts: list[_Pinned], steals: list[tuple[Slot, Slot | None, int]]) -> None:
+    def _steal(self, thief: Slot, starts: list[_Pinned], steals: list[tuple[Slot, Any, int]]) -> None:
         """Take from other slots' queues what fits (spec §17.7), one task an attempt; the core's lock is held."""
         while not thief.heap and any(s is not thief and s.worker == thief.worker for s in self.core.waiting):
             found = steal(self.core, thief, self._fits)
@@ -456,7 +456,7 @@ class ThreadsDriver:
                 return
             victim, task, share = found
             if self._start(thief, task, share, starts):
-                steals.append((thief, victim, task.id))
+                steals.append((thief, victim.processor, task.id))
 
     def _fits(self, slot: Slot, share: float) -> bool:
         """Whether a pinned body may start; takes a thread slot off the free list for the first one."""
@@ -679,17 +679,3 @@ class ThreadsDriver:
         now = self.core.clock()
         record = (records.SPAN, "proc_run_wait", id, None, since, now, self.worker, recorder.sample())
         recorder.append(record)
-
-    def _record_steals(self, steals: list[tuple[Slot, Slot | None, int]]) -> None:
-        """One `proc_steal_local` an attempt; what it took, where it took something."""
-        recorder = self.core.context.recorder
-        if recorder is None:
-            return
-        from ...timespans.model import EventId, Timeline
-
-        now = self.core.clock()
-        for thief, victim, task_id in steals:
-            id = EventId(uid=self.core.uid, worker=self.worker, processor=thief.processor, seq=records.next_seq())
-            took = None if victim is None else Timeline(from_proc=victim.processor, thunk_id=task_id)
-            record = (records.STEAL, id, took, now, now, self.worker, recorder.sample())
-            recorder.append(record)
