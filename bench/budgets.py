@@ -54,6 +54,10 @@ BUDGETS = (
     Budget("split.W4.hot_vs_noop", "W4: hot path with MultiEventLog to NoOpLog", "ruling 45", most=3.0),
     Budget("split.W1.whole_vs_noop", "W1: the same with draining", "ruling 45", most=6.0),
     Budget("split.W4.whole_vs_noop", "W4: the same with draining", "ruling 45", most=6.0),
+    Budget("cancel.waiting.beyond_ms", "cancel of a queued task: ms until its fetch raises", "issue", most=1.0),
+    Budget("cancel.busy.beyond_ms", "the same beyond the switch interval, the interpreter busy", "issue", most=1.0),
+    Budget("cancel.waiting.left_bytes", "bytes that a cancelled task leaves behind", "issue", most=1.0),
+    Budget("cancel.waiting.left_tasks", "cancelled tasks that the scheduler still knows", "issue", most=0.0),
     Budget("linear.W1.growth", "W1: µs a task at 200,000 tasks to 20,000", "ours", most=1.5),
     Budget("linear.W4.growth", "W4: µs a task at 200,000 tasks to 20,000", "ours", most=1.5),
     *(
@@ -65,7 +69,6 @@ BUDGETS = (
         )
         for shape in ("speeds", "skewed", "chains", "source", "reduction")
     ),
-    Budget("spill.to_limit", "spilling 4 times the limit: growth of resident memory to the limit", "issue", most=1.3),
 )
 
 

@@ -146,7 +146,20 @@ def sample_spans(workload: Workload, name: str, size: int) -> dict[str, Any]:
     return spans.measure(workload, name, size, _runner)
 
 
-KINDS = {"time": sample_time, "split": sample_split, "memory": sample_memory, "spans": sample_spans}
+def sample_cancel(workload: Workload, name: str, size: int) -> dict[str, Any]:
+    """Times of cancellations while the body in the slot is `name`: waiting or busy. See cancelling.py."""
+    from . import cancelling
+
+    return cancelling.measure(name, size)
+
+
+KINDS = {
+    "time": sample_time,
+    "split": sample_split,
+    "memory": sample_memory,
+    "spans": sample_spans,
+    "cancel": sample_cancel,
+}
 """What can be measured."""
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import placement, spill
+from . import cancelling, placement
 from .spans import SENDERS
 from .systems import OURS, PEERS
 from .workloads import WORKLOADS
@@ -229,6 +229,6 @@ SECTIONS = {
     "linear": linear,
     "spans": spans,
     "placement": placement.section,
-    "spill": spill.section,
+    "cancel": cancelling.section,
 }
 """All sections, by name, in the order in which they run."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FetchTimeoutError, InvalidOptionError, TaskCancelled
 from . import context as _context
 from . import interrupts
-from .dtask import DTask
+from .dtask import DTask, live
 from .environment import running_task, token_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,11 @@ def _targets(target: Any) -> list[DTask]:
     if target is None:
         body = running_task()
         core = body._core if body is not None else _started()
-        return [] if core is None else list(core.unfinished())
+        if core is None:
+            return []
+        # Running ones last: their slots would start others. The oldest first: they are found first in queues.
+        running = core.running
+        return sorted(core.unfinished(), key=lambda task: (task in running, task.id))
     if isinstance(target, DTask):
         return [target]
     if isinstance(target, int) and not isinstance(target, bool):
@@ -89,5 +93,36 @@ def cancel_task(task: DTask, *, graceful: bool, give_back: bool = True, force: b
         token_of(task).cancel(graceful)
         if force and interrupts.force(core, task):
             return
-    if core.fail(task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation") and running and give_back:
+    queued, upstreams = getattr(task, "_claim", None), task._deps
+    if not core.fail(task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation"):
+        return
+    if not running:
+        _forget(core, task, queued, upstreams)
+    elif give_back:
         core.abandon(task)
+
+
+def _forget(core: Core, task: DTask, queued: bool | None, upstreams: tuple[DTask, ...]) -> None:
+    """Take a cancelled task out of wherever it waits: a busy slot or upstream may come by late, or never."""
+    if queued is True:
+        for queue in list(core.shared.values()):
+            if _take_out(queue, task):
+                return
+    elif queued is False:
+        core.take_out(task)
+    else:
+        for up in upstreams:
+            _take_out(up._subs, task)
+        _take_out(core.parked, task)
+        if task in core.delayed:
+            core.delayed.discard(task)
+            live(task).timer.cancel()
+
+
+def _take_out(these: Any, task: DTask) -> bool:
+    """Remove a task from a list or deque that other threads use, too: one step. Whether it was there."""
+    try:
+        these.remove(task)
+    except ValueError:
+        return False
+    return True

@@ -35,7 +35,7 @@ from .chunks import Chunk
 from .coroutines import Coroutines
 from .costs import Costs
 from .describe_task import describe_arguments, other_dependencies
-from .dtask import DONE, FAILED, LAUNCHED, TOLD, DTask, Failure, Live, summarize
+from .dtask import DONE, FAILED, LAUNCHED, TOLD, UNLAUNCHED, DTask, Failure, Live, summarize
 from .environment import current, running_task
 from .ids import new_run_id
 from .monitoring import Readable
@@ -150,6 +150,25 @@ class Core(Readable):
         if not task._deps:
             self.enqueue(task)
             return
+        self._submit_waiting(task)
+
+    def submit_known(self, task: DTask) -> None:
+        """Submit a task that others can have cancelled: a queue held it back, or its body is to run again."""
+        if task._state == UNLAUNCHED:
+            task._state = LAUNCHED
+            if not hasattr(task, "_open") and hasattr(task, "_outcome"):  # cancelled at this very moment
+                task._state = FAILED
+        if task._state >= DONE:
+            return
+        recorder = self.context.recorder
+        if recorder is not None:
+            self._submit_logged(task, recorder)
+        else:
+            self._submit_waiting(task)
+        self.driver.enqueue_ready(())
+        self.driver.wake()
+
+    def _submit_waiting(self, task: DTask) -> None:
         failed = self.wire(task)
         if failed is not None:
             self.skip([task], failed._outcome)
@@ -204,7 +223,8 @@ class Core(Readable):
             extra.attempt,
             extra.trace,
         )
-        task._state = LAUNCHED
+        if task._state == UNLAUNCHED:
+            task._state = LAUNCHED
         failed = self.wire(task) if task._deps else None
         if failed is None and task._tokens is None:
             self.enqueue(task, submission)
@@ -294,6 +314,18 @@ class Core(Readable):
         if not slot.heap:
             self.waiting.discard(slot)
         return entry
+
+    def take_out(self, task: DTask) -> None:
+        """Take a task out of the own queue of a slot, if it is in one."""
+        with self.lock:
+            for slot in self.waiting:
+                for number, entry in enumerate(slot.heap):
+                    if entry[2] is task:
+                        del slot.heap[number]
+                        heapq.heapify(slot.heap)
+                        if not slot.heap:
+                            self.waiting.discard(slot)
+                        return
 
     def _park(self, task: DTask, recorder: Any, submission: Any) -> None:
         """No worker is there: the task waits until one is added."""

@@ -248,7 +248,18 @@ TOLD = _Told()
 class Live:
     """What only some tasks have: kept apart so that the others stay small."""
 
-    __slots__ = ("attempt", "chunk", "coroutine", "forced", "reserved", "spawned_by", "token", "trace", "wakes")
+    __slots__ = (
+        "attempt",
+        "chunk",
+        "coroutine",
+        "forced",
+        "reserved",
+        "spawned_by",
+        "timer",
+        "token",
+        "trace",
+        "wakes",
+    )
 
     def __init__(self) -> None:
         self.attempt = 1
@@ -258,6 +269,7 @@ class Live:
         self.token: Any = None  # the cancel token while it runs
         self.reserved: Any = None  # its expected time where it was placed (a `Reservation`)
         self.spawned_by = 0  # the id of the task whose body spawned it
+        self.timer: Any = None  # what ends the body (option `timeout`) or begins the next attempt
         self.forced = 0  # how far a forced cancellation is (interrupts.py)
         self.wakes: Any = ()  # what ends the waits of the body
 

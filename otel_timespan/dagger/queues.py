@@ -65,7 +65,7 @@ class DefaultTaskQueue(TaskQueue):
     def enqueue(self, pairs: Pairs) -> None:
         """Submit each task to its scheduler."""
         for _, task in pairs:
-            task._core.driver.submit(task)
+            task._core.submit_known(task)
 
 
 class _Wrapping(TaskQueue):

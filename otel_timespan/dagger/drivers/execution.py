@@ -119,7 +119,9 @@ def _limit(core: Core, task: DTask, context: contextvars.Context) -> contextvars
     """Start the clock of the option `timeout`; a context of its own for a body that may run again."""
     options = task._options
     if options.timeout is not None:
-        call_later(options.timeout, functools.partial(_expire, core, task, options.timeout, live(task).attempt))
+        extra = live(task)
+        call = functools.partial(_expire, core, task, options.timeout, extra.attempt)
+        extra.timer = call_later(options.timeout, call)
     return context.copy() if options.retries else context
 
 
@@ -210,10 +212,13 @@ def _end(
     A late result of a cancelled one is dropped.
     """
     interrupt = error if helping and isinstance(error, UserInterrupt) else None
+    extra = task._live
     if interrupt is not None:
         error = TaskCancelled("interrupted by the user")
-    elif task._live is not None and task._live.forced:
+    elif extra is not None and extra.forced:
         error = interrupts.forced_error(task, error)
+    if extra is not None and extra.timer is not None:
+        extra.timer.cancel()
     outcome: Any = None
     if error is None:
         outcome, error = _pack_or_fail(core, task, value, log)
@@ -284,17 +289,17 @@ def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> boo
     extra.attempt += 1
     task._summary = None
     if not options.retry_delay:
-        core.driver.submit(task)
+        core.submit_known(task)
     else:
         core.delayed.add(task)
-        call_later(options.retry_delay, functools.partial(_resubmit, core, task))
+        extra.timer = call_later(options.retry_delay, functools.partial(_resubmit, core, task))
     return True
 
 
 def _resubmit(core: Core, task: DTask) -> None:
     core.delayed.discard(task)
     if core.halted is None:
-        core.driver.submit(task)
+        core.submit_known(task)
 
 
 def restore(core: Core, task: DTask) -> Sequence[DTask] | None:
