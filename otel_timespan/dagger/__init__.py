@@ -59,6 +59,7 @@ from .files import File, tofile
 from .invariants import InvariantViolation, check
 from .iterating import as_completed, map
 from .lazy import SchedulerOptions, Thunk, collect, compute, delayed
+from .limits import get_limit, set_limit
 from .monitoring import status
 from .mutable import Shard, mutable, shard
 from .options import Options, default_option, get_options, set_default_option, with_options
@@ -220,6 +221,7 @@ __all__ = [
     "fetch",
     "fetch_all",
     "fetch_logs",
+    "get_limit",
     "get_options",
     "get_parent",
     "get_processors",
@@ -253,6 +255,7 @@ __all__ = [
     "scope",
     "sequential",
     "set_default_option",
+    "set_limit",
     "set_tls",
     "setitem",
     "shard",

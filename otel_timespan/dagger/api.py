@@ -17,6 +17,7 @@ from . import interrupts as _interrupts
 from .chunks import Chunk
 from .dtask import DTask
 from .environment import SyncBlock, current, running_task
+from .limits import check_limits
 from .mutable import Shard
 from .options import DEFAULT, Options, drop_removed, effective, scoped
 from .queues import Spec
@@ -146,7 +147,12 @@ def _check_function(f: Any) -> None:
 
 
 def all_dependencies(f: Any, deps: tuple[DTask, ...], kwargs: dict[str, Any], options: Options) -> tuple[DTask, ...]:
-    """Function and keyword arguments count as inputs too, and what `syncdeps` names."""
+    """Function and keyword arguments count as inputs too, and what `syncdeps` names.
+
+    Raises `InvalidOptionError` for a `limit` that was never set.
+    """
+    if options.limit is not None:
+        check_limits(options.limit)
     more = [f, *kwargs.values()]
     found = [*deps, *(value for value in more if type(value) is DTask)]
     if options.syncdeps:
@@ -200,7 +206,7 @@ def sync() -> Iterator[None]:
     Raises the first failure in spawn order; an exception of the block itself wins. Tasks spawned inside
     bodies do not count. Source: spec/scheduler.md §1.10, design/rulings.md 18.
     """
-    from .fetching import fetch, wait
+    from .fetching import fetch, note_failure, wait
 
     block = SyncBlock()
     token = current.set(block)
@@ -210,5 +216,9 @@ def sync() -> Iterator[None]:
         current.reset(token)
         for one in block.tasks:
             wait(one)
-    for one in block.tasks:
-        fetch(one)
+    try:
+        for one in block.tasks:
+            fetch(one)
+    finally:  # the first failure is raised, the others are known to be there
+        for one in block.tasks:
+            note_failure(one)

@@ -22,7 +22,7 @@ from ..timespans import sinks
 from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.sinks import NoOpLog
-from . import debug, janitor, records, scopes
+from . import debug, janitor, records, scopes, unseen
 from .core import Core
 from .dtask import DTask
 from .ids import IdBlocks
@@ -374,6 +374,7 @@ def _at_exit() -> None:
     """The interpreter ends: drop what waits, give running bodies a moment, never hang."""
     for context in list(_running):
         context.shutdown()
+    unseen.flush()
     janitor.finish()
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SchedulingError, TaskCancelled, WorkerLostError
 from ..timespans.model import EventId, Timeline
 from ..timespans.recorder import warn_once
-from . import records
+from . import limits, records
 from .atomics import claim, settle
 from .chunks import Chunk
 from .coroutines import Coroutines
@@ -271,6 +271,11 @@ class Core(Readable):
         if not self.active and not self.is_batch:
             self._park(task, recorder, submission)
             return ()
+        if task._options.limit is not None:
+            self._record_submission(submission, recorder)  # it may not be placed for long
+            submission = None
+            if not limits.enter(task):
+                return ()
         t0 = self.clock() if recorder is not None else 0
         error: BaseException | None = None
         spot: Spot | None = None
@@ -329,12 +334,16 @@ class Core(Readable):
 
     def _park(self, task: DTask, recorder: Any, submission: Any) -> None:
         """No worker is there: the task waits until one is added."""
-        if recorder is not None and submission is not None:
-            recorder.append((*submission, self.clock(), None, recorder.sample()))
+        self._record_submission(submission, recorder)
         self.parked.append(task)
         warn_once(self, "task %d is ready, but the context has no worker: it waits until addprocs adds one", task.id)
         if self.active:  # it came meanwhile
             self.unpark()
+
+    def _record_submission(self, submission: Any, recorder: Any) -> None:
+        """Record a submission without a placement, which comes later."""
+        if recorder is not None and submission is not None:
+            recorder.append((*submission, self.clock(), None, recorder.sample()))
 
     def unpark(self) -> None:
         """Place what waits for a worker."""
@@ -399,6 +408,8 @@ class Core(Readable):
         self.record_finish(task, error, state)
         self.finish(task, Failure(task._summary, error, direct), FAILED)
         self.unreserve(task)
+        if task._options.limit is not None:
+            limits.leave(task)
         if claim(task) or task not in self.running:
             release_inputs(task)
         return True
@@ -472,7 +483,7 @@ class Core(Readable):
 
     def unfinished(self) -> Iterator[DTask]:
         """Every submitted task without a result, in no order: all are reachable from queues and bodies."""
-        stack: list[DTask] = [*list(self.running), *list(self.delayed), *list(self.parked)]
+        stack: list[DTask] = [*list(self.running), *list(self.delayed), *list(self.parked), *limits.waiting_of(self)]
         for queue in self.shared.values():
             stack += list(queue)
         with self.lock:

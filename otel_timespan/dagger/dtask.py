@@ -16,9 +16,9 @@ import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import DTaskCancelledError, DTaskFailedError, RemoteTaskError, TaskCancelled, unwrap_exception
 from .describe import function_name
 from .options import Options
+from .unseen import Failure
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -60,26 +60,6 @@ class TaskSummary(NamedTuple):
         count = len(self.inputs)
         shown = ", ".join(self.inputs) if count <= 4 else f"{count} arguments"
         return f"DTask {self.id}: {self.function}({shown})"
-
-
-class Failure(NamedTuple):
-    """How a task failed: the task that really raised, what it raised, and whether to raise that directly.
-
-    `direct` errors are those of a scheduler that went down: nobody's task failed.
-    """
-
-    root: TaskSummary
-    ex: BaseException
-    direct: bool = False
-
-    def error_for(self, task: TaskSummary) -> BaseException:
-        """The exception that a fetch of `task` raises; a new one each time, as several may fetch."""
-        if self.direct:
-            return self.ex
-        cancelled = isinstance(unwrap_exception(self.ex), TaskCancelled)
-        error = (DTaskCancelledError if cancelled else DTaskFailedError)(task, self.root, self.ex)
-        error.__cause__ = self.ex.exc if isinstance(self.ex, RemoteTaskError) else self.ex
-        return error
 
 
 class Result:

@@ -30,9 +30,9 @@ from . import interrupts, janitor
 from .api import current_core, launch
 from .atomics import subscribe
 from .context import Context, eager_context
-from .dtask import FAILED, DTask
+from .dtask import FAILED, DTask, summarize
 from .environment import running_task
-from .fetching import failure_of, is_cancelled, refuse_on_loop_thread, slot_given_back, step_until
+from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
 from .options import Options
 from .timers import call_later
 
@@ -104,7 +104,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
             elif task._outcome.direct or task._outcome.root.id == task.id:
                 self.set_exception(task._outcome.ex)
             else:
-                self.set_exception(failure_of(task))
+                self.set_exception(task._outcome.error_for(summarize(task)))
         except StorageError as lost:  # it was spilled, and can't be read back
             self.set_exception(lost)
         except InvalidStateError:  # it was cancelled
@@ -113,12 +113,22 @@ class TaskFuture(concurrent.futures.Future[Any]):
     def result(self, timeout: float | None = None) -> Any:
         """The value; raises what the body raised, as it is. See `concurrent.futures.Future.result`."""
         with self._patiently(timeout):
-            return super().result(timeout)
+            try:
+                return super().result(timeout)
+            finally:
+                self._note_failure()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the body raised, None if nothing. See `concurrent.futures.Future.exception`."""
         with self._patiently(timeout):
-            return super().exception(timeout)
+            try:
+                return super().exception(timeout)
+            finally:
+                self._note_failure()
+
+    def _note_failure(self) -> None:
+        if self.task is not None:
+            note_failure(self.task)
 
     def _patiently(self, timeout: float | None) -> contextlib.AbstractContextManager[Any]:
         task = self.task
@@ -327,6 +337,7 @@ class Executor(concurrent.futures.Executor):
         finally:
             for left in futures:
                 left.cancel()
+                left._note_failure()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls. `cancel_futures` cancels what has not begun, `wait` waits for the rest.

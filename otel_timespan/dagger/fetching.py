@@ -31,6 +31,7 @@ from .chunks import Chunk
 from .drivers.execution import as_chunk
 from .dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
 from .environment import loop_threads, running_task
+from .limits import refuse_deadlock
 
 if TYPE_CHECKING:
     import asyncio
@@ -74,8 +75,15 @@ def _fetch_reference(x: Any) -> Any:
 def failure_of(task: DTask) -> BaseException:
     """The exception that a fetch of this failed task raises: a new one each time."""
     failure: Failure = task._outcome
+    failure.retrieved = True
     error = failure.error_for(task._summary or summarize(task))
     return error
+
+
+def note_failure(task: DTask) -> None:
+    """Somebody knows of the task's failure, if it has one: it need not be logged."""
+    if task._state == FAILED:
+        task._outcome.retrieved = True
 
 
 def fetch_all(x: Any, *, timeout: float | None = None) -> Any:
@@ -135,6 +143,9 @@ def wait_done(task: DTask, timeout: float | None) -> None:
         raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
     check_launched(task)
     refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
+    body = running_task()
+    if body is not None and timeout is None:
+        refuse_deadlock(body, task)
     if timeout is None and not in_event_loop():
         task._core.driver.help(task)
         if interrupts.used:
@@ -294,6 +305,8 @@ async def awaitable(task: DTask) -> Any:
     if task._state < DONE:
         check_launched(task)
         step_until(task._core, lambda: task._state >= DONE)
+        if (body := running_task()) is not None:
+            refuse_deadlock(body, task)
         if subscribe(task, wake):
             try:
                 await done

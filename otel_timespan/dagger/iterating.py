@@ -26,6 +26,7 @@ from .fetching import (
     awaitable,
     check_launched,
     fetch,
+    note_failure,
     refuse_in_event_loop,
     slot_given_back,
     step_until,
@@ -329,6 +330,7 @@ def _cancel_all(tasks: list[DTask]) -> None:
     for task in reversed(tasks):  # a running one last: its slot would start the next
         if task._state < DONE:
             cancel_task(task, graceful=True)
+        note_failure(task)
 
 
 def map(

@@ -202,6 +202,18 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     return names
 
 
+def _limit_names(name: str, value: Any) -> tuple[str, ...]:
+    wanted = "the name of a limit (see set_limit), or a tuple of names"
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
+        raise _wrong(name, value, wanted)
+    names = tuple(dict.fromkeys(value))
+    if not names or not all(isinstance(one, str) and one for one in names):
+        raise _wrong(name, value, wanted)
+    return names
+
+
 def _storage(name: str, value: Any) -> Any:
     from .devices import StorageDevice
 
@@ -248,6 +260,7 @@ CHECKS: dict[str, Check] = {
     "retries": _at_least(0),
     "retry_delay": _seconds,
     "timeout": _limit_s,
+    "limit": _limit_names,
 }
 """The options of a task, in the order of the spec's table."""
 

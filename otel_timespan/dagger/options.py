@@ -128,6 +128,8 @@ class Options:
     """Seconds to wait before each retry. Default 0."""
     timeout: float | None = None
     """Seconds that a body may run. Default: no limit."""
+    limit: tuple[str, ...] | None = None
+    """Names of limits under which the body runs (`set_limit`); scoped, it holds for the block's own tasks only."""
 
     def __init__(self, **options: Any) -> None:
         if options:
@@ -301,7 +303,8 @@ def _filled(mapping: Mapping[str, Any], own: Mapping[str, Any]) -> Options:
     below = {name: value for name, value in mapping.items() if name != "task_queue"}
     layered = {name: _own(value) for name, value in _layer(below, own).items()}
     if below:
-        layered["propagates"] = tuple(dict.fromkeys((*layered.get("propagates", ()), *below)))
+        names = (name for name in below if name != "limit")  # a body that waits for its children has its place
+        layered["propagates"] = tuple(dict.fromkeys((*layered.get("propagates", ()), *names)))
     return _made(layered)
 
 
@@ -440,6 +443,8 @@ def _register(name: str, f: Any, argtypes: Any, provider: _Provider) -> None:
     global _version
     if not is_option(name):
         raise unknown_option(name)
+    if name == "limit":  # defaults are looked up when a task is placed, limits before
+        raise InvalidOptionError("a limit can't be the default of a signature: give it to the task or a block")
     if not callable(f):
         raise NotCallableError(f"a default of {name!r} belongs to a function, not to {f!r}")
     if isinstance(argtypes, type) or not isinstance(argtypes, (tuple, list)):

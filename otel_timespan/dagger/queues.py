@@ -160,7 +160,7 @@ def sequential() -> Iterator[None]:
 @contextmanager
 def waiting(check_errors: bool = False) -> Iterator[None]:
     """Wait at the end for every task spawned in the block; `check_errors` raises the first failure."""
-    from .fetching import fetch, wait
+    from .fetching import fetch, note_failure, wait
 
     queue = WaitQueue()
     with in_queue(queue):
@@ -168,8 +168,12 @@ def waiting(check_errors: bool = False) -> Iterator[None]:
     for task in queue.tasks:
         wait(task)
     if check_errors:
-        for task in queue.tasks:
-            fetch(task)
+        try:
+            for task in queue.tasks:
+                fetch(task)
+        finally:  # the first failure is raised, the others are known to be there
+            for task in queue.tasks:
+                note_failure(task)
 
 
 def spawn_bulk(f: Callable[[], T]) -> T:

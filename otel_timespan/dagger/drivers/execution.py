@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import TaskCancelled, TaskTimeoutError
 from ...timespans import profiler
 from ...timespans.model import NO_SAMPLES
-from .. import interrupts, records
+from .. import interrupts, limits, records
 from ..atomics import settle
 from ..checkpoints import save, try_restore
 from ..chunks import Chunk, DRef, LoggedDRef
@@ -240,6 +240,8 @@ def _end(
     release_inputs(task)
     end_token(task)
     core.unreserve(task)
+    if task._options.limit is not None:
+        limits.leave(task)
     if won and error is not None and core.on_body_error is not None:
         core.on_body_error(task, error)
     if interrupt is not None:
@@ -288,6 +290,8 @@ def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> boo
         _record_end(core, task, failure, False, log)
     extra.attempt += 1
     task._summary = None
+    if options.limit is not None:
+        limits.leave(task)
     if not options.retry_delay:
         core.submit_known(task)
     else:
@@ -313,6 +317,8 @@ def restore(core: Core, task: DTask) -> Sequence[DTask] | None:
     core.record_finish(task, chunk.handle.info, "success")
     ready = core.finish(task, chunk.handle, DONE)
     release_inputs(task)
+    if task._options.limit is not None:
+        limits.leave(task)
     return ready
 
 
