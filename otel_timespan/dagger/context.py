@@ -32,7 +32,7 @@ from .spilling import devices_for
 
 __all__ = ["Context", "addprocs", "eager_context", "eager_state", "nprocs", "procs", "rmprocs", "workers"]
 
-ids = IdBlocks()
+ids: IdBlocks = IdBlocks()
 """The task ids of this process. The first belongs to the eager scheduler's internal root, which is never seen."""
 ids.next()
 

@@ -39,6 +39,7 @@ from ..scopes import AnyScope
 from ..sizes import FIXED
 from ..spilling import keep_result
 from ..timers import call_later
+from ..unseen import forget_frames
 
 if TYPE_CHECKING:
     from ..core import Core
@@ -67,7 +68,10 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
     running.add(task)
     recorder = core.context.recorder
     if recorder is not None:
-        return _run_logged(core, task, slot, context, recorder, helping)
+        try:
+            return _run_logged(core, task, slot, context, recorder, helping)
+        finally:
+            del task, context  # see below
     begun = 0 if task.id & core.costs.skip else core.clock()
     error: BaseException | None = None
     value = None
@@ -103,6 +107,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> Sequen
         return _end(core, task, value, error, None, helping, ns)
     finally:
         error = value = None  # its traceback refers to this frame, and must not keep the value
+        del task, context  # nor the task, whose failure it is
 
 
 _SPECIAL = frozenset((Chunk, *ASYNC))
@@ -230,10 +235,13 @@ def _end(
             save(task._options.checkpoint, "Thunk", task, _chunk_of(task, outcome))
     else:
         task._summary = summarize(task)
+        forget_frames(error)
         outcome = Failure(task._summary, error)
         if task._options.retries and _retry(core, task, outcome, log):
             return ()
     won = settle(task)
+    if error is not None and (not won or core.on_body_error is not None):
+        outcome.retrieved = True  # nobody wants to know, or `compute` raises it
     if log is not None:
         _record_end(core, task, outcome, won, log)
     ready = core.finish(task, outcome, FAILED if error is not None else DONE) if won else ()
@@ -286,6 +294,7 @@ def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> boo
     allowed = allowed and not isinstance(failure.ex, TaskCancelled)
     if not allowed or task._state >= DONE or core.halted is not None or interrupts.is_forced(task):
         return False
+    failure.retrieved = True  # the next attempt is to tell
     if log is not None:
         _record_end(core, task, failure, False, log)
     extra.attempt += 1
@@ -408,7 +417,10 @@ def _run_logged(
     profiled = core.context.profile_computes
     plain = type(code) is int and task._options is DEFAULT and core.devices is None
     if plain and not (profiled or task._kwargs or move.custom or recorder.wants_cpu or recorder.on_body is not None):
-        return _run_plainly(core, task, slot, context, recorder, helping, code)
+        try:
+            return _run_plainly(core, task, slot, context, recorder, helping, code)
+        finally:
+            del task, context
     log = RunLog(recorder, slot.code, code)
     value: Any = None
     error: BaseException | None = None
@@ -437,6 +449,7 @@ def _run_logged(
         return _end(core, task, value, error, log, helping, ns)
     finally:
         error = value = None
+        del task, context
 
 
 @interrupts.see_through
@@ -465,6 +478,7 @@ def _run_plainly(
             return _end(core, task, None, error, log, helping, 0)
         finally:
             error = None
+            del task, context
     ended = core.clock()
     ns = ended - begun if begun else 0
     args, kind = task._args, type(value)
