@@ -57,7 +57,9 @@ class OTelLog(sinks.Sink):
     does, "block", "drop" or "spill"; `max_bytes` bounds it. `block_timeout_s`: how long a full queue may
     hold the program up, in all per outage. `exit_timeout_s`: how long the last flush may take.
     `root_quiet_s`: how long nothing must happen until a run that was not opened with `dag` ends.
-    `redact(key, text) -> text or None`: asked about every text that leaves. `clock`: monotonic ns.
+    `redact(key, text) -> text or None`: asked about every text that leaves. `clock`: monotonic ns, the clock that
+    the events are stamped with. Where that is simulated (`clock=lambda: driver.now`), the moment that the log
+    is made is the present, and later ones lie that much in the future; only `flush` and `close` end implicit runs.
 
     Raises `InvalidOptionError` for options and `OTEL_*` variables that can't work. Thread-safe. It keeps no
     log: `get_logs` raises `LogNotKeptError`. Source: design/api.md.
@@ -98,7 +100,7 @@ class OTelLog(sinks.Sink):
                 raise InvalidOptionError(f"{name} is a function, not {function!r}")
         self._gauges = None if consumers is None else ConsumerGauges(consumers)
         self._detail, self._redact, self._clock = detail, redact, clock
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self._offset_ns = time.time_ns() - clock()
         self._body_phase = ids.TASK if detail == "task" else ids.COMPUTE
         self._backend: Backend | None = None
         self._connecting = threading.RLock()

@@ -187,7 +187,8 @@ class SpanMapper:
     def _schedule_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._task(id["thunk_id"], event)
         if task is not None:
-            task.ready = event.timestamp
+            task.placing = event.timestamp
+            task.ready = task.ready or event.timestamp
 
     def _schedule_finish(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._tasks.get(id["thunk_id"])
@@ -196,7 +197,9 @@ class SpanMapper:
         task.placed = event.timestamp
         self._enter(task, "queued", event.timestamp)
         if self._phases:
-            self._phase(task, semconv.SCHEDULE, ids.SCHEDULE, task.ready or task.placed, task.placed, out)
+            start = task.placing or task.placed
+            self._phase(task, semconv.SCHEDULE, ids.SCHEDULE, start, task.placed, out, task.placements)
+        task.placements += 1  # again when the processor goes away that it waits for
 
     def _fetch_finish(self, event: Event, id: Any, out: list[SpanData]) -> None:
         thunk_id = getattr(event.timeline, "thunk_id", None)
@@ -258,7 +261,7 @@ class SpanMapper:
         }
         if nbytes is not None:
             attributes[semconv.MOVE_SIZE] = nbytes
-        out.append(tasks.child(task, self._shape, semconv.MOVE, ids.MOVE, start, end, attributes))
+        out.append(tasks.child(task, self._shape, semconv.MOVE, ids.MOVE, start, end, attributes, str(position)))
 
     def _compute_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._task(id["thunk_id"], event) or self._revive(id, event)
@@ -267,7 +270,7 @@ class SpanMapper:
         if not task.taken:
             self._take(task, event.timestamp, out)
         task.body_start, task.worker = event.timestamp, event.worker
-        task.where, task.processor = id["processor"], processor_name(id["processor"])
+        task.where, task.processor = id["processor"], tasks.processor_name(id["processor"])
         task.f = task.f if task.f is not None else getattr(event.timeline, "f", None)
         self._enter(task, "running", event.timestamp)
 
@@ -294,11 +297,16 @@ class SpanMapper:
         task.span = span if isinstance(span, BodySpan) else None
         result: Any = getattr(timeline, "result", None)
         task.result_nbytes = getattr(result, "nbytes", None)
-        if failures.is_failure(result) and not task.finished and task.parent.flags & 1:
-            text = failures.describe(result)
-            if task.span is not None and task.span.has_recorded(result):
-                text = text._replace(stack="")
-            task.body_failure = None if failures.is_cancellation(result) else text
+        if failures.is_failure(result) and not task.finished:
+            self._enter(task, "waiting", event.timestamp)  # for its finish, or for its next attempt
+            if task.parent.flags & 1:
+                self._describe_failure(task, result)
+
+    def _describe_failure(self, task: OpenTask, error: Any) -> None:
+        text = failures.describe(error)
+        if task.span is not None and task.span.has_recorded(error):
+            text = text._replace(stack="")
+        task.body_failure = None if failures.is_cancellation(error) else text
 
     def _end_late(self, task: OpenTask, out: list[SpanData]) -> None:
         """The body of a task that has its result already ended at last."""
@@ -383,6 +391,8 @@ class SpanMapper:
         if before is None:
             done = self._done.get(task_id) if attempt > 1 else None
             return (done.parent.trace_id, done.span_id) if done is not None else None
+        if before.body_end:  # it ended then: the delay until the next attempt is nobody's time
+            now = before.body_end
         before.finished = before.latest = max(before.latest, now)
         self._leave(before)
         if before.body_start and not before.body_end:
@@ -435,10 +445,12 @@ class SpanMapper:
             out.append(tasks.finish_span(task, self._shape, bounds))
         out.append(tasks.task_span(task, self._shape, bounds, result, self._done.get))
 
-    def _phase(self, task: OpenTask, name: str, phase: int, start: int, end: int, out: list[SpanData]) -> None:
+    def _phase(
+        self, task: OpenTask, name: str, phase: int, start: int, end: int, out: list[SpanData], position: int = 0
+    ) -> None:
         task.latest = max(task.latest, end)
         if task.parent.flags & 1:
-            out.append(tasks.child(task, self._shape, name, phase, start, end, {semconv.TASK_ID: task.id}))
+            out.append(tasks.child(task, self._shape, name, phase, start, end, {semconv.TASK_ID: task.id}, position))
         else:
             self.sampled += 1
 
@@ -499,22 +511,6 @@ def root_span(run: Run, offset_ns: int) -> SpanData:
         attributes, (), events, status, message, parent.trace_state, flags=parent.flags,
     )  # fmt: skip
     return run.span.merged(span) if isinstance(run.span, BodySpan) else span
-
-
-_processors: dict[Any, str] = {}
-
-
-def processor_name(processor: Any) -> str:
-    """A processor as text, the same for each equal one."""
-    try:
-        found = _processors.get(processor)
-    except TypeError:
-        return str(processor)
-    if found is None:
-        found = str(processor)
-        if len(_processors) < 4096:
-            _processors[processor] = found
-    return found
 
 
 def _guess(result: Any) -> str:

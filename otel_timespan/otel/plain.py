@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import contextvars
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from opentelemetry.trace import INVALID_SPAN, get_current_span
 
-from ..timespans.model import Event
+from ..timespans.model import Event, EventId
 from . import failures, ids, semconv
 from .runs import Run, Runs, Sampled
 from .spandata import ERROR, UNSET, SpanData
+from .tasks import processor_name
 
 __all__ = ["PLACE", "Enclosing", "Place", "PlainSpans", "is_program"]
 
@@ -218,8 +219,8 @@ class PlainSpans:
         status, message = UNSET, ""
         events = []
         begin, end = start.timestamp + self._offset, max(start.timestamp, end_ns) + self._offset
-        if category == "evict":
-            attributes[semconv.EVICT_REASON] = str(getattr(timeline, "reason", ""))
+        if type(start.id) is EventId:
+            attributes.update(_of_scheduler(category, start.id, timeline))
         if state:
             attributes[semconv.TASK_STATE] = state
             status, message = ERROR, "the log was closed before it ended"
@@ -237,8 +238,21 @@ class PlainSpans:
         return 0
 
 
+def _of_scheduler(category: str, id: EventId, timeline: Any) -> Iterator[tuple[str, Any]]:
+    """What a timespan of the scheduler says besides its category and id."""
+    processor = id.get("processor")
+    if processor is not None:
+        yield semconv.PROCESSOR, processor_name(processor)
+    if category == "evict":
+        yield semconv.EVICT_REASON, str(getattr(timeline, "reason", ""))
+    elif category == "proc_steal_local" and timeline is not None:
+        yield semconv.STEAL_TASK, timeline.thunk_id
+        yield semconv.STEAL_SOURCE, processor_name(timeline.from_proc)
+    elif category == "storage_wait":
+        device = getattr(timeline, "device_type", None)
+        yield semconv.STORAGE_DEVICE, getattr(device, "__name__", str(device))
+
+
 def is_program(event: Event, scheduler_categories: frozenset[str]) -> bool:
     """Whether an event is a program's own and not the scheduler's."""
-    from ..timespans.model import EventId
-
     return not (type(event.id) is EventId and event.category in scheduler_categories)

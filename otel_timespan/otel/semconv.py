@@ -59,12 +59,18 @@ SPANS = (
     SpanName("dag", "task", "one run that the log opened by itself, from busy to idle"),
     SpanName("dag <name>", "task", "one run opened with dag(name)"),
     SpanName("<function>", "task", "a task, from submission to finish"),
-    SpanName(SCHEDULE, "phases", "placement of a ready task"),
+    SpanName(SCHEDULE, "phases", "placement of a ready task; again when the processor that it waits for goes away"),
     SpanName(QUEUE, "phases", "ready and placed, until a processor took it"),
     SpanName(MOVE, "phases", "one argument that was moved (a chunk, shard or file, or by a custom move)"),
     SpanName(COMPUTE, "phases", "the body and packing its result; current while the body runs"),
     SpanName(FINISH, "phases", "from the end of the body until the result was handed on"),
     SpanName("steal", "scheduler", "one attempt to take a task from another processor's queue"),
+    SpanName(
+        "evict", "scheduler", "a chunk's data left its worker's memory: the last reference died, or it was spilled"
+    ),
+    SpanName(
+        "storage_wait", "scheduler", "a body or fetch waited for a storage device: for room, or to read data back"
+    ),
     SpanName("<category>", "scheduler", "any other timespan of the scheduler, while a run is open, under its root"),
     SpanName("<category>", "task", "a timespan of a program that uses the log by itself"),
 )
@@ -97,6 +103,9 @@ LINK_BLOCKING = "timespan.link.blocking"
 EVENT_CATEGORY = "timespan.event.category"
 EVENT_ID = "timespan.event.id"
 EVICT_REASON = "timespan.evict.reason"
+STEAL_TASK = "timespan.steal.task"
+STEAL_SOURCE = "timespan.steal.source"
+STORAGE_DEVICE = "timespan.storage.device"
 DAG_NAME = "timespan.dag.name"
 DAG_TASKS = "timespan.dag.tasks"
 DAG_FAILED = "timespan.dag.tasks.failed"
@@ -135,10 +144,22 @@ ATTRIBUTES = (
     Attribute(TASK_ATTEMPT, "int", "", "task", "1 for the first try"),
     Attribute(TASK_SPAWNED_BY, "int", "", "task", "the task whose body spawned it; absent outside of bodies"),
     Attribute(WORKER_ID, "int", "", "task, compute, scheduler spans; metrics", "the worker"),
-    Attribute(PROCESSOR, "string", "", "task, compute; metrics", "the processor that ran the body"),
+    Attribute(
+        PROCESSOR,
+        "string",
+        "",
+        "task, compute, scheduler spans; metrics",
+        "the processor that ran the body, or that the scheduler's timespan is about, as text, cut at 256",
+    ),
     Attribute(RESULT_SIZE, "int", "By", "task", "estimated size of the result; absent where unknown"),
-    Attribute(WAIT_DEPENDENCY, "double", "s", "task", "submitted until all upstreams had finished"),
-    Attribute(WAIT_SCHEDULE, "double", "s", "task", "placement"),
+    Attribute(
+        WAIT_DEPENDENCY,
+        "double",
+        "s",
+        "task",
+        "submitted until placement began: all upstreams had finished, and a worker was there",
+    ),
+    Attribute(WAIT_SCHEDULE, "double", "s", "task", "placement, the last one where it was placed again"),
     Attribute(WAIT_QUEUE, "double", "s", "task", "placed until a processor took it"),
     Attribute(WAIT_MOVE, "double", "s", "task", "taken until the body began; all moves together"),
     Attribute(WAIT_PHASE, "string", "", "metrics", "dependency, schedule, queue or move"),
@@ -156,6 +177,9 @@ ATTRIBUTES = (
     Attribute(EVENT_CATEGORY, "string", "", "spans named by a category; metrics", "the category of the events"),
     Attribute(EVENT_ID, "string", "", "spans named by a category", "the id of the timespan as text, cut at 256"),
     Attribute(EVICT_REASON, "string", "", "evict", "released or spilled"),
+    Attribute(STEAL_TASK, "int", "", "steal", "the task that was taken; absent where there was nothing to take"),
+    Attribute(STEAL_SOURCE, "string", "", "steal", "the processor from whose queue it was taken"),
+    Attribute(STORAGE_DEVICE, "string", "", "storage_wait", "type of the storage device that was waited for"),
     Attribute(DAG_NAME, "string", "", "dag", "the name given to dag()"),
     Attribute(DAG_TASKS, "int", "{task}", "dag", "tasks in all"),
     Attribute(DAG_FAILED, "int", "{task}", "dag", "tasks whose body or arguments raised"),
@@ -180,7 +204,7 @@ ATTRIBUTES = (
         "string",
         "",
         "task, compute, dag; metrics",
-        "type of the exception, or DTaskFailedError; on metrics at most 200, then other",
+        "type of the exception, DTaskFailedError, or WorkerLostError; on metrics at most 200, then other",
     ),
     Attribute(EXCEPTION_TYPE, "string", "", "exception event", "type of the exception, qualified"),
     Attribute(EXCEPTION_MESSAGE, "string", "", "exception event", "its text, cut at 4096 characters"),

@@ -18,11 +18,12 @@ from .ids import TraceParent
 from .paths import Path
 from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
 
-__all__ = ["Done", "OpenTask", "code_attributes", "function_name"]
+__all__ = ["Done", "OpenTask", "code_attributes", "function_name", "processor_name"]
 
 RESULTS = {"success": "finished", "failure": "failed", "skip": "skipped", "cancellation": "cancelled"}
 """`timespan.task.result` -> `timespan.task.state`."""
 
+MAX_PROCESSOR = 256
 _new = tuple.__new__
 
 
@@ -58,6 +59,8 @@ class OpenTask:
         "name",
         "parent",
         "placed",
+        "placements",
+        "placing",
         "processor",
         "ready",
         "result",
@@ -79,6 +82,7 @@ class OpenTask:
         self.span_id = ids.span_id(parent.seed, id, ids.TASK, 0, attempt)
         self.submitted = self.latest = submitted
         self.ready = self.placed = self.taken = self.body_start = self.body_end = 0
+        self.placing = self.placements = 0  # since when it is being placed, and how often it was before
         self.finish_start = self.finished = 0
         self.f: Any = None
         self.name: str | None = None
@@ -119,12 +123,18 @@ class Shape(NamedTuple):
 
 
 def child(
-    task: OpenTask, shape: Shape, name: str, phase: int, start: int, end: int, attributes: Mapping[str, Any]
+    task: OpenTask,
+    shape: Shape,
+    name: str,
+    phase: int,
+    start: int,
+    end: int,
+    attributes: Mapping[str, Any],
+    position: Any = 0,
 ) -> SpanData:
-    """A phase of a task as a span, kept within the task."""
+    """A phase of a task as a span, kept within the task. `position` tells several of one phase apart."""
     start = max(start, task.submitted)
     offset, parent = shape.offset_ns, task.parent
-    position = attributes.get(semconv.MOVE_POSITION, 0) if phase == ids.MOVE else 0
     own = ids.span_id(task.seed, task.id, phase, position, task.attempt)
     return _new(
         SpanData,
@@ -250,7 +260,13 @@ def _outcome(task: OpenTask, shape: Shape, result: str, upstreams: Callable[[int
             return UNSET, "", "", (), cause
         return ERROR, failures.skip_message(error), "DTaskFailedError", (), cause
     if result == "retried":
-        return ERROR, "replaced by another attempt", "WorkerLostError", (), ()
+        raised = task.body_failure
+        if raised is None:  # its worker went away
+            return ERROR, "replaced by another attempt", "WorkerLostError", (), ()
+        events = ()
+        if shape.detail == "task" and raised.stack:
+            events = (failures.exception_event(raised, task.body_end + shape.offset_ns),)
+        return ERROR, raised.message, raised.type, events, ()
     if result == "abandoned":
         return ERROR, ABANDONED, "abandoned", (), ()
     return UNSET, "", "", (), ()
@@ -355,3 +371,26 @@ def function_name(f: Any) -> str:
 def code_attributes(f: Any) -> dict[str, Any]:
     """The code.* attributes of a task's function. Not to be changed."""
     return _code(f)[1]
+
+
+_processors: dict[Any, str] = {}
+
+
+def processor_name(processor: Any) -> str:
+    """A processor as text, the same for each equal one."""
+    try:
+        found = _processors.get(processor)
+    except TypeError:
+        return _text_of(processor)
+    if found is None:
+        found = _text_of(processor)
+        if len(_processors) < 4096:
+            _processors[processor] = found
+    return found
+
+
+def _text_of(processor: Any) -> str:
+    try:
+        return str(processor)[:MAX_PROCESSOR]
+    except Exception:  # a custom processor's own
+        return type(processor).__name__
