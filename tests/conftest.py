@@ -1,7 +1,8 @@
-"""What all tests share: the real back ends, and the clean state around each test."""
+"""What all tests share: the real back ends, and for the acceptance suites a clean state and a gate."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -72,3 +73,31 @@ def stack(_running_stack: backends.Stack | None, request: pytest.FixtureRequest)
         state.skipped += 1
         pytest.skip(state.reason)
     return _running_stack
+
+
+# ---- for the acceptance suites ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def isolated() -> Iterator[None]:
+    """The test begins and ends without a scheduler, without a sink and without kept events."""
+    _clean()
+    yield
+    _clean()
+
+
+def _clean() -> None:
+    import otel_timespan as ts
+
+    context = ts.eager_context()
+    context.shutdown()
+    context.log_sink = ts.NoOpLog()
+    ts.LocalEventLog().get_logs(raw=True)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """An event that bodies and consumers wait for; opened at the end, so that none stays blocked."""
+    event = threading.Event()
+    yield event
+    event.set()

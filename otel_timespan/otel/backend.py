@@ -72,8 +72,9 @@ def check_options(**given: Any) -> Options:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise InvalidOptionError(f"{name} is a number of seconds, at least 0, not {value!r}")
     check_environment(
-        traces=options.tracer_provider is None and options.span_exporter is None,
+        traces=options.tracer_provider is None,
         metrics_too=options.metrics and options.meter_provider is None,
+        own_exporter=options.span_exporter is not None,
     )
     return options
 

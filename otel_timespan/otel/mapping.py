@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..timespans.model import ChunkInfo, Event, EventId
+from ..timespans.recorder import warn_once
 from . import failures, ids, semconv, tasks
 from .bodyspan import BodySpan
 from .ids import TraceParent
@@ -31,6 +32,9 @@ __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
 
 DETAILS = ("task", "phases", "scheduler")
 MAX_DONE = 65_536
+CLOCK_SLACK_NS = 1_000_000_000
+"""How much older than its run a task may be; it can't be, where both are stamped by one clock."""
+
 MOVED_KINDS = frozenset(("chunk", "shard", "file", "custom"))
 """Moves of these kinds are spans; the others are instant (ruling 35: by kind, never by duration)."""
 
@@ -173,6 +177,9 @@ class SpanMapper:
         timeline = event.timeline
         task_id: int = id.thunk_id
         attempt = getattr(timeline, "attempt", 1) or 1
+        seen = self._tasks.get(task_id) or self._done.get(task_id)
+        if seen is not None and seen.attempt >= attempt:
+            return  # told twice: its span has its id already
         replaced = self._retry(task_id, attempt, event.timestamp, out)
         task = OpenTask(task_id, self._parent_of(timeline), event.timestamp, attempt)
         task.f, task.name = timeline.f, getattr(timeline, "name", None)
@@ -424,6 +431,8 @@ class SpanMapper:
         if run is None:
             return
         run.finished += 1
+        if bounds[0] < run.root.start_ns - CLOCK_SLACK_NS and run.root.start_ns:
+            warn_once(self, "tasks are stamped by another clock than the log's: give OTelLog(clock=...) that one")
         run.cover(bounds[0], bounds[6])
         run.moved += task.moved
         run.failed += result == "failure"

@@ -346,18 +346,21 @@ def _metric_reader(name: str, otlp: Mapping[str, Any], interval_ms: float | None
 # --- public ----------------------------------------------------------------------------------------------
 
 
-def check_environment(*, traces: bool = True, metrics_too: bool = True) -> None:
+def check_environment(*, traces: bool = True, metrics_too: bool = True, own_exporter: bool = False) -> None:
     """Raise the `InvalidOptionError` that setting up would raise, without setting anything up.
 
     A signal whose global provider the user configured is not looked at: its variables were read already.
+    With `own_exporter` spans go to an exporter that was given, through a provider of ours: only what concerns that
+    provider is looked at.
     """
     if sdk_disabled():
         return
-    if traces and _configured_tracer_provider() is None:
-        _batch_options()
+    if own_exporter or (traces and _configured_tracer_provider() is None):
         _check_limits()
         _check_sampler()
-        _check_exporters("traces", "opentelemetry_traces_exporter")
+        if not own_exporter:
+            _batch_options()
+            _check_exporters("traces", "opentelemetry_traces_exporter")
     if metrics_too and type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider":
         milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
         _exemplar_filter()

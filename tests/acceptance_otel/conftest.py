@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-import otel_timespan as ts
 from tests.acceptance_otel.acc_otel_support import Ear, Lab
 
 
 @pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    context = ts.eager_context()
-    context.shutdown()
-    context.log_sink = ts.NoOpLog()
-    yield
-    context = ts.eager_context()
-    context.shutdown()
-    context.log_sink = ts.NoOpLog()
+def _isolated(isolated: None) -> None:
+    """Each test of the suite is."""
 
 
 @pytest.fixture
@@ -41,14 +33,6 @@ def make_lab() -> Iterator[Callable[..., Lab]]:
 def lab(make_lab: Callable[..., Lab]) -> Lab:
     """A log with the defaults."""
     return make_lab()
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """Bodies wait for it; opened at the end in any case."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from otel_timespan.otel import ids, paths, replay, semconv
 from otel_timespan.otel.mapping import SCHEDULER_CATEGORIES, SpanMapper
 from otel_timespan.otel.replay import ReplayRuns
 from otel_timespan.otel.spandata import ERROR, UNSET, SpanData
-from otel_timespan.timespans import ChunkInfo, Event
+from otel_timespan.timespans import ChunkInfo, Event, EventId
 from tests.otel.stories import (
     MS,
     RUN_ID,
@@ -244,6 +244,52 @@ def test_retry_links_to_the_attempt_before() -> None:
     assert [(link.span_id, link.attributes[semconv.LINK_TYPE]) for link in after.links] == [(before.span_id, "retry")]
     assert len({s.span_id for s in spans}) == len(spans)
     assert named(spans, "dag")[0].attributes[semconv.DAG_RETRIED] == 1
+
+
+def test_an_attempt_that_raised_says_so_and_ends_with_its_body() -> None:
+    """A retried attempt carries its own error; the delay until the next one is in neither of the two."""
+    error = raised(ValueError("no luck"))
+    first = [*submit(2, 0), *schedule(2, 1, 2), *taken(2, 3), *body(2, 4, 5, error)]
+    for detail in ("phases", "task"):
+        spans = spans_of([*first, *whole(2, 10 * MS, attempt=2)], detail=detail)
+        before, after = [s for s in spans if semconv.TASK_ATTEMPT in s.attributes]
+        assert (before.status, before.status_message) == (ERROR, "no luck")
+        assert before.attributes[semconv.ERROR_TYPE] == "ValueError"
+        assert before.end_ns - before.start_ns == 5 and after.start_ns - before.start_ns == 10 * MS
+        assert sum(len(s.events) for s in spans) == 1
+
+
+def test_a_body_that_raised_is_not_running_until_its_next_attempt() -> None:
+    """While a retry waits for its delay the gauge of running tasks does not count it."""
+    mapper = SpanMapper(ReplayRuns())
+    for event in [*submit(2, 0), *schedule(2, 1, 2), *taken(2, 3), *body(2, 4, 5, raised(ValueError()))]:
+        mapper.feed(event)
+    assert {state: dict(tasks) for state, tasks in mapper.active.items() if tasks} == {"waiting": {2: 5}}
+
+
+def test_a_task_that_is_placed_again() -> None:
+    """Two placements are two spans; ready is when the first began, placed when the last one ended."""
+    events = [*submit(2, 0), *schedule(2, 1, 2), *schedule(2, 20, 30), *taken(2, 40), *body(2, 41, 50)]
+    spans = spans_of([*events, *finish(2, 51, 52)])
+    assert [(s.start_ns, s.end_ns) for s in named(spans, "schedule")] == [(1, 2), (20, 30)]
+    assert [(s.start_ns, s.end_ns) for s in named(spans, "queue")] == [(30, 40)]
+    assert len({s.span_id for s in spans}) == len(spans)
+    attributes = task_span(spans, 2).attributes
+    assert attributes[semconv.WAIT_DEPENDENCY] == 1e-9 and attributes[semconv.WAIT_SCHEDULE] == 29e-9
+
+
+def test_a_processor_whose_text_raises() -> None:
+    """A custom processor that can't be shown goes by its type, and costs no event."""
+
+    class Shy:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    start, end = body(2, 4, 5)
+    id = EventId(thunk_id=2, processor=Shy())
+    shy = [start._replace(id=id), end._replace(id=id)]
+    spans = spans_of([*submit(2, 0), *schedule(2, 1, 2), *taken(2, 3), *shy, *finish(2, 6, 7)])
+    assert task_span(spans, 2).attributes[semconv.PROCESSOR] == "Shy"
 
 
 def test_lost_finish_is_abandoned() -> None:

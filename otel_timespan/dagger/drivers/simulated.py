@@ -10,9 +10,11 @@ Sources: design/architecture.md §2; issue of the scheduler, "placement table".
 
 from __future__ import annotations
 
+import contextvars
 import heapq
 import itertools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..atomics import claim
 from ..core import Core
@@ -50,8 +52,9 @@ class SimulatedDriver(InlineDriver):
         self.moved_bytes = 0
         """Bytes that went from one worker to another so far."""
         self.duration, self.speeds, self.bandwidth = duration, dict(speeds or {}), bandwidth
-        self._begun: list[int] = []
-        self._ends: list[tuple[int, int, Slot, DTask, int]] = []
+        self._times = (0, 0)  # when the task that is run began, and was taken
+        self._past: list[int] = []  # what the clock says meanwhile, the last one first
+        self._ends: list[tuple[int, int, Slot, DTask, tuple[int, int]]] = []
         self._busy: set[Slot] = set()
         self._order = itertools.count()
 
@@ -60,8 +63,9 @@ class SimulatedDriver(InlineDriver):
         return SimulatedDriver(self.workers, self.duration, speeds=self.speeds, bandwidth=self.bandwidth)
 
     def _read(self) -> int:
-        """The clock: a body that is just run began when its slot had its data, and ends now."""
-        return self._begun.pop() if self._begun else self.now
+        """The clock: a body that is just run was taken, and began when its slot had its data; it ends now."""
+        past = self._past
+        return self.now if not past else past.pop() if len(past) > 1 else past[0]
 
     def step(self) -> bool:
         """Let every free slot take a task, then go on to the next end of one; False when nothing is left."""
@@ -74,11 +78,14 @@ class SimulatedDriver(InlineDriver):
                 self._take(core, slot)
         if not self._ends:
             return False
-        self.now, _, slot, task, begun = heapq.heappop(self._ends)
+        self.now, _, slot, task, self._times = heapq.heappop(self._ends)
         self._busy.discard(slot)
-        self._begun = [begun]
+        self._past = [self._times[0]]
+        context: Any = task._context
+        if context is not None and type(context) is not _PastContext:
+            task._context = _PastContext(self, context)  # type: ignore[assignment]
         ready = run(core, task, slot, helping=True)
-        self._begun = []
+        self._past = []
         self.enqueue_ready(ready)
         return True
 
@@ -93,7 +100,7 @@ class SimulatedDriver(InlineDriver):
         begun = self.now + move_ns
         end = begun + max(1, int(self.duration(task) * 1e9 / self.speeds.get(slot.worker, 1.0)))
         self._busy.add(slot)
-        heapq.heappush(self._ends, (end, next(self._order), slot, task, begun))
+        heapq.heappush(self._ends, (end, next(self._order), slot, task, (begun, self.now)))
 
     def _own(self, core: Core, slot: Slot) -> DTask | None:
         while slot.heap:
@@ -120,3 +127,24 @@ class SimulatedDriver(InlineDriver):
             return None
         core.record_steal(slot, OSProc(far[1]), far[0].id)
         return far[0]
+
+
+class _PastContext:
+    """A task's context. What runs in it, in no time, happens when the task begins; the clock goes on after it."""
+
+    __slots__ = ("_context", "_driver")
+
+    def __init__(self, driver: SimulatedDriver, context: contextvars.Context) -> None:
+        self._driver, self._context = driver, context
+
+    def run(self, f: Callable[..., Any], *args: Any) -> Any:
+        """As `contextvars.Context.run`."""
+        self._driver._past = [*self._driver._times]  # the first reading is when it was taken
+        try:
+            return self._context.run(f, *args)
+        finally:
+            self._driver._past = []
+
+    def copy(self) -> _PastContext:
+        """As `contextvars.Context.copy`."""
+        return _PastContext(self._driver, self._context.copy())
