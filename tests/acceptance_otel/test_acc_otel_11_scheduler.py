@@ -135,23 +135,21 @@ def test_11_spilled_data_shows_as_evict_and_storage_wait(make_lab: Make, tmp_pat
     assert logged.lab.value("timespan.evict.count", timespan__worker__id=1) == len(counted) >= spilled
 
 
-def test_11_steals_say_what_was_taken_from_whom(make_lab: Make, gate: threading.Event) -> None:
-    """Tasks pinned to two slots, one of them blocked: the other slot steals, and each success counts."""
+def test_11_steals_say_what_was_taken_from_whom(make_lab: Make) -> None:
+    """Of two slots that tasks are pinned to, one has a long body: the other steals from it; each success counts."""
     slots = [D.ThreadProc(1, 1), D.ThreadProc(1, 2)]
     pinned = D.Options(scope=D.UnionScope(*map(D.ExactScope, slots)))
-    began = threading.Event()
-    with D.Context(threads=2) as context:
-        logged = Logged(make_lab, context)
+    driver = D.SimulatedDriver({1: 3}, lambda task: task._args[0])
+    with D.Context(driver=driver) as context:
+        logged = Logged(make_lab, context, clock=lambda: driver.now)
         with ts.dag("steal"):
-            blocked = ts.spawn(held, pinned, began, gate)
-            assert began.wait(DEADLINE_S)
-            tasks = [ts.spawn(same, pinned, n) for n in range(20)]
-            assert ts.fetch_all(tasks) == list(range(20))
-            gate.set()
-            ts.wait(blocked)
+            tasks = [ts.spawn(same, pinned, seconds) for seconds in (100.0, *[1.0] * 10)]
+            long = tasks[0]
+            ts.waitall(tasks)
         spans = logged.spans()
     steals = [s for s in spans if s.name == "steal" and "timespan.steal.task" in s.attributes]
-    busy = task_span(spans, blocked).attributes["timespan.processor"]
+    busy = task_span(spans, long).attributes["timespan.processor"]
+    assert steals
     for span in steals:
         stolen = task_spans(spans)[span.attributes["timespan.steal.task"]]
         assert stolen.attributes["timespan.processor"] == span.attributes["timespan.processor"]

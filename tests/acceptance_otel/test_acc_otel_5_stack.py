@@ -75,6 +75,53 @@ ts.waitall([ts.spawn(double, i) for i in range(40)] + [ts.spawn(fail) for _ in r
 
 
 @pytest.mark.stack
+def test_5_steals_evictions_and_retries_in_prometheus(stack: Stack) -> None:
+    """Each counter has the number of the events that the program itself saw."""
+    service = new_service()
+    said = last_json(run("""
+import json, tempfile
+import otel_timespan as ts
+from otel_timespan import dagger as D
+from otel_timespan.dagger.devices import PickleFileDevice
+from otel_timespan.dagger.storage import RecencyAllocator
+
+def same(x): return x
+def block(n): return bytes(50_000)
+def flaky(left=[1, 2]):
+    if left:
+        raise KeyError(left.pop())
+seen = []
+driver = D.SimulatedDriver({1: 3}, lambda task: task._args[0])
+with D.Context(driver=driver) as ctx:
+    ctx.log_sink = ts.TeeLog(ts.OTelLog(clock=lambda: driver.now, detail="scheduler"), seen)
+    pinned = D.Options(scope=D.UnionScope(D.ExactScope(D.ThreadProc(1, 1)), D.ExactScope(D.ThreadProc(1, 2))))
+    ts.waitall([ts.spawn(same, pinned, seconds) for seconds in (100.0, *[1.0] * 10)])
+with D.Context(threads=1) as ctx, tempfile.TemporaryDirectory() as folder:
+    ctx.log_sink = ts.TeeLog(log := ts.OTelLog(detail="scheduler"), seen)
+    device = RecencyAllocator(110_000, PickleFileDevice(folder), 1_000_000)
+    blocks = [ts.spawn(block, ts.Options(storage=device), n) for n in range(5)]
+    ts.waitall([*blocks, ts.spawn(flaky, ts.Options(retries=2))])
+    assert log.flush(60)
+    ends = [e for e in seen if e.phase == "finish"]
+    print(json.dumps({
+        "steal": sum(e.category == "proc_steal_local" and e.timeline is not None for e in ends),
+        "evict": sum(e.category == "evict" and e.timeline.in_memory for e in ends),
+        "retry": sum(e.category == "add_thunk" and e.timeline.attempt > 1 for e in ends),
+    }))
+    del blocks
+""", environment(stack, service), timeout=120))  # fmt: skip
+    assert said["retry"] == 2 and said["evict"] >= 3 and said["steal"] >= 1
+
+    def counted(what: str) -> float:
+        found = stack.query(f'sum(timespan_{what}_count_total{{job=~".*{service}.*"}})')
+        return float(found[0]["value"][1]) if found else -1.0
+
+    for what in ("steal", "retry"):
+        assert eventually(lambda what=what: counted(what) == said[what])
+    assert eventually(lambda: counted("evict") >= said["evict"])
+
+
+@pytest.mark.stack
 def test_5_exemplars_lead_to_traces(stack: Stack) -> None:
     """An exemplar of timespan_task_duration_seconds has a trace id that Jaeger knows."""
     service, _ = send(stack, "ts.waitall([ts.spawn(double, i) for i in range(20)])")
