@@ -251,7 +251,7 @@ def test_14_burst_through_our_own_pipeline() -> None:
 def test_14_block_is_no_brake_with_a_healthy_exporter() -> None:
     """A small queue and an exporter that answers at once: nothing is dropped, and nobody waits for a linger time."""
     exporter = InMemorySpanExporter()
-    log = ts.OTelLog(span_exporter=exporter, metrics=False, max_bytes=20_000)
+    log = ts.OTelLog(span_exporter=exporter, metrics=False, max_bytes=20_000, block_timeout_s=30)
     ts.eager_context().log_sink = log
     try:
         tree(1000)
