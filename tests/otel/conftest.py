@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.otel.bench import Bench
+from tests.otel.log_bench import Bench
 
 
 @pytest.fixture

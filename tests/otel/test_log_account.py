@@ -12,7 +12,7 @@ from otel_timespan import dagger as D
 from otel_timespan import timespans as T
 from otel_timespan.errors import DTaskFailedError
 from otel_timespan.otel import dag, semconv
-from tests.otel.bench import Bench, add, boom, id_of, parent_of, tasks_of
+from tests.otel.log_bench import Bench, add, boom, id_of, parent_of, tasks_of
 
 
 def test_ten_thousand_tasks(bench: Callable[..., Bench]) -> None:

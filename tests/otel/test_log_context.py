@@ -20,7 +20,7 @@ from otel_timespan.errors import DTaskFailedError
 from otel_timespan.otel import dag, semconv
 from otel_timespan.otel.bodyspan import BodySpan
 from otel_timespan.otel.spandata import SpanData
-from tests.otel.bench import Bench, add, boom, id_of, parent_of, tasks_of
+from tests.otel.log_bench import Bench, add, boom, id_of, parent_of, tasks_of
 
 
 def test_users_span_is_the_parent(bench: Callable[..., Bench]) -> None:

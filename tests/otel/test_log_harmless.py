@@ -17,7 +17,7 @@ from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel import OTelLog
 from otel_timespan.otel.mapping import SpanMapper
-from tests.otel.bench import SCRIPT, Bench, add, run_script
+from tests.otel.log_bench import SCRIPT, Bench, add, run_script
 
 
 class Raising(SpanExporter):

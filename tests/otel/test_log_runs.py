@@ -17,7 +17,7 @@ from otel_timespan import dagger as D
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel import OTelLog, dag, semconv
-from tests.otel.bench import WAITS, Bench, add, eventually, id_of, parent_of, tasks_of
+from tests.otel.log_bench import WAITS, Bench, add, eventually, id_of, parent_of, tasks_of
 
 
 def test_tree_of_a_run(bench: Callable[..., Bench]) -> None:

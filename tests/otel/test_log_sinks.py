@@ -14,7 +14,7 @@ from otel_timespan import dagger as D
 from otel_timespan import timespans as T
 from otel_timespan.errors import DTaskFailedError, InvalidOptionError, LogNotKeptError
 from otel_timespan.otel import OTelLog, dag, replay, semconv
-from tests.otel.bench import Bench, add, boom, counting, id_of, parent_of, tasks_of
+from tests.otel.log_bench import Bench, add, boom, counting, id_of, parent_of, tasks_of
 
 
 def shape(span: Any) -> tuple[int, int, int, str]:
