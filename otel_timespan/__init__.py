@@ -39,6 +39,7 @@ _HOMES = {
         "fetch_logs",
         "logs_annotate",
         "map",
+        "progress",
         "scope",
         "spawn",
         "sync",

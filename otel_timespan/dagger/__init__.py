@@ -84,6 +84,7 @@ from .processors import (
     processors,
     short_name,
 )
+from .progressing import progress
 from .queues import (
     DefaultTaskQueue,
     TaskQueue,
@@ -248,6 +249,7 @@ __all__ = [
     "proc_in_scope",
     "processors",
     "procs",
+    "progress",
     "register_scope_key",
     "rmprocs",
     "sch",

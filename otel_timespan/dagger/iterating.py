@@ -44,7 +44,7 @@ _INTERRUPTED: Any = None
 """What ends a wait for a task whose body is interrupted; never seen, as the wait raises then."""
 
 
-class _Finished:
+class Finished:
     """Takes tasks and gives them back in the order in which they finish; for one thread."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ def _waker(loop: Any, woken: Any) -> Callable[[], None]:
     return wake
 
 
-class _Source:
+class Source:
     """What a loop draws from. It must not refer to the loop: leaving the loop is to end it at once."""
 
     left_by_call = False
@@ -149,7 +149,7 @@ class _Source:
 class Loop:
     """What can be looped over once, by `for` or by `async for`."""
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self._iterator: Generator[Any, None, None] | None = None
         self._async_iterator: AsyncGenerator[Any, None] | None = None
@@ -186,24 +186,32 @@ class Loop:
         await self._async_iterator.aclose()
 
 
-class _AsCompleted(_Source):
+def as_tasks(what: str, tasks: Iterable[DTask]) -> list[DTask]:
+    """The tasks, each once; `InvalidOptionError` in the name of `what` for anything else."""
+    if isinstance(tasks, DTask):
+        raise InvalidOptionError(f"{what} needs several tasks, not one: {what}([task])")
+    wanted = list(dict.fromkeys(tasks))
+    for task in wanted:
+        if not isinstance(task, DTask):
+            raise InvalidOptionError(f"{what} needs tasks, not a {type(task).__name__}")
+    return wanted
+
+
+class _AsCompleted(Source):
     """See `as_completed`."""
 
     def __init__(self, tasks: Iterable[DTask], timeout: float | None) -> None:
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
             raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
-        self._tasks = list(tasks)
-        for task in self._tasks:
-            if not isinstance(task, DTask):
-                raise InvalidOptionError(f"as_completed needs tasks, not a {type(task).__name__}")
+        self._tasks = as_tasks("as_completed", tasks)
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
 
     def _left(self) -> float | None:
         return None if self._deadline is None else self._deadline - time.monotonic()
 
-    def _take_in(self) -> _Finished:
-        finished = _Finished()
+    def _take_in(self) -> Finished:
+        finished = Finished()
         for task in self._tasks:
             finished.add(task)
         self._tasks = []
@@ -244,7 +252,7 @@ def as_completed(tasks: Iterable[DTask], *, timeout: float | None = None) -> Loo
     return Loop(_AsCompleted(tasks, timeout))
 
 
-class _Mapped(_Source):
+class _Mapped(Source):
     """See `map`."""
 
     def __init__(self, f: Any, iterables: Any, max_pending: int | None, ordered: bool, options: dict[str, Any]) -> None:
@@ -261,7 +269,7 @@ class _Mapped(_Source):
         self._max_pending, self._ordered = max_pending, ordered
         self._context = contextvars.copy_context()
         self._window: deque[DTask] = deque()
-        self._finished = _Finished()
+        self._finished = Finished()
 
     def _fill(self) -> None:
         """Spawn as many as may be pending, in the context in which `map` was called."""
