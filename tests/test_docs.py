@@ -11,7 +11,7 @@ import pytest
 from otel_timespan import dagger as D
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("data.md", "scheduling.md")
+PAGES = ("data.md", "scheduling.md", "users.md")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -89,6 +89,35 @@ def _seconds(name: str, value: Any) -> float:
     return number
 
 
+def _delay(name: str, value: Any) -> Any:
+    if callable(value) and not isinstance(value, type):
+        return value
+    try:
+        return _seconds(name, value)
+    except InvalidOptionError:
+        raise _wrong(name, value, "a number of seconds, 0 or more, or a function of the attempt that failed") from None
+
+
+def retry_delay_s(value: Any, attempt: int) -> float:
+    """The option `retry_delay` after this attempt failed. Raises `InvalidOptionError` for what a function gives."""
+    if not callable(value):
+        return float(value or 0.0)
+    try:
+        return _seconds("retry_delay", value(attempt))
+    except InvalidOptionError as error:
+        raise InvalidOptionError(f"{error}: it is what the function gave for attempt {attempt}") from None
+    except BaseException as error:  # of the user's, in the middle of the scheduler
+        text = f"the function of the option retry_delay failed for attempt {attempt}: {error!r}"
+        raise InvalidOptionError(text) from error
+
+
+def _exceptions(name: str, value: Any) -> tuple[type[Exception], ...]:
+    kinds = value if isinstance(value, (tuple, list, set, frozenset)) else (value,)
+    if not kinds or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        raise _wrong(name, value, "a type of exceptions, or a tuple of such")
+    return tuple(kinds)
+
+
 def _limit_s(name: str, value: Any) -> float:
     number = _amount(name, value, "a number of seconds, more than 0")
     if number <= 0:
@@ -258,7 +287,8 @@ CHECKS: dict[str, Check] = {
     "acceleration": _anything,
     "return_type": _type,
     "retries": _at_least(0),
-    "retry_delay": _seconds,
+    "retry_delay": _delay,
+    "retry_on": _exceptions,
     "timeout": _limit_s,
     "limit": _limit_names,
 }

@@ -124,8 +124,10 @@ class Options:
     """The type of the result before it exists. Default unknown."""
     retries: int | None = None
     """How often a body that raised is run again. Default 0."""
-    retry_delay: float | None = None
-    """Seconds to wait before each retry. Default 0."""
+    retry_delay: float | Callable[[int], float] | None = None
+    """Seconds to wait before each retry, or a function of the attempt that failed (1, 2, ...). Default 0."""
+    retry_on: tuple[type[Exception], ...] | None = None
+    """The exceptions after which a body is run again. Default: every `Exception`."""
     timeout: float | None = None
     """Seconds that a body may run. Default: no limit."""
     limit: tuple[str, ...] | None = None

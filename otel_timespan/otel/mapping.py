@@ -323,7 +323,7 @@ class SpanMapper:
                 run.late -= 1
             run.cover(task.submitted, task.latest)
         if not task.emitted:
-            self._emit_task(task, "cancellation", out)
+            self._emit_task(task, "cancellation" if failures.is_cancellation(task.result) else "failure", out)
 
     def _finish_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._task(id["thunk_id"], event)

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import TaskCancelled, TaskTimeoutError
+from ...errors import InvalidOptionError, TaskCancelled, TaskTimeoutError
 from ...timespans import profiler
 from ...timespans.model import NO_SAMPLES
 from .. import interrupts, limits, records
@@ -31,6 +31,7 @@ from ..dtask import DONE, FAILED, DTask, Failure, Result, live, summarize
 from ..environment import current, end_token, token_of
 from ..files import File
 from ..mutable import Shard
+from ..option_checks import retry_delay_s
 from ..options import DEFAULT, enter_propagated
 from ..placement import Slot, occupancy_on
 from ..processors import ThreadProc, move
@@ -290,9 +291,14 @@ def _go_on(
 def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> bool:
     """Begin the next attempt of a task whose body raised, if it has one left."""
     options, extra = task._options, live(task)
-    allowed = extra.attempt <= (options.retries or 0) and isinstance(failure.ex, Exception)
+    allowed = extra.attempt <= (options.retries or 0) and isinstance(failure.ex, options.retry_on or Exception)
     allowed = allowed and not isinstance(failure.ex, TaskCancelled)
     if not allowed or task._state >= DONE or core.halted is not None or interrupts.is_forced(task):
+        return False
+    try:
+        delay_s = retry_delay_s(options.retry_delay, extra.attempt) if options.retry_delay is not None else 0.0
+    except InvalidOptionError as error:
+        error.__cause__, failure.ex = failure.ex, error
         return False
     failure.retrieved = True  # the next attempt is to tell
     if log is not None:
@@ -301,11 +307,11 @@ def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> boo
     task._summary = None
     if options.limit is not None:
         limits.leave(task)
-    if not options.retry_delay:
+    if not delay_s:
         core.submit_known(task)
     else:
         core.delayed.add(task)
-        extra.timer = call_later(options.retry_delay, functools.partial(_resubmit, core, task))
+        extra.timer = call_later(delay_s, functools.partial(_resubmit, core, task))
     return True
 
 
