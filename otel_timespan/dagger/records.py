@@ -23,8 +23,8 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
-from ..timespans.journal import record_kind
 from ..timespans.model import NO_GC, NO_SAMPLES, ChunkInfo, Event, EventId, TaskRef, Timeline, ValueInfo
+from ..timespans.rows import record_kind
 from .describe import describe_function
 from .options import DEFAULT
 from .processors import OSProc, ThreadProc
@@ -67,7 +67,9 @@ annotation names tasks and data by number alone."""
 next_seq = itertools.count(1).__next__
 """Numbers that keep concurrent spans of one processor apart."""
 
-_FUNCTION = (0, ValueInfo(type(lambda: None), None, 0), "value", None)
+FUNCTION_VALUE = ValueInfo(types.FunctionType, None, 0)
+"""What the move of a task's function shows, at position 0."""
+_FUNCTION = (0, FUNCTION_VALUE, "value", None)
 RESULTS = "results"
 """Begins the moves of a task all of whose arguments are results on its own worker (`describe_moves`)."""
 
@@ -109,22 +111,22 @@ def function_of(code: Any) -> Any:
     return _functions[code] if type(code) is int else code
 
 
-_OWNER_BITS = 32
+OWNER_BITS = 32
 
 
 def code_of(processor: Any) -> Any:
     """What stands for a processor in a record: numbers for threads and workers, else the processor itself."""
     kind = type(processor)
-    if kind is ThreadProc and processor.tid >> _OWNER_BITS == 0:
-        return processor.owner << _OWNER_BITS | processor.tid
-    return processor.pid << _OWNER_BITS if kind is OSProc else processor
+    if kind is ThreadProc and processor.tid >> OWNER_BITS == 0:
+        return processor.owner << OWNER_BITS | processor.tid
+    return processor.pid << OWNER_BITS if kind is OSProc else processor
 
 
 class _Processors(dict[int, Any]):
     """The processors that numbers stand for, made when first asked for."""
 
     def __missing__(self, code: int) -> Any:
-        owner, tid = code >> _OWNER_BITS, code & (1 << _OWNER_BITS) - 1
+        owner, tid = code >> OWNER_BITS, code & (1 << OWNER_BITS) - 1
         found = self[code] = ThreadProc(owner, tid) if tid else OSProc(owner)
         return found
 
@@ -171,14 +173,14 @@ def expand_submit(record: Any, out: list[Event]) -> None:
     the processor: for the queue of all, which takes no time.
     """
     _, t0, uid, thunk_id, f, flat, options, others, spawned_by, run_id, attempt, trace, t1, place, samples = record
-    args = _arguments_of(flat)
+    args = arguments_of(flat)
     options = DEFAULT if options is None else options
     timeline = Timeline(
         f=function_of(f),
         args=args,
         options=options,
         uid=thunk_id,
-        deps=_dependencies_of(args, others),
+        deps=dependencies_of(args, others),
         name=options.name,
         spawned_by=spawned_by,
         run_id=run_id,
@@ -190,9 +192,9 @@ def expand_submit(record: Any, out: list[Event]) -> None:
     add(_new(Event, ("start", "add_thunk", id, timeline, t0, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
     if place is not None:
         if type(place) is int:
-            place = (_, t1, t1, t1, uid, thunk_id, place, place >> _OWNER_BITS, samples)
+            place = (_, t1, t1, t1, uid, thunk_id, place, place >> OWNER_BITS, samples)
         expand_schedule(place, out)
-        t1 = max(t1, place[3] + 5)
+        t1 = max(t1, place[3] + 6)
     add(_new(Event, ("finish", "add_thunk", id, timeline, t1, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
     if options.name is not None:  # the label (spec/timespans.md §9)
         label = EventId(objectid=thunk_id, name=options.name)
@@ -238,11 +240,9 @@ def expand_start(record: Any, out: list[Event]) -> None:
     taken = Timeline(thunk_id=thunk_id, proc_occupancy=before, task_occupancy=share)
     add(_new(Event, ("finish", "proc_run_fetch", fetch, taken, t1, NO_GC, NO_SAMPLES, worker, samples)))
     ends = []
-    for position, data, kind, after in _moves_of(moves, worker):
-        if after is None:
-            after = data
-        elif type(after) is int:
-            after = ValueInfo(data.type, data.nbytes, after)
+    for move in moves_of(moves, worker):
+        position, data, kind, _ = move
+        after = after_move(move)
         source = getattr(data, "worker", worker)
         id = EventId(thunk_id=thunk_id, position=position, processor=processor)
         add(_new(Event, ("start", "move", id, Timeline(f=f, data=data), t1 + 1, NO_GC, NO_SAMPLES, worker, samples)))
@@ -255,7 +255,7 @@ def expand_start(record: Any, out: list[Event]) -> None:
     add(_new(Event, ("start", "compute", id, begun, t2, NO_GC, NO_SAMPLES, worker, samples)))
 
 
-def _arguments_of(flat: tuple[Any, ...]) -> tuple[tuple[Any, Any], ...]:
+def arguments_of(flat: tuple[Any, ...]) -> tuple[tuple[Any, Any], ...]:
     """(position, description) of each argument."""
     pairs: list[tuple[Any, Any]] = [*enumerate(flat, 1)]
     if flat and type(flat[-1]) is dict:
@@ -263,7 +263,7 @@ def _arguments_of(flat: tuple[Any, ...]) -> tuple[tuple[Any, Any], ...]:
     return tuple([(n, TaskRef(value) if type(value) is int else value) for n, value in pairs])
 
 
-def _dependencies_of(args: tuple[tuple[Any, Any], ...], others: tuple[Any, ...]) -> tuple[tuple[Any, int], ...]:
+def dependencies_of(args: tuple[tuple[Any, Any], ...], others: tuple[Any, ...]) -> tuple[tuple[Any, int], ...]:
     """(position or None, task id) of each upstream."""
     found = tuple([(position, value.id) for position, value in args if type(value) is TaskRef])
     return found + others if others else found
@@ -273,7 +273,7 @@ WHOLE = (0.0, 1.0)
 """Occupancies, of the processor before and of the task, where a task takes all of a free one."""
 
 
-def _moves_of(moves: tuple[Any, ...], worker: int) -> Iterable[tuple[Any, Any, str, Any]]:
+def moves_of(moves: tuple[Any, ...], worker: int) -> Iterable[tuple[Any, Any, str, Any]]:
     """(position, before, kind, after) of each move; see `describe_moves`."""
     yield _FUNCTION
     if moves and moves[0] is RESULTS:
@@ -282,6 +282,14 @@ def _moves_of(moves: tuple[Any, ...], worker: int) -> Iterable[tuple[Any, Any, s
             yield n // 4 + 1, ChunkInfo(handle, nbytes, type, worker), "task", objid
     else:
         yield from moves
+
+
+def after_move(move: Any) -> Any:
+    """What was moved, as it is afterwards."""
+    _, data, _, after = move
+    if after is None:
+        return data
+    return ValueInfo(data.type, data.nbytes, after) if type(after) is int else after
 
 
 def expand_end(record: Any, out: list[Event]) -> None:
@@ -367,3 +375,5 @@ EVICT = record_kind(expand_evict)
 STEAL = record_kind(expand_steal)
 BURIED = record_kind(expand_buried)
 STORAGE_WAIT = record_kind(expand_storage_wait)
+
+from . import record_rows as record_rows  # noqa: E402 - needs all of the above, and makes its short way known

@@ -57,8 +57,7 @@ class Sampler:
 def id_field(event: Event, name: str) -> Any:
     """A field of an event's id, None where it has none (other programs' events)."""
     id = event.id
-    # Most ids are ours: past `EventId.__getattr__`, which costs more than all the rest of a consumer.
-    return id._fields.get(name) if type(id) is EventId else getattr(id, name, None)
+    return id.get(name) if type(id) is EventId else getattr(id, name, None)
 
 
 def thunk_id(event: Event) -> Any:

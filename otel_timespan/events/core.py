@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..timespans.model import Event
+from ..timespans.rows import Columns
 from .base import Sampler
 
 __all__ = [
@@ -66,6 +67,10 @@ class CoreMetrics:
         """The same for many events."""
         return map(_core_record, map(_core_fields, events))
 
+    def columns(self, columns: Columns) -> Iterable[CoreRecord]:
+        """The same for many events."""
+        return map(_core_record, zip(columns.times, columns.categories, columns.phases, strict=True))
+
 
 class IDMetrics:
     """The id of each event."""
@@ -77,6 +82,10 @@ class IDMetrics:
     def batch(self, events: list[Event]) -> list[Any]:
         """The same for many events."""
         return [event.id for event in events]
+
+    def columns(self, columns: Columns) -> list[Any]:
+        """The same for many events."""
+        return columns.ids
 
 
 class TimelineMetrics:

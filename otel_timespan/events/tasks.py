@@ -40,7 +40,8 @@ def logged_object(described: Any) -> LoggedMutableObject | None:
     """The identity of a value as the log describes it; None where it has none worth tracing."""
     kind = type(described)
     if kind is ValueInfo:
-        return _new(LoggedMutableObject, (described[2], "object")) if described[2] else None
+        objid = described[2]
+        return _new(LoggedMutableObject, (objid, "object")) if objid else None
     if kind is ChunkInfo:
         return _new(LoggedMutableObject, (described[0], "chunk"))
     return _new(LoggedMutableObject, (described[0], "task")) if kind is TaskRef else None
@@ -51,6 +52,11 @@ _new = tuple.__new__
 
 def _field(event: Event, name: str) -> Any:
     return getattr(event.timeline, name, None)
+
+
+def _result(task: Any, result: Any) -> tuple[Any, LoggedMutableObject] | None:
+    shown = logged_object(result)
+    return None if shown is None else (task, shown)
 
 
 class TaskFunctionNames:
@@ -64,6 +70,9 @@ class TaskFunctionNames:
             return None
         return function_name(_field(event, "f"))
 
+    fields = ("f",)
+    of = staticmethod(function_name)
+
 
 class TaskNames:
     """At the submission of a task: "<function name> [<task id>]"."""
@@ -74,7 +83,13 @@ class TaskNames:
         """See the class."""
         if event.category != "add_thunk" or event.phase != "start":
             return None
-        return f"{function_name(_field(event, 'f'))} [{thunk_id(event)}]"
+        return self.of(_field(event, "f"), thunk_id(event))
+
+    fields = ("f", "thunk_id")
+
+    def of(self, f: Any, task: Any) -> str:
+        """The name."""
+        return f"{function_name(f)} [{task}]"
 
 
 class TaskUIDtoTID:
@@ -88,6 +103,12 @@ class TaskUIDtoTID:
             return None
         return _field(event, "uid"), thunk_id(event)
 
+    fields = ("uid", "thunk_id")
+
+    def of(self, uid: Any, task: Any) -> tuple[Any, Any]:
+        """The pair."""
+        return uid, task
+
 
 class TaskDependencies:
     """When a task was submitted: (its id, [ids of the tasks it depends on]), each once, by any kind of edge."""
@@ -98,8 +119,13 @@ class TaskDependencies:
         """See the class."""
         if event.category != "add_thunk" or event.phase != "finish":
             return None
-        deps = _field(event, "deps") or ()
-        return thunk_id(event), list(dict.fromkeys([upstream for _, upstream in deps]))
+        return self.of(thunk_id(event), _field(event, "deps"))
+
+    fields = ("thunk_id", "deps")
+
+    def of(self, task: Any, deps: Any) -> tuple[Any, list[Any]]:
+        """The pair."""
+        return task, list(dict.fromkeys([upstream for _, upstream in deps])) if deps else []
 
 
 class TaskArguments:
@@ -111,8 +137,14 @@ class TaskArguments:
         """See the class."""
         if event.category != "move" or event.phase != "finish":
             return None
-        value = logged_object(_field(event, "data"))
-        return thunk_id(event), [] if value is None else [(id_field(event, "position"), value)]
+        return self.of(thunk_id(event), id_field(event, "position"), _field(event, "data"))
+
+    fields = ("thunk_id", "position", "data")
+
+    def of(self, task: Any, position: Any, data: Any) -> tuple[Any, list[tuple[Any, LoggedMutableObject]]]:
+        """The pair."""
+        value = logged_object(data)
+        return task, [] if value is None else [(position, value)]
 
 
 class TaskArgumentMoves:
@@ -127,11 +159,18 @@ class TaskArgumentMoves:
         """See the class. Task id 0 (moves of no task) is left out; a move that never began is warned about."""
         if event.category != "move":
             return None
-        task, position = id_field(event, "thunk_id"), id_field(event, "position")
+        return self.of(event.phase, thunk_id(event), id_field(event, "position"), _field(event, "data"))
+
+    fields = ("phase", "thunk_id", "position", "data")
+
+    def of(
+        self, phase: str, task: Any, position: Any, data: Any
+    ) -> tuple[Any, Any, LoggedMutableObject, LoggedMutableObject] | None:
+        """See the class."""
         if not task:
             return None
-        value = logged_object(_field(event, "data"))
-        if event.phase == "start":
+        value = logged_object(data)
+        if phase == "start":
             if value is not None:
                 self._before.remember((task, position), value)
             return None
@@ -155,7 +194,12 @@ class TaskResult:
 
     def __call__(self, event: Event) -> tuple[Any, LoggedMutableObject] | None:
         """See the class."""
-        return _result(event, "compute")
+        if event.category != "compute" or event.phase != "finish":
+            return None
+        return _result(thunk_id(event), _field(event, "result"))
+
+    fields = ("thunk_id", "result")
+    of = staticmethod(_result)
 
 
 class TaskToChunk:
@@ -165,11 +209,9 @@ class TaskToChunk:
 
     def __call__(self, event: Event) -> tuple[Any, LoggedMutableObject] | None:
         """See the class."""
-        return _result(event, "finish")
+        if event.category != "finish" or event.phase != "finish":
+            return None
+        return _result(thunk_id(event), _field(event, "result"))
 
-
-def _result(event: Event, category: str) -> tuple[Any, LoggedMutableObject] | None:
-    if event.category != category or event.phase != "finish":
-        return None
-    result = logged_object(_field(event, "result"))
-    return None if result is None else (thunk_id(event), result)
+    fields = ("thunk_id", "result")
+    of = staticmethod(_result)

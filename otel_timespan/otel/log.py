@@ -27,9 +27,10 @@ from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_
 
 from ..errors import InvalidOptionError
 from ..timespans import sinks
-from ..timespans.journal import Journal, record_kind
+from ..timespans.journal import Journal
 from ..timespans.model import Event
 from ..timespans.recorder import Recorder, warn_once
+from ..timespans.rows import record_kind
 from . import ids, semconv
 from .backend import Backend, check_options, connect
 from .bodyspan import BodySpan, span_context

@@ -5,7 +5,7 @@ while it places tasks. So an emitter appends one *record* per phase of a task (s
 a list, and a thread of ours turns records into events and hands them to the sink: within 100 ms, and
 before `get_logs`, `flush` and each metric collection.
 
-A record is a tuple whose first item is the number of its kind (`record_kind`), so that this module knows
+A record is a tuple whose first item is the number of its kind (`rows.record_kind`), so that this module knows
 nothing of the scheduler. A number, and not the function that expands it: a tuple of numbers and texts alone is
 none of the garbage collector's business, and it stops looking at it. A finished `Event` is a record too.
 
@@ -31,10 +31,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .model import Event
+from .rows import expander_of
 from .stacks import current_frames
 from .warn import warn_once
 
-__all__ = ["Journal", "drain_all", "record_kind"]
+__all__ = ["Journal", "drain_all"]
 
 HIGH_WATER = 20_000
 """Records that may wait before emitters drain by themselves (about 10 MB)."""
@@ -48,17 +49,11 @@ STALL_S = 5.0
 _SLICE = 16
 """Records expanded at once. Small, so that events die young: with 1,000 the garbage collector took a third more."""
 
+_RAW_SLICE = 256
+"""The same where records become rows, not events."""
+
 _IDLE_ROUNDS = 20
 """After so many empty rounds the thread sleeps until the next record."""
-
-
-_kinds: list[Callable[[Any, list[Event]], None]] = []
-
-
-def record_kind(expand: Callable[[Any, list[Event]], None]) -> int:
-    """Make known a kind of record: its number. `expand(record, out)` appends the record's events to `out`."""
-    _kinds.append(expand)
-    return len(_kinds) - 1
 
 
 class Journal:
@@ -68,7 +63,8 @@ class Journal:
     could hold. `process` isolates its consumers itself; what it raises all the same is warned about.
     Each journal has a thread of its own, so that a consumer that blocks holds up its own log only.
     `blame(frame)` names what is running there (the draining thread's innermost frame), for the warning.
-    `after_fork()` is called in a forked child, where the journal is empty.
+    `after_fork()` is called in a forked child, where the journal is empty. With `raw` it is the records
+    themselves that `process` takes, for those that know rows.py.
     """
 
     def __init__(
@@ -77,8 +73,11 @@ class Journal:
         blame: Callable[[types.FrameType], str | None] | None = None,
         after_fork: Callable[[], None] | None = None,
         forwards: bool = False,
+        raw: bool = False,
     ) -> None:
         self.forwards = forwards
+        self._slice = _RAW_SLICE if raw else _SLICE
+        self._prepare: Callable[[list[Any]], list[Any]] = list if raw else expand_all
         self._records: list[Any] = []
         self._process = process
         self._blame = blame
@@ -119,8 +118,12 @@ class Journal:
             # One pass: what is appended meanwhile is the next drain's, else this could go on for ever.
             count = len(self._records)
             batch, self._records[:count] = self._records[:count], []
-            for start in range(0, count, _SLICE):
-                self._process_slice(batch[start : start + _SLICE])
+            for start in range(0, count, self._slice):
+                try:
+                    self._process_slice(batch[start : start + self._slice])
+                except BaseException:  # Ctrl-C in a consumer: the rest is for the next drain
+                    self._records[:0] = batch[start + self._slice :]
+                    raise
         finally:
             self._draining_thread = 0
             self._lock.release()
@@ -150,7 +153,7 @@ class Journal:
         """What a slice raises costs that slice only: neither the caller nor the thread may die of it."""
         self._draining_since = time.monotonic()
         try:
-            self._process(expand_all(batch))
+            self._process(self._prepare(batch))
         except Exception:
             warn_once(self, "a log could not take %d of its records; they are lost", len(batch))
 
@@ -190,7 +193,7 @@ def expand_all(batch: list[Any]) -> list[Event]:
             events.append(record)
         else:
             try:
-                _kinds[record[0]](record, events)
+                expander_of(record)(record, events)
             except Exception:
                 _warn_of_lost(record)
     return events
@@ -198,7 +201,7 @@ def expand_all(batch: list[Any]) -> list[Event]:
 
 def _warn_of_lost(record: Any) -> None:
     try:
-        expand: Any = _kinds[record[0]]
+        expand: Any = expander_of(record)
     except Exception:
         expand = type(record)
     warn_once(expand, "a record of %s is lost", getattr(expand, "__name__", expand))

@@ -34,66 +34,95 @@ Timeline = types.SimpleNamespace
 """The payload of a scheduler event: named fields, compared by value. Any other object is allowed too."""
 
 
-class EventId:
+class EventId(tuple):  # type: ignore[type-arg]
     """The identity of a span within its category: named fields, immutable, hashable by value.
 
     `id.thunk_id`, `id["thunk_id"]` and `"thunk_id" in id` all work. Two ids are equal when they have
-    the same fields with equal values, in whatever order.
+    the same fields with equal values, in whatever order. Iterating gives the names, as of a dict.
     """
 
-    __slots__ = ("_fields", "_hash")
-    _fields: dict[str, Any]
-    _hash: int | None
+    # A tuple of its layout and its values: the cheapest object there is, and hashed and compared in C.
+    __slots__ = ()
 
-    def __init__(self, **fields: Any) -> None:
-        _set(self, "_fields", fields)
-        _set(self, "_hash", None)
+    def __new__(cls, **fields: Any) -> EventId:  # noqa: D102 - see the class
+        layout = id_layout(*fields)
+        return _new(cls, (layout, *map(fields.__getitem__, layout.names)))
 
     def __getattr__(self, name: str) -> Any:
+        layout: IdLayout = _item(self, 0)
         try:
-            return self._fields[name]
+            return _item(self, layout.places[name])
         except KeyError:
             raise AttributeError(f"this id has no field {name!r}: {self!r}") from None
 
-    def __getitem__(self, name: str) -> Any:
-        return self._fields[name]
+    # Methods of tuples whose names a field may have.
+    count = property(lambda self: self.__getattr__("count"))
+    index = property(lambda self: self.__getattr__("index"))
+
+    def __getitem__(self, name: Any) -> Any:
+        return _item(self, _item(self, 0).places[name])
 
     def __contains__(self, name: object) -> bool:
-        return name in self._fields
+        return name in _item(self, 0).places
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
+        return iter(_item(self, 0).names)
 
     def __len__(self) -> int:
-        return len(self._fields)
+        return len(_item(self, 0).names)
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
 
     def keys(self) -> Iterator[str]:
         """The names of the fields (so that `dict(id)` works)."""
-        return iter(self._fields)
+        return iter(self)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The field called `name`, or `default` where there is none."""
-        return self._fields.get(name, default)
+        place = _item(self, 0).places.get(name)
+        return default if place is None else _item(self, place)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("an EventId is immutable")
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, EventId) and self._fields == other._fields
-
-    def __hash__(self) -> int:
-        if self._hash is None:
-            _set(self, "_hash", hash(frozenset(self._fields.items())))
-        return self._hash  # type: ignore[return-value]
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_id, (self._fields,)
+        return _restore_id, (dict(self),)
 
     def __repr__(self) -> str:
-        return f"EventId({', '.join(f'{k}={v!r}' for k, v in self._fields.items())})"
+        return f"EventId({', '.join(f'{name}={self[name]!r}' for name in self)})"
 
 
-_set = object.__setattr__
+_new = tuple.__new__
+_item = tuple.__getitem__
+
+
+class IdLayout:
+    """The names of an id's fields, one object for each set of names: compared by identity.
+
+    `_new(EventId, (layout, *values))` with the values in the order of `names` is the fast way to an id.
+    """
+
+    __slots__ = ("names", "places")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.places = {name: place for place, name in enumerate(names, 1)}
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self.names)}>"
+
+
+_layouts: dict[Any, IdLayout] = {}
+
+
+def id_layout(*names: str) -> IdLayout:
+    """The layout of ids with these fields; its order is that in which they were first named."""
+    found = _layouts.get(names)
+    if found is None:
+        found = _layouts.setdefault(frozenset(names), IdLayout(names))  # atomic: one for each set
+        _layouts[names] = found
+    return found
 
 
 def _restore_id(fields: dict[str, Any]) -> EventId:

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
+from .journal import expand_all
 from .model import Event
+from .rows import Columns, Shape
 from .warn import warn_once
 
 __all__ = ["WorkerStreams", "blame"]
@@ -28,7 +30,9 @@ class _Nothing:
 class _Stream:
     """One consumer and its values that wait. A stamp is an index in the list that it will become."""
 
-    __slots__ = ("batch", "call", "carries", "categories", "consumer", "name", "phase", "stamps", "values")
+    __slots__ = (
+        "batch", "call", "carries", "categories", "columns", "consumer", "name", "of", "phase", "stamps", "values",
+    )  # fmt: skip
 
     def __init__(self, name: str, consumer: Any, original: Any) -> None:
         self.name, self.consumer = name, consumer
@@ -37,6 +41,13 @@ class _Stream:
         self.phase = getattr(consumer, "phase", None)
         self.batch: Any = None if self.is_picky else _batch_of(consumer, original)
         self.carries = self.is_picky and bool(getattr(consumer, "carries", False))
+        self.columns: Any = None
+        self.of: Any = None
+        reads = isinstance(getattr(consumer, "fields", None), tuple) and callable(getattr(consumer, "of", None))
+        if reads and self.is_picky and not self.carries and _same_home(consumer, "of", "__call__"):
+            self.of = consumer.of
+        if not self.is_picky and not _samples(consumer) and _same_home(consumer, "columns", "__call__"):
+            self.columns = consumer.columns
         self.stamps: list[int] = []
         self.values: list[Any] = []
 
@@ -58,16 +69,16 @@ class _Stream:
         except TypeError:  # a category that can't be looked up is nobody's
             return False
 
-    def take_batch(self, events: list[Event]) -> list[Any]:
-        """The values for all these events at once."""
+    def take_batch(self, batch: Any, given: Any, count: int) -> list[Any]:
+        """The values for all these events, or columns, at once."""
         try:
-            values = list(self.batch(events))
-            if len(values) == len(events):
+            values = list(batch(given))
+            if len(values) == count:
                 return values
-            raise ValueError(f"{len(values)} values for {len(events)} events")
+            raise ValueError(f"{len(values)} values for {count} events")
         except Exception as error:
             _isolate(error, self.consumer, f"the consumer {self.name!r}")
-            return [None] * len(events)
+            return [None] * count
 
     def begin(self, index: int) -> None:
         """From `index` on a carrying stream shows its present value."""
@@ -89,14 +100,14 @@ class _Stream:
         self.values.clear()
 
 
-class _Plans(dict[Any, list[Any]]):
-    """(category, phase) -> whom to call, worked out when first asked for."""
+class _Plans(dict[Any, Any]):
+    """(category, phase), or shape -> whom to call, worked out when first asked for."""
 
-    def __init__(self, plan: Callable[[Any, str], list[Any]]) -> None:
+    def __init__(self, plan: Callable[[Any], Any]) -> None:
         self._plan = plan
 
-    def __missing__(self, kind: Any) -> list[Any]:
-        calls = self._plan(*kind)
+    def __missing__(self, kind: Any) -> Any:
+        calls = self._plan(kind)
         if len(self) < _MAX_PLANS:
             self[kind] = calls
         return calls
@@ -121,7 +132,9 @@ class WorkerStreams:
         self._originals: dict[str, Any] = {}  # name -> what the user gave; same keys as _streams
         self._aggregators: dict[str, tuple[Any, Any]] = {}  # name -> (what the user gave, our copy)
         self._lists: dict[str, list[Any]] = {}  # same keys as _streams, unless an aggregator meddled
-        self._plans = _Plans(self._plan)  # refers to the lists in _lists
+        self._plans = _Plans(lambda head: self._plan(*head))  # refers to the lists in _lists
+        self._shape_plans = _Plans(self._plan_shape)  # refers to those plans
+        self._takes_columns: bool | None = None  # None: to be found out
         self._count = 0  # entries so far; while sparse, lists may be shorter
 
     def configure(self, consumers: dict[str, Any], aggregators: dict[str, Any]) -> None:
@@ -153,20 +166,19 @@ class WorkerStreams:
         """Forget one stream with all its values."""
         for table in (self._streams, self._originals, self._lists):
             table.pop(name, None)
-        self._plans.clear()
+        self._forget_plans()
 
     @property
     def copies(self) -> list[Any]:
         """This worker's consumers and aggregators."""
         return [s.consumer for s in self._streams.values()] + [copy for _, copy in self._aggregators.values()]
 
-    def feed(self, events: list[Event]) -> None:
-        """Take events, in order. Raises only `KeyboardInterrupt`, after the last of them."""
+    def feed(self, events: list[Event]) -> KeyboardInterrupt | None:
+        """Take events, in order. Never raises: what is the user's, Ctrl-C in a consumer, is returned."""
         interrupt = self._feed_full(events) if self._aggregators else self._feed_sparse(events)
         if self._max_events is not None and self._count >= 2 * self._max_events:
             self._trim(self._max_events)
-        if interrupt is not None:
-            raise interrupt
+        return interrupt
 
     def take(self) -> dict[str, list[Any]]:
         """The lists, complete and of equal length; this worker then starts with new, empty ones."""
@@ -186,24 +198,68 @@ class WorkerStreams:
     def _feed_sparse(self, events: list[Event]) -> KeyboardInterrupt | None:
         index, interrupt = self._count, None
         for event, calls in zip(events, self._planned(events), strict=True):
-            for call, keep, stamp, stream in calls:
-                try:
-                    keep(call(event))
-                except BaseException as error:
-                    keep(None)
-                    interrupt = _isolate(error, stream.consumer, f"the consumer {stream.name!r}") or interrupt
-                    if stream.carries:
-                        stamp(index)
-                        stream.begin(index + 1)
-                        continue
-                if stamp is not None:
-                    stamp(index)
+            if calls:
+                interrupt = _call_all(event, calls, index) or interrupt
             index += 1
         for stream in self._streams.values():
             if stream.batch is not None:
-                self._lists[stream.name].extend(stream.take_batch(events))
+                self._lists[stream.name].extend(stream.take_batch(stream.batch, events, len(events)))
         self._count = index
         return interrupt
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether `feed_columns` will do: nobody here needs an object for each event."""
+        if self._takes_columns is None:
+            streams = self._streams.values()
+            self._takes_columns = not self._aggregators and all(s.is_picky or s.columns is not None for s in streams)
+        return self._takes_columns
+
+    def feed_columns(self, columns: Columns) -> KeyboardInterrupt | None:
+        """As `feed`, for events without objects; only while `takes_columns`."""
+        first, interrupt = self._count, None
+        plans = self._shape_plans
+        for record, shape, start in columns.records:
+            readers, callers = plans[shape]
+            start += first
+            for position, of, get, keep, stamp, stream in readers:
+                try:
+                    value = of(*get(record))
+                except BaseException as error:
+                    interrupt = _isolate(error, stream.consumer, f"the consumer {stream.name!r}") or interrupt
+                    continue
+                if value is not None:  # None is what fills the gaps
+                    keep(value)
+                    stamp(start + position)
+            if callers:
+                events = expand_all([record])
+                for position, calls in callers:
+                    interrupt = _call_all(events[position], calls, start + position) or interrupt
+        count = len(columns.times)
+        for stream in self._streams.values():
+            if stream.columns is not None:
+                self._lists[stream.name].extend(stream.take_batch(stream.columns, columns, count))
+        self._count = first + count
+        if self._max_events is not None and self._count >= 2 * self._max_events:
+            self._trim(self._max_events)
+        return interrupt
+
+    def _plan_shape(self, shape: Shape) -> tuple[list[Any], list[Any]]:
+        """Who reads fields of such events: (position, what to call with them, how to get them, ...); who wants them."""
+        readers: list[Any] = []
+        callers: list[Any] = []
+        for position, head in enumerate(shape.heads):
+            calls = []
+            for entry in self._plans[head]:
+                _, keep, stamp, stream = entry
+                get = None if stream.of is None else shape.getter(position, stream.consumer.fields)
+                if get is None:
+                    calls.append(entry)
+                else:
+                    readers.append((position, stream.of, get, keep, stamp, stream))
+            if calls:
+                callers.append((position, calls))
+        return readers, callers
 
     def _planned(self, events: list[Event]) -> list[Any]:
         """Whom to call for each event."""
@@ -260,12 +316,17 @@ class WorkerStreams:
 
     def _restart(self) -> None:
         """After a change of lists, consumers or aggregators: plans refer to the old ones."""
-        self._plans.clear()
+        self._forget_plans()
         for stream in self._streams.values():
             stream.stamps.clear()
             stream.values.clear()
             if not self._aggregators:
                 stream.begin(self._count)
+
+    def _forget_plans(self) -> None:
+        self._plans.clear()
+        self._shape_plans.clear()
+        self._takes_columns = None
 
     def _level(self) -> None:
         """Pad at the front what an aggregator cut unevenly: the newest entries belong together."""
@@ -295,6 +356,24 @@ class WorkerStreams:
         if count:
             for _, aggregator in self._aggregators.values():
                 _tell(aggregator, "dropped", count)
+
+
+def _call_all(event: Event, calls: list[Any], index: int) -> KeyboardInterrupt | None:
+    """Call those who want this event, which is the stream's entry `index`."""
+    interrupt = None
+    for call, keep, stamp, stream in calls:
+        try:
+            keep(call(event))
+        except BaseException as error:
+            keep(None)
+            interrupt = _isolate(error, stream.consumer, f"the consumer {stream.name!r}") or interrupt
+            if stream.carries:
+                stamp(index)
+                stream.begin(index + 1)
+                continue
+        if stamp is not None:
+            stamp(index)
+    return interrupt
 
 
 def _call_of(consumer: Any, original: Any) -> Callable[[Event], Any]:
@@ -360,10 +439,16 @@ def blame(frame: types.FrameType) -> str | None:
         if inner.f_code is WorkerStreams._feed_full.__code__ and "aggregator" in found:
             # `name` is the consumer's or the aggregator's, whichever of the two loops it is in.
             return f"the consumer or aggregator {found['name']!r}"
-        if inner.f_code in _LOOPS and "stream" in found:
-            return f"the consumer {found['stream'].name!r}"
+        stream = found.get("stream", found.get("self"))
+        if inner.f_code in _LOOPS and isinstance(stream, _Stream):
+            return f"the consumer {stream.name!r}"
         inner = inner.f_back
     return None
 
 
-_LOOPS = (WorkerStreams._feed_sparse.__code__, WorkerStreams._feed_full.__code__)
+_LOOPS = (
+    WorkerStreams.feed_columns.__code__,
+    _call_all.__code__,
+    _Stream.take_batch.__code__,
+    WorkerStreams._feed_full.__code__,
+)

@@ -15,7 +15,7 @@ import pytest
 
 from otel_timespan import timespans as T
 from otel_timespan.timespans import locks
-from otel_timespan.timespans.journal import record_kind
+from otel_timespan.timespans.rows import record_kind
 from otel_timespan.timespans.warn import warn_once
 
 

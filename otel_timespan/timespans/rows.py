@@ -1,0 +1,122 @@
+"""The short way from records to the rows of a log: columns of times and ids, without an event object each.
+
+Most of what a `MultiEventLog` keeps of an event is its time, category, phase and id; few events mean more to
+a consumer. A kind of record may therefore give, besides `expand`, a function `rows(record, columns)`, which
+adds the time and the id of each of its events and returns their `Shape`; None for a record that is not so
+simple, which is then expanded. Both ways give the same log (tests/dagger/test_record_rows.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from .model import Event
+
+__all__ = ["Columns", "Shape", "record_kind", "short_way"]
+
+_expanders: list[Callable[[Any, list[Event]], None]] = []
+_row_makers: list[Callable[[Any, Columns], Shape | None]] = []
+
+
+def record_kind(expand: Callable[[Any, list[Event]], None]) -> int:
+    """Make known a kind of record: its number. `expand(record, out)` appends the record's events to `out`."""
+    _expanders.append(expand)
+    _row_makers.append(_no_rows)
+    return len(_expanders) - 1
+
+
+def short_way(kind: int, rows: Callable[[Any, Columns], Shape | None]) -> None:
+    """Make known how records of that kind become rows without event objects."""
+    _row_makers[kind] = rows
+
+
+def expander_of(record: Any) -> Callable[[Any, list[Event]], None]:
+    """The function that expands a record."""
+    expand: Callable[[Any, list[Event]], None] = _expanders[record[0]]
+    return expand
+
+
+def _no_rows(record: Any, columns: Columns) -> Shape | None:
+    return None
+
+
+class Columns:
+    """Some events of worker 1, by columns: entry i of each list belongs to the same event.
+
+    `times`, `ids`, `categories`, `phases`; and `records`, as (record, shape, index of its first event).
+    """
+
+    __slots__ = ("categories", "ids", "phases", "records", "times")
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        self.ids: list[Any] = []
+        self.categories: list[str] = []
+        self.phases: list[str] = []
+        self.records: list[tuple[Any, Shape, int]] = []
+
+    def take(self, records: Sequence[Any], first: int) -> int:
+        """Add the events of the records from `first` on: the index of the first one that has to be expanded."""
+        categories, phases, times = self.categories, self.phases, self.times
+        keep, makers = self.records.append, _row_makers
+        at, start = first, 0
+        try:
+            for at in range(first, len(records)):
+                record = records[at]
+                shape = None if type(record) is Event else makers[record[0]](record, self)
+                if shape is None:
+                    return at
+                keep((record, shape, start))
+                categories += shape.categories
+                phases += shape.phases
+                start += shape.length
+        except Exception:  # expanding it will say what is wrong
+            del times[start:], self.ids[start:]
+            return at
+        return len(records)
+
+
+Getter = Callable[[Any], Any]
+Fields = Mapping[Any, "int | Getter"]
+
+
+class Shape:
+    """What the events of a record are: `heads`, the (category, phase) of each, in order. Compared by identity.
+
+    `fields(position)` says how to get at the fields of one event's id and timeline without making them:
+    {name: index in the record, or function of the record}; by a tuple of names, a function that gives them
+    all. For all others the record is expanded.
+    """
+
+    def __init__(self, heads: Sequence[tuple[str, str]], fields: Callable[[int], Fields] | None = None) -> None:
+        self.heads = tuple(heads)
+        self.length = len(heads)
+        self.categories = tuple([category for category, _ in heads])
+        self.phases = tuple([phase for _, phase in heads])
+        self._fields = fields
+
+    def getter(self, position: int, names: Sequence[str]) -> Getter | None:
+        """A function that gives the tuple of these fields of the event at `position`; None if it can't."""
+        known = {"phase": _constant(self.phases[position]), **(self._fields(position) if self._fields else {})}
+        at_once = known.get(tuple(names))
+        if callable(at_once):
+            return at_once
+        if not all(name in known for name in names):
+            return None
+        wanted = [known[name] for name in names]
+        if len(wanted) > 1 and all(type(way) is int for way in wanted):
+            return itemgetter(*wanted)
+        ways = [itemgetter(way) if isinstance(way, int) else way for way in wanted]
+        if len(ways) == 2:
+            one, two = ways
+            return lambda record: (one(record), two(record))
+        if len(ways) == 3:
+            one, two, three = ways
+            return lambda record: (one(record), two(record), three(record))
+        return lambda record: [way(record) for way in ways]
+
+
+def _constant(value: Any) -> Getter:
+    return lambda record: value
