@@ -44,20 +44,33 @@ def _speed() -> Iterable[Budget]:
         yield Budget(f"{workload}.noop.vs_dask", f"{workload}: times faster than Dask threaded", "issue", least=15.0)
 
 
+def _log() -> Iterable[Budget]:
+    for workload in ("W1", "W2", "W2r", "W3", "W4"):
+        figure = f"split.{workload}.hot_vs_noop"
+        yield Budget(figure, f"{workload}: hot path with MultiEventLog to NoOpLog", "ruling 45", most=3.0)
+    for workload in ("W1", "W4"):
+        yield Budget(f"split.{workload}.whole_vs_noop", f"{workload}: the same with draining", "ruling 45", most=6.0)
+    for workload in ("W1", "W4"):
+        for prefix, who, most in (("", "the default streams", 1.0), ("log-all.", "all consumers", 3.0)):
+            figure, text = f"split.{workload}.{prefix}", f"{workload}: CPU µs an event of {who}"
+            yield Budget(f"{figure}us_per_event", text, "issue", most=most)
+            yield Budget(f"{figure}own_us_per_event", f"{text}, collector apart", "ours", most=most)
+        text = f"{workload}: µs a task of a disabled log"
+        yield Budget(f"disabled.{workload}.us", text, "issue", most=0.2)
+
+
 BUDGETS = (
     *_speed(),
     Budget("memory.noop.bytes", "bytes held by a waiting task", "issue", most=1024),
     Budget("arrival.W1.share", "W1: share of the spans that arrives", "issue", least=1.0, most=1.0),
     Budget("arrival.W4.share", "W4: share of the spans that arrives", "issue", least=1.0, most=1.0),
     Budget("cpu.ratio", "CPU per delivered span, OTelLog to SDK", "issue", most=0.5),
-    Budget("split.W1.hot_vs_noop", "W1: hot path with MultiEventLog to NoOpLog", "ruling 45", most=3.0),
-    Budget("split.W4.hot_vs_noop", "W4: hot path with MultiEventLog to NoOpLog", "ruling 45", most=3.0),
-    Budget("split.W1.whole_vs_noop", "W1: the same with draining", "ruling 45", most=6.0),
-    Budget("split.W4.whole_vs_noop", "W4: the same with draining", "ruling 45", most=6.0),
     Budget("cancel.waiting.beyond_ms", "cancel of a queued task: ms until its fetch raises", "issue", most=1.0),
     Budget("cancel.busy.beyond_ms", "the same beyond the switch interval, the interpreter busy", "issue", most=1.0),
     Budget("cancel.waiting.left_bytes", "bytes that a cancelled task leaves behind", "issue", most=1.0),
     Budget("cancel.waiting.left_tasks", "cancelled tasks that the scheduler still knows", "issue", most=0.0),
+    *_log(),
+    Budget("window.growth", "LogWindow(20 s), 1,000,000 events: memory at the end to a quarter", "issue", most=1.1),
     Budget("linear.W1.growth", "W1: µs a task at 200,000 tasks to 20,000", "ours", most=1.5),
     Budget("linear.W4.growth", "W4: µs a task at 200,000 tasks to 20,000", "ours", most=1.5),
     *(

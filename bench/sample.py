@@ -6,13 +6,15 @@ collector with other people's objects make a difference of some ten per cent, in
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
+import resource
 import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from . import systems
@@ -94,21 +96,86 @@ def sample_split(workload: Workload, name: str, size: int) -> dict[str, Any]:
 
     journal.DRAIN_INTERVAL_S = 3600.0
     journal.HIGH_WATER = sys.maxsize
-    hot, drain = [], []
-    with systems.opened(name) as system:
+    hot, drain, collecting, events = [], [], [], 0
+    with systems.opened(name) as system, _collector_time() as collector:
         run = _runner(workload, size, system)
         run()
         system.settle()
         for _ in range(REPEATS):
             hot.append(run())
-            drain.append(_took(system.settle)[1])
+            collector.seconds = 0.0
+            logs, took = _took(system.settle)
+            drain.append(took)
+            collecting.append(collector.seconds)
+            events = len(logs[1]["core"]) if isinstance(logs, dict) else 0
+            del logs
     per_task = 1e6 / workload.tasks(size)
     return {
+        "events": events / workload.tasks(size),
+        "drain_collector_us": [seconds * per_task for seconds in collecting],
         "hot_us": [took.wall_s * per_task for took in hot],
         "drain_us": [took.wall_s * per_task for took in drain],
         "hot_cpu_us": [took.cpu_s * per_task for took in hot],
         "drain_cpu_us": [took.cpu_s * per_task for took in drain],
     }
+
+
+class _CollectorTime:
+    """Seconds that the garbage collector ran, on whichever thread."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._began = 0.0
+
+    def __call__(self, phase: str, info: dict[str, int]) -> None:
+        now = time.perf_counter()
+        if phase == "start":
+            self._began = now
+        else:
+            self.seconds += now - self._began
+
+
+@contextlib.contextmanager
+def _collector_time() -> Iterator[_CollectorTime]:
+    counted = _CollectorTime()
+    gc.callbacks.append(counted)
+    try:
+        yield counted
+    finally:
+        gc.callbacks.remove(counted)
+
+
+def sample_window(workload: Workload, name: str, size: int) -> dict[str, Any]:
+    """Memory of a log under `LogWindow(20 s)` while `size` events of 100 s come in: after a quarter, and at the end."""
+    from otel_timespan import events, timespans
+
+    clock = [0]
+    with timespans.MultiEventLog() as log:
+        log["core"], log["id"], log["wsat"] = events.CoreMetrics(), events.IDMetrics(), events.WorkerSaturation()
+        log.aggregators["window"] = events.LogWindow(20 * 10**9, clock=lambda: clock[0])
+        held: list[int] = []
+        step = size // 20
+        gc.collect()
+        before = _resident_bytes()
+        for block in range(20):
+            for n in range(block * step, (block + 1) * step):
+                clock[0] = n * 100 * 10**9 // size
+                id = timespans.EventId(thunk_id=n // 2)
+                log.write_event(timespans.Event("finish" if n % 2 else "start", "compute", id, None, clock[0]))
+            log._journal.drain()
+            gc.collect()
+            held.append(_resident_bytes() - before)
+        kept = len(timespans.get_logs(log)[1]["core"])
+    return {"quarter_bytes": held[5], "end_bytes": held[-1], "kept_events": kept, "growth": held[-1] / held[5]}
+
+
+def _resident_bytes() -> int:
+    """Memory of this process that is in use; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def sample_memory(workload: Workload, name: str, size: int) -> dict[str, Any]:
@@ -157,6 +224,7 @@ KINDS = {
     "time": sample_time,
     "split": sample_split,
     "memory": sample_memory,
+    "window": sample_window,
     "spans": sample_spans,
     "cancel": sample_cancel,
 }

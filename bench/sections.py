@@ -25,10 +25,13 @@ __all__ = ["SECTIONS", "BenchError", "Run", "Table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _SAMPLE_TIMEOUT_S = 1200
-_SPLIT = ("W1", "W4")
+_SPANS = ("W1", "W4")
+_ALL = ("W1", "W4")
+_DISABLED = ("W1", "W4")
 _LINEAR = {"W1": (20_000, 50_000, 200_000), "W4": (100, 250, 1_000)}
 _LINEAR_QUICK = {"W1": (200, 500, 2_000), "W4": (3, 5, 20)}
 _SECTION_ROUNDS = 3
+_DISABLED_ROUNDS = 5
 
 
 class BenchError(Exception):
@@ -138,12 +141,14 @@ def split(run: Run) -> None:
     """The hot path of MultiEventLog and OTelLog alone, and with the draining of what it left."""
     table = Table(
         "Hot path: µs a task while nothing is drained, and with draining; each to NoOpLog",
-        ("workload", "system", "hot path", "draining", "their CPU", "hot to NoOpLog", "whole to NoOpLog"),
+        (
+            *("workload", "system", "hot path", "draining", "their CPU", "hot to NoOpLog", "whole to NoOpLog"),
+            "CPU µs an event: hot + drain (collector)",
+        ),
     )
-    for name in (name for name in _SPLIT if name in run.workloads):
-        gathered = run.round_robin(
-            "split", name, ("noop", "log", "otel-discard"), run.size(name), min(run.rounds, _SECTION_ROUNDS)
-        )
+    for name in run.workloads:
+        systems = ("noop", "log", *(("log-all", "otel-discard") if name in _ALL else ()))
+        gathered = run.round_robin("split", name, systems, run.size(name), min(run.rounds, _SECTION_ROUNDS))
         base = statistics.median(gathered["noop"]["hot_us"])
         for system, values in gathered.items():
             hot, drain = statistics.median(values["hot_us"]), statistics.median(values["drain_us"])
@@ -156,6 +161,19 @@ def split(run: Run) -> None:
                 f"{prefix}.hot_cpu_vs_noop": hot_cpu / base_cpu,
                 f"{prefix}.whole_cpu_vs_noop": (hot_cpu + drain_cpu) / base_cpu,
             }
+            per_event = ""
+            if events := values["events"][0]:
+                collector = statistics.median(values["drain_collector_us"]) / events
+                hot_event, drain_event = (hot_cpu - base_cpu) / events, drain_cpu / events
+                run.figures |= {
+                    f"{prefix}.events": events,
+                    f"{prefix}.hot_us_per_event": hot_event,
+                    f"{prefix}.drain_us_per_event": drain_event,
+                    f"{prefix}.collector_us_per_event": collector,
+                    f"{prefix}.us_per_event": hot_event + drain_event,
+                    f"{prefix}.own_us_per_event": hot_event + drain_event - collector,
+                }
+                per_event = f"{hot_event:.2f} + {drain_event:.2f} ({collector:.2f}), {events:.0f} events"
             table.rows.append(
                 (
                     name,
@@ -165,8 +183,41 @@ def split(run: Run) -> None:
                     f"{hot_cpu:.1f} + {drain_cpu:.1f}",
                     _times(hot_ratio),
                     _times(whole_ratio),
+                    per_event,
                 )
             )
+    run.tables.append(table)
+
+
+def disabled(run: Run) -> None:
+    """What a disabled log costs: NoOpLog beside the same scheduler with its event sites removed."""
+    table = Table(
+        "Disabled log: CPU µs a task, beside the same scheduler with its event sites removed",
+        ("workload", "as it is", "sites removed", "difference of the medians", "of the smallest"),
+    )
+    for name in (name for name in _DISABLED if name in run.workloads):
+        rounds = 1 if run.quick else max(run.rounds, _DISABLED_ROUNDS)
+        gathered = run.round_robin("time", name, ("noop", "noop-stripped"), run.size(name), rounds)
+        with_sites, without = (gathered[system]["whole_cpu_us"] for system in ("noop", "noop-stripped"))
+        median = statistics.median(with_sites) - statistics.median(without)
+        smallest = min(with_sites) - min(without)
+        run.figures |= {f"disabled.{name}.us": median, f"disabled.{name}.smallest_us": smallest}
+        table.rows.append((name, _us(with_sites), _us(without), f"{median:.2f}", f"{smallest:.2f}"))
+    run.tables.append(table)
+
+
+def window(run: Run) -> None:
+    """Memory of a log under LogWindow(20 s)."""
+    size = 20_000 if run.quick else 1_000_000
+    table = Table(
+        f"LogWindow(20 s): memory while {size:,} events of 100 s come in",
+        ("after a quarter", "at the end", "growth", "events kept"),
+    )
+    values = run.round_robin("window", "W1", ("log",), size, 1)["log"]
+    quarter, end = values["quarter_bytes"][0], values["end_bytes"][0]
+    run.figures |= {"window.growth": values["growth"][0], "window.bytes": end}
+    kept = f"{values['kept_events'][0]:,.0f}"
+    table.rows.append((f"{quarter / 1e6:.1f} MB", f"{end / 1e6:.1f} MB", _times(values["growth"][0]), kept))
     run.tables.append(table)
 
 
@@ -203,7 +254,7 @@ def spans(run: Run) -> None:
         "Delivery: CPU of the whole process for each span that arrives, at a counting receiver",
         ("workload", "sender", "spans made", "arrived", "CPU µs a span"),
     )
-    for name in (name for name in _SPLIT if name in run.workloads):
+    for name in (name for name in _SPANS if name in run.workloads):
         # The SDK needs a tenth of a millisecond a span: one workload shows it.
         senders = SENDERS if name == "W1" or "W1" not in run.workloads else SENDERS[:2]
         size = run.size(name) if run.quick or name != "W1" else run.size(name) // 2
@@ -225,7 +276,9 @@ def spans(run: Run) -> None:
 SECTIONS = {
     "speed": speed,
     "split": split,
+    "disabled": disabled,
     "memory": memory,
+    "window": window,
     "linear": linear,
     "spans": spans,
     "placement": placement.section,

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["OURS", "PEERS", "SYSTEMS", "System", "discarding_exporter", "opened"]
+__all__ = ["ASIDE", "OURS", "PEERS", "SYSTEMS", "System", "discarding_exporter", "opened"]
 
 THREADS = 2
 """Worker threads of every system."""
 
 OURS = ("noop", "log", "otel-discard", "otel-collector")
+ASIDE = ("noop-stripped", "log-all")
+"""Only in sections of their own: NoOpLog with the event sites removed, MultiEventLog with all consumers."""
 PEERS = ("tpe", "dask")
 SYSTEMS = (*OURS, *PEERS)
 """NoOpLog; MultiEventLog with the streams of `enable_logging()`; OTelLog to nothing and to a collector."""
@@ -55,17 +57,21 @@ def opened(name: str) -> Iterator[System]:
 
 @contextlib.contextmanager
 def _ours(name: str) -> Iterator[System]:
+    if name == "noop-stripped":
+        from . import stripped
+
+        stripped.install()
     import otel_timespan as ts
 
     with ts.Context(threads=THREADS) as context:
         system = System(spawn=ts.spawn, submit=ts.spawn, fetch=ts.fetch)
-        if name == "log":
-            system.log = default_log()
+        if name in ("log", "log-all"):
+            system.log = default_log() if name == "log" else default_log(**ALL_STREAMS)
             system.settle = lambda: ts.get_logs(system.log)
         elif name.startswith("otel"):
             system.log = ts.OTelLog(span_exporter=discarding_exporter() if name == "otel-discard" else None)
             system.settle = system.log.flush
-        elif name != "noop":
+        elif name not in ("noop", "noop-stripped"):
             raise ValueError(f"no system is called {name!r}; there are {', '.join(SYSTEMS)}")
         context.log_sink = system.log or ts.NoOpLog()
         try:
@@ -76,12 +82,17 @@ def _ours(name: str) -> Iterator[System]:
                 system.log.close()
 
 
-def default_log() -> Any:
+ALL_STREAMS = {"timeline": True, "metrics": True, "lock_contend": True, "compile_time": True}
+"""Every stream of `enable_logging` but three whose readings cost what they cost: the profiler, the kernel's counters
+and `gc_stats`, which counts all blocks of the allocator (20 to 200 µs)."""
+
+
+def default_log(**keywords: bool) -> Any:
     """A MultiEventLog as `enable_logging()` makes it, without installing it."""
     import otel_timespan as ts
 
     before = ts.eager_context().log_sink
-    ts.enable_logging()
+    ts.enable_logging(**keywords)
     log = ts.eager_context().log_sink
     ts.eager_context().log_sink = before
     return log

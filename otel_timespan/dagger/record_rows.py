@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..timespans.model import ChunkInfo, EventId, ValueInfo, id_layout
+from ..timespans.model import ChunkInfo, EventId, ValueInfo
 from ..timespans.rows import Columns, Fields, Getter, Shape, short_way
 from . import records
 from .records import OWNER_BITS, RESULTS, after_move, arguments_of, dependencies_of, function_of, processor_of
@@ -18,15 +18,6 @@ __all__: list[str] = []
 
 _new = tuple.__new__
 _HOME = records.CORE_WORKER
-
-_TASK = id_layout("thunk_id")
-_SCHEDULE = id_layout("uid", "thunk_id")
-_FIRE = id_layout("uid", "worker", "thunk_id")
-_ENQUEUE = id_layout("uid", "processor", "thunk_id")
-_FETCH = id_layout("uid", "worker", "processor", "seq")
-_MOVE = id_layout("thunk_id", "position", "processor")
-_COMPUTE = id_layout("thunk_id", "processor")
-_EVICT = id_layout("worker", "handle")
 
 
 def _span(category: str) -> list[tuple[str, str]]:
@@ -43,17 +34,24 @@ def submit_rows(record: Any, columns: Columns) -> Shape | None:
     _, t0, uid, thunk_id, _, _, options, _, _, _, _, _, t1, place, samples = record
     if samples is not None or (options is not None and options.name is not None):
         return None
-    id = _new(EventId, (_TASK, thunk_id))
+    id = _new(EventId, (records.OF_TASK, thunk_id))
     if place is None:
         columns.times += (t0, t1)
         columns.ids += (id, id)
         return _SUBMITTED
-    if type(place) is not int or place >> OWNER_BITS != _HOME:
+    if type(place) is int:
+        p0 = p2 = t1
+        p1, end, processor, worker = t1 + 1, t1 + 6, place, place >> OWNER_BITS
+    else:
+        _, p0, p1, p2, _, _, processor, worker, _ = place
+        p1, end = max(p1, p0 + 1), max(t1, p2 + 6)
+    if worker != _HOME or processor is None:
         return None
-    task = _new(EventId, (_SCHEDULE, uid, thunk_id))
-    fire = _new(EventId, (_FIRE, uid, _HOME, thunk_id))
-    enqueue = _new(EventId, (_ENQUEUE, uid, processor_of(place), thunk_id))
-    columns.times += (t0, t1, t1 + 1, t1 + 2, t1 + 3, t1 + 4, t1 + 5, t1 + 6)
+    p2 = max(p2, p1 + 3)
+    task = _new(EventId, (records.OF_SCHEDULE, uid, thunk_id))
+    fire = _new(EventId, (records.OF_FIRE, uid, _HOME, thunk_id))
+    enqueue = _new(EventId, (records.OF_ENQUEUE, uid, processor_of(processor), thunk_id))
+    columns.times += (t0, p0, p1, p1 + 1, p1 + 2, p2, p2 + 1, end)
     columns.ids += (id, task, task, fire, enqueue, enqueue, fire, id)
     return _SUBMITTED_AND_PLACED
 
@@ -86,9 +84,9 @@ def schedule_rows(record: Any, columns: Columns) -> Shape | None:
         return None
     t1 = max(t1, t0 + 1)
     t2 = max(t2, t1 + 3)
-    task = _new(EventId, (_SCHEDULE, uid, thunk_id))
-    fire = _new(EventId, (_FIRE, uid, _HOME, thunk_id))
-    enqueue = _new(EventId, (_ENQUEUE, uid, processor_of(processor), thunk_id))
+    task = _new(EventId, (records.OF_SCHEDULE, uid, thunk_id))
+    fire = _new(EventId, (records.OF_FIRE, uid, _HOME, thunk_id))
+    enqueue = _new(EventId, (records.OF_ENQUEUE, uid, processor_of(processor), thunk_id))
     columns.times += (t0, t1, t1 + 1, t1 + 2, t2, t2 + 1)
     columns.ids += (task, task, fire, enqueue, enqueue, fire)
     return _PLACED
@@ -109,9 +107,9 @@ def start_rows(record: Any, columns: Columns) -> Shape | None:
     if t2 < t1 + 4:
         t2 = t1 + 4
     processor = processor_of(code)
-    fetch = _new(EventId, (_FETCH, uid, _HOME, processor, records.next_seq()))
-    compute = _new(EventId, (_COMPUTE, thunk_id, processor))
-    function = _new(EventId, (_MOVE, thunk_id, 0, processor))
+    fetch = _new(EventId, (records.OF_FETCH, uid, _HOME, processor, records.next_seq()))
+    compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor))
+    function = _new(EventId, (records.OF_MOVE, thunk_id, 0, processor))
     if not moves:
         columns.times += (t0, t1, t1 + 1, t2 - 1, t2)
         columns.ids += (fetch, fetch, function, function, compute)
@@ -119,7 +117,7 @@ def start_rows(record: Any, columns: Columns) -> Shape | None:
     flat = moves[0] is RESULTS
     count = len(moves) // 4 if flat else len(moves)
     places = range(1, count + 1) if flat else [move[0] for move in moves]
-    ids = [function, *[_new(EventId, (_MOVE, thunk_id, position, processor)) for position in places]]
+    ids = [function, *[_new(EventId, (records.OF_MOVE, thunk_id, position, processor)) for position in places]]
     columns.times += (t0, t1, *[t1 + 1] * (count + 1), *[t2 - 1] * (count + 1), t2)
     columns.ids += (fetch, fetch, *ids, *ids, compute)
     return _STARTED[count] if flat else _STARTED[-count]
@@ -182,12 +180,12 @@ def return_rows(record: Any, columns: Columns) -> Shape | None:
         return None
     if t1 < tb + 2:
         t1 = tb + 2
-    compute = _new(EventId, (_COMPUTE, thunk_id, processor_of(code)))
+    compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor_of(code)))
     if state is None:
         columns.times += (tb, t1 - 1, t1)
         columns.ids += (compute, compute, compute)
         return _ABANDONED
-    task = _new(EventId, (_SCHEDULE, uid, thunk_id))
+    task = _new(EventId, (records.OF_SCHEDULE, uid, thunk_id))
     columns.times += (tb, t1 - 1, t1, t1 + 1, t1 + 2)
     columns.ids += (compute, compute, compute, task, task)
     return _RETURNED
@@ -213,7 +211,7 @@ def end_rows(record: Any, columns: Columns) -> Shape | None:
     _, tb, t1, uid, thunk_id, code, _, result, _, _, _, state, _, samples = record
     if samples is not None or type(code) is not int or code >> OWNER_BITS != _HOME:
         return None
-    compute = _new(EventId, (_COMPUTE, thunk_id, processor_of(code)))
+    compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor_of(code)))
     scanned = isinstance(result, ChunkInfo)
     if scanned:
         t1 = max(t1, tb + 2)
@@ -222,7 +220,7 @@ def end_rows(record: Any, columns: Columns) -> Shape | None:
     columns.times.append(t1)
     columns.ids.append(compute)
     if state is not None:
-        task = _new(EventId, (_SCHEDULE, uid, thunk_id))
+        task = _new(EventId, (records.OF_SCHEDULE, uid, thunk_id))
         columns.times += (t1 + 1, t1 + 2)
         columns.ids += (task, task)
     return _ENDS[scanned, state is not None]
@@ -242,7 +240,7 @@ def finish_rows(record: Any, columns: Columns) -> Shape | None:
     _, t0, t1, uid, thunk_id, _, _, samples = record
     if samples is not None:
         return None
-    task = _new(EventId, (_SCHEDULE, uid, thunk_id))
+    task = _new(EventId, (records.OF_SCHEDULE, uid, thunk_id))
     columns.times += (t0, max(t1, t0 + 1))
     columns.ids += (task, task)
     return _FINISHED
@@ -257,7 +255,7 @@ def evict_rows(record: Any, columns: Columns) -> Shape | None:
     _, t, handle, _, _, worker, _ = record
     if worker != _HOME:
         return None
-    id = _new(EventId, (_EVICT, worker, handle))
+    id = _new(EventId, (records.OF_EVICT, worker, handle))
     columns.times += (t, t)
     columns.ids += (id, id)
     return _EVICTED

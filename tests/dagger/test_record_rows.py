@@ -136,7 +136,7 @@ def test_a_consumer_that_reads_fields_and_raises_costs_its_own_value(caplog: pyt
 
     class Broken(E.TaskNames):
         def __call__(self, event: T.Event) -> str | None:
-            return None
+            raise ArithmeticError(event)
 
         def of(self, f: Any, task: Any) -> str:
             raise ArithmeticError(task)
