@@ -640,6 +640,13 @@ def test_s17_5_the_same_seed_places_alike() -> None:
     assert run() == run()
 
 
-def test_s17_5_has_capacity_always_says_yes() -> None:
-    """§17.5: `has_capacity` is there and callable; its storage check is off."""
-    assert callable(D.sch.has_capacity)
+def test_s17_5_has_capacity(idle: D.Context) -> None:
+    """§17.5: it always says yes, with the expected time in ns, bytes and the occupancy in 0..2**32-1."""
+    state = D.eager_state()
+    plain = D.spawn(lambda: None)
+    full = D.sch.has_capacity(state, LOCAL, plain)
+    assert (full.ok, full.time_ns, full.alloc_bytes, full.occupancy) == (True, 10**9, 0, 2**32 - 1)
+    uses = {"time_util": {D.ThreadProc: 3}, "alloc_util": {D.ThreadProc: 100}, "occupancy": {D.ThreadProc: 0.5}}
+    told = D.sch.has_capacity(state, LOCAL, D.spawn(lambda: None, slot(1, 1, **uses)))
+    assert (told.ok, told.time_ns, told.alloc_bytes) == (True, 3 * 10**9, 100)
+    assert told.occupancy == pytest.approx(2**31, rel=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import pickle
 import threading
@@ -533,6 +534,19 @@ def lru(tmp_path: Path) -> Any:
     return D.storage.RecencyAllocator(100, D.storage.PickleFileDevice(tmp_path), 10_000)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [(0, 100, "LRU"), (-5, 100, "LRU"), (100, 0, "LRU"), (100, -1, "LRU"), (100, 100, "FIFO"), (100, 100, "lru ")],
+    ids=repr,
+)
+def test_s9_2_limits_and_policies(tmp_path: Path, wrong: tuple[int, int, str]) -> None:
+    """§9.2 accept: limits must be above 0 and the policy one of the two."""
+    device = D.storage.PickleFileDevice(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        D.storage.RecencyAllocator(wrong[0], device, wrong[1], policy=wrong[2])
+    assert isinstance(caught.value, D.TimespanError)
+
+
 def test_s9_2_lru_with_chunks(lru: Any) -> None:
     """§9.2 accept: of three chunks of 40 in 100 the third demotes the first; reading it is a miss, demotes the 2nd."""
     a, b, c = (D.tochunk(Block(n), device=lru) for n in "abc")
@@ -713,6 +727,13 @@ def test_s9_2_bytes_allocd_follows_spills(lru: Any) -> None:
     assert max(seen) <= 120
 
 
+def test_s9_2_mem_limit() -> None:
+    """§9.2 accept: the limit of a process is its share of the percentage, in whole bytes."""
+    for total in (10**9, 16 * 2**30 + 7):
+        for n in (1, 2, 3, 4):
+            assert D.storage.mem_limit(total, 30, n) == total * 30 / 100 // n
+
+
 @pytest.mark.parametrize("percent", [0, -1, 101, 1000, "30"], ids=repr)
 def test_s9_2_percentages_out_of_range(percent: Any) -> None:
     """§9.2: a percentage outside of 1..100 is a ValueError (or a TypeError, when it is no number) of ours."""
@@ -733,3 +754,17 @@ def test_s9_2_enable_disk_caching() -> None:
         """
     )
     assert out.split() == ["20", "[1]"]
+
+
+def test_s9_2_a_working_set_of_four_times_the_limit(tmp_path: Path) -> None:
+    """Issue 5: results of four times the memory limit are all there, in memory never more than the limit."""
+    size, count = 1_000_000, 64
+    device = D.storage.PickleFileDevice(tmp_path)
+    lru = D.storage.RecencyAllocator(size * count // 4, device, size * count * 2)
+    with D.Context(threads=2):
+        parts = [D.spawn(operator.mul, D.Options(storage=lru), bytes([n]), size) for n in range(count)]
+        heads = [D.spawn(lambda part: part[0], part) for part in parts]
+        assert D.fetch_all(heads) == list(range(count))
+        assert lru.mem_used <= size * count // 4
+        assert lru.stats.evictions >= count - count // 4
+        assert [D.fetch(p)[-1] for p in parts] == list(range(count))

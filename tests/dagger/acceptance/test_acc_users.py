@@ -135,24 +135,6 @@ def test_issue5_12_attempts_in_the_log() -> None:
     assert [e.phase for e in of_task(events, task, "finish")] == ["start", "finish"]
 
 
-def test_issue5_12_a_cancelled_task_is_not_retried(one: D.Context, gate: threading.Event) -> None:
-    """Issue 5.12: cancelling ends a task with retries, while it runs and between two attempts."""
-    ran = []
-
-    def body() -> None:
-        ran.append(1)
-        raise BoomError("again")
-
-    task = D.spawn(body, D.Options(retries=5, retry_delay=DEADLINE_S * 2))
-    poll(lambda: ran)
-    assert not task.isready()
-    D.cancel(task)
-    assert task.isready() and outcome(task)[1] is D.TaskCancelled
-    assert D.spawn(int).fetch(timeout=DEADLINE_S) == 0
-    assert ran == [1]
-    D.check(D.eager_state())
-
-
 def test_issue5_12_other_tasks_run_during_the_delay(one: D.Context) -> None:
     """Issue 5.12: between two attempts the slot is free."""
     body = Flaky(1)
@@ -520,12 +502,131 @@ def test_issue5_12_a_plain_function_that_returns_a_coroutine_is_no_surprise(two:
 # --- named limits ----------------------------------------------------------------------------------------
 
 
+def test_issue5_12_limits() -> None:
+    """Issue 5.12: of the tasks with `limit="db"` never more than `set_limit` says run at once; all of them run."""
+    peak, barrier = Peak(), threading.Barrier(2)
+
+    def body(n: int) -> int:
+        with peak:
+            if n < 2:
+                barrier.wait(DEADLINE_S)
+            return n
+
+    with D.Context(threads=4):
+        D.set_limit("db", 2)
+        tasks = [D.spawn(body, D.Options(limit="db"), n) for n in range(40)]
+        poll(lambda: all(t.isready() for t in tasks))
+        assert D.fetch_all(tasks) == list(range(40))
+    assert peak.most == 2
+
+
+def test_issue5_12_others_pass_by(gate: threading.Event) -> None:
+    """Issue 5.12: tasks that wait for their limit hold no slot: tasks without it, or with another, go on."""
+    with D.Context(threads=2):
+        D.set_limit("narrow", 1)
+        D.set_limit("wide", 5)
+        begun = threading.Event()
+
+        def body() -> None:
+            begun.set()
+            gate.wait(DEADLINE_S)
+
+        holding = D.spawn(body, D.Options(limit="narrow"))
+        assert begun.wait(DEADLINE_S)
+        waiting = [D.spawn(int, D.Options(limit="narrow")) for _ in range(10)]
+        assert D.spawn(int, "1").fetch(timeout=DEADLINE_S) == 1
+        assert D.spawn(int, D.Options(limit="wide"), "2").fetch(timeout=DEADLINE_S) == 2
+        assert not any(t.isready() for t in waiting)
+        gate.set()
+        poll(lambda: all(t.isready() for t in [holding, *waiting]))
+
+
+def test_issue5_12_limits_come_back_after_every_end(gate: threading.Event) -> None:
+    """Issue 5.12: failed, cancelled and timed out tasks give their place back."""
+    with D.Context(threads=2):
+        D.set_limit("db", 1)
+        limited = D.Options(limit="db")
+        for _ in range(3):
+            bad = D.spawn(boom, limited)
+            slow = D.spawn(gate.wait, D.Options(limit="db", timeout=0.01), DEADLINE_S)
+            gone = D.spawn(gate.wait, limited, DEADLINE_S)
+            D.cancel(gone)
+            poll(lambda bad=bad, slow=slow, gone=gone: bad.isready() and slow.isready() and gone.isready())
+        assert D.spawn(int, limited).fetch(timeout=DEADLINE_S) == 0
+
+
+def test_issue5_12_a_limit_can_be_raised_meanwhile(gate: threading.Event) -> None:
+    """Issue 5.12: raising a limit lets waiting tasks start."""
+    begun = threading.Semaphore(0)
+
+    def body() -> None:
+        begun.release()
+        gate.wait(DEADLINE_S)
+
+    with D.Context(threads=3):
+        D.set_limit("db", 1)
+        tasks = [D.spawn(body, D.Options(limit="db")) for _ in range(3)]
+        assert begun.acquire(timeout=DEADLINE_S)
+        D.set_limit("db", 3)
+        assert begun.acquire(timeout=DEADLINE_S) and begun.acquire(timeout=DEADLINE_S)
+        gate.set()
+        D.waitall(tasks)
+
+
+def test_issue5_12_a_waiting_task_can_be_cancelled(gate: threading.Event) -> None:
+    """§2: a task that waits for its limit is cancelled at once and never runs."""
+    with D.Context(threads=2) as context:
+        D.set_limit("db", 1)
+        ran: list[int] = []
+        holding = D.spawn(gate.wait, D.Options(limit="db"), DEADLINE_S)
+        waiting = D.spawn(ran.append, D.Options(limit="db"), 1)
+        D.cancel(waiting)
+        assert waiting.isready() and outcome(waiting)[1] is D.TaskCancelled
+        gate.set()
+        holding.fetch(timeout=DEADLINE_S)
+        context.wait_idle()
+        D.check(D.eager_state())
+    assert ran == []
+
+
+def test_issue5_12_a_limit_for_a_block(gate: threading.Event) -> None:
+    """§4.2: the limit may be given for a block of spawns."""
+    peak = Peak()
+
+    def body() -> None:
+        with peak:
+            time.sleep(0)
+
+    with D.Context(threads=4):
+        D.set_limit("db", 1)
+        with D.with_options(limit="db"):
+            tasks = [D.spawn(body) for _ in range(50)]
+        D.waitall(tasks)
+    assert (peak.most, peak.entered) == (1, 50)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "two"], ids=repr)
+def test_issue5_12_limits_that_cannot_work(bad: Any) -> None:
+    """Issue 5: a limit below 1, or none, is refused at once, by us."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        D.set_limit("db", bad)
+    assert isinstance(caught.value, D.TimespanError)
+
+
+def test_issue5_12_names_of_limits() -> None:
+    """Issue 5: the option is a name."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        D.Options(limit=5)
+    assert isinstance(caught.value, D.TimespanError)
+
+
 # --- failures that nobody fetched ------------------------------------------------------------------------
 
 
 def logged_errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The texts of the errors that the library logged."""
-    return [r.getMessage() for r in list(caplog.records) if r.name == "otel_timespan" and r.levelno == logging.ERROR]
+    """The texts of the errors that the library logged, with their exceptions."""
+    found = [r for r in list(caplog.records) if r.name == "otel_timespan" and r.levelno == logging.ERROR]
+    return [logging.Formatter().format(r) for r in found]
 
 
 def test_issue5_12_fetched_failures_are_not_logged(one: D.Context, caplog: pytest.LogCaptureFixture) -> None:
