@@ -195,7 +195,18 @@ class SpanMapper:
         task = self._task(id["thunk_id"], event)
         if task is not None:
             task.placing = event.timestamp
-            task.ready = task.ready or event.timestamp
+            if not task.ready:
+                task.ready = task.placing = self._ready_at(task, event.timestamp)
+
+    def _ready_at(self, task: OpenTask, now: int) -> int:
+        """When its last upstream had finished: from then on it waits for a worker, or a place of its limit."""
+        ready = task.submitted
+        for _, up in task.deps:
+            done = self._done.get(up)
+            if done is None:  # forgotten, or of another log
+                return now
+            ready = max(ready, done.finished_ns)
+        return min(ready, now) or now  # 0 is "not yet"
 
     def _schedule_finish(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._tasks.get(id["thunk_id"])

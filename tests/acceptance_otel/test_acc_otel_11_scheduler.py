@@ -173,8 +173,34 @@ def test_11_a_task_without_a_worker_waits_and_the_worker_s_coming_shows(make_lab
     )
     came = next(s for s in spans if s.name == "assign_procs")
     waited = task_span(spans, task)
-    assert waited.start_time < came.start_time <= phase(spans, task, "schedule").start_time
-    assert waited.attributes["timespan.wait.dependency"] >= (came.start_time - waited.start_time) / 1e9 - 1e-6
+    assert waited.start_time < came.start_time <= phase(spans, task, "schedule").end_time
+    assert waited.attributes["timespan.wait.schedule"] >= (came.start_time - waited.start_time) / 1e9 - 1e-6
+    assert waited.attributes["timespan.wait.dependency"] == 0
+
+
+def test_11_a_wait_for_a_place_of_a_limit_is_in_schedule(make_lab: Make, gate: threading.Event) -> None:
+    """Of two tasks with a limit of one the second waits in `schedule`, not for a dependency, whatever it depends on."""
+    D.set_limit("acc-otel", 1)
+    limited = D.Options(limit="acc-otel")
+    began = threading.Event()
+    try:
+        with D.Context(threads=2) as context:
+            logged = Logged(make_lab, context)
+            with ts.dag("limited"):
+                holder = ts.spawn(held, limited, began, gate)
+                assert began.wait(DEADLINE_S)
+                upstream = ts.spawn(same, 1)
+                second = ts.spawn(same, limited, upstream)
+                ts.wait(upstream)
+                gate.set()
+                ts.waitall([holder, second])
+            spans = logged.spans()
+    finally:
+        D.set_limit("acc-otel", None)
+    waits, held_up = task_span(spans, second), phase(spans, second, "schedule")
+    assert held_up.start_time <= task_span(spans, holder).end_time <= held_up.end_time
+    assert held_up.start_time == max(waits.start_time, task_span(spans, upstream).end_time)
+    assert waits.attributes["timespan.wait.schedule"] * 1e9 == pytest.approx(held_up.end_time - held_up.start_time)
 
 
 def test_11_a_task_whose_processor_goes_away_is_placed_again(make_lab: Make, gate: threading.Event) -> None:

@@ -361,8 +361,9 @@ def test_11_waits_and_run_add_up_to_the_span(lab: Lab) -> None:
         compute = phase(spans, task, "compute")
         wall = task_span(spans, task).attributes["timespan.run.wall"]
         assert abs(round(wall * 1e9) - (compute.end_time - compute.start_time)) <= 2
-    waited = task_span(spans, tasks[201]).attributes["timespan.wait.dependency"]
-    assert waited > 0
+    waited, upstream = task_span(spans, tasks[201]), task_span(spans, a)
+    left = max(0, upstream.end_time - waited.start_time)  # nothing, where the upstream was quicker
+    assert waited.attributes["timespan.wait.dependency"] * 1e9 == pytest.approx(left, abs=1)
 
 
 def _opened() -> threading.Event:

@@ -64,7 +64,7 @@ def test_tree_of_one_task() -> None:
     assert root.parent_id == 0 and task.parent_id == root.span_id
     children = [s for s in spans if s.parent_id == task.span_id]
     times = [(s.name, (s.start_ns - task.start_ns) // MS, (s.end_ns - task.start_ns) // MS) for s in children]
-    assert times == [("schedule", 1, 2), ("queue", 2, 3), ("compute", 4, 5), ("finish", 5, 6)]
+    assert times == [("schedule", 0, 2), ("queue", 2, 3), ("compute", 4, 5), ("finish", 5, 6)]
     assert {s.trace_id for s in spans} == {root.trace_id}
     assert (root.start_ns, root.end_ns) == (task.start_ns, task.end_ns) == (10 * MS, 16 * MS)
 
@@ -276,6 +276,19 @@ def test_a_task_that_is_placed_again() -> None:
     assert len({s.span_id for s in spans}) == len(spans)
     attributes = task_span(spans, 2).attributes
     assert attributes[semconv.WAIT_DEPENDENCY] == 1e-9 and attributes[semconv.WAIT_SCHEDULE] == 29e-9
+
+
+def test_ready_is_when_the_last_upstream_had_finished() -> None:
+    """What is placed late waited in `schedule`; it was ready at its last upstream's end, or when it was submitted."""
+    upstreams = [*whole(2, 0), *whole(3, 10 * MS)]  # each takes 6 ms
+    deps = ((1, 2), (2, 3))
+    for submitted, ready in ((5 * MS, 16 * MS), (20 * MS, 20 * MS)):
+        late = [*submit(4, submitted, deps=deps), *schedule(4, 50 * MS, 51 * MS), *taken(4, 52 * MS)]
+        spans = spans_of([*upstreams, *late, *body(4, 53 * MS, 54 * MS), *finish(4, 55 * MS, 56 * MS)])
+        task = task_span(spans, 4)
+        assert task.attributes[semconv.WAIT_DEPENDENCY] == (ready - submitted) / 1e9
+        assert task.attributes[semconv.WAIT_SCHEDULE] == (51 * MS - ready) / 1e9
+        assert [s.start_ns for s in named(spans, "schedule") if s.parent_id == task.span_id] == [ready]
 
 
 def test_a_processor_whose_text_raises() -> None:
