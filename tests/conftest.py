@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 
@@ -51,6 +52,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if state is not None and state.skipped:
         terminalreporter.section("NOT TESTED: collector, Jaeger, Prometheus", sep="!", yellow=True, bold=True)
         terminalreporter.line(f"{state.skipped} tests of the real back ends were skipped: {state.reason}")
+
+
+@pytest.fixture(autouse=True)
+def _no_stale_failures(request: pytest.FixtureRequest) -> None:
+    """Failures that nobody fetched in earlier tests are logged before one that looks at the log begins."""
+    if "caplog" not in request.fixturenames:
+        return
+    from otel_timespan.dagger import janitor
+
+    gc.collect()
+    if janitor._thread is not None:
+        tidy = threading.Event()
+        janitor.ask(tidy.set)
+        tidy.wait(10)
 
 
 @pytest.fixture(scope="session")
