@@ -76,6 +76,7 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
     if queue is None:
         core.driver.submit(task)
     else:
+        core.hold(task)
         queue.enqueue([(Spec(f, args, kwargs, options), task)])
     return task
 

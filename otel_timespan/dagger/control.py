@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FetchTimeoutError, InvalidOptionError, TaskCancelled
 from . import context as _context
 from . import interrupts
-from .dtask import DTask, live
+from .dtask import DTask
 from .environment import running_task, token_of
 
 if TYPE_CHECKING:
@@ -114,9 +114,10 @@ def _forget(core: Core, task: DTask, queued: bool | None, upstreams: tuple[DTask
         for up in upstreams:
             _take_out(up._subs, task)
         _take_out(core.parked, task)
-        if task in core.delayed:
-            core.delayed.discard(task)
-            live(task).timer.cancel()
+        core.delayed.discard(task)
+        timer = task._live.timer if task._live is not None else None
+        if timer is not None:
+            timer.cancel()
 
 
 def _take_out(these: Any, task: DTask) -> bool:

@@ -17,11 +17,13 @@ Sources: spec/scheduler.md §17; design/architecture.md §2; design/rulings.md 1
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -117,6 +119,8 @@ class Core(Readable):
         """Set when the scheduler went down: what unfinished tasks fail with."""
         self.delayed: set[DTask] = set()
         """Tasks that wait for the time of their next attempt."""
+        self.held: dict[int, weakref.ref[DTask]] = {}
+        """Tasks that a queue of tasks holds back, by id: others may wait for them."""
         self.batch: list[int] = []
         """The ids of all tasks of one `compute`."""
         self.is_batch = False
@@ -152,19 +156,28 @@ class Core(Readable):
             return
         self._submit_waiting(task)
 
+    def hold(self, task: DTask) -> None:
+        """A task goes to a queue that may hold it back, or forget it."""
+        self.held[task.id] = weakref.ref(task, functools.partial(self.held.pop, task.id))
+
     def submit_known(self, task: DTask) -> None:
         """Submit a task that others can have cancelled: a queue held it back, or its body is to run again."""
+        self.held.pop(task.id, None)
         if task._state == UNLAUNCHED:
             task._state = LAUNCHED
             if not hasattr(task, "_open") and hasattr(task, "_outcome"):  # cancelled at this very moment
                 task._state = FAILED
         if task._state >= DONE:
             return
+        task._tokens = None  # those of an attempt before are all gone
         recorder = self.context.recorder
         if recorder is not None:
             self._submit_logged(task, recorder)
         else:
             self._submit_waiting(task)
+        if self.halted is not None:  # it went down meanwhile, perhaps without seeing this one
+            self.fail(task, self.halted, direct=True)
+            return
         self.driver.enqueue_ready(())
         self.driver.wake()
 
@@ -484,6 +497,7 @@ class Core(Readable):
     def unfinished(self) -> Iterator[DTask]:
         """Every submitted task without a result, in no order: all are reachable from queues and bodies."""
         stack: list[DTask] = [*list(self.running), *list(self.delayed), *list(self.parked), *limits.waiting_of(self)]
+        stack += [task for ref in list(self.held.values()) if (task := ref()) is not None]
         for queue in self.shared.values():
             stack += list(queue)
         with self.lock:
@@ -495,7 +509,7 @@ class Core(Readable):
                 continue
             seen.add(task.id)
             stack += [sub for sub in list(task._subs) if type(sub) is DTask]
-            if task._state < DONE:
+            if UNLAUNCHED != task._state < DONE:
                 yield task
 
     def halt(self, error: BaseException) -> None:

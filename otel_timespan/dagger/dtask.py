@@ -41,10 +41,13 @@ ALLOWED = {
     ("waiting", "failed"),
     ("ready", "queued"),
     ("ready", "failed"),
+    ("ready", "finished"),  # by its option `restore`
     ("queued", "running"),
     ("queued", "failed"),
+    ("queued", "ready"),  # its slot is gone: it is placed again
     ("running", "finished"),
     ("running", "failed"),
+    ("running", "ready"),  # its next attempt
 }
 """The moves of a task between its states (spec/scheduler.md §17.2), as data: for checks and pictures."""
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["InvariantViolation", "check"]
 
 
+ROUNDING_NS = 1000.0
+"""What may be left of sums of nanoseconds that were added and taken off again."""
+
+
 class InvariantViolation(AssertionError):  # noqa: N818 - it says what it is
     """A rule of the scheduler's state is broken: a defect of ours."""
 
@@ -31,6 +35,24 @@ def check(core: Core) -> None:
             raise InvariantViolation(f"{slot!r}: its share is out of bounds")
     for task in core.unfinished():
         _check_task(task)
+
+
+def check_idle(core: Core) -> None:
+    """`check`, and what must hold besides when all tasks are done and nothing runs: nothing is left taken."""
+    check(core)
+    for task in [*core.running, *core.delayed, *core.unfinished()]:
+        _rule(False, task, "is left where all is done")
+    for worker, queue in core.shared.items():
+        for task in list(queue):
+            _rule(not hasattr(task, "_claim"), task, f"done, but can be taken from the queue of worker {worker}")
+    with core.lock:
+        left = [f"{slot!r} is taken" for slot in core.slots.values() if slot.used]
+        left += [f"{slot!r} has tasks waiting" for slot in core.slots.values() if slot.heap]
+        places = [(f"worker {worker}", p.ns) for worker, p in core.pressure.items()]
+        places += [(repr(slot), slot.pressure.ns) for slot in core.slots.values()]
+        left += [f"{place} has pressure {ns}" for place, ns in places if abs(ns) > ROUNDING_NS]
+    if left:
+        raise InvariantViolation(f"all is done, but {', '.join(left)}")
 
 
 def _check_task(task: DTask) -> None:

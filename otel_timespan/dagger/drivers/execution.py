@@ -312,6 +312,9 @@ def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> boo
     else:
         core.delayed.add(task)
         extra.timer = call_later(delay_s, functools.partial(_resubmit, core, task))
+        if task._state >= DONE:  # cancelled before the timer was there
+            extra.timer.cancel()
+            core.delayed.discard(task)
     return True
 
 
