@@ -516,7 +516,7 @@ def root_span(run: Run, offset_ns: int) -> SpanData:
     }
     status, message = UNSET, ""
     events: tuple[EventData, ...] = ()
-    end_ns = max(run.latest_ns, run.left_ns or 0)
+    end_ns = max(run.latest_ns, run.left_ns or 0, run.start_ns + 1)
     if run.error is not None:
         text = failures.describe(run.error)
         attributes[semconv.ERROR_TYPE] = text.type

@@ -203,7 +203,7 @@ class PlainSpans:
         return self._emit(place, start, now_ns, None, out, "abandoned")
 
     def _under_root(self, run: Run, start: Event, finish: Event, out: list[SpanData]) -> int:
-        run.cover(start.timestamp, finish.timestamp)
+        run.cover(start.timestamp, max(finish.timestamp, start.timestamp + 1))  # as `_emit` has it
         root, parent = run.root, run.parent
         place = Place(parent.trace_id, own_place(start)[1], root.span_id, parent.flags, parent.trace_state)
         return self._emit(place, start, finish.timestamp, finish.timeline, out)
@@ -218,7 +218,8 @@ class PlainSpans:
         attributes[semconv.EVENT_ID] = id_text(start.id)
         status, message = UNSET, ""
         events = []
-        begin, end = start.timestamp + self._offset, max(start.timestamp, end_ns) + self._offset
+        # Jaeger warns of a span without a duration, such as an evict.
+        begin, end = start.timestamp + self._offset, max(start.timestamp + 1, end_ns) + self._offset
         if type(start.id) is EventId:
             attributes.update(_of_scheduler(category, start.id, timeline))
         if state:

@@ -102,8 +102,8 @@ class OpenTask:
         self.emitted = False
 
     def bounds(self) -> tuple[int, ...]:
-        """The seven boundaries, never falling: submitted ... finished."""
-        end = max(self.finished, self.latest)
+        """The seven boundaries, never falling, the last one behind the first: submitted ... finished."""
+        end = max(self.finished, self.latest, self.submitted + 1)
         stop = self.finish_start or end
         at = self.submitted
         found = [at]
@@ -134,12 +134,14 @@ def child(
 ) -> SpanData:
     """A phase of a task as a span, kept within the task. `position` tells several of one phase apart."""
     start = max(start, task.submitted)
+    if end <= start:  # Jaeger warns of a span without a duration
+        start, end = (start - 1, start) if start > task.submitted else (start, start + 1)
     offset, parent = shape.offset_ns, task.parent
     own = ids.span_id(task.seed, task.id, phase, position, task.attempt)
     return _new(
         SpanData,
         (
-            name, parent.trace_id, own, task.span_id, start + offset, max(start, end) + offset, attributes,
+            name, parent.trace_id, own, task.span_id, start + offset, end + offset, attributes,
             (), (), UNSET, "", parent.trace_state, 0, 0, 0, parent.flags, False,
         ),
     )  # fmt: skip

@@ -130,13 +130,13 @@ def one(spans: Iterable[ReadableSpan], name: str) -> ReadableSpan:
 
 
 def check_tree(spans: Iterable[ReadableSpan], outside: Iterable[int] = ()) -> None:
-    """What holds for every finished set of spans: unique ids, known parents, children inside of parents."""
+    """What holds for every finished set of spans: unique ids, known parents, children inside of parents, durations."""
     spans = list(spans)
     by_id = {sid(s): s for s in spans}
     assert len(by_id) == len(spans), "a span id occurs twice"
     known = set(outside)
     for s in spans:
-        assert s.start_time <= s.end_time, s.name
+        assert s.start_time < s.end_time, f"{s.name} has no duration: Jaeger warns of it"
         up = parent(s)
         if up is None or up in known:
             continue

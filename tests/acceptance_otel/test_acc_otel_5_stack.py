@@ -52,6 +52,7 @@ with ts.dag("short"):
     assert SECRET not in repr(trace)
     roots = [s for s in trace["spans"] if not [r for r in s["references"] if r["refType"] == "CHILD_OF"]]
     assert [s["operationName"] for s in roots] == ["dag short"]
+    assert [s for s in trace["spans"] if s.get("warnings")] == []
 
 
 @pytest.mark.stack
@@ -119,6 +120,9 @@ with D.Context(threads=1) as ctx, tempfile.TemporaryDirectory() as folder:
     for what in ("steal", "retry"):
         assert eventually(lambda what=what: counted(what) == said[what])
     assert eventually(lambda: counted("evict") >= said["evict"])
+    spans = [span for trace in stack.traces(service) for span in trace["spans"]]
+    assert {"evict", "steal", "storage_wait"} <= {span["operationName"] for span in spans}
+    assert [span for span in spans if span.get("warnings")] == []
 
 
 @pytest.mark.stack
