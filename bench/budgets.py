@@ -82,6 +82,7 @@ BUDGETS = (
         )
         for shape in ("speeds", "skewed", "chains", "source", "reduction")
     ),
+    Budget("spill.to_limit", "spilling 4 times the limit: growth of resident memory to the limit", "issue", most=1.3),
 )
 
 

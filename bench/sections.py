@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import cancelling, placement
+from . import cancelling, placement, spill
 from .spans import SENDERS
 from .systems import OURS, PEERS
 from .workloads import WORKLOADS
@@ -283,5 +283,6 @@ SECTIONS = {
     "spans": spans,
     "placement": placement.section,
     "cancel": cancelling.section,
+    "spill": spill.section,
 }
 """All sections, by name, in the order in which they run."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import time
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +196,7 @@ class RecencyAllocator(StorageDevice):
         self._on_device: OrderedDict[Stored, None] = OrderedDict()
         self._mem_used = self._device_used = 0
         self._pause_until = 0.0
+        self._freed = 0  # since memory was last given back to the system
         _allocators.add(self)
 
     @property
@@ -360,15 +362,39 @@ class RecencyAllocator(StorageDevice):
         self._on_device.move_to_end(stored, last=False)
         self._device_used += stored.nbytes
         self.stats.evictions += 1
+        self._freed += stored.nbytes
+        if self._freed >= max(_TRIM_BYTES, self.mem_limit / 32):
+            self._freed = 0
+            give_back_memory()
         if stored.watch is not None:
             stored.watch.spilled()
 
 
 POLICIES = ("LRU", "MRU")
+_TRIM_BYTES = 1 << 20
 _PAUSE_S = 1.0
 """How long a device that failed is left alone where values may be kept over the limit."""
 
 _allocators: weakref.WeakSet[RecencyAllocator] = weakref.WeakSet()
+
+
+@functools.lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    """The C library's function of that name, where it has one (glibc)."""
+    try:
+        import ctypes
+
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (ImportError, OSError, AttributeError, TypeError):
+        return None
+    return found
+
+
+def give_back_memory() -> None:
+    """Have the C library give the system what was freed: it would keep a few large blocks of each thread for later."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
 
 
 def mem_limit(total: int, percent: float, processes: int) -> int:

@@ -1,15 +1,30 @@
-"""spec/scheduler.md §8: chunks, mutable, shard."""
+"""spec/scheduler.md §8, §9 and the storage events of §19: chunks, mutable, shard, files, spilling."""
 
 from __future__ import annotations
 
+import gc
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+import otel_timespan as ts
 from otel_timespan import dagger as D
-from tests.dagger.acceptance.support import add, code_of, outcome
+from otel_timespan import events
+from otel_timespan.dagger.storage import PickleFileDevice, RecencyAllocator, mem_limit, release_dead
+from tests.dagger.acceptance.support import add, code_of, identity, outcome
 
 T12 = D.ThreadProc(1, 2)
+
+
+@pytest.fixture
+def no_caching() -> Iterator[None]:
+    """Off again at the end."""
+    yield
+    D.disable_disk_caching()
 
 
 class Ref:
@@ -152,3 +167,116 @@ def test_s8_4_no_piece_is_a_key_error(cluster: D.Context) -> None:
     error = outcome(task)
     assert error[0] is D.DTaskFailedError
     assert issubclass(error[1], KeyError)
+
+
+# ---- §9 ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+def test_s9_1_files(two: D.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
+    """§9.1: a pickled file is read by a fetch and as an argument, and still exists; a missing one is refused."""
+    monkeypatch.chdir(tmp_path)
+    path: Any = "data.pickle" if relative else tmp_path / "data.pickle"
+    with open(path, "wb") as file:
+        pickle.dump([1, 2, 3], file)
+    assert D.fetch(D.File(path)) == [1, 2, 3]
+    assert D.fetch(D.spawn(identity, D.File(path))) == [1, 2, 3]
+    made = D.tofile({"a": 1}, "other.pickle" if relative else tmp_path / "other.pickle")
+    assert D.fetch(made) == {"a": 1}
+    del made
+    gc.collect()
+    assert (tmp_path / "data.pickle").is_file()
+    assert (tmp_path / "other.pickle").is_file()
+    with pytest.raises(ValueError, match="no file"):
+        D.File("/nope")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_s9_2_each_process_gets_its_share(count: int, no_caching: None) -> None:
+    """§9.2: after `enable_disk_caching()` the limit of every process is its share of 30 percent of the memory."""
+    total = psutil.virtual_memory().total
+    with D.Context(driver=D.InlineDriver({worker: 1 for worker in range(1, count + 1)})) as context:
+        assert D.enable_disk_caching() is True
+        for process in context.procs:
+            device = D.global_device(process.pid)
+            assert isinstance(device, RecencyAllocator)
+            assert device.mem_limit == total * 30 / 100 // count == mem_limit(total, 30, count)
+            assert device.device_limit == 16384 * 2**20
+
+
+@pytest.mark.parametrize("percent", [0, 101, -1])
+def test_s9_2_percentages(percent: int, no_caching: None) -> None:
+    """§9.2: outside of 1 to 100 is an error."""
+    with pytest.raises(ValueError, match="1 to 100"):
+        D.enable_disk_caching(percent)
+
+
+def test_s9_2_least_recently_used(two: D.Context, tmp_path: Path) -> None:
+    """§9.2: LRU, 100 bytes: the third of 40 demotes the first; reading that is a miss and demotes the second."""
+    lru = RecencyAllocator(100, PickleFileDevice(tmp_path), 1000)
+    tasks = []
+    for letter in "abc":
+        tasks.append(D.spawn(bytes, D.Options(storage=lru), letter.encode() * 40))
+        D.wait(tasks[-1])
+    assert (lru.stats.evictions, lru.stats.misses) == (1, 0)
+    assert D.fetch(tasks[0]) == b"a" * 40
+    assert (lru.stats.evictions, lru.stats.misses) == (2, 1)
+    assert D.fetch(tasks[2]) == b"c" * 40
+    assert lru.stats.misses == 1
+    for wrong in (lambda: RecencyAllocator(0, lru, 1), lambda: RecencyAllocator(1, lru, 1, "FIFO")):
+        with pytest.raises(ValueError):
+            wrong()
+
+
+def test_s8_1_process_bound_values_stay_in_memory(two: D.Context, no_caching: None) -> None:
+    """§8.1, §20.23: what holds a task or chunk, in a field too, is kept in plain memory; other values are not."""
+
+    class Box:
+        def __init__(self, inside: Any) -> None:
+            self.inside, self.nbytes = inside, 10_000
+
+    D.enable_disk_caching()
+    for value in (Box([D.tochunk(1)]), Box(D.spawn(int)), [D.tochunk(1)] * 2000):
+        for chunk in (D.tochunk(value), D.fetch(D.spawn(lambda v=value: v), raw=True)):
+            assert type(chunk.handle) is D.DRef
+    assert type(D.tochunk(bytes(10_000)).handle) is not D.DRef
+
+
+def test_s9_2_storage_options(two: D.Context, tmp_path: Path) -> None:
+    """§9.2, §4.1: a task's own device, its tags and retention."""
+    options = D.Options(storage=PickleFileDevice(tmp_path), storage_leaf_tag="result", storage_retain=True)
+    task = D.spawn(identity, options, [1, 2])
+    assert D.fetch(D.spawn(len, task)) == 2
+    del task
+    gc.collect()
+    release_dead()
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+def test_s19_evict_and_storage_wait(cluster: D.Context, tmp_path: Path) -> None:
+    """§19: ids and fields of both, in the stream of the worker that holds the data; BytesAllocd follows."""
+    lru = RecencyAllocator(100, PickleFileDevice(tmp_path), 1000)
+    options = D.Options(storage=lru, scope=D.ProcessScope(2))
+    log = ts.MultiEventLog()
+    log["event"], log["bytes"] = events.FullMetrics(), ts.BytesAllocd()
+    cluster.log_sink = log
+    tasks = []
+    for _ in range(3):
+        tasks.append(D.spawn(bytes, options, bytes(40)))
+        D.wait(tasks[-1])
+    reader = D.spawn(len, D.Options(scope=D.ProcessScope(2), get_result=True), tasks[0])
+    D.fetch(reader)
+    streams = ts.get_logs(log)
+    assert {e.category for e in streams[1]["event"]}.isdisjoint({"evict", "storage_wait"})
+    seen = streams[2]["event"]
+    evicts = [e for e in seen if e.category == "evict"]
+    assert all(e.id.worker == 2 and e.timeline.reason == "spilled" for e in evicts)
+    assert len(evicts) == 4
+    waits = [e for e in seen if e.category == "storage_wait"]
+    assert [e.id.thunk_id for e in waits] == [tasks[2].id] * 2 + [reader.id] * 2
+    assert all(e.id.processor in (D.ThreadProc(2, 1), D.ThreadProc(2, 2)) for e in waits)
+    assert all(e.timeline.device_type is RecencyAllocator for e in waits)
+    assert (max(streams[2]["bytes"]), streams[2]["bytes"][-1]) == (80, 80)
+    del tasks, reader
+    gc.collect()
+    assert ts.get_logs(log)[2]["bytes"][-1] == 0
