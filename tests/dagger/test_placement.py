@@ -275,3 +275,32 @@ def test_data_attracts_tasks() -> None:
         make = D.spawn(bytes, D.Options(scope=D.scope(worker=2)), 10_000_000)
         D.wait(make)
         assert {D.fetch(D.spawn(lambda data: D.myid(), make)) for _ in range(5)} == {2}
+
+
+def test_an_abandoned_body_gives_back_its_own_share() -> None:
+    """Of two bodies that share a slot, cancelling one frees exactly what that one took."""
+    with D.Context(threads=1) as context:
+        gate = threading.Event()
+        begun = {share: threading.Event() for share in (0.3, 0.6)}
+
+        def body(share: float) -> None:
+            begun[share].set()
+            gate.wait(DEADLINE_S)
+
+        def shared(share: float) -> D.Options:
+            return D.Options(occupancy={Any: share})
+
+        large = D.spawn(body, shared(0.6), 0.6)
+        small = D.spawn(body, shared(0.3), 0.3)
+        assert begun[0.3].wait(DEADLINE_S) and begun[0.6].wait(DEADLINE_S)
+        (slot,) = D.eager_state().slots.values()
+        D.cancel(small)
+        poll(lambda: abs(slot.used - 0.6) < 1e-6)
+        assert D.fetch(D.spawn(identity, shared(0.4), 1), timeout=DEADLINE_S) == 1
+        wide = D.spawn(identity, shared(0.5), 2)
+        assert not wide.isready()
+        gate.set()
+        assert D.fetch(wide, timeout=DEADLINE_S) == 2
+        D.wait(large)
+        context.wait_idle()
+        assert slot.used == 0

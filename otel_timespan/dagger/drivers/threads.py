@@ -73,15 +73,17 @@ class Hold:
     """What a thread holds while it runs bodies: a slot, whole (`share` None) or a share of it.
 
     It belongs to the thread and not to a task: a body that blocks inside another one on the same thread
-    gives back, and gets again, what the thread holds. The slot lies in `cell`; whoever takes it out, the
+    gives back, and gets again, what the thread holds. `task` is the one that it was taken for, where that was pinned. The
+    slot lies in `cell`; whoever takes it out, the
     thread itself or a cancellation of its body, gives it back.
     """
 
-    __slots__ = ("cell", "share")
+    __slots__ = ("cell", "share", "task")
 
-    def __init__(self, slot: Slot, share: float | None) -> None:
+    def __init__(self, slot: Slot, share: float | None, task: DTask | None = None) -> None:
         self.cell = [slot]
         self.share = share
+        self.task = task
 
     def slot(self) -> Slot | None:
         """What it holds now, None after it was taken away."""
@@ -339,8 +341,9 @@ class ThreadsDriver:
 
     def _work_pinned(self, seat: Seat, slot: Slot, task: DTask, share: float) -> None:
         """Run one task that was pinned to a slot."""
-        hold = self._take_hold(slot, share)
+        hold = self._take_hold(slot, share, task)
         ready = run(self.core, task, slot)
+        hold.task = None  # it must not live on in `holds`
         if ready:
             self.enqueue_ready(ready)
             if self.free:
@@ -348,8 +351,8 @@ class ThreadsDriver:
         self.idle.append(seat)
         self._let_go(hold)
 
-    def _take_hold(self, slot: Slot, share: float | None) -> Hold:
-        hold = Hold(slot, share)
+    def _take_hold(self, slot: Slot, share: float | None, task: DTask | None = None) -> Hold:
+        hold = Hold(slot, share, task)
         self._local.hold = self.holds[threading.get_ident()] = hold
         return hold
 
@@ -620,7 +623,9 @@ class ThreadsDriver:
     def abandon(self, task: DTask) -> None:
         """A running body was cancelled: take its slot away from its thread, so that others may run."""
         for hold in list(self.holds.values()):
-            if hold.slot() is task._slot and task in self.core.running:
+            # Several bodies may have shares of one slot; one that has all of it may run others inside of it.
+            its_own = hold.share is None or hold.share >= 1.0 or hold.task is task
+            if its_own and hold.slot() is task._slot and task in self.core.running:
                 self._let_go(hold)
                 return
 
