@@ -80,16 +80,17 @@ class Slot:
 def slots_of(worker: int) -> list[Slot]:
     """New slots for the processors of a worker: its threads in order, then what its callbacks report.
 
-    A processor whose hook `default_enabled` raises is left out, with a warning.
+    A processor whose hooks `get_parent` or `default_enabled` raise is left out, with a warning.
     """
     found = get_processors(OSProc(worker))
     threads = [p for p in found if type(p) is ThreadProc]
     slots = [Slot(p, worker) for p in sorted(threads, key=lambda p: p.tid)]
     for processor in sorted(found.difference(threads), key=repr):
         try:
+            root(processor)
             slots.append(Slot(processor, worker))
         except Exception:
-            warn_once(processor, "the processor %r can't be used: its default_enabled failed", processor)
+            warn_once(processor, "a processor of type %s can't be used: a hook of it failed", type(processor).__name__)
     return slots
 
 

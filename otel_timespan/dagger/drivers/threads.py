@@ -73,9 +73,9 @@ class Hold:
     """What a thread holds while it runs bodies: a slot, whole (`share` None) or a share of it.
 
     It belongs to the thread and not to a task: a body that blocks inside another one on the same thread
-    gives back, and gets again, what the thread holds. `task` is the one that it was taken for, where that was pinned. The
-    slot lies in `cell`; whoever takes it out, the
-    thread itself or a cancellation of its body, gives it back.
+    gives back, and gets again, what the thread holds. `task` is the one that it was taken for, where that was
+    pinned. The slot lies in `cell`; whoever takes it out, the thread itself or a cancellation of its body, gives it
+    back.
     """
 
     __slots__ = ("cell", "share", "task")
