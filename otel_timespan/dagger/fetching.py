@@ -27,7 +27,7 @@ from ..errors import (
 )
 from . import interrupts
 from .atomics import subscribe
-from .chunks import Chunk
+from .chunks import Chunk, DRef
 from .drivers.execution import as_chunk
 from .dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
 from .environment import loop_threads, running_task
@@ -314,7 +314,10 @@ async def awaitable(task: DTask) -> Any:
                 unsubscribe(task, wake)
     if task._state == FAILED:
         raise failure_of(task)
-    return task._outcome.value
+    outcome = task._outcome
+    if isinstance(outcome, DRef) and outcome.may_spill:  # reading a file must not hold up the loop
+        return await loop.run_in_executor(None, lambda: outcome.value)
+    return outcome.value
 
 
 def set_done(done: asyncio.Future[None]) -> None:

@@ -33,6 +33,7 @@ class Readable:
     pressure: dict[int, Pressure]
     slots: dict[Any, Slot]
     active: tuple[int, ...]
+    devices: dict[int, Any] | None
 
     def unfinished(self) -> Iterator[DTask]:
         """Every submitted task without a result."""
@@ -71,13 +72,16 @@ class Readable:
 
     @property
     def worker_storage_pressure(self) -> dict[int, dict[Any, int]]:
-        """Worker: {storage device: bytes in use}. Empty: placement does not look at storage, which spills."""
-        return {}
+        """Worker: {storage device: bytes that results take in memory}. Empty where nothing spills."""
+        return self._storage("mem_used")
 
     @property
     def worker_storage_capacity(self) -> dict[int, dict[Any, int]]:
-        """Worker: {storage device: bytes it takes}. Empty, as `worker_storage_pressure`."""
-        return {}
+        """Worker: {storage device: bytes that results may take in memory}. Empty where nothing spills."""
+        return self._storage("mem_limit")
+
+    def _storage(self, name: str) -> dict[int, dict[Any, int]]:
+        return {worker: {device: getattr(device, name)} for worker, device in (self.devices or {}).items()}
 
     @property
     def worker_loadavg(self) -> dict[int, tuple[float, float, float]]:

@@ -1,12 +1,15 @@
 """How many bytes a value takes: exactly where it says so, else a cheap estimate.
 
 Source: design/rulings.md 15: int and float count 8, bytes-like exactly, arrays and frames by their own
-`nbytes` (unknown when that raises), containers by sampling. Never raises, never walks a large value.
+`nbytes` (unknown when that raises), containers by sampling, objects with their attributes (not: slots). Never
+raises, never walks a large value.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
+import types
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -18,6 +21,7 @@ FIXED: dict[type, int] = {int: 8, float: 8, bool: 8, complex: 16, type(None): 8}
 
 _SAMPLE = 16
 _DEPTH = 3
+_NO_DATA = (type, types.ModuleType, types.FunctionType, types.MethodType, functools.partial)
 
 
 def approx_size(value: Any, _depth: int = _DEPTH) -> int | None:
@@ -45,7 +49,13 @@ def _other(value: Any, depth: int) -> int | None:
         return int(used.sum() if hasattr(used, "sum") else used)
     if isinstance(value, int):
         return 8
-    return sys.getsizeof(value)
+    own = sys.getsizeof(value)
+    fields = getattr(value, "__dict__", None) if type(value).__dictoffset__ and depth else None
+    if type(fields) is not dict or isinstance(value, _NO_DATA):
+        return own
+    if len(fields) > _SAMPLE:
+        return own + _elements(fields.values(), len(fields), depth)
+    return own + sum(approx_size(field, depth - 1) or 0 for field in fields.values())
 
 
 def _sequence(value: Any, depth: int) -> int:

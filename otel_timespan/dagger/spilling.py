@@ -22,6 +22,7 @@ import os
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidOptionError
 from ..timespans.model import ChunkInfo
 from . import janitor, records
-from .chunks import ArrayDomain, DRef, UnitDomain, domain
+from .chunks import ArrayDomain, DRef, LoggedDRef, UnitDomain, domain
 from .describe import describe_function
 from .devices import PickleFileDevice, RAMDevice, StorageDevice, Stored
 from .environment import running_task
@@ -53,6 +54,7 @@ __all__ = [
     "keep_chunk",
     "keep_result",
     "total_memory",
+    "watch_handle",
 ]
 
 SMALL = 1024
@@ -224,6 +226,33 @@ def keep_chunk(value: Any, device: Any, tag: Any, leaf_tag: Any, retain: bool) -
     device.check(stored)
     device.write(stored, value)
     return StoredDRef(value, worker, device, stored, None)
+
+
+_watched: weakref.WeakSet[DRef] = weakref.WeakSet()
+_watching = threading.Lock()
+
+
+def watch_handle(handle: DRef, recorder: Any, clock: Callable[[], int]) -> None:
+    """A result turned out to be data that the log did not see being made (`tochunk`): tell it of their end, too."""
+    if type(handle) is LoggedDRef:
+        return
+    if isinstance(handle, StoredDRef):
+        with handle._device.ordered():
+            if handle._watch is None:
+                handle._watch = watch = Watch(recorder.put, clock, handle.info)
+                handle._stored.watch = watch
+                if not handle._device.in_memory(handle._stored):
+                    watch.spilled()
+        return
+    with _watching:
+        if handle in _watched:
+            return
+        _watched.add(handle)
+    weakref.finalize(handle, _say_released, recorder.put, tuple(handle.info)).atexit = False
+
+
+def _say_released(put: Callable[[Any], None], info: tuple[Any, ...]) -> None:
+    put((records.EVICT, time.monotonic_ns(), *info, "released"))
 
 
 # --- the global device -------------------------------------------------------------------------------

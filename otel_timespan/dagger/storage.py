@@ -308,7 +308,11 @@ class RecencyAllocator(StorageDevice):
         except StorageError as full:
             if self.hard:
                 raise
-            warn_once(self, "a storage keeps more in memory than its limit: %s (%s)", full, full.__cause__)
+            why = f"{full} ({full.__cause__})" if full.__cause__ is not None else str(full)
+        else:
+            return
+        # Without the exception in hand: whoever keeps log records must not keep the value.
+        warn_once(self, "a storage keeps more in memory than its limit: %s", why)
 
     def _make_room(self, size: int) -> None:
         """Move values down until `size` more bytes fit. Raises `StorageError`; what was moved stays moved."""

@@ -31,6 +31,9 @@ _log = logging.getLogger("otel_timespan")
 DETAILS = ("tasks", "phases", "scheduler")
 """What `detail` may be, from little to much."""
 
+_ALWAYS = frozenset(("add_thunk", "schedule", "finish", "storage_wait"))
+"""Timespans besides the bodies that are shown from the detail `phases` on."""
+
 _OWN_TRACKS = {"add_thunk": "scheduler", "schedule": "scheduler", "finish": "scheduler", "move": "moves"}
 _FIRST_REPLACED_TID, _FIRST_OWN_TID = 1_000_000_000, 2_000_000_000
 """Above any thread id of an operating system: for threads known by a longer id, and for our own tracks."""
@@ -202,7 +205,7 @@ class _Layers:
                 continue
             if span.category == "storage_safe_scan" and place and everything:
                 yield _Slice(span.category, span.category, span.start, span.finish, *place, span, task)
-            elif everything or span.category in ("add_thunk", "schedule", "finish") or _is_transfer(span):
+            elif everything or span.category in _ALWAYS or _is_transfer(span):
                 yield self._on_own_track(span, task)
 
     def _on_own_track(self, span: Span, task: TaskRow | None) -> _Slice:

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import functools
 import gc
+import itertools
 import logging
 import os
 import sys
@@ -716,6 +717,157 @@ class TestEvents:
         moves = [e for e in log.get_logs(raw=True)[1] if e.category == "move" and e.phase == "finish"]
         kinds = [e.timeline.kind for e in moves if e.id.thunk_id == both.id]
         assert kinds == ["value", "chunk", "task"]  # the second one's coming drove the first one out again
+
+    @pytest.mark.parametrize("how", ["returned", "restored", "given"])
+    @pytest.mark.parametrize("stored", [False, True], ids=["memory", "device"])
+    def test_data_that_no_body_made(
+        self, one: D.Context, lru: RecencyAllocator, tmp_path: Path, how: str, stored: bool
+    ) -> None:
+        """A chunk of `tochunk` that becomes a result counts while it is in memory, and its end is in the log."""
+        total = ts.BytesAllocd()
+        log = ts.MultiEventLog()
+        log["bytes"] = total
+        one.log_sink = log
+        chunk = D.tochunk(block(1), device=lru if stored else None)
+        tasks = [passes_on(chunk, how) for _ in range(2)]
+        D.waitall(tasks)
+        ts.get_logs(log)
+        assert total.value == 40 * KIB
+        if stored:
+            others = [D.tochunk(block(2), device=lru) for _ in range(2)]  # made by hand: not a result
+            ts.get_logs(log)
+            assert total.value == 0
+            assert D.fetch(chunk) == block(1)
+            ts.get_logs(log)
+            assert total.value == 40 * KIB
+            del others
+        del tasks, chunk
+        gc.collect()
+        ts.get_logs(log)
+        assert total.value == 0
+        one.log_sink = ts.NoOpLog()
+
+    def test_pictures(self, one: D.Context, lru: RecencyAllocator) -> None:
+        """The Chrome trace shows the waits by default."""
+        from otel_timespan import viz
+
+        log = ts.LocalEventLog()
+        one.log_sink = log
+        tasks = [D.spawn(block, D.Options(storage=lru), n) for n in range(3)]
+        D.waitall(tasks)
+        assert '"storage_wait' in str(viz.show_logs(log.get_logs(raw=True), "chrome_trace"))
+
+
+def passes_on(chunk: D.Chunk, how: str) -> D.DTask:
+    """A task whose result is that chunk."""
+    if how == "returned":
+        return D.spawn(lambda: chunk)
+    if how == "restored":
+        return D.spawn(pytest.fail, D.Options(restore=lambda task: chunk))
+    return D.spawn(lambda x: x, chunk)
+
+
+def test_readable_state(one: D.Context, caching: Callable[..., bool]) -> None:
+    """`eager_state()` says how full the devices are."""
+    D.fetch(D.spawn(int))
+    state = D.eager_state()
+    assert state is not None
+    assert state.worker_storage_pressure == state.worker_storage_capacity == {}
+    caching(50)
+    task = D.spawn(block, 1)
+    D.wait(task)
+    device = D.global_device()
+    assert state.worker_storage_pressure == {1: {device: 40 * KIB}}
+    assert state.worker_storage_capacity == {1: {device: MIB // 2}}
+    assert D.fetch(task)[0] == 1
+
+
+def test_sizes_of_objects() -> None:
+    """An object counts what its attributes take; so spilling sees it."""
+    np = pytest.importorskip("numpy")
+    held = Holder(np.zeros(10_000))
+    assert 80_000 <= D.approx_size(held) <= 81_000  # type: ignore[operator]
+    assert 800_000 <= D.approx_size([held] * 10) <= 810_000  # type: ignore[operator]
+    round_ = Holder(None)
+    round_.inside = round_
+    assert D.approx_size(round_) is not None
+
+
+def test_an_await_does_not_hold_up_the_loop(tmp_path: Path) -> None:
+    """A value that is read back for an `await` is read on another thread."""
+    threads: list[threading.Thread] = []
+
+    class Slow(StorageDevice):
+        def write(self, stored: Stored, value: Any) -> None:
+            stored.places[self] = value
+
+        def read(self, stored: Stored) -> Any:
+            threads.append(threading.current_thread())
+            return stored.places[self]
+
+        def delete(self, stored: Stored) -> None:
+            stored.places.pop(self, None)
+
+    async def main() -> Any:
+        return await D.spawn(block, D.Options(storage=Slow()), 5)
+
+    with D.Context(threads=2):
+        assert asyncio.run(main()) == block(5)
+    assert threading.main_thread() not in threads
+    assert threads
+
+
+def test_many_threads(tmp_path: Path) -> None:
+    """A graph of blocks on real threads, eight times the limit: values right, nothing left, BytesAllocd back at 0."""
+    device = RecencyAllocator(200 * KIB, PickleFileDevice(tmp_path), 100 * MIB)
+    total = ts.BytesAllocd()
+    with D.Context(threads=4) as context:
+        log = ts.MultiEventLog()
+        log["bytes"] = total
+        context.log_sink = log
+        options = D.Options(storage=device)
+        made = [D.spawn(block, options, n % 250) for n in range(40)]
+        joined = [
+            D.spawn(lambda a, b: bytearray((a[0], b[0])) * (20 * KIB), options, *pair)
+            for pair in itertools.pairwise(made)
+        ]
+        for _ in range(2):
+            assert [bytes(D.fetch(task)[:2]) for task in joined] == [bytes((n, n + 1)) for n in range(39)]
+        readers = [D.spawn(first, task) for task in made * 3]
+        assert [D.fetch(task) for task in readers] == list(range(40)) * 3
+        assert device.mem_used <= device.mem_limit
+        ts.get_logs(log)
+        assert total.value >= 0
+        del made, joined, readers
+        gc.collect()
+        poll(lambda: (device.mem_used, device.device_used) == (0, 0))
+        context.wait_idle()
+        gc.collect()
+        ts.get_logs(log)
+        assert total.value == 0
+        context.log_sink = ts.NoOpLog()
+    assert not list(tmp_path.iterdir())
+
+
+def test_forked_children_leave_the_files_alone() -> None:
+    """A child can read what was spilled, and its end deletes nothing of its parent's."""
+    said = run(
+        """
+        import os
+        from otel_timespan import dagger as D
+        from otel_timespan.dagger.storage import PickleFileDevice, RecencyAllocator
+
+        device = RecencyAllocator(100_000, PickleFileDevice(), 10_000_000)
+        chunks = [D.tochunk(bytearray([n]) * 40_000, device=device) for n in range(5)]
+        child = os.fork()
+        if child == 0:
+            print("child", [c.fetch()[0] for c in chunks], flush=True)
+            chunks.clear()
+            raise SystemExit
+        print("parent", os.waitpid(child, 0)[1], [c.fetch()[0] for c in chunks])
+        """
+    )
+    assert said.splitlines() == ["child [0, 1, 2, 3, 4]", "parent 0 [0, 1, 2, 3, 4]"]
 
 
 OPERATIONS = st.lists(

@@ -38,7 +38,7 @@ from ..processors import ThreadProc, move
 from ..records import function_code
 from ..scopes import AnyScope
 from ..sizes import FIXED
-from ..spilling import keep_result
+from ..spilling import keep_result, watch_handle
 from ..timers import call_later
 from ..unseen import forget_frames
 
@@ -332,6 +332,8 @@ def restore(core: Core, task: DTask) -> Sequence[DTask] | None:
     if not settle(task):
         return ()
     live(task).chunk = chunk
+    if core.context.recorder is not None:
+        watch_handle(chunk.handle, core.context.recorder, core.clock)
     core.record_finish(task, chunk.handle.info, "success")
     ready = core.finish(task, chunk.handle, DONE)
     release_inputs(task)
@@ -371,6 +373,8 @@ def pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
             return Result(value)
     if type(value) is Chunk:
         live(task).chunk = value
+        if recorder is not None:
+            watch_handle(value.handle, recorder, core.clock)
         return value.handle
     if options.storage is not None:
         kept = keep_result(core, task, value, recorder)
@@ -378,6 +382,8 @@ def pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
             return kept
     ref = None if type(value) in FIXED else _given_as(value, task._args)
     if ref is not None:
+        if recorder is not None:
+            watch_handle(ref, recorder, core.clock)
         return ref
     if core.devices is not None and options.storage is None:
         kept = keep_result(core, task, value, recorder)
