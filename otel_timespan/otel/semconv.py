@@ -144,7 +144,9 @@ ATTRIBUTES = (
         "task, compute; metrics",
         "finished, failed, skipped, cancelled, retried, abandoned; on metrics waiting, queued, moving, running",
     ),
-    Attribute(TASK_RESULT, "string", "", "task; metrics", "success, failure, cancellation, skip"),
+    Attribute(
+        TASK_RESULT, "string", "", "task; metrics", "success, failure, cancellation, skip; absent on a replaced attempt"
+    ),
     Attribute(TASK_ATTEMPT, "int", "", "task", "1 for the first try"),
     Attribute(TASK_SPAWNED_BY, "int", "", "task", "the task whose body spawned it; absent outside of bodies"),
     Attribute(WORKER_ID, "int", "", "task, compute, scheduler spans; metrics", "the worker"),
@@ -175,7 +177,7 @@ ATTRIBUTES = (
     Attribute(WAIT_PHASE, "string", "", "metrics", "dependency, schedule, queue or move"),
     Attribute(RUN_WALL, "double", "s", "task", "the body and packing its result, blocking inside it included"),
     Attribute(WAIT_FINISH, "double", "s", "task", "body ended until the result was handed on"),
-    Attribute(RUN_CPU, "double", "s", "task, compute", "CPU time of the body's thread"),
+    Attribute(RUN_CPU, "double", "s", "task, compute", "CPU time of the body's thread; absent for coroutines"),
     Attribute(MOVE_POSITION, "string", "", "move", "position of the argument: 0 the function, 1.. or a keyword"),
     Attribute(MOVE_SIZE, "int", "By", "move", "size of what was moved; absent where unknown"),
     Attribute(MOVE_KIND, "string", "", "move", "chunk, shard, file or custom"),
@@ -207,7 +209,9 @@ ATTRIBUTES = (
     Attribute(FUNCTION_NAME, "string", "", "task; metrics", "qualified name; on metrics at most 200, then other"),
     Attribute(FILE_PATH, "string", "", "task", "file of the function"),
     Attribute(LINE_NUMBER, "int", "", "task", "line of the function"),
-    Attribute(THREAD_ID, "int", "", "task, compute", "identity of the thread that ran the body"),
+    Attribute(
+        THREAD_ID, "int", "", "task, compute", "identity of the thread that ran the body, or called the coroutine"
+    ),
     Attribute(THREAD_NAME, "string", "", "task, compute", "its name"),
     Attribute(
         ERROR_TYPE,
