@@ -182,6 +182,14 @@ def test_s1_8_allow_errors_propagates(ctx: D.Context) -> None:
     assert caught.value.root.id != caught.value.task.id
 
 
+def test_s1_8_the_bodys_own_exception_every_time(two: D.Context) -> None:
+    """§1.8, ruling 3: whatever the timing, the first error itself comes out, never its propagation."""
+    for _ in range(300):
+        graph = D.delayed(add)(D.delayed(identity)(D.delayed(boom)()), D.delayed(int)())
+        with pytest.raises(BoomError):
+            D.collect(graph)
+
+
 def test_s1_8_a_failure_beside_the_root_is_no_failure(ctx: D.Context) -> None:
     """§1.8: with `allow_errors` a body that fetches a failing child may go on, and the run succeeds."""
 
@@ -265,7 +273,7 @@ def test_s1_9_cycles_are_refused(ctx: D.Context) -> None:
     assert isinstance(caught.value, D.TimespanError) and "cycle" in str(caught.value)
 
 
-def test_s1_9_a_deep_graph(ctx: D.Context) -> None:
+def test_s1_9_a_deep_graph(two: D.Context) -> None:
     """Issue 5: a chain of 10,000 thunks needs no recursion."""
     thunk = D.delayed(identity)(0)
     for _ in range(10_000):

@@ -343,6 +343,132 @@ class Loop:
             self.ended.set()
 
 
+def test_s2_force_interrupts_the_body(one: D.Context) -> None:
+    """§2: `force=True` injects an interrupt: the body dies, its `finally` runs, the fetcher sees TaskCancelled."""
+    body = Loop()
+    task = D.spawn(body)
+    assert body.begun.wait(DEADLINE_S)
+    D.cancel(task, force=True)
+    assert body.ended.wait(DEADLINE_S)
+    assert cancelled(task)
+    assert failure(task).root.id == task.id
+    assert D.spawn(int).fetch(timeout=DEADLINE_S) == 0
+    D.check(D.eager_state())
+
+
+def test_s2_force_of_a_pinned_task_frees_its_slot(two: D.Context) -> None:
+    """§2: after a forced cancel the slot runs the next task, on the same slot, and so for many in a row."""
+    pinned = D.Options(scope=D.scope(worker=1, thread=1))
+    for _ in range(20):
+        body = Loop()
+        task = D.spawn(body, pinned)
+        assert body.begun.wait(DEADLINE_S)
+        task.cancel(force=True)
+        assert cancelled(task)
+        assert D.spawn(D.task_processor, pinned).fetch(timeout=DEADLINE_S) == D.ThreadProc(1, 1)
+
+
+def test_s2_force_fails_dependents_too(one: D.Context) -> None:
+    """§2: dependents of a task that was interrupted fail with it as their root."""
+    body = Loop()
+    task = D.spawn(body)
+    down = D.spawn(identity, D.spawn(identity, task))
+    assert body.begun.wait(DEADLINE_S)
+    D.cancel(task, force=True)
+    assert cancelled(down) and failure(down).root.id == task.id
+
+
+def test_s2_force_of_what_does_not_run(one: D.Context, gate: threading.Event) -> None:
+    """§2: for waiting, queued and finished targets force makes no difference."""
+    done = D.spawn(int, 5)
+    D.wait(done)
+    ran: list[int] = []
+    blocker = D.spawn(gate.wait, DEADLINE_S)
+    waiting, queued = D.spawn(identity, blocker), D.spawn(ran.append, 1)
+    for task in (waiting, queued, done):
+        D.cancel(task, force=True)
+    assert cancelled(waiting) and cancelled(queued) and D.fetch(done) == 5
+    gate.set()
+    assert blocker.fetch(timeout=DEADLINE_S) is True
+    assert ran == []
+
+
+def test_s2_force_hits_nobody_else(two: D.Context) -> None:
+    """§2: an interrupt that races the end of its body never hits the scheduler or another body."""
+    bystanders = [D.spawn(identity, n) for n in range(50)]
+    for n in range(200):
+        task = D.spawn(identity, n)
+        D.cancel(task, force=True)
+        bystanders.append(D.spawn(identity, n))
+        try:
+            assert task.fetch(timeout=DEADLINE_S) == n
+        except D.DTaskFailedError as error:
+            assert isinstance(D.unwrap_exception(error), D.TaskCancelled)
+    assert [t.fetch(timeout=DEADLINE_S) for t in bystanders] == [*range(50), *range(200)]
+    D.eager_context().wait_idle()
+    D.check(D.eager_state())
+
+
+def test_s2_force_a_body_that_blocks_in_fetch(two: D.Context, gate: threading.Event) -> None:
+    """§2: a body that waits in `fetch` for another task is interrupted there; the other task goes on."""
+    child = D.spawn(gate.wait, DEADLINE_S)
+    begun = threading.Event()
+
+    def body() -> Any:
+        begun.set()
+        return D.fetch(child)
+
+    task = D.spawn(body)
+    assert begun.wait(DEADLINE_S)
+    D.cancel(task, force=True)
+    assert cancelled(task)
+    assert not child.isready()
+    gate.set()
+    assert child.fetch(timeout=DEADLINE_S) is True
+
+
+def test_s2_force_everything(two: D.Context) -> None:
+    """§2: without a target force interrupts every running body."""
+    bodies = [Loop(), Loop()]
+    tasks = [D.spawn(b) for b in bodies]
+    assert all(b.begun.wait(DEADLINE_S) for b in bodies)
+    tasks.append(D.spawn(int))
+    D.cancel(force=True)
+    assert all(b.ended.wait(DEADLINE_S) for b in bodies)
+    assert all(cancelled(t) for t in tasks)
+    assert D.spawn(int).fetch(timeout=DEADLINE_S) == 0
+
+
+def test_s2_force_and_halt() -> None:
+    """§2: force with `halt_sch`: bodies die, the scheduler is down on return, the next spawn starts anew."""
+    with D.Context(threads=1):
+        body = Loop()
+        task = D.spawn(body)
+        assert body.begun.wait(DEADLINE_S)
+        uid = D.eager_state().uid
+        D.cancel(task, force=True, halt_sch=True)
+        assert D.eager_state() is None
+        assert body.ended.wait(DEADLINE_S)
+        assert outcome(task)[1] is D.TaskCancelled
+        assert D.spawn(int).fetch(timeout=DEADLINE_S) == 0
+        assert D.eager_state().uid > uid
+
+
+def test_s2_force_reaches_the_token(one: D.Context) -> None:
+    """§2: `graceful=False` of the handle's own cancel marks the token as forced."""
+    begun, seen = threading.Event(), threading.Event()
+
+    def body() -> None:
+        begun.set()
+        poll(lambda: D.task_cancelled(must_force=True))
+        seen.set()
+
+    task = D.spawn(body)
+    assert begun.wait(DEADLINE_S)
+    task.cancel(graceful=False)
+    assert cancelled(task) and seen.wait(DEADLINE_S)
+
+
 # --- more forms ------------------------------------------------------------------------------------------
 
 

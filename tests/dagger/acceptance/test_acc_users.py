@@ -629,6 +629,30 @@ def logged_errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [logging.Formatter().format(r) for r in found]
 
 
+def test_issue5_12_an_unfetched_failure_is_logged_once(one: D.Context, caplog: pytest.LogCaptureFixture) -> None:
+    """Issue 5.12: a failed task that nobody fetched is logged once, when its handle is dropped."""
+
+    def lonely() -> None:
+        raise BoomError("nobody looked")
+
+    task = D.spawn(lonely)
+    D.wait(task)
+    number = task.id
+    assert logged_errors(caplog) == []
+    del task
+
+    def told() -> list[str]:
+        gc.collect()
+        D.spawn(int).fetch(timeout=DEADLINE_S)
+        return logged_errors(caplog)
+
+    (text,) = poll(told)
+    assert "nobody looked" in text and "lonely" in text and str(number) in text
+    for _ in range(5):
+        told()
+    assert len(told()) == 1
+
+
 def test_issue5_12_fetched_failures_are_not_logged(one: D.Context, caplog: pytest.LogCaptureFixture) -> None:
     """Issue 5.12: a failure that somebody saw (fetch, future, await) is not logged."""
 
@@ -747,3 +771,12 @@ def test_issue5_11_async_for_with_a_timeout(one: D.Context, gate: threading.Even
     with pytest.raises(TimeoutError) as caught:
         asyncio.run(main())
     assert isinstance(caught.value, D.TimespanError)
+
+
+def test_issue5_11_progress(two: D.Context, capfd: pytest.CaptureFixture[str]) -> None:
+    """Issue 5.11: `progress(tasks)` goes over the tasks as they finish, and raises for none of them."""
+    tasks = [D.spawn(identity, n) for n in range(20)] + [D.spawn(boom)]
+    seen = list(D.progress(tasks))
+    assert sorted(t.id for t in seen) == [t.id for t in tasks]
+    assert all(t.isready() for t in tasks)
+    assert isinstance(D.unwrap_exception(failure(tasks[-1])), BoomError)
