@@ -281,7 +281,7 @@ def test_s1_9_a_deep_graph(two: D.Context) -> None:
     assert D.collect(thunk) == 10_000
 
 
-def test_s1_9_a_wide_graph(ctx: D.Context) -> None:
+def test_s1_9_a_wide_graph(two: D.Context) -> None:
     """§17.4: a fan of 3,000 into one."""
     assert D.collect(D.delayed(total)(*[D.delayed(identity)(1) for _ in range(3000)])) == 3000
 

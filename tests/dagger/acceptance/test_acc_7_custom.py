@@ -255,6 +255,25 @@ def test_issue5_a_hook_that_raises(hook: str) -> None:
         D.check(D.eager_state())
 
 
+@pytest.mark.parametrize("hook", ["default_enabled", "get_parent"])
+def test_issue5_a_hook_of_discovery_that_raises(hook: str) -> None:
+    """Issue 5: a broken processor that nobody asks for does not keep others' tasks from running."""
+
+    class Broken(PlainProc):
+        pass
+
+    def raises(self: Any) -> Any:
+        raise BoomError("the hook broke")
+
+    setattr(Broken, hook, raises)
+    D.add_processor_callback(Broken, "acc bad")
+    with D.Context(threads=2):
+        pinned = D.Options(scope=D.ProcessScope(1))
+        partial = D.Options(occupancy={Any: 0.5})
+        assert D.fetch_all([D.spawn(int), D.spawn(int, pinned), D.spawn(int, partial)]) == [0, 0, 0]
+        D.check(D.eager_state())
+
+
 def test_issue5_a_move_that_raises_is_the_failure_of_its_task(plain: PlainProc) -> None:
     """§17.8, issue 5: an argument that can't be moved fails the task; its body never runs; others are unharmed."""
 

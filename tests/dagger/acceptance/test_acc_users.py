@@ -97,6 +97,22 @@ def test_issue5_12_retries_that_run_out(ctx: D.Context) -> None:
     assert failure(done(down)).root.id == task.id
 
 
+@pytest.mark.parametrize("inputs", [1, 2, 5])
+def test_issue5_12_a_retry_of_a_task_that_waited_for_inputs(two: D.Context, gate: threading.Event, inputs: int) -> None:
+    """Issue 5.12: a task that had to wait for its inputs is run again like any other, with the same inputs."""
+    body = Flaky(2)
+    ups = [D.spawn(gate.wait, DEADLINE_S) for _ in range(inputs)]
+    task = D.spawn(lambda *x: (body(), x)[1], D.Options(retries=3), *ups)
+    down = D.spawn(len, task)
+    gate.set()
+    assert task.fetch(timeout=DEADLINE_S) == (True,) * inputs
+    assert down.fetch(timeout=DEADLINE_S) == inputs
+    assert body.ran == 3
+    assert D.spawn(int).fetch(timeout=DEADLINE_S) == 0
+    D.eager_context().wait_idle()
+    D.check(D.eager_state())
+
+
 def test_issue5_12_no_retries_by_default(ctx: D.Context) -> None:
     """§10, §14: without the option, or with 0, a body that raised is never run again."""
     for options in (D.Options(), D.Options(retries=0)):
@@ -133,6 +149,24 @@ def test_issue5_12_attempts_in_the_log() -> None:
     for category in ("compute", "schedule", "enqueue"):
         assert [e.phase for e in of_task(events, task, category)] == ["start", "finish"] * 3
     assert [e.phase for e in of_task(events, task, "finish")] == ["start", "finish"]
+
+
+def test_issue5_12_a_cancelled_task_is_not_retried(one: D.Context, gate: threading.Event) -> None:
+    """Issue 5.12: cancelling ends a task with retries, while it runs and between two attempts."""
+    ran = []
+
+    def body() -> None:
+        ran.append(1)
+        raise BoomError("again")
+
+    task = D.spawn(body, D.Options(retries=5, retry_delay=DEADLINE_S * 2))
+    poll(lambda: ran)
+    assert not task.isready()
+    D.cancel(task)
+    assert task.isready() and outcome(task)[1] is D.TaskCancelled
+    assert D.spawn(int).fetch(timeout=DEADLINE_S) == 0
+    assert ran == [1]
+    D.check(D.eager_state())
 
 
 def test_issue5_12_other_tasks_run_during_the_delay(one: D.Context) -> None:
