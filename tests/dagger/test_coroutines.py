@@ -6,7 +6,9 @@ import asyncio
 import contextvars
 import functools
 import gc
+import signal
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
-from tests.dagger.acceptance.support import DEADLINE_S, BoomError, failure, poll, run_program, settled
+from tests.dagger.acceptance.support import DEADLINE_S, BoomError, failure, finish, poll, program, run_program, settled
 
 
 @pytest.fixture
@@ -435,3 +437,34 @@ def test_a_task_that_a_body_left_behind_goes_on(one: D.Context) -> None:
     assert D.spawn(body).fetch(timeout=DEADLINE_S) == 5
     one.shutdown()
     poll(lambda: ended == ["cancelled"])
+
+
+def test_in_a_lazy_run() -> None:
+    """`delayed` and `collect` take coroutine functions: results, and the first error as it is."""
+
+    async def breaks(n: int) -> int:
+        await asyncio.sleep(0)
+        raise BoomError(n)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert D.collect(D.delayed(double)(D.delayed(double)(1))) == 4
+        with pytest.raises(BoomError, match="3"):
+            D.collect(D.delayed(double)(D.delayed(breaks)(3)))
+
+
+def test_an_interrupt_of_the_program_ends_it() -> None:
+    """Ctrl-C while the main thread waits for a coroutine that never ends: the program ends with the interrupt."""
+    process = program(
+        """
+        import asyncio
+        async def forever():
+            print("begun", flush=True)
+            await asyncio.sleep(1e6)
+        D.fetch(D.spawn(forever))
+        """
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code in (130, -signal.SIGINT) and err.rstrip().endswith("KeyboardInterrupt")

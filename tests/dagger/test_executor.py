@@ -675,3 +675,37 @@ def test_at_the_end_of_the_program() -> None:
 def test_the_face_has_it() -> None:
     """`ts.Executor` is `D.Executor`."""
     assert ts.Executor is D.Executor
+
+
+def test_an_executor_that_is_dropped_ends_its_threads() -> None:
+    """Without a shutdown a private context ends, once the executor and its futures are gone and its tasks done."""
+    gate = threading.Event()
+    executor = D.Executor(2)
+    spawned: list[D.DTask] = []
+    executor.submit(lambda: spawned.append(D.spawn(gate.wait, DEADLINE_S))).result(DEADLINE_S)
+    core = spawned[0]._core
+    del executor
+    gc.collect()
+    assert not spawned[0].isready() and core.halted is None
+    gate.set()
+    poll(lambda: core.halted is not None)
+    assert spawned[0].fetch() is True
+    poll(lambda: not any(seat.thread.is_alive() for seat in core.driver.seats))
+
+
+def test_after_a_fork() -> None:
+    """A forked child has nothing of the parent's calls to wait for, and may use the executor itself."""
+    out = run_program(
+        """
+        gate = threading.Event()
+        executor = ts.Executor(2)
+        executor.submit(gate.wait)
+        child = os.fork()
+        if child == 0:
+            print("child", executor.submit(int, 5).result(), flush=True)
+            sys.exit(0)
+        print("status", os.waitpid(child, 0)[1], flush=True)
+        gate.set()
+        """
+    )
+    assert out == "child 5\nstatus 0\n"
