@@ -105,6 +105,8 @@ if TYPE_CHECKING:
         eager_context,
         fetch,
         fetch_all,
+        map,
+        progress,
         spawn,
         sync,
         task,

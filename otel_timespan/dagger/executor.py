@@ -394,10 +394,11 @@ _live: weakref.WeakSet[Executor] = weakref.WeakSet()
 
 
 def _at_exit() -> None:
-    """The interpreter ends: what was submitted is waited for, as `concurrent.futures` does."""
-    for executor in list(_live):
-        executor._closed = True
-        executor._wait()
+    """The interpreter ends: what was submitted is waited for, as `concurrent.futures` does, or until Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt):  # what else is to be done at the end is done then, too
+        for executor in list(_live):
+            executor._closed = True
+            executor._wait()
 
 
 def _in_child() -> None:

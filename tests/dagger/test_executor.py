@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures as cf
+import contextlib
 import contextvars
 import functools
 import gc
 import itertools
 import logging
+import signal
+import subprocess
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ import pytest
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
-from tests.dagger.acceptance.support import DEADLINE_S, BoomError, boom, poll, run_program
+from tests.dagger.acceptance.support import DEADLINE_S, BoomError, boom, finish, poll, program, run_program
 
 Make = Callable[..., Any]
 
@@ -691,6 +694,17 @@ def test_an_executor_that_is_dropped_ends_its_threads() -> None:
     poll(lambda: core.halted is not None)
     assert spawned[0].fetch() is True
     poll(lambda: not any(seat.thread.is_alive() for seat in core.driver.seats))
+
+
+def test_ctrl_c_ends_the_waiting_at_the_end() -> None:
+    """A program that waits at its end for a call that never ends goes on to end at Ctrl-C."""
+    process = program("ts.Executor(1).submit(threading.Event().wait)\nprint('end', flush=True)")
+    assert process.stdout is not None and process.stdout.readline() == "end\n"
+    while process.poll() is None:  # it may not wait yet, or no more
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    finish(process)
 
 
 def test_after_a_fork() -> None:
