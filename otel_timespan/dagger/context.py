@@ -72,7 +72,7 @@ class Context:
         self.core: Core | None = None
         """The running scheduler, None before the first task and after a halt."""
         self._driver = driver
-        self._procs = [_osproc(p) for p in procs] if procs is not None else None
+        self._procs = _osprocs(procs) if procs is not None else None
         self._lock = threading.RLock()
         self._batches: weakref.WeakSet[Context] = weakref.WeakSet()
         self._outer: Context | None = None
@@ -153,11 +153,11 @@ class Context:
 
     def add_procs(self, procs: Iterable[Any]) -> None:
         """See `addprocs`."""
-        self._change_procs([_osproc(p) for p in procs], add=True)
+        self._change_procs(_osprocs(procs), add=True)
 
     def remove_procs(self, procs: Iterable[Any]) -> None:
         """See `rmprocs`."""
-        self._change_procs([_osproc(p) for p in procs], add=False)
+        self._change_procs(_osprocs(procs), add=False)
 
     def _change_procs(self, changed: list[OSProc], add: bool) -> None:
         with self._lock:
@@ -282,6 +282,12 @@ def _is_interrupt(kind: type[BaseException] | None) -> bool:
 
 def _is_sink(sink: Any) -> bool:
     return callable(sink) or any(callable(getattr(sink, name, None)) for name in ("write_event", "append", "put"))
+
+
+def _osprocs(procs: Any) -> list[OSProc]:
+    if isinstance(procs, (str, bytes)) or not isinstance(procs, Iterable):
+        raise InvalidOptionError(f"a list of workers is needed here, not {procs!r}")
+    return [_osproc(p) for p in procs]
 
 
 def _osproc(p: Any) -> OSProc:

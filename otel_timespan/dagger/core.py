@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
+import logging
 import random
 import threading
 import time
@@ -442,11 +443,21 @@ class Core(Readable):
             for _ in ready:
                 self.driver.wake()
 
-    def give_up(self, task: DTask) -> None:
-        """A helper was interrupted somewhere in running this task: see to it that the task has an outcome."""
-        error = TaskCancelled("interrupted by the user")
-        if not self.fail(task, error, "cancellation") and task._state < DONE:
+    def give_up(self, task: DTask, error: BaseException | None = None) -> None:
+        """Running this task broke off somewhere (by default: the user interrupted a helper): give it an outcome."""
+        state = "cancellation" if error is None else "failure"
+        error = error or TaskCancelled("interrupted by the user")
+        self.running.discard(task)
+        if not self.fail(task, error, state) and task._state < DONE:
             self.finish(task, Failure(summarize(task), error), FAILED)
+
+    def report_defect(self, task: DTask, error: BaseException) -> None:
+        """Something of ours raised while a task was run: the task fails, and the thread goes on."""
+        log = logging.getLogger("otel_timespan")
+        log.error("a defect of otel_timespan in running task %d", task.id, exc_info=error)
+        broken = SchedulingError(f"a defect of otel_timespan: {error!r}", "inconsistent")
+        broken.__cause__ = error
+        self.give_up(task, broken)
 
     def skip(self, tasks: list[DTask], failure: Failure) -> None:
         """Fail tasks whose upstream failed, and all that depends on them; without recursion."""

@@ -126,6 +126,8 @@ def compute(ctx: Any, thunk: Any = None, *, options: SchedulerOptions | None = N
         return thunk
     if not isinstance(thunk, Thunk):
         raise InvalidOptionError(f"compute takes a Thunk or a Chunk, not a {type(thunk).__name__}")
+    if not isinstance(options, (SchedulerOptions, type(None))):
+        raise InvalidOptionError(f"options must be SchedulerOptions, not {options!r}")
     wanted = options or SchedulerOptions()
     if wanted.single is not None and wanted.single not in [p.pid for p in ctx.procs]:
         raise InvalidOptionError(f"single={wanted.single}: there is no such worker")
@@ -160,6 +162,7 @@ def _run(ctx: Context, thunk: Thunk, options: SchedulerOptions) -> Chunk:
         root = _instantiate(core, thunk, options)
         try:
             wait(root)
+            batch.wait_idle()  # a run ends when all of it did: siblings of what failed, and what was added on the way
         except BaseException:
             if not first_error:
                 raise

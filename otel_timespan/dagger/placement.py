@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Pressure", "Reservation", "Slot", "Spot", "candidates_of", "cost_of", "execution_scope", "inputs_of",
-    "occupancy_on", "place", "slots_of", "spots_of", "steal", "steal_from_afar",
+    "occupancy_on", "place", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
 ]  # fmt: skip
 
 SCHEDULER_WORKER = 1
@@ -275,8 +275,13 @@ def _allowed(processor: Processor, scope: Scope, options: Options) -> bool:
 
 
 def occupancy_on(task: DTask, processor: Processor) -> float:
-    """The share of a processor that the task takes: exact type first, then `Any`, else all of it."""
-    shares = task._options.occupancy
+    """The share of a processor that the task takes."""
+    return share_on(task._options, processor)
+
+
+def share_on(options: Options, processor: Processor) -> float:
+    """The share of a processor that these options ask for: exact type first, then `Any`, else all of it."""
+    shares = options.occupancy
     if not shares:
         return 1.0
     share = shares.get(type(processor))

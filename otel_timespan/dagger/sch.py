@@ -12,7 +12,7 @@ from ..errors import InvalidOptionError
 from . import context as _context
 from .costs import DEFAULT_TIME_COST, DEFAULT_TRANSFER_RATE, HOP_COST, Arg, Signature, impute_sum, signature
 from .costs import signature_of as _signature_of
-from .placement import Spot, cost_of, occupancy_on
+from .placement import Spot, cost_of, share_on
 from .processors import Processor, root
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def has_capacity(state: Core, processor: Processor, task: Any) -> Capacity:
     sig = _signature_of(f, args, kwargs)
     time_ns = state.costs.run_ns(sig, processor, task.options)
     nbytes = state.costs.alloc_bytes(sig, processor, task.options)
-    return Capacity(True, time_ns, nbytes, round(occupancy_on(task, processor) * FULL_OCCUPANCY))
+    return Capacity(True, time_ns, nbytes, round(share_on(task.options, processor) * FULL_OCCUPANCY))
 
 
 def _parts(task: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

@@ -284,3 +284,48 @@ def test_profiled_bodies_get_their_own_samples(two: D.Context) -> None:
     samples = sampled[0].profiler_samples
     assert samples.tasks == (sampled[0].timeline.thread_id,)
     assert any("spin" in frame for sample in samples.samples for frame in sample[1])
+
+
+def test_a_retry_of_a_task_that_waited_for_inputs() -> None:
+    """A body that fails once runs again, also where its task had to wait for its inputs; with a log and without."""
+    for sink in (None, []):
+        with D.Context(threads=2, log_sink=sink):
+            for _ in range(200):
+                tries: list[int] = []
+
+                def body(x: int, tries: list[int] = tries) -> int:
+                    tries.append(x)
+                    if len(tries) == 1:
+                        raise ValueError(x)
+                    return x
+
+                gate = threading.Event()
+                up = D.spawn(lambda gate=gate: gate.wait(60) and 5)
+                task = D.spawn(body, D.Options(retries=1), up)
+                gate.set()
+                assert D.fetch(task, timeout=60) == 5 and tries == [5, 5]
+
+
+def test_a_defect_of_ours_fails_the_task_and_not_the_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Should the scheduler itself raise while it runs a task, that task fails, loudly, and the thread goes on."""
+    from otel_timespan.dagger.drivers import threads as module
+
+    real = module.run
+
+    def broken(core: Any, task: Any, slot: Any, **more: Any) -> Any:
+        if task.options.name == "cursed":
+            raise ZeroDivisionError("ours")
+        return real(core, task, slot, **more)
+
+    monkeypatch.setattr(module, "run", broken)
+    with D.Context(threads=1) as context:
+        for options in (D.Options(name="cursed"), D.Options(name="cursed", occupancy={Any: 0.5})):
+            task = D.spawn(int, options)
+            with pytest.raises(D.DTaskFailedError, match="defect of otel_timespan"):
+                D.fetch(task, timeout=60)
+            assert D.fetch(D.spawn(int), timeout=60) == 0
+        context.wait_idle()
+        D.check(D.eager_state())
+    assert "defect of otel_timespan" in caplog.text

@@ -54,12 +54,16 @@ class InlineDriver:
         self.random = random.Random(seed) if seed is not None else None
         self.clock = clock or _counting_clock()
         self.core: Core | None = None
+        self.is_guest = False
+        """Whether the pretended workers are those of another driver, which outlives this one."""
         self._steps = 0
 
     def similar(self) -> InlineDriver:
         """A fresh driver with the same workers and clock, and choices drawn from this one's."""
         seed = self.random.randrange(1 << 30) if self.random is not None else None
-        return InlineDriver(self.workers, seed=seed, clock=self.clock, validate=self.validate)
+        similar = InlineDriver(self.workers, seed=seed, clock=self.clock, validate=self.validate)
+        similar.is_guest = True
+        return similar
 
     def attach(self, context: Context) -> Core:
         """Make the core that this driver steps."""
@@ -162,7 +166,7 @@ class InlineDriver:
 
     def close(self, timeout_s: float = 0.0) -> None:
         """Forget the pretended workers."""
-        for worker in self.workers:
+        for worker in () if self.is_guest else self.workers:
             if worker == 1:
                 topology.add_worker(1)
             else:

@@ -60,7 +60,9 @@ class SimulatedDriver(InlineDriver):
 
     def similar(self) -> SimulatedDriver:
         """A fresh driver of the same machine, at time 0."""
-        return SimulatedDriver(self.workers, self.duration, speeds=self.speeds, bandwidth=self.bandwidth)
+        similar = SimulatedDriver(self.workers, self.duration, speeds=self.speeds, bandwidth=self.bandwidth)
+        similar.is_guest = True
+        return similar
 
     def _read(self) -> int:
         """The clock: a body that is just run was taken, and began when its slot had its data; it ends now."""

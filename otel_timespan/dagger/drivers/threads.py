@@ -299,7 +299,11 @@ class ThreadsDriver:
                 current = hold.slot()
                 continue
             if claim(task):
-                ready = run(core, task, current)
+                try:
+                    ready = run(core, task, current)
+                except BaseException as error:  # of ours: bodies' own are outcomes. A dead thread would be a hang.
+                    core.report_defect(task, error)
+                    ready = ()
                 if ready:
                     self.enqueue_ready(ready)
                     if len(ready) > 1 and self.free:
@@ -342,7 +346,11 @@ class ThreadsDriver:
     def _work_pinned(self, seat: Seat, slot: Slot, task: DTask, share: float) -> None:
         """Run one task that was pinned to a slot."""
         hold = self._take_hold(slot, share, task)
-        ready = run(self.core, task, slot)
+        try:
+            ready = run(self.core, task, slot)
+        except BaseException as error:  # see `_work`
+            self.core.report_defect(task, error)
+            ready = ()
         hold.task = None  # it must not live on in `holds`
         if ready:
             self.enqueue_ready(ready)
