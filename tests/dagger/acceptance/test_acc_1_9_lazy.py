@@ -23,6 +23,7 @@ from tests.dagger.acceptance.support import (
     mul,
     poll,
     run_program,
+    where,
 )
 
 
@@ -155,6 +156,22 @@ def test_s1_9_delayed_warns_once() -> None:
         """
     )
     assert out.strip() == "['DeprecationWarning']"
+
+
+@pytest.mark.parametrize("name", ["single", "proclist"])
+def test_s1_9_scheduler_options_fill_the_tasks(cluster: D.Context, name: str) -> None:
+    """§1.9, §4.1: `single` and `proclist` of the run fill the task options that are unset; the task's own win."""
+    target = D.ThreadProc(2, 1)
+    value = 2 if name == "single" else lambda p: p == target
+    own = 1 if name == "single" else lambda p: p == D.ThreadProc(1, 1)
+    options = D.SchedulerOptions(**{name: value})
+    graph = D.delayed(lambda *p: set(p))(*[D.delayed(where)() for _ in range(10)])
+    places = D.collect(graph, options=options)
+    assert {p.owner for p in places} == {2}
+    if name == "proclist":
+        assert places == {target}
+    kept = D.delayed(lambda p: p)(D.delayed(where, **{name: own})())
+    assert D.collect(kept, options=options).owner == 1
 
 
 def test_s1_9_single_must_be_alive(ctx: D.Context) -> None:
@@ -335,3 +352,16 @@ def test_s1_9_a_finished_batch_keeps_nothing(ctx: D.Context) -> None:
         return not any(ref() is not None for ref in alive)
 
     poll(gone)
+
+
+def test_s1_9_bad_input(ctx: D.Context) -> None:
+    """Issue 5: what is no thunk, no options or no function is refused at once."""
+    for call in (
+        lambda: D.collect(5),
+        lambda: D.compute(None),
+        lambda: D.delayed(5),
+        lambda: D.delayed(add, nope=1),
+        lambda: D.collect(D.delayed(int)(), options=5),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            call()
