@@ -210,7 +210,7 @@ class DTaskFailedError(TimespanError):
 
     def __str__(self) -> str:
         inner = unwrap_exception(self.ex)
-        lines = [f"DTaskFailedError: root exception {type(inner).__name__}:", f"  {inner}"]
+        lines = [f"DTaskFailedError: root exception {type(inner).__name__}:", f"  {_text_of(inner)}"]
         if self.root.id != self.task.id:
             lines.append(f"Root Task:  {self.root}")
         lines.append(f"This Task:  {self.task}")
@@ -220,6 +220,14 @@ class DTaskFailedError(TimespanError):
 
 class DTaskCancelledError(DTaskFailedError, concurrent.futures.CancelledError):
     """The `DTaskFailedError` of a task whose root was cancelled; a `CancelledError` too."""
+
+
+def _text_of(error: BaseException) -> str:
+    """The text of the user's exception, which may be one that can't be printed."""
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"<its text raised {type(broken).__name__}>"
 
 
 def unwrap_exception(error: BaseException) -> BaseException:

@@ -48,8 +48,8 @@ def check_idle(core: Core) -> None:
     with core.lock:
         left = [f"{slot!r} is taken" for slot in core.slots.values() if slot.used]
         left += [f"{slot!r} has tasks waiting" for slot in core.slots.values() if slot.heap]
-        places = [(f"worker {worker}", p.ns) for worker, p in core.pressure.items()]
-        places += [(repr(slot), slot.pressure.ns) for slot in core.slots.values()]
+        places: list[tuple[object, float]] = [(f"worker {worker}", p.ns) for worker, p in core.pressure.items()]
+        places += [(slot, slot.pressure.ns) for slot in core.slots.values()]
         left += [f"{place} has pressure {ns}" for place, ns in places if abs(ns) > ROUNDING_NS]
     if left:
         raise InvariantViolation(f"all is done, but {', '.join(left)}")

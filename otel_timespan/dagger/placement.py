@@ -77,6 +77,13 @@ class Slot:
         return f"Slot({self.processor!r}, used={self.used})"
 
 
+def _order_of(processor: Processor) -> str:
+    try:
+        return repr(processor)
+    except Exception:  # the user's own __repr__ raised
+        return type(processor).__name__
+
+
 def slots_of(worker: int) -> list[Slot]:
     """New slots for the processors of a worker: its threads in order, then what its callbacks report.
 
@@ -85,7 +92,7 @@ def slots_of(worker: int) -> list[Slot]:
     found = get_processors(OSProc(worker))
     threads = [p for p in found if type(p) is ThreadProc]
     slots = [Slot(p, worker) for p in sorted(threads, key=lambda p: p.tid)]
-    for processor in sorted(found.difference(threads), key=repr):
+    for processor in sorted(found.difference(threads), key=_order_of):
         try:
             root(processor)
             slots.append(Slot(processor, worker))

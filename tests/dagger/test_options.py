@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otel_timespan import dagger as D
 from otel_timespan.dagger import option_checks
 from otel_timespan.dagger import options as module
 from otel_timespan.dagger.options import (
@@ -705,3 +706,53 @@ class TestDefaults:
         exact = ExactScope(ThreadProc(1, 1))
         set_default_option("exec_scope", f, (), exact)
         assert apply_defaults(Options(name="x"), f, ()).exec_scope == exact
+
+
+class TestPropagationThroughEverything:
+    """spec §4.2: options reach spawns in whatever a body starts, and at any depth."""
+
+    @staticmethod
+    def names(depth: int) -> list[str]:
+        """The option `name` as each of a line of nested bodies sees it."""
+        here = [get_options("name")]
+        return here if depth == 0 else here + D.fetch(D.spawn(TestPropagationThroughEverything.names, depth - 1))
+
+    def test_to_any_depth(self) -> None:
+        """Twenty bodies inside each other all see what holds around the first."""
+        with D.Context(threads=2), with_options(name="deep"):
+            assert D.fetch(D.spawn(self.names, 20)) == ["deep"] * 21
+
+    def test_own_values_replace_scoped_ones_from_there_on(self) -> None:
+        """A task's own value is what its children see, and theirs."""
+        with D.Context(threads=2), with_options(name="outer"):
+            assert D.fetch(D.spawn(self.names, Options(name="own"), 3)) == ["own"] * 4
+
+    def test_through_threads_pools_and_asyncio_in_a_body(self) -> None:
+        """Threads, executors and asyncio tasks that a body starts spawn with the options of that body."""
+
+        def child() -> Any:
+            return get_options("name")
+
+        def spawned() -> Any:
+            return D.fetch(D.spawn(child), timeout=60)
+
+        async def in_asyncio() -> list[Any]:
+            tasks = [asyncio.ensure_future(one()) for _ in range(2)]
+            return [await task for task in tasks]
+
+        async def one() -> Any:
+            return await D.spawn(child)
+
+        def body() -> list[Any]:
+            found: list[Any] = []
+            thread = threading.Thread(target=lambda: found.append(spawned()))
+            thread.start()
+            thread.join(60)
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                found.append(pool.submit(spawned).result(60))
+            found += asyncio.run(in_asyncio())
+            return found
+
+        with D.Context(threads=2), with_options(name="body"):
+            assert D.fetch(D.spawn(body), timeout=60) == ["body"] * 4
+            assert D.fetch(D.spawn(body, Options(name="own")), timeout=60) == ["own"] * 4
