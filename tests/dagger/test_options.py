@@ -756,3 +756,54 @@ class TestPropagationThroughEverything:
         with D.Context(threads=2), with_options(name="body"):
             assert D.fetch(D.spawn(body), timeout=60) == ["body"] * 4
             assert D.fetch(D.spawn(body, Options(name="own")), timeout=60) == ["own"] * 4
+
+
+def _f(n: int) -> int:
+    return n
+
+
+PAIRS: dict[str, tuple[Any, Any, Any]] = {
+    "scope": (ProcessScope(1), ProcessScope(2), AnyScope()),
+    "compute_scope": (ProcessScope(1), ProcessScope(2), AnyScope()),
+    "result_scope": (ProcessScope(1), ProcessScope(2), AnyScope()),
+    "exec_scope": (ProcessScope(1), ProcessScope(2), AnyScope()),
+    "processor": (OSProc(1), OSProc(2), OSProc(3)),
+    "single": (1, 2, 3),
+    "get_result": (True, False, True),
+    "meta": (True, False, True),
+    "time_util": ({ThreadProc: 1.0}, {ThreadProc: 2.0}, {ThreadProc: 3.0}),
+    "alloc_util": ({ThreadProc: 1}, {ThreadProc: 2}, {ThreadProc: 3}),
+    "occupancy": ({ThreadProc: 0.1}, {ThreadProc: 0.2}, {ThreadProc: 0.3}),
+    "checkpoint": (print, max, min),
+    "restore": (print, max, min),
+    "storage_root_tag": ("a", "b", "c"),
+    "storage_leaf_tag": ("a", "b", "c"),
+    "storage_retain": (True, False, True),
+    "name": ("a", "b", "c"),
+    "tag": (1, 2, 3),
+    "stream_input_buffer_amount": (1, 2, 3),
+    "stream_output_buffer_amount": (1, 2, 3),
+    "stream_max_evals": (1, 2, 3),
+    "return_type": (int, str, float),
+    "retries": (1, 2, 3),
+    "retry_delay": (0.1, 0.2, 0.3),
+    "timeout": (1.0, 2.0, 3.0),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", PAIRS)
+def test_s4_precedence_of_every_option(name: str) -> None:
+    """§4: the task's own option wins over the scoped one, that over the default of the signature, that over none."""
+    own, scoped_value, default = PAIRS[name]
+    try:
+        module.set_default_option(name, _f, (int,), default)
+        assert getattr(module.apply_defaults(module.effective(None), _f, (int,)), name) == default
+        with with_options(**{name: scoped_value}):
+            assert getattr(module.apply_defaults(module.effective(None), _f, (int,)), name) == scoped_value
+            given = module.apply_defaults(module.effective(Options(**{name: own})), _f, (int,))
+            assert getattr(given, name) == own
+            assert module.propagated(given)[name] == own  # type: ignore[index]
+        assert getattr(module.effective(None), name) is None
+    finally:
+        module.signature_defaults.pop(_f, None)
