@@ -13,7 +13,8 @@ from pathlib import Path
 
 from .budgets import judge
 from .report import RESULTS, budget_table, machine, render, save
-from .sections import SECTIONS, BenchError, Run
+from .run import BenchError, Run
+from .sections import SECTIONS
 from .systems import SYSTEMS
 from .workloads import WORKLOADS
 

@@ -13,12 +13,11 @@ import sys
 import threading
 import time
 import tracemalloc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otel_timespan import dagger
 
-if TYPE_CHECKING:
-    from .sections import Run
+from .run import Run, Table
 
 __all__ = ["measure", "section"]
 
@@ -87,8 +86,6 @@ def _cancel_many(size: int) -> None:
 
 def section(run: Run) -> None:
     """Milliseconds from `cancel()` to a fetch that raises; what is left of the cancelled."""
-    from .sections import Table
-
     size = 100 if run.quick else 1_000
     interval_ms = sys.getswitchinterval() * 1e3
     table = Table(

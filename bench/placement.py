@@ -10,13 +10,12 @@ import itertools
 import random
 import statistics
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from otel_timespan import dagger as D  # noqa: N812 - the specification's name
 from otel_timespan.dagger.placement import Policy, Spot, place, reserve, spots_of
 
-if TYPE_CHECKING:
-    from .sections import Run
+from .run import Run, Table
 
 __all__ = ["POLICIES", "SHAPES", "makespan", "section"]
 
@@ -137,8 +136,6 @@ def section(run: Run, seeds: int = 9) -> None:
     """Each shape's median makespans, and ours to the best of the three."""
     seeds = 1 if run.quick else seeds
     header = ("shape", *(f"{policy} (s)" for policy in POLICIES), "cost to best")
-    from .sections import Table
-
     table = Table("Placement: simulated makespans, median (min … max) over the seeds", header)
     for shape in SHAPES:
         spans = {policy: [makespan(shape, policy, seed) for seed in range(seeds)] for policy in POLICIES}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .budgets import Verdict
-from .sections import Run, Table
+from .run import Run, Table
 
 __all__ = ["budget_table", "machine", "render", "save"]
 

@@ -16,10 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .sections import Run
+from .run import ROOT, BenchError, Run, Table
 
 __all__ = ["KINDS", "TIMES", "section"]
 
@@ -85,8 +84,6 @@ def _child(kind: str, limit_mib: int, block_mib: int) -> dict[str, float]:
 
 
 def _sample(kind: str, policy: str, limit_mib: int, block_mib: int) -> dict[str, float]:
-    from .sections import ROOT, BenchError
-
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     if policy:
@@ -106,8 +103,6 @@ def _sample(kind: str, policy: str, limit_mib: int, block_mib: int) -> dict[str,
 
 def section(run: Run) -> None:
     """Growth of resident memory to the limit, by kind of data and policy; without a limit for comparison."""
-    from .sections import Table
-
     if not Path("/proc/self/statm").exists():
         run.say("  spill is left out: this system does not say how much memory is resident")
         return

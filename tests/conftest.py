@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 from collections.abc import Iterator
 
@@ -11,6 +12,9 @@ import pytest
 from tests import backends
 
 _STATE = pytest.StashKey["Readiness"]()
+
+# What is logged when the last handles go, after the last test, is nobody's: no handler of last resort for it.
+logging.getLogger("otel_timespan").addHandler(logging.NullHandler())
 
 
 class Readiness:

@@ -13,7 +13,7 @@ from bench import report
 from bench.budgets import BUDGETS, Budget, judge
 from bench.collector import receiving
 from bench.peers import CountingPool, dask_get
-from bench.sections import ROOT, Run, Table
+from bench.run import ROOT, Run, Table
 from bench.systems import SYSTEMS
 from bench.workloads import WORKLOADS, inc
 
@@ -176,7 +176,7 @@ def test_wrong_arguments_are_refused(arguments, complaint, capsys):
 
 def test_a_sample_that_fails_says_why():
     """The error of a sample's process is in the error of the run."""
-    from bench.sections import BenchError
+    from bench.run import BenchError
 
     run = Run(say=lambda text: None)
     with pytest.raises(BenchError, match="no system is called 'nothing'"):

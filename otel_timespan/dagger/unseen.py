@@ -4,7 +4,7 @@ The problem: `spawn` without `fetch` hides errors. So a failure notes whether so
 a fetch of its task or of one that depends on it, and a finalizer reports those that nobody was told of. The
 finalizer only appends; the janitor's thread logs. What is still there when the program ends is logged then.
 
-Source: issue 5, point 12.
+See docs/users.md.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import functools
 import gc
@@ -94,6 +95,21 @@ def inner(task: D.DTask) -> BaseException:
     with pytest.raises(D.DTaskFailedError) as caught:
         D.fetch(task)
     return D.unwrap_exception(caught.value)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path, aside: Path) -> Iterator[None]:
+    """The folder takes no files. For root, whom no permission stops, a file system that takes none stands in."""
+    if os.geteuid() != 0:
+        folder.chmod(0o500)
+        yield
+        folder.chmod(0o700)
+        return
+    folder.rename(aside)
+    folder.symlink_to("/sys")
+    yield
+    folder.unlink()
+    aside.rename(folder)
 
 
 class TestHandles:
@@ -288,11 +304,8 @@ class TestFailures:
             error = inner(D.spawn(block, options, 9))
             (tmp_path / "away").rename(folder)
         else:
-            if os.geteuid() == 0:
-                pytest.skip("for root no folder is read-only")
-            folder.chmod(0o500)
-            error = inner(D.spawn(block, options, 9))
-            folder.chmod(0o700)
+            with read_only(folder, tmp_path / "aside"):
+                error = inner(D.spawn(block, options, 9))
         assert isinstance(error, StorageError)
         assert "no room" in str(error)
         assert isinstance(error.__cause__, StorageError)
