@@ -7,7 +7,7 @@ wait side by side. The task counts as running until the coroutine ends.
 
 The inline driver runs a coroutine to its end in place: there `await task` steps the driver.
 
-Source: issue 5, point 12.
+See docs/users.md.
 """
 
 from __future__ import annotations

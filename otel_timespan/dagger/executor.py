@@ -4,7 +4,7 @@ Code written for a `ThreadPoolExecutor` gets tasks, events and traces when it ma
 futures are real `concurrent.futures.Future`s, so `wait`, `as_completed`, `asyncio.wrap_future` and
 `loop.run_in_executor` work with them as with any.
 
-What differs from a thread pool, and why, stands in docs/users.md. Source: issue 5, point 12.
+What differs from a thread pool, and why, stands in docs/users.md.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Executor(concurrent.futures.Executor):
     that runs the first of this executor's bodies. A `DTask` or `Chunk` as an argument is an input, as for
     `spawn`; the contextvars of the caller hold in the body. A body that is a coroutine function is awaited.
 
-    Thread-safe. Raises `InvalidOptionError` (a ValueError) for arguments that can't work. Source: issue 5.
+    Thread-safe. Raises `InvalidOptionError` (a ValueError) for arguments that can't work.
     """
 
     def __init__(

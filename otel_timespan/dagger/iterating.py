@@ -3,7 +3,7 @@
 Both work in `for` and in `async for`. A `for` gives the slot of a body back while it waits; in an event loop,
 which it would stop, it raises.
 
-Source: issue 5, points 11 and 12; design/rulings.md 17.
+Source: design/rulings.md 17; see docs/users.md.
 """
 
 from __future__ import annotations
@@ -357,6 +357,6 @@ def map(
     call of `map`. `for` or `async for`; the former in a body gives its slot back while it waits.
 
     Raises the first failure that it comes to, as `fetch` does. Then, and when the loop is left early, what is
-    pending is cancelled: by `close()` at once, when the object just goes, a moment later. Source: issue 5, point 12.
+    pending is cancelled: by `close()` at once, when the object just goes, a moment later.
     """
     return Loop(_Mapped(f, iterables, max_pending, ordered, options))

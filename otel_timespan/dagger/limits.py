@@ -7,7 +7,7 @@ connection. The places of a task come back when it has its result, however it go
 
 A name means the same all over the process: what it protects does not care which context a task is in.
 
-Source: issue 5, point 12.
+See docs/users.md.
 """
 
 from __future__ import annotations

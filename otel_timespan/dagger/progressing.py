@@ -3,7 +3,7 @@
 On a terminal and in a notebook it shows a bar of rich's (the extra `[cli]`), which keeps itself up to date;
 anywhere else, such as in the log of a batch system, a line of text at every tenth of the tasks.
 
-Source: issue 5, point 11.
+See docs/users.md.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def progress(tasks: Iterable[DTask], *, description: str | None = None, file: Te
 
     On a terminal and in a notebook: a bar with the numbers of tasks that are done, failed and running (needs
     rich: `MissingExtraError`). Elsewhere: a line of text at every tenth of the tasks. `file` is where to write, by
-    default the standard error. Otherwise as `as_completed`, `async for` included. Source: issue 5, point 11.
+    default the standard error. Otherwise as `as_completed`, `async for` included.
     """
     if description is not None and not isinstance(description, str):
         raise InvalidOptionError(f"description must be a string, not {description!r}")

@@ -7,7 +7,7 @@ or, moved back, for one on a thread.
 
 It is also the worked example of docs/processors.md: how to write a processor of your own.
 
-Source: spec/scheduler.md §7; issue 5, point 5.
+Source: spec/scheduler.md §7; see docs/processors.md.
 """
 
 from __future__ import annotations
