@@ -114,8 +114,8 @@ def test_wrong_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon")
     with pytest.raises(InvalidOptionError, match="OTEL_EXPORTER_OTLP_PROTOCOL"):
         OTelLog()
-    OTelLog(tracer_provider=TracerProvider(shutdown_on_exit=False), metrics=False)
-    OTelLog(span_exporter=InMemorySpanExporter(), metrics=False)
+    OTelLog(tracer_provider=TracerProvider(shutdown_on_exit=False), metrics=False).close()
+    OTelLog(span_exporter=InMemorySpanExporter(), metrics=False).close()
 
 
 @pytest.mark.parametrize(
