@@ -70,6 +70,16 @@ _ORDINARY = Live()
 class Core(Readable):
     """One scheduler instance. Methods may be called from any thread unless they say otherwise."""
 
+    # Slots, as an object with more than 30 attributes in a dict is slow to read (a tenth of a task's time). The dict
+    # is for debug.py, which wraps methods.
+    __slots__ = (
+        "__dict__", "__weakref__",
+        "_pinned_seq", "active", "batch", "clock", "context", "coroutines", "costs", "custom_defaults",
+        "delayed", "devices", "driver", "effects", "halted", "held", "home", "home_code", "is_alone",
+        "is_batch", "is_plain", "lock", "on_body_error", "parked", "place", "pressure", "queue", "requests",
+        "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
+    )  # fmt: skip
+
     def __init__(
         self,
         context: Context,
@@ -155,7 +165,11 @@ class Core(Readable):
         if not task._deps:
             self.enqueue(task)
             return
-        self._submit_waiting(task)
+        failed = self.wire(task)  # as in `_submit_waiting`: a call less
+        if failed is not None:
+            self.skip([task], failed._outcome)
+        elif task._tokens is None or task._tokens.pop():
+            self.enqueue(task)
 
     def hold(self, task: DTask) -> None:
         """A task goes to a queue that may hold it back, or forget it."""

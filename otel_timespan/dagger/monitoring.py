@@ -29,6 +29,8 @@ DEPTH, WIDTH = 5, 3
 class Readable:
     """The readable fields of a scheduler; `Core` has them. Each is a copy of the moment."""
 
+    __slots__ = ()
+
     costs: Costs
     pressure: dict[int, Pressure]
     slots: dict[Any, Slot]
