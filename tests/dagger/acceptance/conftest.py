@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -32,4 +33,20 @@ def two() -> Iterator[D.Context]:
 def cluster() -> Iterator[D.Context]:
     """Two pretended workers of two slots each, stepped in this thread, the same way every time."""
     with D.Context(driver=D.InlineDriver(workers={1: 2, 2: 2}, seed=0)) as context:
+        yield context
+
+
+@pytest.fixture
+def legacy() -> Iterator[None]:
+    """`delayed` warns once a process that it is legacy: not the subject of most tests."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@pytest.fixture(params=["threads", "inline"])
+def ctx(request: pytest.FixtureRequest) -> Iterator[D.Context]:
+    """Both drivers."""
+    driver = "threads" if request.param == "threads" else D.InlineDriver(workers={1: 2, 2: 2}, seed=0)
+    with D.Context(driver=driver) as context:
         yield context

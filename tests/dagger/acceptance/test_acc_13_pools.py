@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,13 +23,7 @@ from tests.dagger.acceptance.support import (
     where,
 )
 
-
-@pytest.fixture(autouse=True)
-def legacy() -> Iterator[None]:
-    """`delayed` warns once a process that it is legacy: not the subject here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
+pytestmark = pytest.mark.usefixtures("legacy")
 
 
 @pytest.fixture

@@ -17,12 +17,7 @@ from tests.dagger.acceptance.support import DEADLINE_S, add, boom, identity, pol
 HALF = {Any: 0.5}
 
 
-@pytest.fixture(autouse=True)
-def legacy() -> Iterator[None]:
-    """`delayed` warns once a process that it is legacy: not the subject here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
+pytestmark = pytest.mark.usefixtures("legacy")
 
 
 def arg(*pairs: tuple[Any, Any]) -> list[Any]:

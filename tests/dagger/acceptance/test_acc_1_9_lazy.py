@@ -5,9 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import threading
-import warnings
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,21 +24,7 @@ from tests.dagger.acceptance.support import (
     where,
 )
 
-
-@pytest.fixture(autouse=True)
-def legacy() -> Iterator[None]:
-    """`delayed` warns once a process that it is legacy: not the subject here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
-
-
-@pytest.fixture(params=["threads", "inline"])
-def ctx(request: pytest.FixtureRequest) -> Iterator[D.Context]:
-    """Both drivers."""
-    driver = "threads" if request.param == "threads" else D.InlineDriver(workers={1: 2, 2: 2}, seed=0)
-    with D.Context(driver=driver) as context:
-        yield context
+pytestmark = pytest.mark.usefixtures("legacy")
 
 
 def total(*xs: int) -> int:
