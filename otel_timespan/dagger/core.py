@@ -59,7 +59,7 @@ _uids = itertools.count(1)
 def _shown(spot: Spot | None) -> tuple[Any, int]:
     """(processor, worker) as records have them: a slot's, or the worker itself for its shared queue."""
     if spot is None:
-        return None, 1
+        return None, records.CORE_WORKER
     return code_of(OSProc(spot.worker)) if spot.slot is None else spot.slot.code, spot.worker
 
 

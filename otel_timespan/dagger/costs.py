@@ -211,10 +211,6 @@ class Costs:
             with self._lock:
                 _average(self.rate, worker, nbytes * 1e9 / ns)
 
-    def forget_worker(self, worker: int) -> None:
-        """A worker is gone, and another one may get its number."""
-        self.rate.pop(worker, None)
-
     def run_ns(self, sig: Signature, processor: Processor, options: Any = None) -> float:
         """Expected run time: what the option `time_util` says, else what was learned, else 1 s."""
         given = options.time_util.get(type(processor)) if options is not None and options.time_util else None

@@ -24,7 +24,7 @@ from .costs import HOP_COST, Signature, content_of, remote_bytes, signature_of, 
 from .dtask import DONE, DTask, live
 from .options import DEFAULT, Options, apply_defaults, signature_defaults
 from .processors import OSProc, Processor, ThreadProc, get_processors, root
-from .records import code_of
+from .records import CORE_WORKER, code_of
 from .scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ __all__ = [
     "Pressure", "Reservation", "Slot", "Spot", "candidates_of", "cost_of", "execution_scope", "inputs_of",
     "occupancy_on", "place", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
 ]  # fmt: skip
-
-SCHEDULER_WORKER = 1
-"""Where the scheduler is."""
 
 _ANY = AnyScope()
 _DEFAULT = DefaultScope()
@@ -208,7 +205,7 @@ def cost_of(core: Core, sig: Signature, spot: Spot, inputs: Iterable[Any], optio
         nbytes = remote_bytes(inputs, worker)
         if nbytes:
             cost += costs.transfer_ns(nbytes, worker)
-        if worker != SCHEDULER_WORKER:
+        if worker != CORE_WORKER:
             cost += HOP_COST
     return cost + pressure_of(core, spot)
 

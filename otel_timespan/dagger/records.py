@@ -85,6 +85,7 @@ RESULTS = "results"
 
 _new = tuple.__new__
 CORE_WORKER = 1
+"""Where the scheduler is."""
 
 # ---- numbers instead of objects -------------------------------------------------------------------------
 
