@@ -63,7 +63,7 @@ def _no_stale_failures(request: pytest.FixtureRequest) -> None:
     """Failures that nobody fetched in earlier tests are logged before one that looks at the log begins."""
     if "caplog" not in request.fixturenames:
         return
-    from otel_timespan.dagger import janitor
+    from otel_timespan.dagger.service import janitor
 
     gc.collect()
     if janitor._thread is not None:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger.core import Core
-from otel_timespan.dagger.dtask import ALLOWED, DONE, state_name
+from otel_timespan.dagger.core.machine import Core
+from otel_timespan.dagger.tasks.dtask import ALLOWED, DONE, state_name
 
 __all__ = ["Transitions", "recording"]
 
@@ -128,7 +128,7 @@ def main() -> None:
     from hypothesis import Phase, settings
     from hypothesis.stateful import run_state_machine_as_test
 
-    from otel_timespan.dagger.processors import topology
+    from otel_timespan.dagger.places.processors import topology
     from tests.dagger import test_core_machine as machine
 
     logging.getLogger("otel_timespan").setLevel(logging.CRITICAL)  # most of those that fail nobody fetches

@@ -34,36 +34,24 @@ from ..errors import (
 )
 from . import sch
 from .api import setitem, spawn, sync, task
-from .chunks import ArrayDomain, Chunk, DRef, UnitDomain, datasize, domain, tochunk
 from .context import Context, addprocs, eager_context, eager_state, nprocs, procs, rmprocs, workers
 from .control import cancel
+from .core.invariants import InvariantViolation, check
+from .core.limits import get_limit, set_limit
+from .data.chunks import ArrayDomain, Chunk, DRef, UnitDomain, datasize, domain, tochunk
+from .data.files import File, tofile
+from .data.spilling import disable_disk_caching, enable_disk_caching, global_device
 from .drivers.inline import InlineDriver
 from .drivers.simulated import SimulatedDriver
-from .dtask import DTask, TaskSummary
 from .dynamic import SchedulerHandle, ThunkID, sch_handle
-from .environment import (
-    CancelToken,
-    get_tls,
-    in_task,
-    set_tls,
-    task_cancel,
-    task_cancelled,
-    task_id,
-    task_logging_enabled,
-    task_may_cancel,
-    task_processor,
-)
 from .executor import Executor
 from .fetching import fetch, fetch_all, wait, waitall, waitany
-from .files import File, tofile
-from .invariants import InvariantViolation, check
 from .iterating import as_completed, map
 from .lazy import SchedulerOptions, Thunk, collect, compute, delayed
-from .limits import get_limit, set_limit
 from .monitoring import status
 from .mutable import Shard, mutable, shard
-from .options import Options, default_option, get_options, set_default_option, with_options
-from .processors import (
+from .options.options import Options, default_option, get_options, set_default_option, with_options
+from .places.processors import (
     CPURAMMemorySpace,
     OSProc,
     Processor,
@@ -84,20 +72,7 @@ from .processors import (
     processors,
     short_name,
 )
-from .progressing import progress
-from .queues import (
-    DefaultTaskQueue,
-    TaskQueue,
-    bulk,
-    in_queue,
-    sequential,
-    spawn_bulk,
-    spawn_sequential,
-    wait_all,
-    waiting,
-)
-from .records import EVENT_CATEGORIES
-from .scopes import (
+from .places.scopes import (
     AnyScope,
     DefaultScope,
     ExactScope,
@@ -118,8 +93,33 @@ from .scopes import (
     register_scope_key,
     scope,
 )
-from .sizes import approx_size
-from .spilling import disable_disk_caching, enable_disk_caching, global_device
+from .progressing import progress
+from .queues import (
+    DefaultTaskQueue,
+    TaskQueue,
+    bulk,
+    in_queue,
+    sequential,
+    spawn_bulk,
+    spawn_sequential,
+    wait_all,
+    waiting,
+)
+from .records.kinds import EVENT_CATEGORIES
+from .records.sizes import approx_size
+from .tasks.dtask import DTask, TaskSummary
+from .tasks.environment import (
+    CancelToken,
+    get_tls,
+    in_task,
+    set_tls,
+    task_cancel,
+    task_cancelled,
+    task_id,
+    task_logging_enabled,
+    task_may_cancel,
+    task_processor,
+)
 
 if TYPE_CHECKING:
     from .logging import disable_logging, enable_logging, fetch_logs, logging, logs_annotate, logs_event_pairs

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InvalidOptionError, NotCallableError
 from . import context as _context
-from . import interrupts as _interrupts
-from .chunks import Chunk
-from .dtask import DTask
-from .environment import SyncBlock, current, running_task
-from .limits import check_limits
+from .bodies import interrupts as _interrupts
+from .core.limits import check_limits
+from .data.chunks import Chunk
 from .mutable import Shard
-from .options import DEFAULT, Options, drop_removed, effective, scoped
+from .options.options import DEFAULT, Options, drop_removed, effective, scoped
 from .queues import Spec
+from .tasks.dtask import DTask
+from .tasks.environment import SyncBlock, current, running_task
 
 if TYPE_CHECKING:
-    from .core import Core
+    from .core.machine import Core
 
 __all__ = ["Spawn", "Task", "setitem", "spawn", "sync", "task"]
 

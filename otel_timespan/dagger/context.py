@@ -22,13 +22,17 @@ from ..timespans import sinks
 from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.sinks import NoOpLog
-from . import debug, janitor, records, scopes, unseen
-from .core import Core
-from .dtask import DTask
-from .ids import IdBlocks
-from .placement import slots_of
-from .processors import OSProc, invalidation_hooks, topology
-from .spilling import devices_for
+from . import debug
+from .core.machine import Core
+from .core.placement import slots_of
+from .data.spilling import devices_for
+from .places import scopes
+from .places.processors import OSProc, invalidation_hooks, topology
+from .records import kinds as records
+from .service import janitor
+from .tasks import failures as unseen
+from .tasks.dtask import DTask
+from .tasks.ids import IdBlocks
 
 __all__ = ["Context", "addprocs", "eager_context", "eager_state", "nprocs", "procs", "rmprocs", "workers"]
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FetchTimeoutError, InvalidOptionError, TaskCancelled
 from . import context as _context
-from . import interrupts
-from .dtask import DTask
-from .environment import running_task, token_of
+from .bodies import interrupts
+from .tasks.dtask import DTask
+from .tasks.environment import running_task, token_of
 
 if TYPE_CHECKING:
-    from .core import Core
+    from .core.machine import Core
 
 __all__ = ["cancel"]
 

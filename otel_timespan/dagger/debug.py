@@ -19,11 +19,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidOptionError
-from .placement import execution_scope
+from .core.placement import execution_scope
 
 if TYPE_CHECKING:
-    from .core import Core
-    from .dtask import DTask
+    from .core.machine import Core
+    from .tasks.dtask import DTask
 
 __all__ = ["CATEGORIES", "VARIABLE", "attach", "wanted"]
 

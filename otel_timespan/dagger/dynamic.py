@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DynamicThunkError, InvalidOptionError, RemoteTaskError, SchedulerHaltedError
 from . import api as _api
-from .atomics import subscribe
-from .dtask import DONE, DTask
-from .environment import must_be_in_task
 from .fetching import fetch, resolve_future, wait
-from .option_checks import is_option
-from .options import Options
+from .options.checks import is_option
+from .options.options import Options
+from .tasks.atomics import subscribe
+from .tasks.dtask import DONE, DTask
+from .tasks.environment import must_be_in_task
 
 if TYPE_CHECKING:
-    from .core import Core
+    from .core.machine import Core
 
 __all__ = ["SchedulerHandle", "ThunkID", "sch_handle"]
 

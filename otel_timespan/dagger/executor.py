@@ -26,18 +26,19 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidOptionError, NotCallableError, StorageError, TaskCancelled
-from . import interrupts, janitor
 from .api import current_core, launch
-from .atomics import subscribe
+from .bodies import interrupts
 from .context import Context, eager_context
-from .dtask import FAILED, DTask, summarize
-from .environment import running_task
 from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
-from .options import Options
-from .timers import call_later
+from .options.options import Options
+from .service import janitor
+from .service.timers import call_later
+from .tasks.atomics import subscribe
+from .tasks.dtask import FAILED, DTask, summarize
+from .tasks.environment import running_task
 
 if TYPE_CHECKING:
-    from .core import Core
+    from .core.machine import Core
 
 __all__ = ["Executor", "TaskFuture"]
 

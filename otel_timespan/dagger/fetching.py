@@ -25,18 +25,18 @@ from ..errors import (
     TaskCancelled,
     unwrap_exception,
 )
-from . import interrupts
-from .atomics import subscribe
-from .chunks import Chunk, DRef
-from .drivers.execution import as_chunk
-from .dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
-from .environment import loop_threads, running_task
-from .limits import refuse_deadlock
+from .bodies import interrupts
+from .bodies.run import as_chunk
+from .core.limits import refuse_deadlock
+from .data.chunks import Chunk, DRef
+from .tasks.atomics import subscribe
+from .tasks.dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
+from .tasks.environment import loop_threads, running_task
 
 if TYPE_CHECKING:
     import asyncio
 
-    from .core import Core
+    from .core.machine import Core
 
 __all__ = ["awaitable", "fetch", "fetch_all", "future", "wait", "waitall", "waitany"]
 

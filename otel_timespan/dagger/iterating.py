@@ -17,11 +17,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Any
 
 from ..errors import FetchTimeoutError, InvalidOptionError, NotCallableError
-from . import janitor
 from .api import current_core, spawn
-from .atomics import subscribe
 from .control import cancel_task
-from .dtask import DONE, DTask
 from .fetching import (
     awaitable,
     check_launched,
@@ -32,7 +29,10 @@ from .fetching import (
     step_until,
     unsubscribe,
 )
-from .options import Options, drop_removed
+from .options.options import Options, drop_removed
+from .service import janitor
+from .tasks.atomics import subscribe
+from .tasks.dtask import DONE, DTask
 
 __all__ = ["as_completed", "map"]
 

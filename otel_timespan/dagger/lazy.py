@@ -26,14 +26,14 @@ from ..errors import (
 )
 from . import api as _api
 from . import context as _context
-from .checkpoints import save, try_restore
-from .chunks import Chunk, tochunk
+from .bodies.checkpoints import save, try_restore
 from .context import Context
-from .core import Core
-from .dtask import DTask
+from .core.machine import Core
+from .data.chunks import Chunk, tochunk
 from .fetching import fetch, wait
 from .mutable import Shard
-from .options import DEFAULT, Options, drop_removed, effective
+from .options.options import DEFAULT, Options, drop_removed, effective
+from .tasks.dtask import DTask
 
 __all__ = ["SchedulerOptions", "Thunk", "collect", "compute", "delayed"]
 

@@ -240,9 +240,9 @@ def _rest(log: Any) -> None:
 
 
 def _identity(obj: Any) -> Any:
-    from .chunks import Chunk
-    from .describe import is_mutable
-    from .dtask import DTask
+    from .data.chunks import Chunk
+    from .records.describe import is_mutable
+    from .tasks.dtask import DTask
 
     if isinstance(obj, DTask):
         return obj.id

@@ -11,14 +11,14 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .describe import function_name
-from .dtask import DONE, FAILED, LAUNCHED, DTask, Result
-from .processors import OSProc, Processor
+from .places.processors import OSProc, Processor
+from .records.describe import function_name
+from .tasks.dtask import DONE, FAILED, LAUNCHED, DTask, Result
 
 if TYPE_CHECKING:
-    from .core import Core
-    from .costs import Costs, Signature
-    from .placement import Pressure, Slot
+    from .core.costs import Costs, Signature
+    from .core.machine import Core
+    from .core.placement import Pressure, Slot
 
 __all__ = ["Readable", "status"]
 

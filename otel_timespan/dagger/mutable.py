@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import InvalidOptionError, NoPieceError, NotCallableError
-from .chunks import Chunk, tochunk
-from .devices import RAM
-from .options import Options, scoped_options
-from .processors import OSProc, Processor, ThreadProc, get_parent, get_processors
-from .scopes import ExactScope, ProcessScope, Scope
-from .topology import topology
+from .data.chunks import Chunk, tochunk
+from .options.options import Options, scoped_options
+from .places.devices import RAM
+from .places.processors import OSProc, Processor, ThreadProc, get_parent, get_processors
+from .places.scopes import ExactScope, ProcessScope, Scope
+from .places.topology import topology
 
 __all__ = ["Shard", "mutable", "shard"]
 

@@ -16,10 +16,10 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Itera
 from typing import Any, TextIO
 
 from ..errors import InvalidOptionError, MissingExtraError
-from .atomics import subscribe
-from .dtask import FAILED, DTask
 from .fetching import unsubscribe
 from .iterating import Finished, Loop, Source, as_tasks
+from .tasks.atomics import subscribe
+from .tasks.dtask import FAILED, DTask
 
 __all__ = ["progress"]
 

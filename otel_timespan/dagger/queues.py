@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import TaskCancelled
-from .options import Options, get_options, with_options
+from .options.options import Options, get_options, with_options
 
 if TYPE_CHECKING:
-    from .dtask import DTask
+    from .tasks.dtask import DTask
 
 __all__ = [
     "BulkQueue",

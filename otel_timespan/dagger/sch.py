@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InvalidOptionError
 from . import context as _context
-from .costs import DEFAULT_TIME_COST, DEFAULT_TRANSFER_RATE, HOP_COST, Arg, Signature, impute_sum, signature
-from .costs import signature_of as _signature_of
-from .placement import Spot, cost_of, share_on
-from .processors import Processor, root
+from .core.costs import DEFAULT_TIME_COST, DEFAULT_TRANSFER_RATE, HOP_COST, Arg, Signature, impute_sum, signature
+from .core.costs import signature_of as _signature_of
+from .core.placement import Spot, cost_of, share_on
+from .places.processors import Processor, root
 
 if TYPE_CHECKING:
-    from .core import Core
+    from .core.machine import Core
 
 __all__ = [
     "DEFAULT_TIME_COST",
@@ -83,7 +83,7 @@ def has_capacity(state: Core, processor: Processor, task: Any) -> Capacity:
 
 def _parts(task: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Function, positional and keyword arguments of a task or thunk."""
-    from .dtask import DTask
+    from .tasks.dtask import DTask
 
     if isinstance(task, DTask):
         return task._f, task._args, task._kwargs or {}

@@ -23,9 +23,18 @@ from typing import Any
 
 from ..errors import InvalidOptionError
 from ..timespans.recorder import warn_once
-from . import janitor
-from .devices import ABSENT, RAM, GenericFileDevice, PickleFileDevice, RAMDevice, StorageDevice, StorageError, Stored
-from .sizes import approx_size
+from .places.devices import (
+    ABSENT,
+    RAM,
+    GenericFileDevice,
+    PickleFileDevice,
+    RAMDevice,
+    StorageDevice,
+    StorageError,
+    Stored,
+)
+from .records.sizes import approx_size
+from .service import janitor
 
 __all__ = [
     "RAM",

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..dagger.interrupts import see_through
-from ..dagger.processors import (
+from ..dagger.bodies.interrupts import see_through
+from ..dagger.places.processors import (
     MemorySpace,
     OSProc,
     Processor,
@@ -29,7 +29,7 @@ from ..dagger.processors import (
     move,
     myid,
 )
-from ..dagger.scopes import ProcessorTypeScope, Scope
+from ..dagger.places.scopes import ProcessorTypeScope, Scope
 from ..errors import InvalidOptionError
 
 __all__ = ["GPUMemorySpace", "GPUProc", "disable", "enable", "gpu_scope"]

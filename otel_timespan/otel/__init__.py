@@ -8,20 +8,20 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .aggregator import OTelAggregator
     from .log import OTelLog
+    from .metrics.aggregator import OTelAggregator
     from .replay import replay
-    from .runs import dag
     from .semconv import catalogue
     from .setup import setup
+    from .spans.runs import dag
 
 __all__ = ["OTelAggregator", "OTelLog", "catalogue", "dag", "replay", "setup"]
 
 _HOMES = {
-    "OTelAggregator": ".aggregator",
+    "OTelAggregator": ".metrics.aggregator",
     "OTelLog": ".log",
     "catalogue": ".semconv",
-    "dag": ".runs",
+    "dag": ".spans.runs",
     "replay": ".replay",
     "setup": ".setup",
 }

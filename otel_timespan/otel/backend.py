@@ -18,9 +18,9 @@ from opentelemetry.trace import SpanKind
 
 from ..errors import InvalidOptionError
 from ..timespans.recorder import warn_once
-from .pipeline import ON_FULL
-from .readable import Limits, limits_of
-from .runs import Sampled
+from .export.pipeline import ON_FULL
+from .export.readable import Limits, limits_of
+from .export.transport import ProcessorTransport
 from .setup import (
     TraceOutput,
     check_environment,
@@ -28,8 +28,8 @@ from .setup import (
     meter_provider_for_metrics,
     provider_for_traces,
 )
-from .spandata import SpanData
-from .transport import ProcessorTransport
+from .spans.runs import Sampled
+from .spans.spandata import SpanData
 
 __all__ = ["Backend", "Options", "check_options", "connect"]
 

@@ -31,19 +31,20 @@ from ..timespans.journal import Journal
 from ..timespans.model import Event
 from ..timespans.recorder import Recorder, warn_once
 from ..timespans.rows import record_kind
-from . import ids, semconv
+from . import semconv
 from .backend import Backend, check_options, connect
-from .bodyspan import BodySpan, span_context
-from .gauges import ConsumerGauges
-from .ids import Root, TraceParent
-from .mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
-from .metrics import PREPARE_S, LogMetrics, hub_for
-from .plain import Enclosing, is_program
-from .redact import Redact, redacted
-from .runs import Run, Runs, Sampled, current_run, tracing_logs
-from .shutdown import SOURCES, on_exit
-from .spandata import SpanData
-from .tasks import function_name
+from .export.shutdown import SOURCES, on_exit
+from .metrics.gauges import ConsumerGauges
+from .metrics.hub import PREPARE_S, LogMetrics, hub_for
+from .spans import ids
+from .spans.bodyspan import BodySpan, span_context
+from .spans.ids import Root, TraceParent
+from .spans.mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
+from .spans.plain import Enclosing, is_program
+from .spans.redact import Redact, redacted
+from .spans.runs import Run, Runs, Sampled, current_run, tracing_logs
+from .spans.spandata import SpanData
+from .spans.tasks import function_name
 
 __all__ = ["OTelLog"]
 
@@ -442,7 +443,7 @@ class OTelLog(sinks.Sink):
 
 
 def _default_consumers() -> list[Any]:
-    from .gauges import default_consumers
+    from .metrics.gauges import default_consumers
 
     return default_consumers()
 

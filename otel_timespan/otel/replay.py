@@ -9,11 +9,11 @@ from typing import Any
 
 from ..errors import InvalidOptionError
 from ..timespans.model import Event, Timespan
-from . import ids
-from .ids import Root, TraceParent
-from .mapping import SpanMapper
-from .runs import Run, Runs
-from .spandata import SpanData
+from .spans import ids
+from .spans.ids import Root, TraceParent
+from .spans.mapping import SpanMapper
+from .spans.runs import Run, Runs
+from .spans.spandata import SpanData
 
 __all__ = ["replay"]
 

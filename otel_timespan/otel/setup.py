@@ -36,14 +36,14 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from .. import __version__
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
-from .pipeline import MAX_BYTES, PipelineStats, SpanPipeline
-from .readable import limits_of
-from .resources import default_resource, process_resource
+from .export.pipeline import MAX_BYTES, PipelineStats, SpanPipeline
+from .export.readable import limits_of
+from .export.resources import default_resource, process_resource
+from .export.settings import exporter_names, milliseconds, read_settings, sdk_disabled, whole_number
+from .export.shutdown import METRICS, on_exit
+from .export.transport import OtlpTransport, ProcessorTransport, ReadableTransport, Transport
 from .semconv import SCHEMA_URL, SCOPE_NAME
-from .settings import exporter_names, milliseconds, read_settings, sdk_disabled, whole_number
-from .shutdown import METRICS, on_exit
-from .spandata import SpanData
-from .transport import OtlpTransport, ProcessorTransport, ReadableTransport, Transport
+from .spans.spandata import SpanData
 
 __all__ = [
     "Providers",
@@ -332,7 +332,7 @@ def _own_meter_provider(given: Mapping[str, Any], exit_timeout_s: float) -> Mete
 def _metric_reader(name: str, otlp: Mapping[str, Any], interval_ms: float | None) -> MetricReader:
     interval_ms = interval_ms or milliseconds("OTEL_METRIC_EXPORT_INTERVAL") or _METRIC_INTERVAL_MS
     if name in _OTLP_PROTOCOLS:
-        from .metricexport import OtlpMetricExporter, OtlpMetricReader
+        from .export.metrics import OtlpMetricExporter, OtlpMetricReader
 
         settings = read_settings("metrics", **{"protocol": _OTLP_PROTOCOLS[name], **otlp})
         return OtlpMetricReader(OtlpMetricExporter(settings), export_interval_millis=interval_ms)

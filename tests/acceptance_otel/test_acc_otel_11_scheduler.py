@@ -19,9 +19,9 @@ from opentelemetry.trace import StatusCode
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
-from otel_timespan.dagger.devices import PickleFileDevice
+from otel_timespan.dagger.places.devices import PickleFileDevice
+from otel_timespan.dagger.places.topology import topology
 from otel_timespan.dagger.storage import RecencyAllocator
-from otel_timespan.dagger.topology import topology
 from tests.acceptance_otel.acc_otel_support import (
     DEADLINE_S,
     Lab,

@@ -89,7 +89,7 @@ def test_5_steals_evictions_and_retries_in_prometheus(stack: Stack) -> None:
 import json, tempfile
 import otel_timespan as ts
 from otel_timespan import dagger as D
-from otel_timespan.dagger.devices import PickleFileDevice
+from otel_timespan.dagger.places.devices import PickleFileDevice
 from otel_timespan.dagger.storage import RecencyAllocator
 
 def same(x): return x

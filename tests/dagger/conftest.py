@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger.core import Core
-from otel_timespan.dagger.invariants import check_idle
+from otel_timespan.dagger.core.invariants import check_idle
+from otel_timespan.dagger.core.machine import Core
 
 
 def at_rest(core: Core) -> bool:

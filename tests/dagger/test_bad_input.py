@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger import options as options_module
+from otel_timespan.dagger.options import options as options_module
 from tests.dagger.acceptance.support import DEADLINE_S, identity, run_program
 
 pytestmark = pytest.mark.filterwarnings("ignore:delayed, compute and collect are legacy:DeprecationWarning")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger import timers
 from otel_timespan.dagger.context import unfinished_by_id
-from otel_timespan.dagger.dtask import Live
+from otel_timespan.dagger.service import timers
+from otel_timespan.dagger.tasks.dtask import Live
 
 MANY = 10_000
 DEADLINE_S = 60.0
@@ -91,7 +91,7 @@ def _for_a_place(blocker: D.DTask) -> D.DTask:
 
 def _asked(blocker: D.DTask) -> D.DTask:
     task = D.spawn(id, Held())
-    from otel_timespan.dagger.environment import token_of
+    from otel_timespan.dagger.tasks.environment import token_of
 
     token_of(task)
     return task

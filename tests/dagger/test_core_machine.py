@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger import limits
+from otel_timespan.dagger.bodies import run as execution
 from otel_timespan.dagger.control import cancel_task
-from otel_timespan.dagger.drivers import execution
-from otel_timespan.dagger.dtask import ALLOWED, live, state_name
-from otel_timespan.dagger.invariants import check_idle
-from otel_timespan.dagger.processors import topology
+from otel_timespan.dagger.core import limits
+from otel_timespan.dagger.core.invariants import check_idle
+from otel_timespan.dagger.places.processors import topology
 from otel_timespan.dagger.queues import BulkQueue
 from otel_timespan.dagger.storage import PickleFileDevice, RecencyAllocator
+from otel_timespan.dagger.tasks.dtask import ALLOWED, live, state_name
 from tests.transitions import Transitions, recording
 
 FAILED = "failed"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from otel_timespan.dagger.files import File, tofile
-from otel_timespan.dagger.processors import OSProc
-from otel_timespan.dagger.scopes import ProcessScope
+from otel_timespan.dagger.data.files import File, tofile
+from otel_timespan.dagger.places.processors import OSProc
+from otel_timespan.dagger.places.scopes import ProcessScope
 from otel_timespan.dagger.storage import StorageError
 from otel_timespan.errors import InvalidOptionError, NotCallableError
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger import interrupts
+from otel_timespan.dagger.bodies import interrupts
 
 DEADLINE_S = 60.0
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger import limits
+from otel_timespan.dagger.core import limits
 from tests.dagger.acceptance.support import DEADLINE_S, BoomError, boom, failure, identity, moment, poll, settled
 
 

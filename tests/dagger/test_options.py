@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger import option_checks
-from otel_timespan.dagger import options as module
-from otel_timespan.dagger.options import (
+from otel_timespan.dagger.options import checks as option_checks
+from otel_timespan.dagger.options import options as module
+from otel_timespan.dagger.options.options import (
     DEFAULT,
     OptionNotSetError,
     Options,
@@ -39,8 +39,8 @@ from otel_timespan.dagger.options import (
     start_bare,
     with_options,
 )
-from otel_timespan.dagger.processors import OSProc, ThreadProc
-from otel_timespan.dagger.scopes import AnyScope, ExactScope, InvalidScope, ProcessScope
+from otel_timespan.dagger.places.processors import OSProc, ThreadProc
+from otel_timespan.dagger.places.scopes import AnyScope, ExactScope, InvalidScope, ProcessScope
 from otel_timespan.errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
 
 A, B, C = ProcessScope(1), ProcessScope(2), ProcessScope(3)

@@ -235,7 +235,7 @@ def test_lambdas_of_one_place_have_one_signature() -> None:
 
 def test_the_tables_of_costs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that make functions at run time don't fill the tables: the oldest entries go."""
-    from otel_timespan.dagger import costs
+    from otel_timespan.dagger.core import costs
 
     monkeypatch.setattr(costs, "MAX_LEARNED", 5)
     table = costs.Costs()

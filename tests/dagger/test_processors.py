@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from otel_timespan.dagger import node
-from otel_timespan.dagger.processors import (
+from otel_timespan.dagger.places import node
+from otel_timespan.dagger.places.processors import (
     CPURAMMemorySpace,
     MemorySpace,
     OSProc,

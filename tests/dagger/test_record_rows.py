@@ -1,4 +1,4 @@
-"""The short way from records to rows gives the very log that events give (timespans/rows.py, record_rows.py)."""
+"""The short way from records to rows gives the very log that events give (timespans/rows.py, records/rows.py)."""
 
 from __future__ import annotations
 

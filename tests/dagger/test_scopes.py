@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_timespan.dagger import scopes as module
-from otel_timespan.dagger.options import with_options
-from otel_timespan.dagger.processors import (
+from otel_timespan.dagger.options.options import with_options
+from otel_timespan.dagger.places import scopes as module
+from otel_timespan.dagger.places.processors import (
     OSProc,
     Processor,
     ThreadProc,
@@ -23,7 +23,7 @@ from otel_timespan.dagger.processors import (
     get_processors,
     topology,
 )
-from otel_timespan.dagger.scopes import (
+from otel_timespan.dagger.places.scopes import (
     AnyScope,
     DefaultEnabledTaint,
     DefaultScope,

@@ -9,7 +9,7 @@ import pytest
 
 from bench.placement import POLICIES, SHAPES, makespan
 from otel_timespan import dagger as D
-from otel_timespan.dagger.topology import topology
+from otel_timespan.dagger.places.topology import topology
 
 
 class Blob(NamedTuple):

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
-from otel_timespan.dagger import spilling
-from otel_timespan.dagger.safety import storage_safe
+from otel_timespan.dagger.data import spilling
+from otel_timespan.dagger.data.safety import storage_safe
 from otel_timespan.dagger.storage import (
     RAM,
     PickleFileDevice,
@@ -36,6 +36,7 @@ from otel_timespan.dagger.storage import (
     mem_limit,
     release_dead,
 )
+from otel_timespan.dagger.tasks.dtask import FAILED
 from otel_timespan.errors import InvalidOptionError
 from tests.dagger.acceptance.support import poll
 from tests.dagger.test_storage import file_size_limit, run
@@ -906,7 +907,7 @@ def test_whatever_happens(tmp_path: Path, steps: list[tuple[str, int, int]], pol
                 data = bytes([step]) * (kib * KIB)
                 task = D.spawn(bytes, options, data)
                 D.wait(task)
-                if task._state == D.dtask.FAILED:  # type: ignore[attr-defined]
+                if task._state == FAILED:
                     assert hard
                     assert isinstance(inner(task), StorageError)
                 else:

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_timespan.dagger.options import Options
+from otel_timespan.dagger.options.options import Options
 from otel_timespan.dagger.storage import (
     RAM,
     GenericFileDevice,

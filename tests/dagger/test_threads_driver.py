@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger import atomics
+from otel_timespan.dagger.tasks import atomics
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger import unseen
+from otel_timespan.dagger.tasks import failures as unseen
 from tests.dagger.acceptance.support import DEADLINE_S, BoomError, boom, finish, identity, poll, program
 
 

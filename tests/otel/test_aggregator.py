@@ -15,7 +15,7 @@ from otel_timespan import events as E
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel import OTelAggregator, OTelLog
-from otel_timespan.otel.aggregator import StreamSpec
+from otel_timespan.otel.metrics.aggregator import StreamSpec
 from tests.otel.stories import whole
 
 

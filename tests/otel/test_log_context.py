@@ -18,8 +18,8 @@ from opentelemetry.trace import StatusCode
 from otel_timespan import dagger as D
 from otel_timespan.errors import DTaskFailedError
 from otel_timespan.otel import dag, semconv
-from otel_timespan.otel.bodyspan import BodySpan
-from otel_timespan.otel.spandata import SpanData
+from otel_timespan.otel.spans.bodyspan import BodySpan
+from otel_timespan.otel.spans.spandata import SpanData
 from tests.otel.log_bench import Bench, add, boom, id_of, parent_of, tasks_of
 
 

@@ -16,7 +16,7 @@ from otel_timespan import dagger as D
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel import OTelLog
-from otel_timespan.otel.mapping import SpanMapper
+from otel_timespan.otel.spans.mapping import SpanMapper
 from tests.otel.log_bench import SCRIPT, Bench, add, run_script
 
 

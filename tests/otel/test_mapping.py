@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from otel_timespan import dagger
 from otel_timespan.errors import InvalidOptionError, TaskCancelled
-from otel_timespan.otel import ids, paths, replay, semconv
-from otel_timespan.otel.mapping import SCHEDULER_CATEGORIES, SpanMapper
+from otel_timespan.otel import replay, semconv
 from otel_timespan.otel.replay import ReplayRuns
-from otel_timespan.otel.spandata import ERROR, UNSET, SpanData
+from otel_timespan.otel.spans import ids, paths
+from otel_timespan.otel.spans.mapping import SCHEDULER_CATEGORIES, SpanMapper
+from otel_timespan.otel.spans.spandata import ERROR, UNSET, SpanData
 from otel_timespan.timespans import ChunkInfo, Event, EventId
 from tests.otel.stories import (
     MS,

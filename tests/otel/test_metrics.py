@@ -21,7 +21,7 @@ from otel_timespan import dagger as D
 from otel_timespan import timespans as T
 from otel_timespan.errors import DTaskFailedError
 from otel_timespan.otel import OTelLog, catalogue, dag, semconv
-from otel_timespan.otel.gauges import default_consumers
+from otel_timespan.otel.metrics.gauges import default_consumers
 from tests.otel.stories import MS, half, move, submit, whole
 
 Points = dict[tuple[Any, ...], Any]

@@ -19,11 +19,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_timespan.errors import InvalidOptionError
-from otel_timespan.otel.pipeline import PipelineStats, SpanPipeline
-from otel_timespan.otel.readable import limits_of, readable_from_request
-from otel_timespan.otel.spandata import SpanData
-from otel_timespan.otel.transport import ACCEPTED, REJECTED, RETRY, TOO_LARGE, Outcome
-from otel_timespan.otel.wire import encode_span
+from otel_timespan.otel.export.pipeline import PipelineStats, SpanPipeline
+from otel_timespan.otel.export.readable import limits_of, readable_from_request
+from otel_timespan.otel.export.transport import ACCEPTED, REJECTED, RETRY, TOO_LARGE, Outcome
+from otel_timespan.otel.export.wire import encode_span
+from otel_timespan.otel.spans.spandata import SpanData
 
 RESOURCE, SCOPE = Resource({"service.name": "test"}), InstrumentationScope("otel_timespan")
 DEADLINE_S = 20.0
@@ -337,7 +337,7 @@ def test_spilled_spans_reach_an_exporter_of_objects(pipelines: Make, tmp_path: P
     """A transport that wants objects gets the spilled ones as well."""
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from otel_timespan.otel.transport import ReadableTransport
+    from otel_timespan.otel.export.transport import ReadableTransport
 
     exporter, gate = InMemorySpanExporter(), threading.Event()
     export = exporter.export
@@ -449,12 +449,12 @@ class Printer(Collector):
         return outcome
 pipeline = SpanPipeline(Printer(), resource=RESOURCE, scope=SCOPE, linger_s=1000.0, exit_timeout_s=10.0)
 if mode == "late":
-    from otel_timespan.otel.shutdown import SOURCES, on_exit
+    from otel_timespan.otel.export.shutdown import SOURCES, on_exit
     on_exit(lambda left_s: pipeline.put(_spans(1, 3)), SOURCES)
     sys.exit()
 pipeline.put(_spans(1, 3))
 if mode == "sigterm at exit":
-    from otel_timespan.otel.shutdown import SOURCES, on_exit
+    from otel_timespan.otel.export.shutdown import SOURCES, on_exit
     on_exit(lambda left_s: os.kill(os.getpid(), signal.SIGTERM), SOURCES)
 if mode == "sigterm":
     os.kill(os.getpid(), signal.SIGTERM)

@@ -99,7 +99,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from otel_timespan.otel.setup import meter_provider_for_metrics, provider_for_traces, setup
-from otel_timespan.otel.spandata import SpanData
+from otel_timespan.otel.spans.spandata import SpanData
 def span(name="ours"):
     return SpanData(name, 7, 8, 0, 1, 2, {})
 def say(**what):

@@ -28,9 +28,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_timespan.errors import InvalidOptionError
-from otel_timespan.otel.settings import exporter_names, read_settings
-from otel_timespan.otel.spandata import ERROR, EventData, LinkData, SpanData
-from otel_timespan.otel.transport import (
+from otel_timespan.otel.export.settings import exporter_names, read_settings
+from otel_timespan.otel.export.transport import (
     ACCEPTED,
     REJECTED,
     RETRY,
@@ -40,7 +39,8 @@ from otel_timespan.otel.transport import (
     ProcessorTransport,
     ReadableTransport,
 )
-from otel_timespan.otel.wire import encode_request, encode_span
+from otel_timespan.otel.export.wire import encode_request, encode_span
+from otel_timespan.otel.spans.spandata import ERROR, EventData, LinkData, SpanData
 
 RESOURCE, SCOPE = Resource({"service.name": "test"}), InstrumentationScope("otel_timespan", "1", "schema")
 DEADLINE_S = 20.0

@@ -14,10 +14,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_timespan.otel import wire
-from otel_timespan.otel.readable import readable_from_request, to_readable
-from otel_timespan.otel.spandata import ERROR, OK, UNSET, EventData, LinkData, SpanData
-from otel_timespan.otel.wire import encode_request, encode_span
+from otel_timespan.otel.export import wire
+from otel_timespan.otel.export.readable import readable_from_request, to_readable
+from otel_timespan.otel.export.wire import encode_request, encode_span
+from otel_timespan.otel.spans.spandata import ERROR, OK, UNSET, EventData, LinkData, SpanData
 
 RESOURCE = Resource({"service.name": "test", "process.pid": 7}, "https://example.org/resource")
 SCOPE = InstrumentationScope("otel_timespan", "1.2", "https://example.org/scope", {"flag": True})

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError, SchedulingError
-from ..atomics import claim
-from ..core import Core
-from ..dtask import DONE, DTask
-from ..invariants import check
-from ..placement import Slot, slots_of
-from ..processors import topology
-from .execution import restore, run
+from ..bodies.run import restore, run
+from ..core.invariants import check
+from ..core.machine import Core
+from ..core.placement import Slot, slots_of
+from ..places.processors import topology
+from ..tasks.atomics import claim
+from ..tasks.dtask import DONE, DTask
 
 if TYPE_CHECKING:
     from ..context import Context

@@ -16,13 +16,13 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..atomics import claim
-from ..core import Core
-from ..costs import remote_bytes
-from ..dtask import DTask
-from ..placement import Slot, inputs_of, steal, steal_from_afar
-from ..processors import OSProc
-from .execution import run
+from ..bodies.run import run
+from ..core.costs import remote_bytes
+from ..core.machine import Core
+from ..core.placement import Slot, inputs_of, steal, steal_from_afar
+from ..places.processors import OSProc
+from ..tasks.atomics import claim
+from ..tasks.dtask import DTask
 from .inline import InlineDriver
 
 __all__ = ["SimulatedDriver"]

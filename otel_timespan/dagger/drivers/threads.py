@@ -32,14 +32,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ...errors import NestingError
-from .. import records
-from ..atomics import claim
-from ..core import Core
-from ..dtask import DONE, DTask
-from ..environment import running_task
-from ..options import start_bare
-from ..placement import Slot, steal
-from .execution import UserInterrupt, restore, run
+from ..bodies.run import UserInterrupt, restore, run
+from ..core.machine import Core
+from ..core.placement import Slot, steal
+from ..options.options import start_bare
+from ..records import kinds as records
+from ..tasks.atomics import claim
+from ..tasks.dtask import DONE, DTask
+from ..tasks.environment import running_task
 
 __all__ = ["ThreadsDriver"]
 

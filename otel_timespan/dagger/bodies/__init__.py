@@ -1,0 +1,1 @@
+"""One body, under any driver: its call, its result, its ending."""

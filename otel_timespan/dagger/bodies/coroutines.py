@@ -1,0 +1,242 @@
+"""Bodies that are coroutines: they are awaited on one event loop of their scheduler, without a slot.
+
+The problem: a body that waits for the network should not take a thread, and its result should be that of any
+body. So a body is called in its slot as ever; when what it gives is a coroutine, the slot goes back and
+the coroutine runs on a thread that has an event loop and is started for the first one. Thousands of them
+wait side by side. The task counts as running until the coroutine ends.
+
+The inline driver runs a coroutine to its end in place: there `await task` steps the driver.
+
+See docs/users.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine
+from types import AsyncGeneratorType, CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from ...errors import NotCallableError, TaskCancelled
+from ..options.options import start_bare
+from ..tasks.dtask import DONE, DTask, live
+from ..tasks.environment import loop_threads
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+__all__ = ["ASYNC", "CoroutineBody", "Coroutines", "refusal", "run_here"]
+
+ASYNC = frozenset((CoroutineType, AsyncGeneratorType))
+"""Types of what a body gives that is not its result."""
+
+CLOSE_S = 1.0
+"""How long cancelled coroutines are waited for when their scheduler goes down."""
+
+
+def refusal(value: Any) -> NotCallableError | None:
+    """The error for a body that is an async generator; None for a coroutine."""
+    if type(value) is not AsyncGeneratorType:
+        return None
+    name = getattr(value, "__qualname__", "it")
+    return NotCallableError(
+        f"{name} is an async generator, but a task has one result: spawn a coroutine function that collects it, "
+        f"such as one that returns [item async for item in {name}(...)]"
+    )
+
+
+class CoroutineBody:
+    """One body on its way: from the call that gave the coroutine to the coroutine's end.
+
+    `end(value, error)` is called once, on the loop's thread.
+    """
+
+    __slots__ = ("_aio", "_context", "_coroutine", "_end", "_loop", "_task")
+
+    def __init__(
+        self,
+        task: DTask,
+        coroutine: Coroutine[Any, Any, Any],
+        context: contextvars.Context,
+        end: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        self._task, self._coroutine, self._context, self._end = task, coroutine, context, end
+        self._aio: asyncio.Task[Any] | None = None
+        self._loop: Any = None
+        live(task).coroutine = self
+
+    def begin(self, loop: Any) -> None:
+        """Run on this loop; called there. In the task's own context, which each `await` comes back to."""
+        self._loop = loop
+        if self._task._state >= DONE:  # cancelled on the way here
+            self.drop()
+            return
+        self._aio = self._context.run(self._make, loop)
+        self._aio.add_done_callback(self._ended)
+
+    def _make(self, loop: Any) -> asyncio.Task[Any]:
+        aio: asyncio.Task[Any] = loop.create_task(self._coroutine, name=f"dagger-task-{self._task.id}")
+        return aio
+
+    def _ended(self, aio: asyncio.Task[Any]) -> None:
+        if aio.cancelled():
+            self._over(None, TaskCancelled(f"the coroutine of task {self._task.id} was cancelled"))
+        elif (error := aio.exception()) is not None:
+            self._over(None, error)
+        else:
+            self._over(aio.result(), None)
+
+    def _over(self, value: Any, error: BaseException | None) -> None:
+        live(self._task).coroutine = None
+        self._aio = None
+        self._end(value, error)
+
+    def drop(self) -> None:
+        """It will never run: nobody wants its result, or the loop is gone."""
+        self._coroutine.close()
+        self._over(None, TaskCancelled(f"task {self._task.id} was cancelled before its coroutine began"))
+
+    def cancel(self) -> bool:
+        """Cancel the coroutine, from any thread; False if it has not begun: a task that has its outcome never will."""
+        if self._loop is None:
+            return False
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._cancel)
+        return True
+
+    def _cancel(self) -> None:
+        if self._aio is not None:
+            self._aio.cancel()
+
+
+class Coroutines:
+    """The event loop of one scheduler and its thread, both made for the first coroutine. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: Any = None
+        self._thread: threading.Thread | None = None
+        self._bare = contextvars.Context()
+        self._closed = False
+
+    def start(self, body: CoroutineBody) -> None:
+        """Run a body on the loop."""
+        with self._lock:
+            if self._loop is None and not self._closed:
+                self._open()
+            loop = self._loop if not self._closed else None
+        try:
+            if loop is None:
+                raise RuntimeError
+            loop.call_soon_threadsafe(body.begin, loop, context=self._bare)
+        except RuntimeError:  # the scheduler went down
+            body.drop()
+
+    def _open(self) -> None:
+        import asyncio
+
+        loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=(loop,), name="dagger-loop", daemon=True)
+        try:
+            start_bare(self._thread)
+        except RuntimeError:  # the interpreter is shutting down
+            loop.close()
+            return
+        self._loop = loop
+
+    def _run(self, loop: Any) -> None:
+        here = threading.get_ident()
+        loop_threads.add(here)
+        try:
+            while True:
+                try:
+                    loop.run_forever()
+                except (KeyboardInterrupt, SystemExit):  # a body's own, which is its failure
+                    continue
+                break
+        finally:
+            loop_threads.discard(here)
+            _close(loop)
+
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Cancel what runs, and end the thread; what does not end within `timeout_s` is left behind."""
+        with self._lock:
+            self._closed = True
+            loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_stop, loop, timeout_s / 2, context=self._bare)
+        if thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+
+def _stop(loop: Any, timeout_s: float) -> None:
+    """Cancel every asyncio task of the loop, give them a moment, and stop it."""
+    import asyncio
+
+    async def drain() -> None:
+        others = asyncio.all_tasks(loop) - {asyncio.current_task()}
+        for one in others:
+            one.cancel()
+        if others:
+            await asyncio.wait(others, timeout=timeout_s)
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(loop.shutdown_asyncgens(), timeout_s)
+        loop.stop()
+
+    draining = loop.create_task(drain())
+    draining.add_done_callback(lambda _: loop.stop())
+
+
+def _close(loop: Any) -> None:
+    import asyncio
+
+    for one in asyncio.all_tasks(loop):
+        one._log_destroy_pending = False  # type: ignore[attr-defined]  # they were cancelled, and would not end
+    with contextlib.suppress(Exception):
+        loop.close()
+
+
+def run_here(coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
+    """The result of a coroutine, awaited here and now; where a loop runs in this thread, in another one."""
+    from ..fetching import in_event_loop
+
+    if not in_event_loop():
+        return _run_through(coroutine, context)
+    found: list[Any] = []
+
+    def elsewhere() -> None:
+        try:
+            found.append((_run_through(coroutine, context), None))
+        except BaseException as error:
+            found.append((None, error))
+
+    thread = threading.Thread(target=elsewhere, name="dagger-inline-loop", daemon=True)
+    start_bare(thread)
+    thread.join()
+    value, error = found.pop()
+    if error is not None:
+        raise error
+    return value
+
+
+def _run_through(coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    try:
+        return context.run(loop.run_until_complete, coroutine)
+    except asyncio.CancelledError as error:
+        raise TaskCancelled("the coroutine was cancelled") from error
+    finally:
+        left = asyncio.all_tasks(loop)
+        for one in left:
+            one.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=CLOSE_S))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        _close(loop)

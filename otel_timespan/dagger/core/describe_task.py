@@ -1,0 +1,106 @@
+"""How a task's function, arguments and dependencies appear in its records. On the hot path of a log.
+
+Source: docs/events.md; design/rulings.md 29.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from typing import Any
+
+from ..data.chunks import Chunk, DRef, LoggedDRef
+from ..data.files import File
+from ..mutable import Shard
+from ..places.processors import Processor, move
+from ..records.describe import describe_value, is_mutable
+from ..records.kinds import RESULTS
+from ..records.sizes import FIXED
+from ..tasks.dtask import DTask
+
+__all__ = [
+    "describe_arguments",
+    "describe_moves",
+    "other_dependencies",
+    "take_results",
+]
+
+
+def describe_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> tuple[Any, ...]:
+    """The arguments as given to `spawn`, flat: an int for a task, else a description; keywords as a dict, last.
+
+    Flat, because a waiting record is an object for the garbage collector to visit; records/kinds.py makes of it
+    what the event shows.
+    """
+    flat = [value.id if type(value) is DTask else _describe(value) for value in args]
+    if kwargs:
+        flat.append({name: value.id if type(value) is DTask else _describe(value) for name, value in kwargs.items()})
+    return tuple(flat)
+
+
+def _describe(value: Any) -> Any:
+    return value.handle.info if type(value) is Chunk else describe_value(value)
+
+
+def other_dependencies(task: DTask) -> tuple[tuple[Any, int], ...]:
+    """(0 or None, task id) of the upstreams that are no argument: the function, and explicit syncdeps (None)."""
+    given = [value for value in (*task._args, *(task._kwargs or {}).values()) if type(value) is DTask]
+    if len(given) == len(task._deps):
+        return ()
+    known = {up.id for up in given}
+    first = [(0, task._f.id)] if type(task._f) is DTask else []
+    known |= {up for _, up in first}
+    return (*first, *((None, up.id) for up in task._deps if up.id not in known))
+
+
+def take_results(args: tuple[Any, ...], worker: int) -> tuple[list[Any], tuple[Any, ...]] | None:
+    """The values of arguments that are all logged results on this worker, and their moves; None if one is not.
+
+    Moves flat: handle, size, type and `id()` of each.
+    """
+    values: list[Any] = []
+    moves: list[Any] = [RESULTS]
+    for arg in args:
+        ref = arg._outcome if type(arg) is DTask else None
+        if type(ref) is not LoggedDRef or ref.worker != worker:
+            return None
+        value = ref.value
+        kind = type(value)
+        values.append(value)
+        moves += (ref._number, ref._nbytes, kind, 0 if kind in FIXED or not is_mutable(value) else id(value))
+    return values, tuple(moves)
+
+
+def describe_moves(task: DTask, values: Any, named: Any, processor: Processor, worker: int) -> tuple[Any, ...]:
+    """The moves of a task's arguments to `processor` of `worker`; `values` and `named` are what they became.
+
+    Flat as in `take_results` where all arguments are logged results on this worker. Else (position, before,
+    kind, after) of each; `after` is None for a value that stayed what it was, and just the `id()` where type
+    and size did.
+    """
+    if not task._kwargs and not move.custom:
+        taken = take_results(task._args, worker)
+        if taken is not None and all(map(operator.is_, taken[0], values)):
+            return taken[1]
+    moves: list[Any] = []
+    pairs: Any = zip(itertools.count(1), task._args, values, strict=False)
+    if task._kwargs:
+        pairs = [*pairs, *((name, given, named[name]) for name, given in task._kwargs.items())]
+    for position, given, value in pairs:
+        kind = type(given)
+        if kind is Shard and not task._options.meta:
+            given = given.piece(processor)
+        ref = given._outcome if kind is DTask else given.handle if type(given) is Chunk else None
+        if isinstance(ref, DRef):
+            if value is not ref.held and not ref.may_spill:
+                moves.append((position, ref.info, "custom", describe_value(value)))
+            else:
+                stayed = kind is DTask and ref.worker == worker and value is ref.held
+                how = "shard" if kind is Shard else "task" if stayed else "chunk"
+                moves.append((position, ref.info, how, id(value) if is_mutable(value) else 0))
+        elif value is given:
+            moves.append((position, describe_value(value), "value", None))
+        else:
+            how = "file" if kind is File else "custom"
+            moves.append((position, describe_value(given), how, describe_value(value)))
+    return tuple(moves)

@@ -1,0 +1,611 @@
+"""The scheduler's core: a state machine of tasks without threads, clocks, sockets or user code.
+
+The problem: the same rules must drive real threads, worker processes, a Dask cluster and a deterministic
+test driver. So the core only moves tasks between states and puts ready ones into queues; a *driver*
+(drivers/) takes them out, runs bodies, and tells the core how they ended.
+
+The hot methods (`submit`, `enqueue`, `finish`) take no lock: they are built on the atomic operations of
+atomics.py, and the inline driver steps the very same methods. Rare changes (pinned tasks, halting) use
+`lock`, which user code never runs under. What a driver has to do after a call stands in `effects`: slots
+whose own queue got a task. Waking threads for the shared queues is the driver's own affair.
+
+Order of a completion, which rulings and events depend on: win `settle` → store the outcome → append the
+record → make the state visible → hand over subscribers. So whoever sees a task done finds its events.
+
+Sources: spec/scheduler.md §17; design/architecture.md §2; design/rulings.md 11, 12, 15.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import logging
+import random
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import SchedulingError, TaskCancelled, WorkerLostError
+from ...timespans.model import EventId, Timeline
+from ...timespans.recorder import warn_once
+from ..bodies.coroutines import Coroutines
+from ..data.chunks import Chunk
+from ..monitoring import Readable
+from ..options.options import DEFAULT, signature_defaults
+from ..places.processors import OSProc
+from ..records import kinds as records
+from ..records.kinds import code_of
+from ..tasks.atomics import claim, settle
+from ..tasks.dtask import DONE, FAILED, LAUNCHED, TOLD, UNLAUNCHED, DTask, Failure, Live, summarize
+from ..tasks.environment import current, running_task
+from ..tasks.ids import new_run_id
+from . import limits
+from .costs import Costs
+from .describe_task import describe_arguments, other_dependencies
+from .placement import Policy, Pressure, Slot, Spot, occupancy_on, place
+
+if TYPE_CHECKING:
+    from ..context import Context
+    from ..places.devices import StorageDevice
+
+__all__ = ["Core"]
+
+_uids = itertools.count(1)
+
+
+def _shown(spot: Spot | None) -> tuple[Any, int]:
+    """(processor, worker) as records have them: a slot's, or the worker itself for its shared queue."""
+    if spot is None:
+        return None, records.CORE_WORKER
+    return code_of(OSProc(spot.worker)) if spot.slot is None else spot.slot.code, spot.worker
+
+
+_ORDINARY = Live()
+"""What a first attempt has whose caller nobody wants to remember."""
+
+
+class Core(Readable):
+    """One scheduler instance. Methods may be called from any thread unless they say otherwise."""
+
+    # Slots, as an object with more than 30 attributes in a dict is slow to read (a tenth of a task's time). The dict
+    # is for debug.py, which wraps methods.
+    __slots__ = (
+        "__dict__", "__weakref__",
+        "_pinned_seq", "active", "batch", "clock", "context", "coroutines", "costs", "custom_defaults",
+        "delayed", "devices", "driver", "effects", "halted", "held", "home", "home_code", "is_alone",
+        "is_batch", "is_plain", "lock", "on_body_error", "parked", "place", "pressure", "queue", "requests",
+        "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        context: Context,
+        slots: Iterable[Slot],
+        clock: Callable[[], int] = time.monotonic_ns,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.context = context
+        self.clock = clock
+        self.uid = next(_uids)
+        self.run_id = new_run_id()
+        self.slots: dict[Any, Slot] = {}
+        """Where bodies can run, by processor; those of workers that were removed stay, for what they have."""
+        self.shared: dict[int, deque[DTask]] = {}
+        """Per worker: ready tasks that any of its threads may run, whole (default scope, full occupancy)."""
+        self.active: tuple[int, ...] = ()
+        """The workers that get new tasks, ascending."""
+        self.parked: deque[DTask] = deque()
+        """Ready tasks that wait because there is no worker; those cancelled meanwhile too."""
+        self.costs = Costs()
+        """What was learned of run times, sizes and transfer rates."""
+        self.pressure: dict[int, Pressure] = {}
+        """Per worker: the expected time of what was placed into its shared queue and is not done."""
+        self.place: Policy = place
+        """Chooses the spot of each ready task."""
+        self.rng = rng
+        """Decides among equally good spots; None takes them in their order."""
+        self.home = OSProc(1)
+        """What `enqueue` names for `queue`; `home_code` stands for it in records."""
+        self.home_code = code_of(self.home)
+        self.queue: deque[DTask] = deque()
+        """The shared queue of the only worker."""
+        self.is_alone = False
+        """Whether there is exactly one worker, so that `queue` is the one shared queue."""
+        self.custom_defaults = False
+        """Whether a slot that is no thread takes tasks of default scope."""
+        self.is_plain = False
+        """Both: a task without options has nowhere to go but `queue`."""
+        self.threads: dict[int, list[Slot]] = {}
+        """Per worker: the slots that run what is in its shared queue."""
+        self.running: set[DTask] = set()
+        """Tasks whose bodies run, abandoned ones included until they end."""
+        self.effects: deque[Slot] = deque()
+        """Slots whose own queue changed: the driver dispatches and removes them."""
+        self.waiting: set[Slot] = set()
+        """Slots with tasks in their own queue: where others may steal. Guarded by `lock`."""
+        self.halted: BaseException | None = None
+        """Set when the scheduler went down: what unfinished tasks fail with."""
+        self.delayed: set[DTask] = set()
+        """Tasks that wait for the time of their next attempt."""
+        self.held: dict[int, weakref.ref[DTask]] = {}
+        """Tasks that a queue of tasks holds back, by id: others may wait for them."""
+        self.batch: list[int] = []
+        """The ids of all tasks of one `compute`."""
+        self.is_batch = False
+        """Whether this is the run of one `compute`: it fails where an eager scheduler would wait for workers."""
+        self.devices: dict[int, StorageDevice] | None = None
+        """By worker: what keeps results where spilling is on (spilling.py), else None."""
+        self.on_body_error: Callable[[DTask, BaseException], None] | None = None
+        """Told of each body that raised: how a batch run aborts."""
+        self.lock = threading.Lock()
+        """Guards the slots' own queues, their occupancy, and the pressure."""
+        self.requests = threading.RLock()
+        """Held by one request of dynamic control at a time, while it runs code of the user's; never with `lock`."""
+        self._pinned_seq = itertools.count()
+        self.driver: Any = None
+        """Who performs: set by the context."""
+        self.coroutines = Coroutines()
+        """Where bodies go on that gave a coroutine."""
+        self._set_active(set())
+        for worker, own in itertools.groupby(slots, key=lambda slot: slot.worker):
+            self.add_worker(worker, own)
+
+    # ---- submission ----------------------------------------------------------------------------
+
+    def submit(self, task: DTask) -> None:
+        """Take a new task: wire it to its upstreams, queue it if it is ready, fail it if one failed."""
+        recorder = self.context.recorder
+        if recorder is not None:
+            self._submit_logged(task, recorder)
+            return
+        task._state = LAUNCHED
+        if not task._deps:
+            self.enqueue(task)
+            return
+        failed = self.wire(task)  # as in `_submit_waiting`: a call less
+        if failed is not None:
+            self.skip([task], failed._outcome)
+        elif task._tokens is None or task._tokens.pop():
+            self.enqueue(task)
+
+    def hold(self, task: DTask) -> None:
+        """A task goes to a queue that may hold it back, or forget it."""
+        self.held[task.id] = weakref.ref(task, functools.partial(self.held.pop, task.id))
+
+    def submit_known(self, task: DTask) -> None:
+        """Submit a task that others can have cancelled: a queue held it back, or its body is to run again."""
+        self.held.pop(task.id, None)
+        if task._state == UNLAUNCHED:
+            task._state = LAUNCHED
+            if not hasattr(task, "_open") and hasattr(task, "_outcome"):  # cancelled at this very moment
+                task._state = FAILED
+        if task._state >= DONE:
+            return
+        task._tokens = None  # those of an attempt before are all gone
+        recorder = self.context.recorder
+        if recorder is not None:
+            self._submit_logged(task, recorder)
+        else:
+            self._submit_waiting(task)
+        if self.halted is not None:  # it went down meanwhile, perhaps without seeing this one
+            self.fail(task, self.halted, direct=True)
+            return
+        self.driver.enqueue_ready(())
+        self.driver.wake()
+
+    def _submit_waiting(self, task: DTask) -> None:
+        failed = self.wire(task)
+        if failed is not None:
+            self.skip([task], failed._outcome)
+        elif task._tokens is None or task._tokens.pop():
+            self.enqueue(task)
+
+    def wire(self, task: DTask) -> DTask | None:
+        """Subscribe to each unfinished upstream, keeping the guard token; an upstream that failed, if any."""
+        failed = tokens = None
+        for up in task._deps:
+            if up._state < DONE:
+                if tokens is None:
+                    tokens = task._tokens = [True]
+                tokens.append(False)
+                subs = up._subs
+                subs.append(task)
+                if up._state < DONE:
+                    continue
+                try:
+                    subs.remove(task)
+                except ValueError:  # the finisher took the entry, and counts it
+                    continue
+                tokens.pop()
+            if up._state == FAILED:
+                failed = up
+        return failed
+
+    def _submit_logged(self, task: DTask, recorder: Any) -> None:
+        """`submit` with a log: the record goes out before the task can be seen by anybody else."""
+        t0 = self.clock()
+        extra = task._live
+        if extra is None or extra.attempt == 1:  # a retry keeps the caller of the first attempt
+            trace = recorder.on_submit() if recorder.on_submit is not None else None
+            here = current.get()
+            parent = here if here is None or type(here) is DTask else running_task()
+            if trace is not None or parent is not None:
+                extra = task._live = extra or Live()
+                extra.trace = trace
+                extra.spawned_by = parent.id if parent is not None else 0
+        extra = extra or _ORDINARY
+        submission = (
+            records.SUBMIT,
+            t0,
+            self.uid,
+            task.id,
+            records.function_code(task._f),
+            describe_arguments(task._args, task._kwargs) if task._args or task._kwargs else (),
+            None if task._options is DEFAULT else task._options,
+            other_dependencies(task) if task._deps else (),
+            extra.spawned_by,
+            self.run_id,
+            extra.attempt,
+            extra.trace,
+        )
+        if task._state == UNLAUNCHED:
+            task._state = LAUNCHED
+        failed = self.wire(task) if task._deps else None
+        if failed is None and task._tokens is None:
+            self.enqueue(task, submission)
+            return
+        samples = recorder.sample() if recorder.samplers else None
+        recorder.append((*submission, self.clock(), None, samples))
+        if failed is not None:
+            self.skip([task], failed._outcome)
+        elif task._tokens.pop():  # type: ignore[union-attr]
+            self.enqueue(task)
+
+    # ---- placement -----------------------------------------------------------------------------
+
+    def enqueue(self, task: DTask, submission: Any = None) -> None:
+        """Place a ready task and queue it. A task that can't be placed fails."""
+        recorder = self.context.recorder
+        if task._options is DEFAULT and self.is_plain and not Chunk.scoped_exist and not signature_defaults:
+            if task._state >= DONE:  # cancelled, or failed through another upstream
+                return
+            if recorder is not None:
+                t = self.clock()
+                samples = recorder.sample() if recorder.samplers else None
+                home = self.home_code
+                if submission is not None:
+                    recorder.append((*submission, t, home, samples))
+                else:
+                    worker = self.home.pid
+                    recorder.append((records.SCHEDULE, t, t, t, self.uid, task.id, home, worker, samples))
+            task._claim = True
+            self.queue.append(task)
+            return
+        self._enqueue_placed(task, recorder, submission)
+
+    def _enqueue_placed(self, task: DTask, recorder: Any, submission: Any) -> None:
+        """`enqueue` for tasks that have a choice, and for those that `restore` freed, however long their chain."""
+        ready = [*self._place(task, recorder, submission)]
+        while ready:
+            ready += self._place(ready.pop(), recorder, None)
+
+    def _place(self, task: DTask, recorder: Any, submission: Any) -> Sequence[DTask]:
+        """Place one ready task; the tasks that became ready because its option `restore` finished it."""
+        if task._state >= DONE:
+            return ()
+        if not self.active and not self.is_batch:
+            self._park(task, recorder, submission)
+            return ()
+        if task._options.limit is not None:
+            self._record_submission(submission, recorder)  # it may not be placed for long
+            submission = None
+            if not limits.enter(task):
+                return ()
+        t0 = self.clock() if recorder is not None else 0
+        error: BaseException | None = None
+        spot: Spot | None = None
+        try:
+            spot = self.place(self, task)
+        except Exception as unplaceable:  # of ours, or of a hook of the user's
+            error = unplaceable
+        if recorder is not None:
+            t1 = self.clock()
+            samples = recorder.sample() if recorder.samplers else None
+            placement = (records.SCHEDULE, t0, t1, t1, self.uid, task.id, *_shown(spot), samples)
+            recorder.append(placement if submission is None else (*submission, t1, placement, samples))
+        if spot is None:
+            self.fail(task, error)  # type: ignore[arg-type]
+            return ()
+        if task._options.restore is not None:
+            ready = self.driver.restore(task)
+            if ready is not None:
+                self.unreserve(task)
+                return ready  # type: ignore[no-any-return]
+        self.queue_at(task, spot)
+        return ()
+
+    def queue_at(self, task: DTask, spot: Spot) -> None:
+        """Put a placed task into the queue of its spot; with a slot of its own, tell the driver by `effects`."""
+        slot = spot.slot
+        if slot is None:
+            task._claim = True
+            self.shared[spot.worker].append(task)
+            return
+        task._claim = False  # claimed like any other; False says: by slots only, not by helpers
+        with self.lock:
+            share = occupancy_on(task, slot.processor)
+            heapq.heappush(slot.heap, (share, next(self._pinned_seq), task, spot.slots))
+            self.waiting.add(slot)
+        self.effects.append(slot)
+
+    def unqueue(self, slot: Slot) -> Any:
+        """Take the head out of a slot's own queue; the caller holds `lock`."""
+        entry = heapq.heappop(slot.heap)
+        if not slot.heap:
+            self.waiting.discard(slot)
+        return entry
+
+    def take_out(self, task: DTask) -> None:
+        """Take a task out of the own queue of a slot, if it is in one."""
+        with self.lock:
+            for slot in self.waiting:
+                for number, entry in enumerate(slot.heap):
+                    if entry[2] is task:
+                        del slot.heap[number]
+                        heapq.heapify(slot.heap)
+                        if not slot.heap:
+                            self.waiting.discard(slot)
+                        return
+
+    def _park(self, task: DTask, recorder: Any, submission: Any) -> None:
+        """No worker is there: the task waits until one is added."""
+        self._record_submission(submission, recorder)
+        self.parked.append(task)
+        warn_once(self, "task %d is ready, but the context has no worker: it waits until addprocs adds one", task.id)
+        if self.active:  # it came meanwhile
+            self.unpark()
+
+    def _record_submission(self, submission: Any, recorder: Any) -> None:
+        """Record a submission without a placement, which comes later."""
+        if recorder is not None and submission is not None:
+            recorder.append((*submission, self.clock(), None, recorder.sample()))
+
+    def unpark(self) -> None:
+        """Place what waits for a worker."""
+        for _ in range(len(self.parked)):
+            try:
+                task = self.parked.popleft()
+            except IndexError:
+                return
+            self.enqueue(task)
+
+    def unreserve(self, task: DTask) -> None:
+        """The task takes no (more) time where it was placed."""
+        extra = task._live
+        if extra is not None and extra.reserved is not None:
+            with self.lock:
+                reserved, extra.reserved = extra.reserved, None
+                if reserved is not None:
+                    reserved.pressure.ns -= reserved.ns
+
+    def shuffle(self, spots: list[Spot]) -> None:
+        """Into random order, where the driver is not to be deterministic by order."""
+        if self.rng is not None:
+            self.rng.shuffle(spots)
+
+    # ---- completion ----------------------------------------------------------------------------
+
+    def finish(self, task: DTask, outcome: Any, state: int) -> Sequence[DTask]:
+        """Make the outcome of a task visible, after `settle`: the dependents that became ready.
+
+        Call `enqueue` for each of them. On failure the dependents are failed here, however many.
+        """
+        task._outcome = outcome
+        task._state = state
+        subs = task._subs
+        if not subs:
+            task._subs = TOLD
+            return ()
+        ready: list[DTask] = []
+        others: list[Any] = []  # waiters, and after a failure dependents
+        while subs:
+            try:
+                sub = subs.pop()
+            except IndexError:  # a subscriber took its entry back
+                break
+            if type(sub) is not DTask or state != DONE:
+                others.append(sub)
+            elif sub._tokens.pop():  # type: ignore[union-attr]
+                ready.append(sub)
+        task._subs = TOLD
+        if others:
+            for sub in others:
+                if type(sub) is not DTask:
+                    sub()
+            self.skip([sub for sub in others if type(sub) is DTask], outcome)
+        return ready
+
+    def fail(self, task: DTask, error: BaseException, state: str = "failure", direct: bool = False) -> bool:
+        """Finish a task that does not run (any more) with an error; False if it has a result already."""
+        if not settle(task):
+            return False
+        task._summary = summarize(task)
+        self.record_finish(task, error, state)
+        self.finish(task, Failure(task._summary, error, direct), FAILED)
+        self.unreserve(task)
+        if task._options.limit is not None:
+            limits.leave(task)
+        if claim(task) or task not in self.running:
+            release_inputs(task)
+        return True
+
+    def abandon(self, task: DTask) -> None:
+        """A task whose body runs has its outcome from elsewhere: cancel the coroutine, or give the slot back."""
+        body = task._live.coroutine if task._live is not None else None
+        if body is not None:
+            body.cancel()
+        else:
+            self.driver.abandon(task)
+
+    def hand_on(self, ready: Sequence[DTask]) -> None:
+        """Queue tasks that became ready outside of any slot, and see to it that somebody runs them."""
+        if ready:
+            self.driver.enqueue_ready(ready)
+            for _ in ready:
+                self.driver.wake()
+
+    def give_up(self, task: DTask, error: BaseException | None = None) -> None:
+        """Running this task broke off somewhere (by default: the user interrupted a helper): give it an outcome."""
+        state = "cancellation" if error is None else "failure"
+        error = error or TaskCancelled("interrupted by the user")
+        self.running.discard(task)
+        if not self.fail(task, error, state) and task._state < DONE:
+            self.finish(task, Failure(summarize(task), error), FAILED)
+
+    def report_defect(self, task: DTask, error: BaseException) -> None:
+        """Something of ours raised while a task was run: the task fails, and the thread goes on."""
+        log = logging.getLogger("otel_timespan")
+        log.error("a defect of otel_timespan in running task %d", task.id, exc_info=error)
+        broken = SchedulingError(f"a defect of otel_timespan: {error!r}", "inconsistent")
+        broken.__cause__ = error
+        self.give_up(task, broken)
+
+    def skip(self, tasks: list[DTask], failure: Failure) -> None:
+        """Fail tasks whose upstream failed, and all that depends on them; without recursion."""
+        stack = list(tasks)
+        while stack:
+            task = stack.pop()
+            if not settle(task):
+                continue
+            task._summary = summarize(task)
+            self.record_finish(task, failure.error_for(task._summary), "skip")
+            task._outcome = failure
+            task._state = FAILED
+            waiters: list[Callable[[], None]] = []
+            while task._subs:
+                try:
+                    sub = task._subs.pop()
+                except IndexError:
+                    break
+                if type(sub) is DTask:
+                    stack.append(sub)
+                else:
+                    waiters.append(sub)
+            task._subs = TOLD
+            for notify in waiters:
+                notify()
+            self.unreserve(task)
+            release_inputs(task)
+
+    def record_finish(self, task: DTask, result: Any, state: str) -> None:
+        """The `finish` of a task whose body did not run to its end here."""
+        recorder = self.context.recorder
+        if recorder is not None:
+            t = self.clock()
+            record = (records.FINISH, t, self.clock(), self.uid, task.id, result, state, recorder.sample())
+            recorder.append(record)
+
+    def record_steal(self, thief: Slot, victim: Any, task_id: int) -> None:
+        """One attempt to steal; `victim` is the processor whose queue gave a task, None where none did."""
+        recorder = self.context.recorder
+        if recorder is not None:
+            id = EventId(uid=self.uid, worker=thief.worker, processor=thief.processor, seq=records.next_seq())
+            took = None if victim is None else Timeline(from_proc=victim, thunk_id=task_id)
+            t = self.clock()
+            recorder.append((records.STEAL, id, took, t, t, thief.worker, recorder.sample()))
+
+    # ---- the whole graph -----------------------------------------------------------------------
+
+    def unfinished(self) -> Iterator[DTask]:
+        """Every submitted task without a result, in no order: all are reachable from queues and bodies."""
+        stack: list[DTask] = [*list(self.running), *list(self.delayed), *list(self.parked), *limits.waiting_of(self)]
+        stack += [task for ref in list(self.held.values()) if (task := ref()) is not None]
+        for queue in self.shared.values():
+            stack += list(queue)
+        with self.lock:
+            stack += [entry[2] for slot in self.slots.values() for entry in slot.heap if type(entry[2]) is DTask]
+        seen: set[int] = set()
+        while stack:
+            task = stack.pop()
+            if task.id in seen:
+                continue
+            seen.add(task.id)
+            stack += [sub for sub in list(task._subs) if type(sub) is DTask]
+            if UNLAUNCHED != task._state < DONE:
+                yield task
+
+    def halt(self, error: BaseException) -> None:
+        """Go down: every unfinished task fails with `error`, directly. Bodies that run are abandoned."""
+        self.halted = error
+        cancelled = not isinstance(error, SchedulingError)
+        for task in list(self.unfinished()):
+            self.fail(task, error, "cancellation" if cancelled else "failure", direct=True)
+        self.parked.clear()
+        for queue in self.shared.values():
+            queue.clear()
+        with self.lock:
+            self.waiting.clear()
+            for slot in self.slots.values():
+                slot.heap[:] = [entry for entry in slot.heap if type(entry[2]) is not DTask]
+
+    # ---- workers ---------------------------------------------------------------------------------
+
+    def add_worker(self, worker: int, slots: Iterable[Slot]) -> list[Slot]:
+        """From now on a worker gets tasks; the slots that were not known before. Places what was parked."""
+        with self.lock:
+            new = [slot for slot in slots if slot.processor not in self.slots]
+            self.slots.update({slot.processor: slot for slot in new})
+            self.shared.setdefault(worker, deque())
+            self.pressure.setdefault(worker, Pressure())
+            self._set_active({*self.active, worker})
+        self.unpark()
+        return new
+
+    def remove_worker(self, worker: int) -> None:
+        """A worker gets no more tasks; it finishes those that it has."""
+        with self.lock:
+            self._set_active({w for w in self.active if w != worker})
+
+    def remove_slots(self, processors: Iterable[Any]) -> list[DTask]:
+        """Processors are gone: their slots go, and what waited for them is to be placed again (`enqueue`)."""
+        orphans: list[DTask] = []
+        with self.lock:
+            for processor in processors:
+                slot = self.slots.pop(processor, None)
+                if slot is None:
+                    continue
+                self.waiting.discard(slot)
+                orphans += [entry[2] for entry in slot.heap if type(entry[2]) is DTask]
+                slot.heap[:] = [entry for entry in slot.heap if type(entry[2]) is not DTask]
+            self._set_active(set(self.active))
+        return [task for task in orphans if claim(task)]
+
+    def _set_active(self, workers: set[int]) -> None:
+        """Set what follows from the workers and slots that there are."""
+        self.active = tuple(sorted(workers))
+        self.is_alone = len(self.active) == 1
+        first = self.active[0] if self.active else 1
+        self.queue = self.shared.setdefault(first, deque())
+        self.home = OSProc(first)
+        self.home_code = code_of(self.home)
+        self.threads = {w: [s for s in self.slots.values() if s.worker == w and s.shares] for w in self.shared}
+        self.custom_defaults = any(slot.takes_default and not slot.shares for slot in self.slots.values())
+        self.is_plain = self.is_alone and not self.custom_defaults
+        self.costs.time_all(not self.is_alone)
+
+    def worker_lost(self, worker: int) -> None:
+        """A worker process died. Reserved: the workers of this core are threads, none can be lost alone."""
+        raise WorkerLostError(worker)
+
+
+def release_inputs(task: DTask) -> None:
+    """Let go of what the task was given: it will not run (again)."""
+    task._f = None
+    task._args = ()
+    task._kwargs = None
+    task._deps = ()
+    task._context = None

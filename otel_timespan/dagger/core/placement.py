@@ -1,0 +1,358 @@
+"""Where a ready task goes: `place`, and the slots that it chooses from.
+
+Placement yields a *spot*. A task that takes a whole processor and may run on every thread of a worker goes
+to the shared queue of that worker: any of its thread slots may run it, and queues a slot bring nothing under
+the GIL (design/rulings.md 12). All others go to the queue of one slot, ordered by occupancy, lowest first,
+from where the other slots of that worker may steal them, as far as the task's scope allows (`steal`).
+
+The spot with the least expected cost wins (costs.py); among equals chance decides. `Core.place` is the
+seam: a policy is a function of (core, task).
+
+Sources: spec/scheduler.md §6, §17.5, §17.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...errors import NoWorkersError, SchedulingError
+from ...timespans.recorder import warn_once
+from ..data.chunks import Chunk
+from ..options.options import DEFAULT, Options, apply_defaults, signature_defaults
+from ..places.processors import OSProc, Processor, ThreadProc, get_processors, root
+from ..places.scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
+from ..records.kinds import CORE_WORKER, code_of
+from ..tasks.atomics import claim
+from ..tasks.dtask import DONE, DTask, live
+from .costs import HOP_COST, Signature, content_of, remote_bytes, signature_of, type_of
+
+if TYPE_CHECKING:
+    from .machine import Core
+
+__all__ = [
+    "Pressure", "Reservation", "Slot", "Spot", "candidates_of", "cost_of", "execution_scope", "inputs_of",
+    "occupancy_on", "place", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
+]  # fmt: skip
+
+_ANY = AnyScope()
+_DEFAULT = DefaultScope()
+
+
+class Pressure:
+    """Expected nanoseconds of all that waits or runs in one place. Guarded by the core's lock."""
+
+    __slots__ = ("ns",)
+
+    def __init__(self) -> None:
+        self.ns = 0.0
+
+
+class Slot:
+    """Room for one whole body at a time on one processor (several that take only a share of it).
+
+    `heap` holds the tasks pinned to it as (occupancy, sequence, task, slots that may run it), `used` the
+    share that pinned bodies take; both are guarded by the core's lock. `shares`: it is a thread of its
+    worker and runs what is in the worker's shared queue, taking the slot whole, by taking it off the driver's
+    list of free slots; a slot of a custom processor runs pinned tasks only.
+    """
+
+    __slots__ = ("code", "heap", "pressure", "processor", "shares", "takes_default", "used", "worker")
+
+    def __init__(self, processor: Processor, worker: int) -> None:
+        self.processor = processor
+        self.code = code_of(processor)
+        """The processor in the log's records."""
+        self.worker = worker
+        self.shares = type(processor) is ThreadProc
+        self.takes_default = self.shares or processor.default_enabled()
+        self.heap: list[tuple[float, int, Any, Sequence[Slot]]] = []
+        self.used = 0.0
+        self.pressure = Pressure()
+
+    def __repr__(self) -> str:
+        return f"Slot({self.processor!r}, used={self.used})"
+
+
+def _order_of(processor: Processor) -> str:
+    try:
+        return repr(processor)
+    except Exception:  # the user's own __repr__ raised
+        return type(processor).__name__
+
+
+def slots_of(worker: int) -> list[Slot]:
+    """New slots for the processors of a worker: its threads in order, then what its callbacks report.
+
+    A processor whose hooks `get_parent` or `default_enabled` raise is left out, with a warning.
+    """
+    found = get_processors(OSProc(worker))
+    threads = [p for p in found if type(p) is ThreadProc]
+    slots = [Slot(p, worker) for p in sorted(threads, key=lambda p: p.tid)]
+    for processor in sorted(found.difference(threads), key=_order_of):
+        try:
+            root(processor)
+            slots.append(Slot(processor, worker))
+        except Exception:
+            warn_once(processor, "a processor of type %s can't be used: a hook of it failed", type(processor).__name__)
+    return slots
+
+
+class Reservation(NamedTuple):
+    """The expected time of a placed task, and the very counter that it was added to."""
+
+    pressure: Pressure
+    ns: float
+
+
+class Spot(NamedTuple):
+    """Where a task may go: a slot, or with `slot` None the shared queue of a worker.
+
+    `slots`: those that may run it there, later thieves included.
+    """
+
+    slot: Slot | None
+    worker: int
+    slots: Sequence[Slot]
+
+    @property
+    def processor(self) -> Processor:
+        """The processor that it would run on, or one of several alike."""
+        return self.slots[0].processor
+
+
+Policy = Callable[["Core", DTask], Spot]
+
+
+def place(core: Core, task: DTask) -> Spot:
+    """The cheapest spot for a ready task, with its expected time reserved there.
+
+    Raises `SchedulingError` with code arg_scope, compute_result_scope or no_processors, and whatever a hook
+    of a custom processor or a predicate of the user raises.
+    """
+    spots = spots_of(core, task)
+    if len(spots) == 1 and core.is_alone and spots[0].slot is None and task._options.compute_scope is None:
+        return spots[0]  # nothing to choose, and nobody to compare with
+    sig = signature_of(task._f, task._args, task._kwargs)
+    inputs = inputs_of(task)
+    core.shuffle(spots)
+    best = min(spots, key=lambda spot: cost_of(core, sig, spot, inputs, task._options))
+    reserve(core, task, best, core.costs.run_ns(sig, best.processor, task._options))
+    return best
+
+
+def inputs_of(task: DTask) -> tuple[Any, ...]:
+    """Everything that a task is given: its function, positional and keyword arguments."""
+    return (task._f, *task._args, *(task._kwargs.values() if task._kwargs else ()))
+
+
+def spots_of(core: Core, task: DTask) -> list[Spot]:
+    """All spots where a task may go. Raises `SchedulingError` where there is none."""
+    if signature_defaults:
+        types = tuple(type_of(a) for a in task._args)
+        task._options = apply_defaults(task._options, getattr(task._f, "__spawned__", task._f), types)
+    options = task._options
+    if options is DEFAULT and not core.custom_defaults and not (Chunk.scoped_exist and _has_scoped_arguments(task)):
+        return [Spot(None, worker, core.threads[worker]) for worker in core.active]
+    slots = candidates_of(core, task)
+    if not slots:
+        _refuse(core, task, options)
+    return _grouped(core, task, slots)
+
+
+def _refuse(core: Core, task: DTask, options: Options) -> None:
+    if not core.active:
+        raise NoWorkersError("no remaining workers", "no_processors")
+    scope = options.exec_scope or execution_scope(task)
+    raise SchedulingError(f"no processor lies in {scope!r}, and fits task {task.id}", "no_processors")
+
+
+def candidates_of(core: Core, task: DTask) -> list[Slot]:
+    """The slots of the core's present workers that may run the task."""
+    scope = execution_scope(task)
+    active, options = core.active, task._options
+    slots = [s for s in core.slots.values() if s.worker in active and _allowed(s.processor, scope, options)]
+    if all(s.shares for s in slots):  # threads are compatible with everything
+        return slots
+    f = content_of(task._f)
+    types = [type_of(value) for value in inputs_of(task)[1:]]
+    return [s for s in slots if s.shares or s.processor.iscompatible(options, f, *types)]
+
+
+def _grouped(core: Core, task: DTask, slots: list[Slot]) -> list[Spot]:
+    """Workers of which all threads are candidates become one spot, all else a spot a slot."""
+    by_worker: dict[int, list[Slot]] = {}
+    for slot in slots:
+        by_worker.setdefault(slot.worker, []).append(slot)
+    spots: list[Spot] = []
+    for worker, own in by_worker.items():
+        threads = [slot for slot in own if slot.shares]
+        whole = len(threads) == len(core.threads[worker]) and all(
+            occupancy_on(task, slot.processor) == 1.0 for slot in threads
+        )
+        if threads and whole:
+            spots.append(Spot(None, worker, threads))
+            own = [slot for slot in own if not slot.shares]
+        spots += [Spot(slot, worker, own) for slot in own]
+    return spots
+
+
+def cost_of(core: Core, sig: Signature, spot: Spot, inputs: Iterable[Any], options: Options) -> float:
+    """Expected nanoseconds until a call with these inputs would be done there (spec §17.5, pressure added)."""
+    costs, worker = core.costs, spot.worker
+    cost = costs.run_ns(sig, spot.processor if spot.slot is None else spot.slot.processor, options)
+    if not core.is_alone:
+        nbytes = remote_bytes(inputs, worker)
+        if nbytes:
+            cost += costs.transfer_ns(nbytes, worker)
+        if worker != CORE_WORKER:
+            cost += HOP_COST
+    return cost + pressure_of(core, spot)
+
+
+def pressure_of(core: Core, spot: Spot) -> float:
+    """Expected time until the spot is free: what is reserved there, spread over the threads that share it."""
+    shared = core.pressure[spot.worker].ns / max(1, len(core.threads[spot.worker]))
+    return shared if spot.slot is None else spot.slot.pressure.ns + (shared if spot.slot.shares else 0.0)
+
+
+def reserve(core: Core, task: DTask, spot: Spot, ns: float) -> None:
+    """Count the task's expected time where it was placed; `Core.unreserve` takes it off again."""
+    pressure = core.pressure[spot.worker] if spot.slot is None else spot.slot.pressure
+    extra = live(task)
+    core.unreserve(task)  # a retry is placed again
+    with core.lock:
+        extra.reserved = Reservation(pressure, ns)
+        pressure.ns += ns
+
+
+# ---- scopes ------------------------------------------------------------------------------------------
+
+
+def execution_scope(task: DTask) -> Scope:
+    """Compute scope ∩ result scope ∩ scopes of all chunks given (spec/scheduler.md §6)."""
+    options = task._options
+    if options.exec_scope is not None:
+        return options.exec_scope
+    wanted = options.compute_scope or options.scope or _DEFAULT
+    scope = constrain(wanted, options.result_scope or _ANY)
+    if isinstance(scope, InvalidScope):
+        raise SchedulingError(
+            f"compute scope {wanted!r} and result scope {options.result_scope!r} have nothing in common",
+            "compute_result_scope",
+        )
+    for value in inputs_of(task):
+        given = scope_of(value)
+        if given is not None:
+            narrower = constrain(scope, given)
+            if isinstance(narrower, InvalidScope):
+                raise SchedulingError(f"an argument may be used in {given!r} only, not in {scope!r}", "arg_scope")
+            scope = narrower
+    return scope
+
+
+def scope_of(value: Any) -> Scope | None:
+    """The scope that an argument brings along, None for any."""
+    if type(value) is DTask:
+        chunk = value._live.chunk if value._live is not None else None
+        scope = chunk.scope if chunk is not None else value._options.result_scope
+    else:
+        scope = getattr(value, "scope", None)
+    return scope if isinstance(scope, Scope) and not isinstance(scope, AnyScope) else None
+
+
+def _has_scoped_arguments(task: DTask) -> bool:
+    return any(scope_of(value) is not None for value in inputs_of(task))
+
+
+def _allowed(processor: Processor, scope: Scope, options: Options) -> bool:
+    if not proc_in_scope(processor, scope):
+        return False
+    if options.single is not None and root(processor).pid != options.single:
+        return False
+    wanted = options.proclist
+    if wanted is None:
+        return True
+    if isinstance(wanted, type):
+        return isinstance(processor, wanted)
+    return bool(wanted(processor)) if callable(wanted) else isinstance(processor, tuple(wanted))
+
+
+def occupancy_on(task: DTask, processor: Processor) -> float:
+    """The share of a processor that the task takes."""
+    return share_on(task._options, processor)
+
+
+def share_on(options: Options, processor: Processor) -> float:
+    """The share of a processor that these options ask for: exact type first, then `Any`, else all of it."""
+    shares = options.occupancy
+    if not shares:
+        return 1.0
+    share = shares.get(type(processor))
+    if share is None:
+        share = shares.get(Any, 1.0)
+    return float(share)
+
+
+# ---- stealing ----------------------------------------------------------------------------------------
+
+
+def steal(core: Core, thief: Slot, fits: Callable[[Slot, float], bool]) -> tuple[Slot, DTask, float] | None:
+    """(victim, task, share) from the queue of another slot of the same worker, for `thief`; the lock is held.
+
+    Heads of queues only, as they are the next to run there; it is out of the queue then, and still to be claimed.
+    Any slot steals: upstream spares `ThreadProc(1,1)`, whose thread runs the scheduler there; ours has none.
+    """
+    for victim in [s for s in core.waiting if s.worker == thief.worker and s is not thief]:
+        while victim.heap and type(victim.heap[0][2]) is DTask and victim.heap[0][2]._state >= DONE:
+            core.unqueue(victim)  # cancelled meanwhile
+        if not victim.heap:
+            continue
+        _, _, task, slots = victim.heap[0]
+        if type(task) is DTask and thief in slots:
+            share = occupancy_on(task, thief.processor)
+            if fits(thief, share):
+                core.unqueue(victim)
+                return victim, task, share
+    return None
+
+
+def steal_from_afar(core: Core, thief: Slot) -> tuple[DTask, int] | None:
+    """(task, worker) from the shared queue of the busiest other worker, claimed, for a slot that is idle.
+
+    Taken from the end, where it would have waited longest, if it is expected to be done here before its turn
+    comes there; or if nothing ever moved to the thief's worker: the default rate is a guess, and one move
+    teaches the real one. Upstream knows no such thing; without it one large result ties all work to its worker.
+    """
+    others = [w for w in core.active if w != thief.worker and core.shared[w]]
+    if not others or not thief.shares:
+        return None
+    victim = max(others, key=lambda w: (core.pressure[w].ns / max(1, len(core.threads[w])), w))
+    try:
+        task = core.shared[victim].pop()
+    except IndexError:
+        return None
+    spot = Spot(None, thief.worker, core.threads[thief.worker])
+    if _gains(core, task, victim, spot) and claim(task):
+        return task, victim
+    core.shared[victim].append(task)
+    return None
+
+
+def _gains(core: Core, task: DTask, victim: int, spot: Spot) -> bool:
+    if task._state >= DONE or not _may_leave(core, task, spot):
+        return False
+    sig = signature_of(task._f, task._args, task._kwargs)
+    ns = core.costs.run_ns(sig, spot.processor, task._options)
+    here = cost_of(core, sig, spot, inputs_of(task), task._options) - pressure_of(core, spot)
+    there = core.pressure[victim].ns / max(1, len(core.threads[victim]))
+    if here >= there and spot.worker in core.costs.rate:
+        return False
+    reserve(core, task, spot, ns)
+    return True
+
+
+def _may_leave(core: Core, task: DTask, spot: Spot) -> bool:
+    if task._options is DEFAULT and not (Chunk.scoped_exist and _has_scoped_arguments(task)):
+        return True
+    return set(spot.slots) <= set(candidates_of(core, task))

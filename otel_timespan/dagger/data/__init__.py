@@ -1,0 +1,1 @@
+"""Values and the handles for them: chunks, shards, files, spilling."""

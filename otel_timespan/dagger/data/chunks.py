@@ -1,0 +1,227 @@
+"""Chunks: references to data that some worker holds.
+
+A `DRef` is the handle behind a chunk: who holds the data, how many bytes, of what type. The value itself
+sits in the handle on the worker that holds it (design/rulings.md 15 calls that the worker's store), so
+that Python's own reference count frees it the moment the last handle goes, with no table to clean. The
+scheduler's core looks at a handle's description only, never at the value.
+
+Source: spec/scheduler.md §8.1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any
+
+from ...errors import InvalidOptionError
+from ...timespans.model import ChunkInfo
+from ..places.processors import CPURAMMemorySpace, OSProc, Processor, memory_space
+from ..places.scopes import AnyScope, Scope
+from ..records import kinds as records
+from ..records.sizes import FIXED, approx_size
+
+__all__ = ["ArrayDomain", "Chunk", "DRef", "UnitDomain", "datasize", "domain", "tochunk"]
+
+_ANY = AnyScope()
+
+
+class DRef:
+    """The handle of one piece of data, equal only to itself. Its size is estimated when first asked for.
+
+    `held` is the value where it is in memory, else something that no value is: for comparisons, which must
+    not read anything back. (A `StoredDRef`, spilling.py, may have its value on a device.)
+    """
+
+    __slots__ = ("__weakref__", "_info", "_nbytes", "_number", "value", "worker")
+    _info: ChunkInfo
+    _number: int
+    _nbytes: int | None
+    held: Any
+    may_spill = False
+    """Whether the value may be on a device, so that each read gives another object."""
+
+    def __init__(self, value: Any, worker: int = 1) -> None:
+        self.value = value
+        self.worker = worker
+
+    @property
+    def type(self) -> type:
+        """The type of the value."""
+        return type(self.value)
+
+    @property
+    def domain(self) -> ArrayDomain | UnitDomain:
+        """The index ranges of the value."""
+        return domain(self.value)
+
+    @property
+    def nbytes(self) -> int | None:
+        """Estimated bytes, None where unknown; once estimated it stays."""
+        try:
+            return self._nbytes
+        except AttributeError:
+            self._nbytes = approx_size(self.value)
+            return self._nbytes
+
+    @property
+    def number(self) -> int:
+        """What the log calls it: a number that is never used twice."""
+        try:
+            return self._number
+        except AttributeError:
+            self._number = records.next_handle()
+            return self._number
+
+    @property
+    def info(self) -> ChunkInfo:
+        """The description that goes into the log."""
+        try:
+            info = self._info
+        except AttributeError:
+            self._info = info = ChunkInfo(self.number, self.nbytes, self.type, self.worker)
+        return info
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a chunk belongs to its process: pass it as an argument of spawn, or pass its fetched value")
+
+
+DRef.held = vars(DRef)["value"]  # the very slot: as fast to read
+
+
+class LoggedDRef(DRef):
+    """A handle whose end is an `evict` event. A class of its own: a finalizer costs 0.2 µs a handle."""
+
+    __slots__ = ("_put",)
+
+    def __init__(self, value: Any, put: Callable[[Any], None], worker: int = 1) -> None:
+        self.value = value
+        self.worker = worker
+        self._put = put
+        kind = type(value)
+        self._nbytes = FIXED[kind] if kind in FIXED else approx_size(value)
+        self._number = records.next_handle()
+
+    def __del__(self) -> None:
+        # May run at any allocation, on any thread: it only appends (design/rulings.md 11).
+        now = time.monotonic_ns()
+        self._put((records.EVICT, now, self._number, self._nbytes, type(self.value), self.worker, "released"))
+
+
+class Chunk:
+    """A reference to data held by some worker. Immutable; thread-safe; equal when the handle is the same.
+
+    `chunktype` is the type of the content, `domain` its index ranges, `processor` where it was made,
+    `scope` where it may be used, `space` the memory it lies in.
+    """
+
+    __slots__ = ("__weakref__", "chunktype", "domain", "handle", "processor", "scope")
+
+    scoped_exist = False
+    """Whether any chunk or result of this process ever had a scope: until then placement need not look."""
+
+    def __init__(self, handle: DRef, processor: Processor, scope: Scope = _ANY, chunktype: type | None = None) -> None:
+        if scope is not _ANY and not isinstance(scope, AnyScope):
+            Chunk.scoped_exist = True
+        self.handle = handle
+        self.processor = processor
+        self.scope = scope
+        self.chunktype = handle.type if chunktype is None else chunktype
+        self.domain = handle.domain
+
+    @property
+    def space(self) -> CPURAMMemorySpace:
+        """The memory space of the worker that holds the data."""
+        return CPURAMMemorySpace(self.handle.worker)
+
+    def fetch(self, unwrap: bool = False) -> Any:
+        """The content, here. `unwrap` follows nested chunks."""
+        value = self.handle.value
+        while unwrap and isinstance(value, Chunk):
+            value = value.handle.value
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chunk) and self.handle is other.handle
+
+    def __hash__(self) -> int:
+        return hash(self.handle)
+
+    def __repr__(self) -> str:
+        return f"Chunk({self.chunktype.__name__}, {self.handle.nbytes} bytes on worker {self.handle.worker})"
+
+
+@dataclass(frozen=True)
+class UnitDomain:
+    """The domain of everything that is not an array."""
+
+
+@dataclass(frozen=True)
+class ArrayDomain:
+    """The index ranges of an array, one a dimension."""
+
+    indexes: tuple[range, ...]
+
+
+def domain(x: Any) -> ArrayDomain | UnitDomain:
+    """Arrays (anything with a `shape` tuple of ints) have index ranges, all else is `UnitDomain`."""
+    if isinstance(x, Chunk):
+        return x.domain
+    shape = getattr(x, "shape", None)
+    if isinstance(shape, tuple) and all(isinstance(n, int) for n in shape):
+        return ArrayDomain(tuple(range(n) for n in shape))
+    return _UNIT
+
+
+_UNIT = UnitDomain()
+
+
+def datasize(chunk: Chunk) -> int | None:
+    """Estimated bytes of a chunk's content when it was made; None where it is unknown."""
+    return chunk.handle.nbytes
+
+
+def tochunk(
+    x: Any,
+    proc: Processor | None = None,
+    scope: Scope | None = None,
+    *,
+    device: Any = None,
+    type: type | None = None,
+    rewrap: bool = False,
+    tag: Any = None,
+    leaf_tag: Any = None,
+    retain: bool = False,
+) -> Chunk:
+    """Wrap a value that is here as a chunk of `proc` (default: this worker's `OSProc`), usable in `scope`.
+
+    A chunk passed in is returned unchanged unless `rewrap`. `device`: the storage device that keeps the
+    value; by default plain memory, or where `enable_disk_caching` is in force its device, except for small
+    values and those that refer to something of this process (tasks, chunks, raw pointers). `tag`,
+    `leaf_tag` and `retain` are for the device (see `StorageRef`).
+
+    Raises `InvalidOptionError` where `type` says that there is no value although there is one, and for
+    wrong values; `StorageError` where the device can't keep it. Source: spec/scheduler.md §8.1.
+    """
+    if not isinstance(proc, (Processor, NoneType)):
+        raise InvalidOptionError(f"tochunk: proc must be a Processor, not {proc!r}")
+    if not isinstance(scope, (Scope, NoneType)):
+        raise InvalidOptionError(f"tochunk: scope must be a Scope, not {scope!r}")
+    if isinstance(x, Chunk):
+        if not rewrap:
+            return x
+        return Chunk(x.handle, proc or x.processor, scope or x.scope, type or x.chunktype)
+    if type is NoneType and x is not None:
+        raise InvalidOptionError(f"tochunk: type=NoneType was given for a {x.__class__.__name__}")
+    from .spilling import keep_chunk
+
+    ref = keep_chunk(x, device, tag, leaf_tag, retain) or DRef(x)
+    _ = ref.nbytes  # estimated now: the caller may change the value later
+    return Chunk(ref, proc or OSProc(), scope or _ANY, type)
+
+
+@memory_space.register
+def _(x: Chunk) -> CPURAMMemorySpace:
+    return x.space

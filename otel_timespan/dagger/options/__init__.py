@@ -1,0 +1,1 @@
+"""What a task was asked for."""

@@ -1,0 +1,1 @@
+"""Where bodies run and values lie: hosts, workers, processors, scopes, storage devices."""

@@ -1,0 +1,100 @@
+"""How functions and values appear in the log: by description, so that a log keeps no data alive.
+
+Source: design/rulings.md 29 and docs/events.md.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import types
+from typing import Any
+
+from ...timespans.model import ChunkInfo, ValueInfo
+from .sizes import FIXED, approx_size
+
+__all__ = ["FunctionInfo", "describe_function", "describe_value", "function_name", "is_mutable"]
+
+
+class FunctionInfo:
+    """A callable that carries data (a closure, a method, a partial, an object), without the data.
+
+    Has the attributes `__name__`, `__qualname__`, `__module__` and `__code__` (None where there is none).
+    """
+
+    def __init__(self, name: str, qualname: str, module: str, code: types.CodeType | None) -> None:
+        self.__name__ = name
+        self.__qualname__ = qualname
+        self.__module__ = module
+        self.__code__ = code
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FunctionInfo) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.__name__, self.__qualname__, self.__module__))
+
+    def __repr__(self) -> str:
+        return f"<function {self.__module__}.{self.__qualname__}>"
+
+
+_PLAIN = (types.BuiltinFunctionType, type)
+
+
+def describe_function(f: Any) -> Any:
+    """The function itself where it is plain, a `FunctionInfo` where it carries data."""
+    kind = type(f)
+    if (kind is types.FunctionType and f.__closure__ is None) or kind is type:
+        return f
+    if isinstance(f, _PLAIN) and not _bound_to_data(f):
+        return f
+    inner = f
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    code = getattr(inner, "__code__", None)
+    if code is None and not isinstance(inner, type):
+        code = getattr(getattr(type(inner), "__call__", None), "__code__", None)  # noqa: B004
+    named = inner if isinstance(getattr(inner, "__name__", None), str) else type(inner)
+    return FunctionInfo(
+        named.__name__,
+        str(getattr(named, "__qualname__", named.__name__)),
+        str(getattr(named, "__module__", "")),
+        code if isinstance(code, types.CodeType) else None,
+    )
+
+
+def _bound_to_data(f: Any) -> bool:
+    """A builtin method (`[].append`) holds its object; a builtin function holds its module or nothing."""
+    owner = getattr(f, "__self__", None)
+    return not (owner is None or isinstance(owner, (types.ModuleType, type)))
+
+
+def function_name(f: Any) -> str:
+    """The plain name of a function; for callable objects that of their type; for chunks of their type."""
+    if isinstance(f, ChunkInfo):
+        return f.type.__name__
+    name = getattr(describe_function(f), "__name__", None)
+    return name if isinstance(name, str) else type(f).__name__
+
+
+_IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), type, enum.Enum, types.FunctionType)
+_FIXED_INFO = {kind: ValueInfo(kind, size, 0) for kind, size in FIXED.items()}
+
+
+def is_mutable(value: Any) -> bool:
+    """Whether the value has an identity worth tracing (spec/timespans.md §6)."""
+    if type(value) in _FIXED_INFO or type(value) is str:
+        return False
+    if isinstance(value, (*_IMMUTABLE, types.BuiltinFunctionType)):
+        return False
+    if isinstance(value, (tuple, frozenset)):
+        return any(is_mutable(v) for v in value)
+    return True
+
+
+def describe_value(value: Any) -> ValueInfo:
+    """A plain value as the log shows it."""
+    info = _FIXED_INFO.get(type(value))
+    if info is not None:
+        return info
+    return ValueInfo(type(value), approx_size(value), id(value) if is_mutable(value) else 0)

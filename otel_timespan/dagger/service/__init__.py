@@ -1,0 +1,1 @@
+"""Our own threads: calls at a later time, calls for finalizers, what threads inherit."""

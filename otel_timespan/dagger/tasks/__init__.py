@@ -1,0 +1,1 @@
+"""One task: its record, its races, its failure, what its body knows of it."""

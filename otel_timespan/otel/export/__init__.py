@@ -1,0 +1,1 @@
+"""From spans and metrics to the wire, with an account of each."""

@@ -1,0 +1,502 @@
+"""Ways out of the process: OTLP over gRPC or HTTP, an exporter that the user gave, a provider of the user's.
+
+A transport makes one try and says what came of it (`Outcome`); retries, waiting and accounting are the
+pipeline's, so that a shutdown never waits for an exporter's sleep. It is called by one thread at a time;
+only `cancel` may come from another.
+
+The stock exporters do all that the standard variables ask (TLS, credentials, proxies); of them are used the
+channel (gRPC) and the HTTP client, so that ready-made bytes can be sent. These are private attributes:
+where a version of the SDK has none of them, the bytes are parsed and go through the public `export`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from ...errors import InvalidOptionError, MissingExtraError
+from ..spans.spandata import SpanData
+from .readable import readable_from_request, to_readable
+from .settings import OtlpSettings, whole_number
+from .wire import encode_request
+
+__all__ = [
+    "ACCEPTED",
+    "REJECTED",
+    "RETRY",
+    "TOO_LARGE",
+    "OtlpTransport",
+    "Outcome",
+    "ProcessorTransport",
+    "ReadableTransport",
+    "Request",
+    "Transport",
+    "suppressed",
+]
+
+_log = logging.getLogger("otel_timespan")
+
+ACCEPTED, RETRY, TOO_LARGE, REJECTED = "accepted", "retry", "too_large", "rejected"
+
+
+class Outcome(NamedTuple):
+    """What came of one try.
+
+    ACCEPTED (of these, `rejected` spans were refused), RETRY (later, not before `retry_after_s` seconds),
+    TOO_LARGE (send it in smaller pieces), REJECTED (it will never be accepted).
+    """
+
+    status: str
+    rejected: int = 0
+    retry_after_s: float | None = None
+    message: str = ""
+
+
+class Request(bytes):
+    """One span as a whole `ExportTraceServiceRequest`: a span of another scope, or one read back from disk."""
+
+
+Item = Any
+"""bytes (a body of `encode_span`), `Request`, `SpanData` or `ReadableSpan`."""
+
+
+class Transport(Protocol):
+    """What the pipeline needs. `wire` says whether `send` (bytes) or `send_spans` (objects) is to be called."""
+
+    wire: bool
+    target: str
+    timeout_s: float
+
+    def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
+        """Send a request of `count` spans."""
+
+    def send_spans(self, items: Sequence[Item], timeout_s: float) -> Outcome:
+        """Send spans as objects."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Flush what lies behind the transport."""
+
+    def cancel(self) -> None:
+        """End a try that is under way, and all later ones."""
+
+    def after_fork(self) -> None:
+        """Forget connections: they are the parent's."""
+
+
+@contextmanager
+def suppressed() -> Iterator[None]:
+    """Instrumentation is off inside: the export of spans must not make spans."""
+    token = otel_context.attach(_suppressing())
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+def _suppressing() -> otel_context.Context:
+    context = otel_context.get_current()
+    # The API has keys of its own, the instrumentation libraries look at the plain one too.
+    for key in ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY"):
+        if hasattr(otel_context, key):
+            context = otel_context.set_value(getattr(otel_context, key), True, context)
+    return otel_context.set_value("suppress_instrumentation", True, context)
+
+
+class OtlpTransport:
+    """OTLP as the standard variables say (`settings.read_settings`), for "traces" or "metrics".
+
+    The libraries are loaded at once, for some of them can't be any more when the interpreter exits; the connection
+    is made at the first `send`. A lost gRPC connection is made anew, for a channel that failed may sleep for
+    minutes by itself.
+    """
+
+    wire = True
+
+    def __init__(self, settings: OtlpSettings) -> None:
+        """Raises `MissingExtraError` when the exporter of this protocol is not installed."""
+        self.settings = settings
+        self.target, self.timeout_s = settings.endpoint, settings.timeout_s
+        self._exporter: Any = None
+        self._post: Callable[[bytes, float], Outcome] | None = None
+        self._cancelled = False
+        self._exporter_class = _exporter_class(settings)
+
+    def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
+        """One try of at most `timeout_s` seconds. Never raises."""
+        if self._cancelled:
+            return Outcome(RETRY, message="the transport is closed")
+        try:
+            if self._post is None:
+                self._post = self._connect()
+            outcome = self._post(body, timeout_s)
+        except Exception as error:
+            # Whatever a library raises beside its documented errors: the pipeline warns with the message.
+            outcome = Outcome(RETRY, message=f"{type(error).__name__}: {error}")
+        if outcome.status == RETRY and self.settings.protocol == "grpc":
+            self._disconnect()
+        return outcome
+
+    def send_spans(self, items: Sequence[Item], timeout_s: float) -> Outcome:
+        """Not used: `wire` is True."""
+        raise NotImplementedError("this transport takes bytes")
+
+    def stock_exporter(self) -> Any:
+        """The stock exporter behind this transport, made at the first call."""
+        if self._exporter is None:
+            self._exporter = self._exporter_class(**_exporter_options(self.settings))
+        return self._exporter
+
+    def takes_bytes(self) -> bool:
+        """Whether this version of the stock exporter lets us send bytes; else `export` is all there is."""
+        return _poster(self.stock_exporter(), self.settings) is not None
+
+    def flush(self, timeout_s: float) -> bool:
+        """True: nothing waits here."""
+        return True
+
+    def cancel(self) -> None:
+        """Close the connection; a try under way ends at once (gRPC) or is left to its thread (HTTP)."""
+        self._cancelled = True
+        self._disconnect()
+
+    def after_fork(self) -> None:
+        """Drop the connection without closing it: a channel of the parent must not be touched here."""
+        _abandoned.append(self._exporter)
+        self._exporter, self._post, self._cancelled = None, None, False
+
+    def _connect(self) -> Callable[[bytes, float], Outcome]:
+        exporter = self.stock_exporter()
+        return _poster(exporter, self.settings) or _export_objects(exporter)
+
+    def _disconnect(self) -> None:
+        exporter, self._exporter, self._post = self._exporter, None, None
+        if exporter is not None:
+            try:
+                exporter.shutdown()
+            except Exception as error:
+                _log.debug("closing the exporter to %s failed: %s", self.target, error)
+
+
+_abandoned: list[Any] = []
+"""Exporters of a parent process; kept, because their finalizers would close what the parent still uses."""
+
+
+def _exporter_class(settings: OtlpSettings) -> Any:
+    package = "grpc" if settings.protocol == "grpc" else "http"
+    kind, name = ("trace", "OTLPSpanExporter") if settings.signal == "traces" else ("metric", "OTLPMetricExporter")
+    try:
+        module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{package}.{kind}_exporter")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"opentelemetry-exporter-otlp-proto-{package}", "otlp") from error
+    return getattr(module, name)
+
+
+def _exporter_options(settings: OtlpSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {"endpoint": settings.endpoint, "timeout": settings.timeout_s}
+    if settings.protocol == "grpc":
+        from grpc import Compression as GrpcCompression  # type: ignore[import-untyped,unused-ignore]
+
+        # Given outright even where it is none, for the stock exporter refuses OTEL_EXPORTER_OTLP_COMPRESSION=none.
+        gzip = settings.compression == "gzip"
+        options["compression"] = GrpcCompression.Gzip if gzip else GrpcCompression.NoCompression
+        options["insecure"] = settings.insecure
+        options["headers"] = settings.headers or None
+    else:
+        from opentelemetry.exporter.otlp.proto.http import Compression
+
+        options["compression"] = Compression(settings.compression)
+        options["headers"] = dict(settings.headers) or None
+    return options
+
+
+def _poster(exporter: Any, settings: OtlpSettings) -> Callable[[bytes, float], Outcome] | None:
+    """The function that posts bytes through this exporter; None where its private parts are not as known."""
+    if settings.protocol == "grpc":
+        return _grpc_poster(exporter, settings)
+    client = getattr(exporter, "_client", None)
+    if all(callable(getattr(client, name, None)) for name in ("_submit", "_compress")):
+        return _client_poster(client, settings.signal)
+    if callable(getattr(exporter, "_export", None)) and hasattr(exporter, "_timeout"):
+        return _session_poster(exporter, settings.signal)
+    return None
+
+
+def _export_objects(exporter: SpanExporter) -> Callable[[bytes, float], Outcome]:
+    def post(body: bytes, timeout_s: float) -> Outcome:
+        done = exporter.export(readable_from_request(body)) is SpanExportResult.SUCCESS
+        return Outcome(ACCEPTED) if done else Outcome(RETRY, message="the exporter reported a failure")
+
+    return post
+
+
+# --- gRPC ------------------------------------------------------------------------------------------------
+
+_RETRYABLE_CODES = frozenset(
+    ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
+)
+
+
+def _grpc_poster(exporter: Any, settings: OtlpSettings) -> Callable[[bytes, float], Outcome] | None:
+    headers = getattr(exporter, "_headers", None)
+    export = _grpc_call(exporter, settings.signal)
+    if export is None or headers is None:
+        return None
+    from grpc import RpcError  # type: ignore[import-untyped,unused-ignore]
+
+    def post(body: bytes, timeout_s: float) -> Outcome:
+        try:
+            return _partial(export(body, metadata=headers, timeout=timeout_s).partial_success)
+        except RpcError as error:
+            return _grpc_outcome(error)
+
+    return post
+
+
+def _grpc_call(exporter: Any, signal: str) -> Any:
+    """A call that takes bytes: on the exporter's channel, or (before 1.35) on its stub, which takes messages."""
+    name = "trace" if signal == "traces" else "metrics"
+    messages = _messages(signal)
+    channel, client = getattr(exporter, "_channel", None), getattr(exporter, "_client", None)
+    if callable(getattr(channel, "unary_unary", None)):
+        method = f"/opentelemetry.proto.collector.{name}.v1.{name.capitalize()}Service/Export"
+        response = getattr(messages, f"Export{name.capitalize()}ServiceResponse")
+        return channel.unary_unary(method, response_deserializer=response.FromString)  # type: ignore[union-attr]
+    if callable(getattr(client, "Export", None)):
+        request = getattr(messages, f"Export{name.capitalize()}ServiceRequest")
+        return lambda body, **options: client.Export(request.FromString(body), **options)  # type: ignore[union-attr]
+    return None
+
+
+def _messages(signal: str) -> Any:
+    name = "trace" if signal == "traces" else "metrics"
+    return importlib.import_module(f"opentelemetry.proto.collector.{name}.v1.{name}_service_pb2")
+
+
+def _partial(partial: Any) -> Outcome:
+    rejected = getattr(partial, "rejected_spans", 0) or getattr(partial, "rejected_data_points", 0)
+    return Outcome(ACCEPTED, rejected, message=partial.error_message)
+
+
+def _grpc_outcome(error: Any) -> Outcome:
+    code, details = error.code().name, error.details() or ""
+    message = f"{code}: {details}"
+    if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
+        return Outcome(TOO_LARGE, message=message)
+    if code in _RETRYABLE_CODES:
+        return Outcome(RETRY, retry_after_s=_grpc_retry_after(error), message=message)
+    return Outcome(REJECTED, message=message)
+
+
+def _grpc_retry_after(error: Any) -> float | None:
+    """The server's RetryInfo, in the status details or in a trailer of its own."""
+    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped,unused-ignore]
+    from google.rpc.status_pb2 import Status  # type: ignore[import-untyped,unused-ignore]
+
+    trailers = dict(error.trailing_metadata() or ())
+    info = RetryInfo()
+    if "google.rpc.retryinfo-bin" in trailers:
+        info.ParseFromString(trailers["google.rpc.retryinfo-bin"])
+    for detail in Status.FromString(trailers.get("grpc-status-details-bin", b"")).details:
+        detail.Unpack(info)  # does nothing with a detail of another type
+    delay = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+    return float(delay) if delay > 0 else None
+
+
+# --- HTTP ------------------------------------------------------------------------------------------------
+
+_RETRYABLE_STATUS = (408, 429, 502, 503, 504)
+
+
+def _client_poster(client: Any, signal: str) -> Callable[[bytes, float], Outcome]:
+    """Of stock exporters since 1.42: a client that reports errors as results."""
+
+    def post(body: bytes, timeout_s: float) -> Outcome:
+        result = client._submit(client._compress(body), timeout_s)
+        if result.status_code is None:
+            return Outcome(RETRY, message=f"{type(result.error).__name__}: {result.error}")
+        return _http_outcome(result.status_code, result.reason, result.headers(), result.content(), signal)
+
+    return post
+
+
+def _session_poster(exporter: Any, signal: str) -> Callable[[bytes, float], Outcome]:
+    """Of older stock exporters: `_export(body)` returns a response of requests, or raises."""
+
+    def post(body: bytes, timeout_s: float) -> Outcome:
+        exporter._timeout = timeout_s
+        response = exporter._export(body)
+        return _http_outcome(response.status_code, response.reason, response.headers, response.content, signal)
+
+    return post
+
+
+def _http_outcome(status: int, reason: Any, headers: Any, content: bytes, signal: str) -> Outcome:
+    if 200 <= status < 300:
+        return _http_accepted(content, signal)
+    message = f"HTTP {status} {reason or ''}".strip()
+    if status == 413 or (status == 400 and b"too large" in content):
+        return Outcome(TOO_LARGE, message=message)
+    if status in _RETRYABLE_STATUS:
+        return Outcome(RETRY, retry_after_s=_http_retry_after(headers), message=message)
+    return Outcome(REJECTED, message=message)
+
+
+def _http_accepted(content: bytes, signal: str) -> Outcome:
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
+
+    messages = _messages(signal)
+    response = messages.ExportTraceServiceResponse if signal == "traces" else messages.ExportMetricsServiceResponse
+    try:
+        return _partial(response.FromString(content).partial_success)
+    except DecodeError:
+        return Outcome(ACCEPTED)  # some receivers answer 200 with a text; it was accepted
+
+
+def _http_retry_after(headers: Any) -> float | None:
+    import time
+    from email.utils import parsedate_to_datetime
+
+    text = str(headers.get("retry-after") or "").strip()
+    if not text:
+        return None
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError):
+        return None  # neither form of RFC 7231: our own back-off is used
+
+
+# --- objects ---------------------------------------------------------------------------------------------
+
+_RAISES_BEFORE_REJECTED = 5
+
+
+class ReadableTransport:
+    """For an exporter that the user gave (`span_exporter=`): it is called with lists of `ReadableSpan`.
+
+    A FAILURE is tried again like an unreachable collector. An exporter that raises five times in a row for
+    the same spans loses them (counted as rejected): what raises always would hold up all that follows.
+    """
+
+    wire = False
+
+    def __init__(self, exporter: SpanExporter, resource: Resource, scope: InstrumentationScope) -> None:
+        if not callable(getattr(exporter, "export", None)):
+            raise InvalidOptionError(f"span_exporter must be a SpanExporter with a method export, not {exporter!r}")
+        self.exporter, self.resource, self.scope = exporter, resource, scope
+        self.target, self.timeout_s = type(exporter).__name__, 10.0
+        self._raised = 0
+
+    def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
+        """As `send_spans`, of a request."""
+        return self._export(readable_from_request(body))
+
+    def send_spans(self, items: Sequence[Item], timeout_s: float) -> Outcome:
+        """One call of `export`. Never raises; the exporter has its own timeout."""
+        return self._export(_objects(items, self.resource, self.scope))
+
+    def _export(self, spans: list[ReadableSpan]) -> Outcome:
+        try:
+            result = self.exporter.export(spans)
+        except Exception as error:
+            self._raised += 1
+            status = RETRY if self._raised < _RAISES_BEFORE_REJECTED else REJECTED
+            self._raised %= _RAISES_BEFORE_REJECTED
+            return Outcome(status, message=f"{self.target}.export raised {type(error).__name__}: {error}")
+        self._raised = 0
+        if result is SpanExportResult.FAILURE:
+            return Outcome(RETRY, message=f"{self.target}.export reported a failure")
+        return Outcome(ACCEPTED)  # exporters that return None are common and mean no harm
+
+    def flush(self, timeout_s: float) -> bool:
+        """The exporter's own `force_flush`."""
+        flush = getattr(self.exporter, "force_flush", None)
+        return flush(int(timeout_s * 1000)) is not False if callable(flush) else True
+
+    def cancel(self) -> None:
+        """Shut the exporter down."""
+        shutdown = getattr(self.exporter, "shutdown", None)
+        if callable(shutdown):
+            shutdown()
+
+    def after_fork(self) -> None:
+        """Nothing: the user's exporter is the user's to make safe."""
+
+
+def _objects(items: Sequence[Item], resource: Resource, scope: InstrumentationScope) -> list[ReadableSpan]:
+    spans: list[ReadableSpan] = []
+    for item in items:
+        if isinstance(item, SpanData):
+            spans.append(to_readable(item, resource, scope))
+        elif isinstance(item, Request):
+            spans += readable_from_request(item)
+        elif isinstance(item, bytes):
+            spans += readable_from_request(encode_request([item], resource, scope))
+        else:
+            spans.append(item)
+    return spans
+
+
+class ProcessorTransport:
+    """For a provider that the user gave: each finished span goes to its span processors (`on_end`).
+
+    `on_start` was called by whoever opened the span, if at all (the body's recording span). A batch processor
+    drops what its queue can't hold, so it is flushed each time that half a queue was handed over.
+    Accepted means handed over; what the processors do with it is theirs, and so is their shutdown.
+    """
+
+    wire = False
+
+    def __init__(self, provider: TracerProvider, scope: InstrumentationScope) -> None:
+        """Raises `InvalidOptionError` when this is no SDK provider, which alone has processors."""
+        if not callable(getattr(getattr(provider, "_active_span_processor", None), "on_end", None)):
+            raise InvalidOptionError(
+                f"tracer_provider must be an opentelemetry.sdk.trace.TracerProvider, not {type(provider).__name__}"
+            )
+        self.provider, self.scope = provider, scope
+        self.target, self.timeout_s = type(provider).__name__, 30.0
+        self._room = self._queue_half = max((whole_number("OTEL_BSP_MAX_QUEUE_SIZE") or 2048) // 2, 1)
+
+    def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
+        """As `send_spans`, of a request."""
+        return self._hand_over(readable_from_request(body), timeout_s)
+
+    def send_spans(self, items: Sequence[Item], timeout_s: float) -> Outcome:
+        """Call `on_end` of each. A processor that raises is logged once; the others still get the span."""
+        return self._hand_over(_objects(items, self.provider.resource, self.scope), timeout_s)
+
+    def _hand_over(self, spans: list[ReadableSpan], timeout_s: float) -> Outcome:
+        from ...timespans.recorder import warn_once
+
+        processor, lost = self.provider._active_span_processor, 0
+        for span in spans:
+            try:
+                processor.on_end(span)
+            except Exception:
+                lost += 1
+                warn_once(self, "a span processor of %s failed in on_end", self.target)
+            self._room -= 1
+            if self._room <= 0:
+                self.flush(timeout_s)
+        return Outcome(ACCEPTED, lost)
+
+    def flush(self, timeout_s: float) -> bool:
+        """The provider's `force_flush`."""
+        self._room = self._queue_half
+        return self.provider.force_flush(int(timeout_s * 1000))
+
+    def cancel(self) -> None:
+        """Nothing: the provider is the user's."""
+
+    def after_fork(self) -> None:
+        """Nothing: the processors are the user's."""

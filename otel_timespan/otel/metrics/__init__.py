@@ -1,0 +1,1 @@
+"""From consumers and counts to instruments."""

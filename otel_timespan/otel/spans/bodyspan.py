@@ -1,0 +1,290 @@
+"""The span that is current while a body runs, and around a `with dag(...)` block.
+
+It records what the user adds (attributes, events, links, a status, a name); `merged` joins that with
+our own span when the log builds it. It is a `ReadableSpan` too, so that span processors take it in
+`on_start`. Creating one costs about 2 µs: contexts and dictionaries are made when first asked for.
+
+Source: design/rulings.md 41.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+from ..export.readable import Limits
+from . import failures
+from .spandata import ERROR, OK, UNSET, EventData, LinkData, SpanData
+
+__all__ = ["BodySpan", "span_context"]
+
+_log = logging.getLogger("otel_timespan")
+_CODES = {StatusCode.UNSET: UNSET, StatusCode.OK: OK, StatusCode.ERROR: ERROR}
+
+
+NO_LIMITS = Limits(None, None, None, None, None, None, None)
+
+
+def span_context(trace_id: int, span_id: int, flags: int, trace_state: str, is_remote: bool = False) -> SpanContext:
+    """The API's context of a span of ours."""
+    state = TraceState.from_header([trace_state]) if trace_state else None
+    return SpanContext(trace_id, span_id, is_remote, TraceFlags(flags), state)
+
+
+class BodySpan(Span, ReadableSpan):
+    """A recording span whose end is the log's affair. Thread-safe as far as appending and setting are.
+
+    `end()` does nothing: the span ends with the body (or the block).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        trace_id: int,
+        span_id: int,
+        parent_id: int,
+        flags: int,
+        trace_state: str,
+        start_ns: int,
+        limits: Limits = NO_LIMITS,
+        resource: Any = None,
+        scope: InstrumentationScope | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
+        self.flags, self.trace_state = flags, trace_state
+        self.limits = limits
+        self._name, self._renamed = name, False
+        self._start_ns, self._end_ns = start_ns, 0
+        self._span_context: SpanContext | None = None
+        self._set: dict[str, Any] = dict(attributes) if attributes else {}
+        self._added: list[EventData] = []
+        self._linked: list[LinkData] = []
+        self._lost_attributes = self._lost_events = self._lost_links = 0  # beyond the limits
+        self._status_code, self._status_text = UNSET, ""
+        # The exceptions that the user recorded, held: the address of one that is gone is used again.
+        self._recorded: tuple[BaseException, ...] = ()
+        self._resource, self._scope = resource, scope
+        self._ended = False
+
+    # ---- what the user calls -------------------------------------------------------------------
+
+    def get_span_context(self) -> SpanContext:
+        """The ids of this span."""
+        context = self._span_context
+        if context is None:
+            context = span_context(self.trace_id, self.span_id, self.flags, self.trace_state)
+            self._span_context = context
+        return context
+
+    def is_recording(self) -> bool:
+        """True until the log has built the span."""
+        return not self._ended
+
+    def end(self, end_time: int | None = None) -> None:
+        """Does nothing: the span ends with the body."""
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Add or replace one attribute."""
+        if not self._open() or value is None:
+            return
+        limit = self.limits.attributes
+        if limit is not None and len(self._set) >= limit and key not in self._set:
+            self._lost_attributes += 1
+            return
+        self._set[key] = value
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Add or replace several."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        """Add an event; `timestamp` is wall-clock ns, now by default."""
+        if not self._open():
+            return
+        limit = self.limits.events
+        if limit is not None and len(self._added) >= limit:
+            self._lost_events += 1
+            return
+        self._added.append(EventData(name, time.time_ns() if timestamp is None else timestamp, dict(attributes or {})))
+
+    def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
+        """Link to another span."""
+        if not self._open() or context is None:
+            return
+        limit = self.limits.links
+        if limit is not None and len(self._linked) >= limit:
+            self._lost_links += 1
+            return
+        header = context.trace_state.to_header() if context.trace_state else ""
+        flags = int(context.trace_flags)
+        self._linked.append(LinkData(context.trace_id, context.span_id, dict(attributes or {}), header, flags))
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Mapping[str, Any] | None = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        """Add an `exception` event. If the same exception then ends the body it isn't recorded again."""
+        if not self._open():
+            return
+        self._recorded += (exception,)
+        event = failures.exception_event(failures.describe(exception), 0)
+        self.add_event("exception", {**event.attributes, **(attributes or {})}, timestamp)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """The SDK's rules: OK is final, UNSET is ignored."""
+        if not self._open() or self._status_code == OK:
+            return
+        code = status.status_code if isinstance(status, Status) else status
+        if code is StatusCode.UNSET:
+            return
+        text = status.description if isinstance(status, Status) else description
+        self._status_code = _CODES[code]
+        self._status_text = (text or "") if code is StatusCode.ERROR else ""
+
+    def update_name(self, name: str) -> None:
+        """Another name for the span."""
+        if self._open():
+            self._name, self._renamed = name, True
+
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
+        if exc_val is not None and self.is_recording():
+            self.record_exception(exc_val)
+            self.set_status(StatusCode.ERROR, f"{exc_type.__name__}: {exc_val}")
+
+    # ---- what the log calls --------------------------------------------------------------------
+
+    def has_recorded(self, error: BaseException) -> bool:
+        """Whether the user recorded this very exception."""
+        return any(error is recorded for recorded in self._recorded)
+
+    def merged(self, span: SpanData) -> SpanData:
+        """Our span with what the user added; ends this one."""
+        self._ended, self._end_ns, self._recorded = True, span.end_ns, ()
+        if not (self._set or self._added or self._linked or self._status_code or self._renamed):
+            return span
+        status, text = span.status, span.status_message
+        if self._status_code == OK or (self._status_code == ERROR and status != ERROR):
+            status, text = self._status_code, self._status_text
+        return span._replace(
+            name=self._name if self._renamed else span.name,
+            attributes={**span.attributes, **self._set},
+            events=(*self._added, *span.events),
+            links=(*span.links, *self._linked),
+            status=status,
+            status_message=text,
+            dropped_attributes=span.dropped_attributes + self._lost_attributes,
+            dropped_events=span.dropped_events + self._lost_events,
+            dropped_links=span.dropped_links + self._lost_links,
+        )
+
+    def _open(self) -> bool:
+        if self._ended:
+            _log.warning("a span was changed after its end: %s", self._name)
+        return not self._ended
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        made = (self._name, self.trace_id, self.span_id, self.parent_id, self.flags, self.trace_state, self._start_ns)
+        lost = (self._lost_attributes, self._lost_events, self._lost_links)
+        kept = (self._set, self._added, self._linked, lost, self._status_code, self._status_text, self._renamed)
+        return _restore, (made, kept)
+
+    # ---- what a span processor reads -----------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The present name."""
+        return self._name
+
+    @property
+    def context(self) -> SpanContext:
+        """As `get_span_context`."""
+        return self.get_span_context()
+
+    @property
+    def parent(self) -> SpanContext | None:
+        """The parent's ids."""
+        if not self.parent_id:
+            return None
+        return span_context(self.trace_id, self.parent_id, self.flags, self.trace_state)
+
+    @property
+    def kind(self) -> SpanKind:
+        """INTERNAL, always."""
+        return SpanKind.INTERNAL
+
+    @property
+    def start_time(self) -> int:
+        """Wall-clock ns."""
+        return self._start_ns
+
+    @property
+    def end_time(self) -> int | None:
+        """Wall-clock ns, None while it is open."""
+        return self._end_ns or None
+
+    @property
+    def status(self) -> Status:
+        """What the user set."""
+        codes = {number: code for code, number in _CODES.items()}
+        return Status(codes[self._status_code], self._status_text or None)
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What the user set."""
+        return dict(self._set)
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """What the user added."""
+        return tuple(Event(e.name, dict(e.attributes), e.time_ns) for e in self._added)
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """What the user added."""
+        return tuple(
+            Link(span_context(link.trace_id, link.span_id, link.flags, link.trace_state), dict(link.attributes))
+            for link in self._linked
+        )
+
+    @property
+    def resource(self) -> Any:
+        """The provider's resource."""
+        return self._resource
+
+    @property
+    def instrumentation_scope(self) -> InstrumentationScope | None:
+        """Ours."""
+        return self._scope
+
+    @property
+    def dropped_attributes(self) -> int:
+        """Beyond the limit."""
+        return self._lost_attributes
+
+    @property
+    def dropped_events(self) -> int:
+        """Beyond the limit."""
+        return self._lost_events
+
+    @property
+    def dropped_links(self) -> int:
+        """Beyond the limit."""
+        return self._lost_links
+
+
+def _restore(made: tuple[Any, ...], kept: tuple[Any, ...]) -> BodySpan:
+    span = BodySpan(*made)
+    span._set, span._added, span._linked, lost, span._status_code, span._status_text, span._renamed = kept
+    span._lost_attributes, span._lost_events, span._lost_links = lost
+    return span

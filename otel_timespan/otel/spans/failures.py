@@ -1,0 +1,110 @@
+"""What leaves the process of a failure: the exception's type, message and stack, cut at a limit.
+
+Never our own text with a task's arguments in it. Source: design/rulings.md 38.
+"""
+
+from __future__ import annotations
+
+import traceback
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
+
+from ...errors import DTaskFailedError, RemoteTaskError, unwrap_exception
+from ...timespans.codec import LoggedObject
+from .. import semconv
+from .spandata import EventData
+
+__all__ = [
+    "FailureText",
+    "describe",
+    "error_type",
+    "exception_event",
+    "is_cancellation",
+    "is_failure",
+    "skip_message",
+]
+
+MAX_MESSAGE = 4096
+MAX_STACK = 16384
+
+
+class FailureText(NamedTuple):
+    """Type (qualified), message and stack of an exception as text."""
+
+    type: str
+    message: str
+    stack: str
+
+
+def is_failure(result: Any) -> bool:
+    """Whether a result is an exception, or what a log file kept of one."""
+    return isinstance(result, (BaseException, LoggedObject))
+
+
+def is_cancellation(error: Any) -> bool:
+    """Whether a task, or the one it depends on, was cancelled."""
+    if isinstance(error, LoggedObject):
+        return error.type.rpartition(".")[2] in ("TaskCancelled", "CancelledError", "DTaskCancelledError")
+    return isinstance(error, CancelledError)
+
+
+def error_type(error: Any) -> str:
+    """The qualified name of the innermost exception's type, as the SDK writes it."""
+    if isinstance(error, LoggedObject):
+        return error.type.removeprefix("builtins.")
+    kind = type(unwrap_exception(error))
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def describe(error: Any) -> FailureText:
+    """Of an exception, or of what a log file kept of one (no stack). Never raises, whatever its methods do."""
+    if isinstance(error, LoggedObject):
+        return FailureText(error_type(error), cut(error.text, MAX_MESSAGE), "")
+    inner = unwrap_exception(error)
+    return FailureText(error_type(error), cut(_message(inner), MAX_MESSAGE), cut(_stack(error, inner), MAX_STACK))
+
+
+def exception_event(text: FailureText, time_ns: int) -> EventData:
+    """The span event `exception` of the semantic conventions."""
+    return EventData(
+        "exception",
+        time_ns,
+        {
+            semconv.EXCEPTION_TYPE: text.type,
+            semconv.EXCEPTION_MESSAGE: text.message,
+            semconv.EXCEPTION_STACKTRACE: text.stack,
+        },
+    )
+
+
+def skip_message(error: Any) -> str:
+    """Why a task never ran."""
+    root = getattr(error, "root", None) if isinstance(error, DTaskFailedError) else None
+    return f"upstream task {root.id} failed" if root is not None else "an upstream task failed"
+
+
+def cut(text: str, limit: int) -> str:
+    """At most `limit` characters: the beginning, a mark, and the end, which says most."""
+    if len(text) <= limit:
+        return text
+    head = limit // 4
+    mark = "\n... [cut] ...\n"
+    return text[:head] + mark + text[head + len(mark) - limit :]
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"<no message: str() raised {type(broken).__name__}>"
+
+
+def _stack(error: BaseException, inner: BaseException) -> str:
+    if isinstance(error, DTaskFailedError):
+        error = error.ex
+    if isinstance(error, RemoteTaskError) and error.traceback_text:
+        return error.traceback_text
+    try:
+        return "".join(traceback.format_exception(type(inner), inner, inner.__traceback__))
+    except Exception as broken:
+        return f"<no stack: formatting raised {type(broken).__name__}>"

@@ -1,0 +1,538 @@
+"""From events to spans: a pure state machine, fed event by event.
+
+`SpanMapper.feed(event)` gives the spans that this event completed. It keeps one `OpenTask` an
+unfinished task and remembers the newest 65,536 finished ones (for links and the critical path), no
+clock, no thread, no I/O. Child spans come out as they finish, a task's own span at its end.
+
+What a task needs besides its own events, its run, is asked of `runs` (runs.py); what metrics need is
+told to `observer`. A task that was cancelled while its body runs has its result at once, but its spans come when
+the body ends, so that no child ends after its parent.
+
+Sources: docs/events.md; design/otel-model.md §1.1; rulings 31, 34-38.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ...timespans.model import ChunkInfo, Event, EventId
+from ...timespans.recorder import warn_once
+from .. import semconv
+from . import failures, ids, tasks
+from .bodyspan import BodySpan
+from .ids import TraceParent
+from .paths import extend
+from .plain import PlainSpans
+from .runs import Run, Runs
+from .spandata import ERROR, UNSET, EventData, SpanData
+from .tasks import Done, OpenTask, Shape
+
+__all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
+
+DETAILS = ("task", "phases", "scheduler")
+MAX_DONE = 65_536
+CLOCK_SLACK_NS = 60_000_000_000
+"""How much older than its run a task may be: where the drain of the log opens the run, it may lag behind."""
+
+MOVED_KINDS = frozenset(("chunk", "shard", "file", "custom"))
+"""Moves of these kinds are spans; the others are instant (ruling 35: by kind, never by duration)."""
+
+SCHEDULER_CATEGORIES = frozenset(
+    (
+        "add_thunk", "assign_procs", "cleanup_proc", "compute", "data_annotation", "datadeps_copy",
+        "datadeps_copy_skip", "datadeps_execute", "enqueue", "evict", "finish", "fire", "handle_fault",
+        "init_proc", "move", "proc_run_fetch", "proc_run_wait", "proc_steal_local", "remove_procs", "schedule",
+        "scheduler_exit", "scheduler_init", "storage_safe_scan", "storage_wait", "take",
+    )
+)  # fmt: skip
+"""The scheduler's categories; with an `EventId` as id they are its own, else a program's."""
+
+_TASK_CATEGORIES = frozenset(("add_thunk", "schedule", "move", "compute", "finish"))
+_NEVER_SPANS = _TASK_CATEGORIES | {"proc_run_wait", "proc_run_fetch", "data_annotation"}
+"""What is a task's, and so is a span otherwise; idle waits, and what shows elsewhere."""
+
+_Handler = Callable[[Event, Any, list[SpanData]], None]
+
+
+class Observer(Protocol):
+    """What metrics are told. Called by the thread that feeds, must not raise."""
+
+    def task_opened(self, task: OpenTask) -> None:
+        """A task was submitted."""
+
+    def task_done(self, task: OpenTask, result: str, bounds: tuple[int, ...]) -> None:
+        """A task has its result; `bounds` as `OpenTask.bounds` gives them."""
+
+    def move_done(self, task: OpenTask, start_ns: int, end_ns: int, timeline: Any, nbytes: int | None) -> None:
+        """An argument was moved (not: a plain value passed on)."""
+
+    def task_retried(self, task: OpenTask) -> None:
+        """An attempt was replaced by another one."""
+
+
+class SpanMapper:
+    """See the module. Not thread-safe. Raises `InvalidOptionError` for a wrong `detail`.
+
+    `offset_ns` is wall clock minus monotonic clock, one pair a process. `active` counts open tasks:
+    state → {task id: monotonic ns since when}, oldest first. `sampled` counts spans that were not built
+    because their run was not sampled.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        *,
+        detail: str = "phases",
+        offset_ns: int = 0,
+        link_limit: int = 128,
+        observer: Observer | None = None,
+    ) -> None:
+        from ...errors import InvalidOptionError
+
+        if detail not in DETAILS:
+            raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
+        self._runs = runs
+        self._shape = Shape(offset_ns, link_limit, detail)
+        self._phases, self._keeps_scheduler = detail != "task", detail == "scheduler"
+        self.observer = observer
+        self._tasks: dict[int, OpenTask] = {}
+        self._late: dict[tuple[int, Any], OpenTask] = {}  # has a result, its body still runs
+        self._done: OrderedDict[int, Done] = OrderedDict()
+        self._plain = PlainSpans(runs, offset_ns)
+        self.active: dict[str, dict[int, int]] = {name: {} for name in ("waiting", "queued", "moving", "running")}
+        self.sampled = 0
+        self._unpacked: tuple[Any, TraceParent | None] = (None, None)  # the last parent: tasks of a run share it
+        self._starts: dict[str, _Handler] = {
+            "add_thunk": self._add_thunk,
+            "schedule": self._schedule_start,
+            "move": self._move_start,
+            "compute": self._compute_start,
+            "finish": self._finish_start,
+        }
+        self._finishes: dict[str, _Handler] = {
+            "schedule": self._schedule_finish,
+            "proc_run_fetch": self._fetch_finish,
+            "move": self._move_finish,
+            "compute": self._compute_finish,
+            "finish": self._finish_finish,
+        }
+
+    @property
+    def saw_tasks(self) -> bool:
+        """Whether any task was seen."""
+        return bool(self._tasks or self._done)
+
+    def feed(self, event: Event) -> list[SpanData]:
+        """The spans that this event completed, in the order in which they ended."""
+        out: list[SpanData] = []
+        self.feed_into(event, out)
+        return out
+
+    def feed_into(self, event: Event, out: list[SpanData]) -> None:
+        """As `feed`, appending to `out`."""
+        category, id = event.category, event.id
+        if type(id) is not EventId or category not in SCHEDULER_CATEGORIES:
+            self.sampled += self._plain.program(event, out)
+            return
+        handler = (self._starts if event.phase == "start" else self._finishes).get(category)
+        if handler is not None:
+            handler(event, id, out)
+        elif self._keeps_scheduler and category not in _NEVER_SPANS:
+            self.sampled += self._plain.scheduler(event, self._run_of(id.get("thunk_id")), out)
+
+    def end_run(self, run: Run) -> list[SpanData]:
+        """The root span of a run that is over; nothing where it was not sampled."""
+        if not run.parent.flags & 1:
+            self.sampled += 1
+            return []
+        return [root_span(run, self._shape.offset_ns)]
+
+    def abandon(self, now_ns: int) -> list[SpanData]:
+        """Close everything that is open, as abandoned: the log ends before it does."""
+        out: list[SpanData] = []
+        for task in [*self._late.values(), *self._tasks.values()]:
+            late = task.finished > 0
+            task.latest = max(task.latest, now_ns)
+            if task.body_start and not task.body_end:
+                task.body_end = now_ns
+                if self._phases:
+                    self._put(task, tasks.compute_span, out, True)
+            run = self._runs.find(task.parent.root)
+            if run is not None:
+                run.whole = False
+                run.cover(task.submitted, now_ns)
+            if not task.emitted:
+                self._emit_task(task, "cancellation" if late else "abandoned", out)
+        self._tasks.clear()
+        self._late.clear()
+        for state in self.active.values():
+            state.clear()
+        self.sampled += self._plain.abandon(now_ns, out)
+        return out
+
+    # ---- one method a category -----------------------------------------------------------------
+
+    def _add_thunk(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        timeline = event.timeline
+        task_id: int = id.thunk_id
+        attempt = getattr(timeline, "attempt", 1) or 1
+        seen = self._tasks.get(task_id) or self._done.get(task_id)
+        if seen is not None and seen.attempt >= attempt:
+            return  # told twice: its span has its id already
+        replaced = self._retry(task_id, attempt, event.timestamp, out)
+        task = OpenTask(task_id, self._parent_of(timeline), event.timestamp, attempt)
+        task.f, task.name = timeline.f, getattr(timeline, "name", None)
+        task.deps = getattr(timeline, "deps", ())
+        task.spawned_by = getattr(timeline, "spawned_by", 0)
+        task.retries = replaced
+        self._tasks[task_id] = task
+        self._enter(task, "waiting", event.timestamp)
+        if self.observer is not None:
+            self.observer.task_opened(task)
+
+    def _schedule_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        task = self._task(id["thunk_id"], event)
+        if task is not None:
+            task.placing = event.timestamp
+            if not task.ready:
+                task.ready = task.placing = self._ready_at(task, event.timestamp)
+
+    def _ready_at(self, task: OpenTask, now: int) -> int:
+        """When its last upstream had finished: from then on it waits for a worker, or a place of its limit."""
+        ready = task.submitted
+        for _, up in task.deps:
+            done = self._done.get(up)
+            if done is None:  # forgotten, or of another log
+                return now
+            ready = max(ready, done.finished_ns)
+        return min(ready, now) or now  # 0 is "not yet"
+
+    def _schedule_finish(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        task = self._tasks.get(id["thunk_id"])
+        if task is None:
+            return
+        task.placed = event.timestamp
+        self._enter(task, "queued", event.timestamp)
+        if self._phases:
+            start = task.placing or task.placed
+            self._phase(task, semconv.SCHEDULE, ids.SCHEDULE, start, task.placed, out, task.placements)
+        task.placements += 1  # again when the processor goes away that it waits for
+
+    def _fetch_finish(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        thunk_id = getattr(event.timeline, "thunk_id", None)
+        task = self._tasks.get(thunk_id) if thunk_id is not None else None
+        if task is not None and not task.taken:
+            self._take(task, event.timestamp, out)
+
+    def _take(self, task: OpenTask, at: int, out: list[SpanData]) -> None:
+        task.taken = at
+        self._enter(task, "moving", at)
+        if self._phases and task.placed:
+            self._phase(task, semconv.QUEUE, ids.QUEUE, task.placed, at, out)
+
+    def _move_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        task_id = id["thunk_id"]
+        task = self._tasks.get(task_id) or (self._task(task_id, event) if task_id else None)
+        if task is not None:
+            if not task.taken:
+                self._take(task, event.timestamp, out)
+            task.moves[id["position"]] = event.timestamp
+
+    def _move_finish(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        task = self._tasks.get(id["thunk_id"])
+        if task is None:
+            return
+        end, timeline = event.timestamp, event.timeline
+        if end > task.latest:
+            task.latest = end
+        if getattr(timeline, "kind", "value") not in MOVED_KINDS:
+            return
+        position = id["position"]
+        start = task.moves.pop(position, end)
+        nbytes = getattr(timeline.data, "nbytes", None)
+        task.moved += nbytes or 0
+        if self.observer is not None:
+            self.observer.move_done(task, start, end, timeline, nbytes)
+        if self._phases:
+            self._move_span(task, position, start, end, timeline, nbytes, out)
+
+    def _move_span(
+        self,
+        task: OpenTask,
+        position: Any,
+        start: int,
+        end: int,
+        timeline: Any,
+        nbytes: int | None,
+        out: list[SpanData],
+    ) -> None:
+        if not task.parent.flags & 1:
+            self.sampled += 1
+            return
+        attributes: dict[str, Any] = {
+            semconv.TASK_ID: task.id,
+            semconv.MOVE_POSITION: str(position),
+            semconv.MOVE_KIND: timeline.kind,
+            semconv.MOVE_SOURCE: timeline.source,
+            semconv.MOVE_DESTINATION: timeline.destination,
+        }
+        if nbytes is not None:
+            attributes[semconv.MOVE_SIZE] = nbytes
+        out.append(tasks.child(task, self._shape, semconv.MOVE, ids.MOVE, start, end, attributes, str(position)))
+
+    def _compute_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        task = self._task(id["thunk_id"], event) or self._revive(id, event)
+        if task is None:
+            return
+        if not task.taken:
+            self._take(task, event.timestamp, out)
+        task.body_start, task.worker = event.timestamp, event.worker
+        task.where, task.processor = id["processor"], tasks.processor_name(id["processor"])
+        task.f = task.f if task.f is not None else getattr(event.timeline, "f", None)
+        self._enter(task, "running", event.timestamp)
+
+    def _compute_finish(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        late = self._late.pop((id["thunk_id"], id["processor"]), None) if self._late else None
+        task = late or self._tasks.get(id["thunk_id"])
+        if task is None or not task.body_start:
+            return
+        self._end_body(task, event)
+        if self._phases:
+            self._put(task, tasks.compute_span, out)
+        if late is not None:
+            self._end_late(late, out)
+
+    def _end_body(self, task: OpenTask, event: Event) -> None:
+        timeline = event.timeline
+        task.body_end = event.timestamp
+        task.latest = max(task.latest, event.timestamp)
+        task.cpu_ns = getattr(timeline, "cpu_ns", None)
+        thread = getattr(timeline, "thread_id", None)
+        if thread is not None:
+            task.thread = (thread, str(getattr(timeline, "thread_name", "")))
+        span = getattr(timeline, "span", None)
+        task.span = span if isinstance(span, BodySpan) else None
+        result: Any = getattr(timeline, "result", None)
+        task.result_nbytes = getattr(result, "nbytes", None)
+        if failures.is_failure(result) and not task.finished:
+            self._enter(task, "waiting", event.timestamp)  # for its finish, or for its next attempt
+            if task.parent.flags & 1:
+                self._describe_failure(task, result)
+
+    def _describe_failure(self, task: OpenTask, error: Any) -> None:
+        text = failures.describe(error)
+        if task.span is not None and task.span.has_recorded(error):
+            text = text._replace(stack="")
+        task.body_failure = None if failures.is_cancellation(error) else text
+
+    def _end_late(self, task: OpenTask, out: list[SpanData]) -> None:
+        """The body of a task that has its result already ended at last."""
+        run = self._runs.find(task.parent.root)
+        if run is not None:
+            if not task.emitted:
+                run.late -= 1
+            run.cover(task.submitted, task.latest)
+        if not task.emitted:
+            self._emit_task(task, "cancellation" if failures.is_cancellation(task.result) else "failure", out)
+
+    def _finish_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        task = self._task(id["thunk_id"], event)
+        if task is not None:
+            task.finish_start = event.timestamp
+
+    def _finish_finish(self, event: Event, id: Any, out: list[SpanData]) -> None:
+        task = self._tasks.get(id["thunk_id"])
+        if task is None:
+            return
+        timeline = event.timeline
+        task.finished = event.timestamp
+        task.latest = max(task.latest, event.timestamp)
+        task.result = timeline.result
+        if isinstance(timeline.result, ChunkInfo):
+            task.result_nbytes = timeline.result.nbytes
+        result = getattr(timeline, "state", None) or _guess(timeline.result)
+        del self._tasks[task.id]
+        self._leave(task)
+        bounds = task.bounds()
+        self._settle(task, result, bounds)
+        if self.observer is not None:
+            self.observer.task_done(task, result, bounds)
+        if task.body_start and not task.body_end:
+            self._late[task.id, task.where] = task
+        else:
+            self._emit_task(task, result, out, bounds)
+
+    # ---- a task's beginning and end ------------------------------------------------------------
+
+    def _parent_of(self, timeline: Any) -> TraceParent:
+        packed = getattr(timeline, "trace", None)
+        if packed is not None:
+            known, parent = self._unpacked
+            if known is not packed:
+                parent = ids.unpack(packed)
+                self._unpacked = (packed, parent)
+            if parent is not None:
+                self._runs.arrived(parent)
+                return parent
+        spawner = self._tasks.get(getattr(timeline, "spawned_by", 0))
+        if spawner is None:
+            return self._runs.adopt(getattr(timeline, "run_id", 0))
+        run = self._runs.find(spawner.parent.root)
+        if run is not None:
+            run.entered.add()
+        phase = ids.COMPUTE if self._phases else ids.TASK
+        return spawner.parent._replace(span_id=ids.span_id(spawner.seed, spawner.id, phase, 0, spawner.attempt))
+
+    def _task(self, task_id: int, event: Event) -> OpenTask | None:
+        """The open task of a start; one whose submission this log did not see is opened with what is known."""
+        task = self._tasks.get(task_id)
+        if task is None and task_id not in self._done:
+            task = OpenTask(task_id, self._parent_of(event.timeline), event.timestamp)
+            self._tasks[task_id] = task
+            self._enter(task, "waiting", event.timestamp)
+        return task
+
+    def _revive(self, id: Any, event: Event) -> OpenTask | None:
+        """A body that begins although its task has a result: it was cancelled on the way there."""
+        done = self._done.get(id.thunk_id)
+        if done is None:
+            return None
+        task = OpenTask(id.thunk_id, done.parent, event.timestamp, done.attempt)
+        task.emitted, task.taken, task.finished = True, event.timestamp, done.finished_ns
+        self._late[id.thunk_id, id.processor] = task
+        return task
+
+    def _retry(self, task_id: int, attempt: int, now: int, out: list[SpanData]) -> tuple[int, int] | None:
+        """Close the attempt that a new one replaces; (trace id, span id) of it, if there is one."""
+        before = self._tasks.pop(task_id, None)
+        if before is None:
+            done = self._done.get(task_id) if attempt > 1 else None
+            return (done.parent.trace_id, done.span_id) if done is not None else None
+        if before.body_end:  # it ended then: the delay until the next attempt is nobody's time
+            now = before.body_end
+        before.finished = before.latest = max(before.latest, now)
+        self._leave(before)
+        if before.body_start and not before.body_end:
+            before.body_end = before.finished
+            if self._phases:
+                self._put(before, tasks.compute_span, out)
+        run = self._runs.find(before.parent.root)
+        if run is not None:
+            run.retried += 1
+            run.cover(before.submitted, before.latest)
+        if self.observer is not None:
+            self.observer.task_retried(before)
+        self._emit_task(before, "retried", out)
+        return before.parent.trace_id, before.span_id
+
+    def _settle(self, task: OpenTask, result: str, bounds: tuple[int, ...]) -> None:
+        """Account for a result: the run's counts, the critical path, what later links need."""
+        root = task.parent.root
+        run = self._runs.find(root)
+        upstreams = []
+        for _, up in task.deps:
+            done = self._done.get(up)
+            if done is not None and (done.parent.root is root or done.parent.root == root):
+                upstreams.append(done.path)
+        path = extend(task.id, bounds[5] - bounds[3] if task.taken else 0, upstreams)
+        self._done[task.id] = Done(task.parent, task.span_id, task.finished, task.attempt, path)
+        if len(self._done) > MAX_DONE:
+            self._done.popitem(last=False)
+        if run is None:
+            return
+        run.finished += 1
+        if bounds[0] < run.root.start_ns - CLOCK_SLACK_NS and run.root.start_ns:
+            warn_once(self, "tasks are stamped by another clock than the log's: give OTelLog(clock=...) that one")
+        run.cover(bounds[0], bounds[6])
+        run.moved += task.moved
+        run.failed += result == "failure"
+        run.skipped += result == "skip"
+        run.cancelled += result == "cancellation"
+        run.late += bool(task.body_start and not task.body_end)
+        if run.path is None or path.length_ns > run.path.length_ns:
+            run.path = path
+
+    def _emit_task(
+        self, task: OpenTask, result: str, out: list[SpanData], bounds: tuple[int, ...] | None = None
+    ) -> None:
+        sampled = task.parent.flags & 1
+        if not sampled:
+            self.sampled += 1 + (self._phases and result in tasks.RESULTS)
+            return
+        bounds = bounds or task.bounds()
+        if self._phases and result in tasks.RESULTS:
+            out.append(tasks.finish_span(task, self._shape, bounds))
+        out.append(tasks.task_span(task, self._shape, bounds, result, self._done.get))
+
+    def _phase(
+        self, task: OpenTask, name: str, phase: int, start: int, end: int, out: list[SpanData], position: int = 0
+    ) -> None:
+        task.latest = max(task.latest, end)
+        if task.parent.flags & 1:
+            out.append(tasks.child(task, self._shape, name, phase, start, end, {semconv.TASK_ID: task.id}, position))
+        else:
+            self.sampled += 1
+
+    def _put(self, task: OpenTask, build: Callable[..., SpanData], out: list[SpanData], *more: Any) -> None:
+        if task.parent.flags & 1:
+            out.append(build(task, self._shape, *more))
+        else:
+            self.sampled += 1
+
+    def _run_of(self, thunk_id: Any) -> Run | None:
+        task = self._tasks.get(thunk_id) if thunk_id is not None else None
+        return self._runs.find(task.parent.root) if task is not None else None
+
+    def _enter(self, task: OpenTask, state: str, since: int) -> None:
+        if task.active:
+            self.active[task.active].pop(task.id, None)
+        task.active = state
+        if not task.emitted:
+            self.active[state][task.id] = since
+
+    def _leave(self, task: OpenTask) -> None:
+        if task.active:
+            self.active[task.active].pop(task.id, None)
+            task.active = ""
+
+
+def root_span(run: Run, offset_ns: int) -> SpanData:
+    """The root of a run that is over: what it counted, and what the user recorded on it."""
+    path = run.path
+    attributes: dict[str, Any] = {
+        **run.root.attributes,
+        semconv.DAG_TASKS: run.finished,
+        semconv.DAG_FAILED: run.failed,
+        semconv.DAG_CANCELLED: run.cancelled,
+        semconv.DAG_SKIPPED: run.skipped,
+        semconv.DAG_RETRIED: run.retried,
+        semconv.DAG_MOVED: run.moved,
+        semconv.DAG_PATH_LENGTH: path.length_ns / 1e9 if path is not None else 0.0,
+        semconv.DAG_PATH_TASKS: path.tasks() if path is not None else (),
+        semconv.DAG_PATH_TRUNCATED: path is not None and path.truncated,
+        semconv.DAG_COMPLETE: run.whole,
+        semconv.DAG_RESULT: run.result,
+    }
+    status, message = UNSET, ""
+    events: tuple[EventData, ...] = ()
+    end_ns = max(run.latest_ns, run.left_ns or 0, run.start_ns + 1)
+    if run.error is not None:
+        text = failures.describe(run.error)
+        attributes[semconv.ERROR_TYPE] = text.type
+        status, message = ERROR, text.message
+        recorded = isinstance(run.span, BodySpan) and run.span.has_recorded(run.error)
+        events = () if recorded else (failures.exception_event(text, (run.left_ns or end_ns) + offset_ns),)
+    elif run.failed or run.skipped:
+        status, message = ERROR, f"{run.failed} of {run.finished} tasks failed, {run.skipped} never ran"
+    root, parent = run.root, run.parent
+    span = SpanData(
+        root.name, parent.trace_id, root.span_id, root.parent_id, run.start_ns + offset_ns, end_ns + offset_ns,
+        attributes, (), events, status, message, parent.trace_state, flags=parent.flags,
+    )  # fmt: skip
+    return run.span.merged(span) if isinstance(run.span, BodySpan) else span
+
+
+def _guess(result: Any) -> str:
+    return "failure" if failures.is_failure(result) else "success"

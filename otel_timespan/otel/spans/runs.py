@@ -1,0 +1,340 @@
+"""Runs: which root span a task belongs to, when that root ends, and what it counts.
+
+A task spawned under an active span is a child of that span. Every other one joins a *run*: the one
+opened with `dag(...)`, or one that the log opens when it goes from idle to busy and ends when all its
+tasks are done and it was quiet for a while.
+
+Two sides meet here. *Submitters* (`Runs.submit`, any thread, once a task) register with a run; the
+*closer* (`Runs.tick`, the thread that drains the log) ends it. No lock: the submitter registers and then
+looks whether the run is still open; the closer withdraws the run and then looks whether somebody
+registered. At least one of them sees the other. A submitter that sees the withdrawal takes its
+registration back and goes elsewhere; a closer that sees a registration keeps the run open until it is
+finished or taken back.
+
+Source: design/otel-model.md §1.1, rulings 37, 42.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
+
+from ...errors import InvalidOptionError
+from ...timespans.recorder import warn_once
+from .ids import Root, TraceParent, pack
+from .paths import Path
+
+__all__ = ["Run", "Runs", "Sampled", "dag", "tracing_logs"]
+
+current_run: contextvars.ContextVar[Run | None] = contextvars.ContextVar("otel_timespan.run", default=None)
+"""The run that tasks spawned in this context count in, whatever span is active there."""
+
+
+class Sampled(NamedTuple):
+    """The head sampler's word on a root: flags of its trace, and what it adds."""
+
+    flags: int
+    trace_state: str = ""
+    attributes: Mapping[str, Any] = {}
+
+
+class Tally:
+    """A number that any thread may raise and one thread reads, without a lock."""
+
+    __slots__ = ("_reads", "add")
+
+    def __init__(self) -> None:
+        self.add: Callable[[], int] = itertools.count().__next__  # one step under the GIL
+        self._reads = 0
+
+    def value(self) -> int:
+        """How often `add` was called."""
+        # Reading takes a number of the counter, too.
+        value = self.add() - self._reads
+        self._reads += 1
+        return value
+
+
+class Run:
+    """One run: one root span. Counts are the draining thread's; `entered` and `retracted` anybody's."""
+
+    def __init__(self, parent: TraceParent, span: Any) -> None:
+        assert parent.root is not None
+        self.parent = parent
+        self.root = parent.root
+        self.packed = pack(parent)
+        self.span = span
+        self.entered, self.retracted = Tally(), Tally()
+        self.withdrawn = False
+        """True while it is being closed, and after: registrations that see it are taken back."""
+        self.left_ns: int | None = None
+        """When the block of an explicit run was left."""
+        self.error: BaseException | None = None
+        self.finished = 0
+        self.late = 0
+        """Tasks that have their result although their bodies still run (cancelled ones)."""
+        self.latest_ns = self.root.start_ns
+        self.start_ns = self.root.start_ns
+        self.failed = self.cancelled = self.skipped = self.retried = self.moved = 0
+        self.path: Path | None = None
+        self.whole = True
+        self.lost_before = 0
+
+    def open_tasks(self) -> int:
+        """Tasks that registered and have no result yet."""
+        return self.entered.value() - self.retracted.value() - self.finished
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that have their result."""
+        return self.finished
+
+    @property
+    def result(self) -> str:
+        """success or failure."""
+        return "failure" if self.failed or self.skipped or self.error is not None else "success"
+
+    def cover(self, start_ns: int, end_ns: int) -> None:
+        """The root spans all its descendants."""
+        self.start_ns = min(self.start_ns, start_ns)
+        self.latest_ns = max(self.latest_ns, end_ns)
+
+
+class Runs:
+    """The open runs of one log.
+
+    `open_root(name, start_ns, attributes, explicit) -> (TraceParent, span)` draws ids and asks the sampler;
+    the span is a `BodySpan`, or a `NonRecordingSpan` where the run is not sampled. `clock` gives
+    monotonic ns; `lost` says how many spans were lost so far.
+    """
+
+    def __init__(
+        self,
+        open_root: Callable[[str, int, Mapping[str, Any], bool], tuple[TraceParent, Any]],
+        seed: int,
+        quiet_ns: int,
+        clock: Callable[[], int],
+        lost: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.seed = seed
+        self._open_root = open_root
+        self._quiet_ns = quiet_ns
+        self._clock = clock
+        self._lost = lost
+        self._lock = threading.RLock()  # a sampler or span processor of the user's may spawn
+        self._current: Run | None = None  # the implicit run that new tasks join
+        self._open: dict[int, Run] = {}  # by the root's span id
+        self._cached: tuple[Any, Any, Any] = (None, None, None)
+
+    # ---- submitters ----------------------------------------------------------------------------
+
+    def submit(self) -> tuple[Any, ...]:
+        """What a task that is spawned here and now has to remember, packed. Registers it with its run."""
+        span = get_current_span()
+        run = current_run.get()
+        if span is INVALID_SPAN or not span.get_span_context().is_valid:
+            return self.join().packed
+        if run is not None and not (self._open.get(run.root.span_id) is run and self._register(run)):
+            if span is run.span:  # a context that outlived its run: nobody is there to be a child of
+                return self.join().packed
+            run = None
+        if run is not None and span is run.span:
+            return run.packed
+        cached_span, cached_run, packed = self._cached
+        if cached_span is not span or cached_run is not run:
+            packed = pack(self._under(span, run))
+            self._cached = (span, run, packed)
+        return packed  # type: ignore[no-any-return]
+
+    def join(self) -> Run:
+        """Register with the implicit run; opens one where there is none."""
+        while True:
+            run = self._current
+            if run is None:
+                with self._lock:
+                    run = self._current or self._open_implicit()
+            if self._register(run):
+                return run
+
+    def open_explicit(self, name: str, attributes: Mapping[str, Any]) -> Run:
+        """A run for a `with dag(...)` block."""
+        with self._lock:
+            return self._start(f"dag {name}", {**attributes, "timespan.dag.name": name}, True)
+
+    def find(self, root: Root | None) -> Run | None:
+        """The open run with this root."""
+        return self._open.get(root.span_id) if root is not None else None
+
+    def arrived(self, parent: TraceParent) -> None:
+        """A task with this parent was seen in the log. Nothing to do: `submit` registered it."""
+
+    def adopt(self, run_id: int) -> TraceParent:
+        """The parent of a task that came without one (a sink between us and the scheduler hid our hooks)."""
+        return self.join().parent
+
+    def _register(self, run: Run) -> bool:
+        if run.withdrawn:
+            return False
+        run.entered.add()
+        if run.withdrawn:
+            run.retracted.add()
+            return False
+        return True
+
+    def _under(self, span: Any, run: Run | None) -> TraceParent:
+        context = span.get_span_context()
+        state = context.trace_state.to_header() if context.trace_state else ""
+        root = run.root if run is not None else None
+        return TraceParent(context.trace_id, context.span_id, int(context.trace_flags) & 1, state, self.seed, root)
+
+    def _open_implicit(self) -> Run:
+        self._current = run = self._start("dag", {}, False)
+        return run
+
+    def _start(self, name: str, attributes: Mapping[str, Any], explicit: bool) -> Run:
+        run = Run(*self._open_root(name, self._clock(), attributes, explicit))
+        run.lost_before = self._lost()
+        self._open[run.root.span_id] = run
+        return run
+
+    # ---- the closer ----------------------------------------------------------------------------
+
+    def tick(self, force: bool = False) -> list[Run]:
+        """End the runs that are over. `force` doesn't wait until they have been quiet."""
+        ended = [run for run in list(self._open.values()) if self._over(run, force) and self._close(run)]
+        for run in ended:
+            run.whole = run.whole and self._lost() == run.lost_before
+        return ended
+
+    def idle_but_open(self) -> bool:
+        """Whether a run only waits until it has been quiet for long enough: `tick` again soon."""
+        return any(not run.root.explicit and not run.open_tasks() for run in list(self._open.values()))
+
+    def end_all(self) -> list[Run]:
+        """End every run, finished or not."""
+        runs = list(self._open.values())
+        for run in runs:
+            run.withdrawn = True
+            run.whole = run.whole and not run.open_tasks() and self._lost() == run.lost_before
+        self._current = None
+        self._open.clear()
+        return runs
+
+    def open_runs(self) -> list[Run]:
+        """The runs that are open now."""
+        return list(self._open.values())
+
+    def current(self) -> Run | None:
+        """The newest run that is open."""
+        runs = list(self._open.values())
+        return runs[-1] if runs else None
+
+    def _over(self, run: Run, force: bool) -> bool:
+        if run.root.explicit:
+            return run.left_ns is not None and not run.late and not run.open_tasks()
+        if run.open_tasks():
+            return False
+        quiet = force or self._clock() - run.latest_ns >= self._quiet_ns
+        if quiet and run.late and self._current is run:
+            # A cancelled body that never ends must not pull all later tasks into its trace.
+            self._current = None
+        return quiet and not run.late
+
+    def _close(self, run: Run) -> bool:
+        run.withdrawn = True
+        if self._current is run:
+            self._current = None
+        if run.open_tasks():
+            run.withdrawn = False
+            return False
+        del self._open[run.root.span_id]
+        return True
+
+
+tracing_logs: list[weakref.ref[Any]] = []
+"""The OTelLogs of this process that are open, oldest first."""
+
+
+def _active_log() -> Any:
+    """The OTelLog of the scheduler's present context, else the newest that no scheduler used, else None."""
+    logs = [log for log in (ref() for ref in tracing_logs) if log is not None]
+    if not logs:
+        return None
+    dagger = sys.modules.get("otel_timespan.dagger")
+    context = getattr(dagger, "eager_context", None)
+    sink = getattr(context(), "log_sink", None) if callable(context) else None
+    found = _find_log(sink, logs)
+    if found is None:
+        # A program's own; one that a scheduler used was switched off, or is another context's.
+        found = next((log for log in reversed(logs) if not log.serves_scheduler), None)
+    return found
+
+
+def _find_log(sink: Any, logs: list[Any]) -> Any:
+    if any(sink is log for log in logs):
+        return sink
+    for inner in (*getattr(sink, "sinks", ()), getattr(sink, "inner", None)):
+        found = _find_log(inner, logs) if inner is not None else None
+        if found is not None:
+            return found
+    return None
+
+
+class dag:  # noqa: N801 - used like a function
+    """`with dag("nightly", team="blue"):` one run with one root span, "dag nightly".
+
+    Tasks spawned in the block are children of the root (or of spans opened in the block); the root is
+    the current span there, a child of the caller's where there is one. It ends when the block was left
+    and its tasks are done. What ends the block by an exception is recorded on it. Without an open
+    `OTelLog` this does nothing. Raises `InvalidOptionError` for a name that is no text or is empty.
+    Source: design/otel-model.md §1.1.
+    """
+
+    def __init__(self, name: str, /, **attributes: Any) -> None:
+        if not isinstance(name, str) or not name:
+            raise InvalidOptionError(f"the name of a dag is a text that is not empty, not {name!r}")
+        self._name, self._attributes = name, attributes
+        self._entered: list[tuple[Any, Run | None, Any, Any]] = []
+
+    def __enter__(self) -> Any:
+        """The root span; `set_attribute` and the like work on it."""
+        log = None
+        try:
+            log = _active_log()
+            run = log.open_run(self._name, self._attributes) if log is not None else None
+        except Exception:
+            warn_once(dag, "dag(%r) could not open its root; its tasks have none", self._name)
+            run = None
+        if run is None:
+            self._entered.append((None, None, None, None))
+            return INVALID_SPAN
+        before, run_before = otel_context.get_current(), current_run.get()
+        otel_context.attach(set_span_in_context(run.span, before))
+        current_run.set(run)
+        self._entered.append((log, run, before, run_before))
+        return run.span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        log, run, before, run_before = self._entered.pop()
+        if run is None:
+            return
+        # Not detach: that logs an error when the block is left in another context than it was entered in.
+        if get_current_span() is run.span:
+            otel_context.attach(before)
+        if current_run.get() is run:
+            current_run.set(run_before)
+        try:
+            log.leave_run(run, error)
+        except Exception:
+            warn_once(dag, "dag(%r) could not end its root", self._name)

@@ -1,0 +1,399 @@
+"""One open task and the spans that it becomes: pure functions of its times.
+
+A task's time is cut into contiguous phases (ruling 36): submitted, ready, placed, taken, body start, body
+end, finished. A boundary that was never reached is where the task stopped, so the waits always add up
+to the span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ...errors import DTaskFailedError
+from ...timespans.model import ChunkInfo
+from .. import semconv
+from . import failures, ids
+from .bodyspan import BodySpan
+from .ids import TraceParent
+from .paths import Path
+from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
+
+__all__ = ["Done", "OpenTask", "code_attributes", "function_name", "processor_name"]
+
+RESULTS = {"success": "finished", "failure": "failed", "skip": "skipped", "cancellation": "cancelled"}
+"""`timespan.task.result` -> `timespan.task.state`."""
+
+MAX_PROCESSOR = 256
+_new = tuple.__new__
+
+
+class Done(NamedTuple):
+    """What is remembered of a finished task, for links and the critical path."""
+
+    parent: TraceParent
+    span_id: int
+    finished_ns: int
+    attempt: int
+    path: Path
+
+
+class OpenTask:
+    """A task that is under way, as its events told. Times are monotonic ns, 0 for not yet."""
+
+    __slots__ = (
+        "active",
+        "attempt",
+        "body_end",
+        "body_failure",
+        "body_start",
+        "cpu_ns",
+        "deps",
+        "emitted",
+        "f",
+        "finish_start",
+        "finished",
+        "id",
+        "latest",
+        "moved",
+        "moves",
+        "name",
+        "parent",
+        "placed",
+        "placements",
+        "placing",
+        "processor",
+        "ready",
+        "result",
+        "result_nbytes",
+        "retries",
+        "seed",
+        "span",
+        "span_id",
+        "spawned_by",
+        "submitted",
+        "taken",
+        "thread",
+        "where",
+        "worker",
+    )
+
+    def __init__(self, id: int, parent: TraceParent, submitted: int, attempt: int = 1) -> None:
+        self.id, self.parent, self.seed, self.attempt = id, parent, parent.seed, attempt
+        self.span_id = ids.span_id(parent.seed, id, ids.TASK, 0, attempt)
+        self.submitted = self.latest = submitted
+        self.ready = self.placed = self.taken = self.body_start = self.body_end = 0
+        self.placing = self.placements = 0  # since when it is being placed, and how often it was before
+        self.finish_start = self.finished = 0
+        self.f: Any = None
+        self.name: str | None = None
+        self.deps: Sequence[tuple[Any, int]] = ()
+        self.spawned_by = 0
+        self.active = ""
+        self.worker, self.where, self.processor = 1, None, ""
+        self.thread: tuple[int, str] | None = None
+        self.moves: dict[Any, int] = {}
+        self.moved = 0
+        self.span: BodySpan | None = None
+        self.body_failure: failures.FailureText | None = None
+        self.cpu_ns: int | None = None
+        self.result: Any = None
+        self.result_nbytes: int | None = None
+        self.retries: tuple[int, int] | None = None  # (trace id, span id) of the attempt that it replaces
+        self.emitted = False
+
+    def bounds(self) -> tuple[int, ...]:
+        """The seven boundaries, never falling, the last one behind the first: submitted ... finished."""
+        end = max(self.finished, self.latest, self.submitted + 1)
+        stop = self.finish_start or end
+        at = self.submitted
+        found = [at]
+        for boundary in (self.ready, self.placed, self.taken, self.body_start, self.body_end):
+            at = min(max(boundary or stop, at), end)
+            found.append(at)
+        found.append(end)
+        return tuple(found)
+
+
+class Shape(NamedTuple):
+    """How spans are built: `wall(ns)` turns monotonic into epoch ns; limits on links."""
+
+    offset_ns: int
+    link_limit: int
+    detail: str
+
+
+def child(
+    task: OpenTask,
+    shape: Shape,
+    name: str,
+    phase: int,
+    start: int,
+    end: int,
+    attributes: Mapping[str, Any],
+    position: Any = 0,
+) -> SpanData:
+    """A phase of a task as a span, kept within the task. `position` tells several of one phase apart."""
+    start = max(start, task.submitted)
+    if end <= start:  # Jaeger warns of a span without a duration
+        start, end = (start - 1, start) if start > task.submitted else (start, start + 1)
+    offset, parent = shape.offset_ns, task.parent
+    own = ids.span_id(task.seed, task.id, phase, position, task.attempt)
+    return _new(
+        SpanData,
+        (
+            name, parent.trace_id, own, task.span_id, start + offset, end + offset, attributes,
+            (), (), UNSET, "", parent.trace_state, 0, 0, 0, parent.flags, False,
+        ),
+    )  # fmt: skip
+
+
+def compute_span(task: OpenTask, shape: Shape, abandoned: bool = False) -> SpanData:
+    """The body's span, with its exception and what the user recorded on it."""
+    attributes: dict[str, Any] = {semconv.TASK_ID: task.id, semconv.WORKER_ID: task.worker}
+    attributes[semconv.PROCESSOR] = task.processor
+    if task.thread is not None:
+        attributes[semconv.THREAD_ID], attributes[semconv.THREAD_NAME] = task.thread
+    if task.cpu_ns is not None:
+        attributes[semconv.RUN_CPU] = task.cpu_ns / 1e9
+    if abandoned:
+        attributes[semconv.TASK_STATE] = "abandoned"
+    span = child(task, shape, semconv.COMPUTE, ids.COMPUTE, task.body_start, task.body_end, attributes)
+    body = task.span
+    if body is not None:
+        span = span._replace(span_id=body.span_id)
+    span = _failed(span, task.body_failure, task.body_end + shape.offset_ns)
+    if abandoned:
+        span = span._replace(status=ERROR, status_message=ABANDONED)
+    return body.merged(span) if body is not None else span
+
+
+ABANDONED = "the log was closed before it ended"
+
+
+def _failed(span: SpanData, text: failures.FailureText | None, time_ns: int) -> SpanData:
+    """The span of something that raised. Without a stack the user has recorded the exception already."""
+    if text is None:
+        return span
+    events: tuple[EventData, ...] = ()
+    if text.stack:
+        events = (failures.exception_event(text, time_ns),)
+    attributes = {**span.attributes, semconv.ERROR_TYPE: text.type}
+    return span._replace(attributes=attributes, events=events, status=ERROR, status_message=text.message)
+
+
+def finish_span(task: OpenTask, shape: Shape, bounds: tuple[int, ...]) -> SpanData:
+    """From the end of the body to the end of the task."""
+    return child(task, shape, semconv.FINISH, ids.FINISH, bounds[5], bounds[6], {semconv.TASK_ID: task.id})
+
+
+def task_span(
+    task: OpenTask, shape: Shape, bounds: tuple[int, ...], result: str, upstreams: Callable[[int], Done | None]
+) -> SpanData:
+    """The task's own span. `result` is success, failure, cancellation, skip, or retried or abandoned."""
+    parent, offset = task.parent, shape.offset_ns
+    attributes = _attributes(task, bounds, result)
+    status, message, error_type, events, causes = _outcome(task, shape, result, upstreams)
+    if error_type:
+        attributes[semconv.ERROR_TYPE] = error_type
+    links, dropped = _links(task, shape.link_limit, upstreams, causes)
+    span: SpanData = _new(
+        SpanData,
+        (
+            function_name(task.f), parent.trace_id, task.span_id, parent.span_id, bounds[0] + offset,
+            bounds[6] + offset, attributes, links, events, status, message, parent.trace_state,
+            dropped, 0, 0, parent.flags, False,
+        ),
+    )  # fmt: skip
+    if shape.detail == "task" and task.span is not None:
+        return task.span.merged(span)
+    return span
+
+
+def _attributes(task: OpenTask, bounds: tuple[int, ...], result: str) -> dict[str, Any]:
+    submitted, ready, placed, taken, body_start, body_end, end = bounds
+    attributes: dict[str, Any] = {
+        semconv.TASK_ID: task.id,
+        semconv.TASK_STATE: RESULTS.get(result, result),
+        semconv.TASK_ATTEMPT: task.attempt,
+        semconv.WAIT_DEPENDENCY: (ready - submitted) / 1e9,
+        semconv.WAIT_SCHEDULE: (placed - ready) / 1e9,
+        semconv.WAIT_QUEUE: (taken - placed) / 1e9,
+        semconv.WAIT_MOVE: (body_start - taken) / 1e9,
+        semconv.RUN_WALL: (body_end - body_start) / 1e9,
+        semconv.WAIT_FINISH: (end - body_end) / 1e9,
+        **code_attributes(task.f),
+    }
+    if result in RESULTS:
+        attributes[semconv.TASK_RESULT] = result
+    if task.name is not None:
+        attributes[semconv.TASK_NAME] = str(task.name)
+    if task.spawned_by:
+        attributes[semconv.TASK_SPAWNED_BY] = task.spawned_by
+    if task.body_start:
+        attributes[semconv.WORKER_ID] = task.worker
+        attributes[semconv.PROCESSOR] = task.processor
+    if task.thread is not None:
+        attributes[semconv.THREAD_ID], attributes[semconv.THREAD_NAME] = task.thread
+    if task.cpu_ns is not None:
+        attributes[semconv.RUN_CPU] = task.cpu_ns / 1e9
+    if task.result_nbytes is not None and result == "success":
+        attributes[semconv.RESULT_SIZE] = task.result_nbytes
+    return attributes
+
+
+_Outcome = tuple[int, str, str, tuple[EventData, ...], tuple[LinkData, ...]]
+
+
+def _outcome(task: OpenTask, shape: Shape, result: str, upstreams: Callable[[int], Done | None]) -> _Outcome:
+    """Status, its message, the error's type, events, and the link to the cause."""
+    error = task.result
+    if result == "failure" and failures.is_failure(error):
+        text = task.body_failure or failures.describe(error)
+        alone = shape.detail == "task" or not task.body_start  # no compute span to record it on
+        events: tuple[EventData, ...] = ()
+        if alone and text.stack:
+            events = (failures.exception_event(text, (task.body_end or task.finish_start) + shape.offset_ns),)
+        return ERROR, text.message, text.type, events, ()
+    if result == "failure":
+        return ERROR, "", "_OTHER", (), ()
+    if result == "skip":
+        cause = _cause(task, upstreams)
+        if failures.is_cancellation(error):
+            return UNSET, "", "", (), cause
+        return ERROR, failures.skip_message(error), "DTaskFailedError", (), cause
+    if result == "retried":
+        raised = task.body_failure
+        if raised is None:  # its worker went away
+            return ERROR, "replaced by another attempt", "WorkerLostError", (), ()
+        events = ()
+        if shape.detail == "task" and raised.stack:
+            events = (failures.exception_event(raised, task.body_end + shape.offset_ns),)
+        return ERROR, raised.message, raised.type, events, ()
+    if result == "abandoned":
+        return ERROR, ABANDONED, "abandoned", (), ()
+    return UNSET, "", "", (), ()
+
+
+def _cause(task: OpenTask, upstreams: Callable[[int], Done | None]) -> tuple[LinkData, ...]:
+    error = task.result
+    root = getattr(error, "root", None) if isinstance(error, DTaskFailedError) else None
+    if root is None:
+        return ()
+    return (_link(task, root.id, upstreams(root.id), {semconv.LINK_TYPE: "cause"}),)
+
+
+def _link(task: OpenTask, up: int, done: Done | None, attributes: Mapping[str, Any]) -> LinkData:
+    parent = task.parent
+    if done is None:  # forgotten, or of another log: its id follows from ours
+        trace, span = parent.trace_id, ids.span_id(task.seed, up, ids.TASK)
+        return LinkData(trace, span, attributes, parent.trace_state, parent.flags)
+    parent = done.parent
+    return LinkData(parent.trace_id, done.span_id, attributes, parent.trace_state, parent.flags)
+
+
+def _links(
+    task: OpenTask, limit: int, upstreams: Callable[[int], Done | None], causes: tuple[LinkData, ...]
+) -> tuple[tuple[LinkData, ...], int]:
+    """Cause and retry, then the dependencies: the blocking one first; beyond the limit the latest ones win."""
+    links = list(causes)
+    if task.retries is not None:
+        links.append(LinkData(*task.retries, {semconv.LINK_TYPE: "retry"}, "", task.parent.flags))
+    if task.deps:
+        known = [(up, position, upstreams(up)) for position, up in task.deps]
+        finished = [done.finished_ns if done is not None else 0 for _, _, done in known]
+        blocking = finished.index(max(finished))
+        order = sorted(range(len(known)), key=lambda i: -finished[i]) if len(known) > limit else list(range(len(known)))
+        order.remove(blocking)
+        for i in [blocking, *order]:
+            up, position, done = known[i]
+            links.append(_link(task, up, done, _link_attributes(position, i == blocking and bool(finished[i]))))
+    dropped = max(0, len(links) - limit)
+    return tuple(links[:limit]), dropped
+
+
+_link_cache: dict[tuple[Any, bool], Mapping[str, Any]] = {}
+
+
+def _link_attributes(position: Any, blocking: bool) -> Mapping[str, Any]:
+    found = _link_cache.get((position, blocking))
+    if found is None:
+        found = {semconv.LINK_TYPE: "dependency"}
+        if position is not None:
+            found[semconv.LINK_POSITION] = str(position)
+        if blocking:
+            found[semconv.LINK_BLOCKING] = True
+        if len(_link_cache) < 1024:
+            _link_cache[position, blocking] = found
+    return found
+
+
+_code_cache: dict[Any, tuple[str, dict[str, Any]]] = {}
+
+
+def _code(f: Any) -> tuple[str, dict[str, Any]]:
+    """(plain name, code.* attributes) of a function, described by itself, a `FunctionInfo` or a `ChunkInfo`."""
+    code = getattr(f, "__code__", None)
+    # Not the function: it may hold data. Not its code alone: what a decorator returns shares one.
+    key = (code, f.__name__, f.__qualname__) if code is not None else f
+    try:
+        found = _code_cache.get(key)
+    except TypeError:  # not hashable
+        key, found = None, None
+    if found is None:
+        found = _describe_code(f, code)
+        if key is not None and len(_code_cache) < 4096:
+            _code_cache[key] = found
+    return found
+
+
+def _describe_code(f: Any, code: Any) -> tuple[str, dict[str, Any]]:
+    if f is None:
+        return "task", {}
+    if isinstance(f, ChunkInfo):
+        f = f.type
+    named = f if isinstance(getattr(f, "__name__", None), str) else type(f)
+    name = str(named.__name__)
+    qualified = str(getattr(named, "__qualname__", name))
+    module = getattr(named, "__module__", None)
+    if isinstance(module, str) and module and module != "builtins":
+        qualified = f"{module}.{qualified}"
+    attributes: dict[str, Any] = {semconv.FUNCTION_NAME: qualified}
+    path = getattr(code, "co_filename", None)
+    if path is not None:
+        attributes[semconv.FILE_PATH] = path
+        attributes[semconv.LINE_NUMBER] = code.co_firstlineno
+    return name, attributes
+
+
+def function_name(f: Any) -> str:
+    """The plain name of a task's function: the name of its span."""
+    return _code(f)[0]
+
+
+def code_attributes(f: Any) -> dict[str, Any]:
+    """The code.* attributes of a task's function. Not to be changed."""
+    return _code(f)[1]
+
+
+_processors: dict[Any, str] = {}
+
+
+def processor_name(processor: Any) -> str:
+    """A processor as text, the same for each equal one."""
+    try:
+        found = _processors.get(processor)
+    except TypeError:
+        return _text_of(processor)
+    if found is None:
+        found = _text_of(processor)
+        if len(_processors) < 4096:
+            _processors[processor] = found
+    return found
+
+
+def _text_of(processor: Any) -> str:
+    try:
+        return str(processor)[:MAX_PROCESSOR]
+    except Exception:  # a custom processor's own
+        return type(processor).__name__
