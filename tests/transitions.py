@@ -73,11 +73,16 @@ class _Running(set[D.DTask]):
 @contextlib.contextmanager
 def recording(seen: Transitions) -> Iterator[None]:
     """Record the moves of all tasks of the cores that are made in this block."""
-    kept = {name: getattr(Core, name) for name in ("__init__", "wire", "enqueue", "_place", "finish", "fail", "skip")}
+    kept = {name: getattr(Core, name) for name in ("__init__", "wire", "enqueue", "_place")}
+
+    def ended(task: D.DTask, outcome: Any) -> None:
+        seen.note(task)
+        seen.note_ends()
 
     def init(core: Core, *args: Any, **kwargs: Any) -> None:
         kept["__init__"](core, *args, **kwargs)
         core.running = _Running(seen)
+        core.on_end = ended
 
     def wire(core: Core, task: D.DTask) -> Any:
         failed = kept["wire"](core, task)
@@ -96,24 +101,8 @@ def recording(seen: Transitions) -> Iterator[None]:
 
         return call
 
-    def ending(name: str) -> Callable[..., Any]:
-        @functools.wraps(kept[name])
-        def call(core: Core, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return kept[name](core, *args, **kwargs)
-            finally:
-                if name != "skip":
-                    seen.note(args[0])
-                else:
-                    for task in args[0]:
-                        seen.note(task)
-                seen.note_ends()
-
-        return call
-
     patched = {"__init__": init, "wire": wire}
     patched |= {name: placing(name) for name in ("enqueue", "_place")}
-    patched |= {name: ending(name) for name in ("finish", "fail", "skip")}
     for name, function in patched.items():
         setattr(Core, name, function)
     try:

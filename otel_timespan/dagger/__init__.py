@@ -32,15 +32,19 @@ from ..errors import (
     WorkerLostError,
     unwrap_exception,
 )
-from . import sch
+from . import handle as handle  # fills in the verbs of `DTask`
+from . import sch as sch
+from . import storage as storage
 from .api import setitem, spawn, sync, task
 from .context import Context, addprocs, eager_context, eager_state, nprocs, procs, rmprocs, workers
 from .control import cancel
 from .core.invariants import InvariantViolation, check
 from .core.limits import get_limit, set_limit
-from .data.chunks import ArrayDomain, Chunk, DRef, UnitDomain, datasize, domain, tochunk
+from .data.caching import disable_disk_caching, enable_disk_caching, global_device
+from .data.chunks import ArrayDomain, Chunk, DRef, UnitDomain, datasize, domain
 from .data.files import File, tofile
-from .data.spilling import disable_disk_caching, enable_disk_caching, global_device
+from .data.shards import Shard
+from .data.tochunk import tochunk
 from .drivers.inline import InlineDriver
 from .drivers.simulated import SimulatedDriver
 from .dynamic import SchedulerHandle, ThunkID, sch_handle
@@ -49,7 +53,7 @@ from .fetching import fetch, fetch_all, wait, waitall, waitany
 from .iterating import as_completed, map
 from .lazy import SchedulerOptions, Thunk, collect, compute, delayed
 from .monitoring import status
-from .mutable import Shard, mutable, shard
+from .mutable import mutable, shard
 from .options.options import Options, default_option, get_options, set_default_option, with_options
 from .places.processors import (
     CPURAMMemorySpace,

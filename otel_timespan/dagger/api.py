@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import InvalidOptionError, NotCallableError
+from ..errors import InvalidOptionError, NotCallableError, TaskCancelled
 from . import context as _context
 from .bodies import interrupts as _interrupts
+from .bodies.ending import fail
 from .core.limits import check_limits
 from .data.chunks import Chunk
-from .mutable import Shard
+from .data.shards import Shard
+from .fetching import fetch, note_failure, wait
 from .options.options import DEFAULT, Options, drop_removed, effective, scoped
 from .queues import Spec
+from .service.uninterrupted import uninterrupted
 from .tasks.dtask import DTask
 from .tasks.environment import SyncBlock, current, running_task
 
@@ -66,15 +69,19 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
     if core is None or core.halted is not None:
         core = _context.eager_context().start()
     deps = tuple([a for a in args if type(a) is DTask]) if args else ()
-    if thunks_exist:
-        _refuse_thunks(f, args, kwargs)
+    if refused:
+        _refuse(f, args, kwargs)
     if kwargs or options is not DEFAULT or type(f) is DTask or type(f) is Chunk:
         deps = all_dependencies(f, deps, kwargs, options)
     task = DTask(_next_id(), f, args, kwargs or None, options, deps, _copy_context(), core)
     if type(here) is SyncBlock:
         here.note(task)
     if queue is None:
-        core.driver.submit(task)
+        try:
+            core.driver.submit(task)
+        except BaseException:
+            uninterrupted(_give_up, core, task)
+            raise
     else:
         core.hold(task)
         queue.enqueue([(Spec(f, args, kwargs, options), task)])
@@ -94,15 +101,26 @@ def launch(core: Core, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], op
         _check_function(f)
     given = effective(options)
     deps = tuple([a for a in args if type(a) is DTask])
-    if thunks_exist:
-        _refuse_thunks(f, args, kwargs)
+    if refused:
+        _refuse(f, args, kwargs)
     if kwargs or given is not DEFAULT or type(f) is DTask or type(f) is Chunk:
         deps = all_dependencies(f, deps, kwargs, given)
     task = DTask(_next_id(), f, args, kwargs or None, given, deps, _copy_context(), core)
-    core.driver.submit(task)
+    try:
+        core.driver.submit(task)
+    except BaseException:
+        uninterrupted(_give_up, core, task)
+        raise
     if core.halted is not None:  # it went down meanwhile, perhaps without seeing this one
-        core.fail(task, core.halted, direct=True)
+        fail(core, task, core.halted, direct=True)
     return task
+
+
+def _give_up(core: Core, task: DTask) -> None:
+    """Submitting it broke off (by a signal handler, a hook of the log), and nobody has its handle: it is cancelled."""
+    fail(core, task, TaskCancelled(f"the spawn of task {task.id} was interrupted"), "cancellation")
+    core.driver.wake()
+    core.driver.perform_effects()
 
 
 def _opts(**options: Any) -> Callable[..., DTask]:
@@ -129,16 +147,13 @@ spawn: Spawn = _spawn  # type: ignore[assignment]
 """See `_spawn`: a plain function, because calling an object costs 0.1 µs more."""
 
 
-thunks_exist = False
-"""Whether the lazy API was ever used: until then no argument needs to be checked for its thunks."""
+refused: list[type] = []
+"""Types that `spawn` does not take. The lazy API adds its own at its first use: until then nothing needs a look."""
 
 
-def _refuse_thunks(*given: Any) -> None:
-    from .lazy import Thunk
-
-    f, args, kwargs = given
+def _refuse(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for value in (f, *args, *kwargs.values()):
-        if isinstance(value, Thunk):
+        if isinstance(value, tuple(refused)):
             raise InvalidOptionError(f"spawn takes no {value!r}: spawn its function, or compute it first")
 
 
@@ -207,8 +222,6 @@ def sync() -> Iterator[None]:
     Raises the first failure in spawn order; an exception of the block itself wins. Tasks spawned inside
     bodies do not count. Source: spec/scheduler.md §1.10, design/rulings.md 18.
     """
-    from .fetching import fetch, note_failure, wait
-
     block = SyncBlock()
     token = current.set(block)
     try:

@@ -9,7 +9,6 @@ Sources: spec/scheduler.md §0, §13; design/api.md; design/rulings.md 18.
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 import weakref
@@ -23,9 +22,14 @@ from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.sinks import NoOpLog
 from . import debug
+from .bodies.ending import halt
 from .core.machine import Core
 from .core.placement import slots_of
-from .data.spilling import devices_for
+from .data import caching
+from .data.caching import devices_for
+from .drivers.base import methods_missing
+from .drivers.threads import ThreadsDriver
+from .fetching import wait
 from .places import scopes
 from .places.processors import OSProc, invalidation_hooks, topology
 from .records import kinds as records
@@ -67,8 +71,9 @@ class Context:
             raise InvalidOptionError(f"threads must be a positive int or None, not {threads!r}")
         if workers != 0:
             raise InvalidOptionError(f"workers must be 0: worker processes are not there yet (got {workers!r})")
-        if driver != "threads" and not callable(getattr(driver, "attach", None)):
-            raise InvalidOptionError(f'driver must be "threads" or an InlineDriver, not {driver!r}')
+        if driver != "threads" and (missing := methods_missing(driver)):
+            lacks = "" if len(missing) > 9 else f"; it lacks {', '.join(missing)}"
+            raise InvalidOptionError(f'driver must be "threads", or a driver like InlineDriver, not {driver!r}{lacks}')
         self.threads = threads
         self.profile_computes = bool(profile)
         self.recorder: Recorder | None = None
@@ -135,16 +140,13 @@ class Context:
         devices_for(())  # wrong variables of the environment are an error now
         clock = time.monotonic_ns
         if self._driver == "threads":
-            from .drivers.threads import ThreadsDriver
-
             t0 = clock()
             self._announce()
-            core = Core(self, slots_of(1) if OSProc(1) in self.procs else [], rng=random.Random())
-            core.driver = ThreadsDriver(core)
+            core = ThreadsDriver().attach(self)
         else:
-            t0 = self._driver.clock()
             core = self._driver.attach(self)
-            core.driver, clock = self._driver, self._driver.clock
+            clock = core.clock
+            t0 = clock()
         if traced:
             debug.attach(core, traced)
         self._record(core, "scheduler_init", t0, clock(), uid=core.uid)
@@ -192,7 +194,7 @@ class Context:
             self._record(core, "init_proc", t1, core.clock(), uid=core.uid, worker=worker)
         self._record(core, "assign_procs", t0, core.clock(), uid=core.uid)
         if core.is_batch and not core.active:
-            core.halt(NoWorkersError("no remaining workers", "no_processors"))
+            halt(core, NoWorkersError("no remaining workers", "no_processors"))
 
     def refresh(self, worker: int) -> None:
         """The custom processors of a worker changed: the running scheduler gets and loses slots."""
@@ -230,17 +232,14 @@ class Context:
         if core is None:
             return
         t0 = core.clock()
-        core.halt(error or SchedulingError("the scheduler has exited", "exited"))
-        for close in (core.coroutines.close, core.driver.close):
-            close() if timeout_s is None else close(timeout_s)
+        halt(core, error or SchedulingError("the scheduler has exited", "exited"))
+        core.driver.close() if timeout_s is None else core.driver.close(timeout_s)
         for worker in core.active:
             self._record(core, "cleanup_proc", t0, core.clock(), uid=core.uid, worker=worker)
         self._record(core, "scheduler_exit", t0, core.clock(), uid=core.uid)
 
     def wait_idle(self) -> None:
         """Wait until every task of this context finished. Never raises a task's error."""
-        from .fetching import wait
-
         core = self.core
         while core is not None and core.halted is None:
             pending = list(core.unfinished())
@@ -410,7 +409,13 @@ def _refresh(worker: int) -> None:
 
 
 scopes.eager_roots = _eager_roots
+def _take_devices() -> None:
+    for core in running_cores():
+        core.devices = devices_for(core.shared)
+
+
 invalidation_hooks.append(_refresh)
+caching.listeners.append(_take_devices)
 sinks.this_worker = topology.me
 sinks.known_workers = topology.workers
 _before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)

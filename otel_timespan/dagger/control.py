@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FetchTimeoutError, InvalidOptionError, TaskCancelled
 from . import context as _context
 from .bodies import interrupts
+from .bodies.ending import abandon, fail
+from .fetching import waitall
+from .service.uninterrupted import uninterrupted
 from .tasks.dtask import DTask
 from .tasks.environment import running_task, token_of
 
@@ -41,14 +44,18 @@ def cancel(target: Any = None, *, force: bool = False, graceful: bool = True, ha
     only a body that waits in `fetch` is interrupted. In a body that it cancels, this call itself raises.
     """
     targets = _targets(target)
-    for task in targets:
-        # When all goes down anyway, a slot that is given back would only start what waits for it.
-        cancel_task(task, graceful=graceful, give_back=not halt_sch, force=force)
+    # When all goes down anyway, a slot that is given back would only start what waits for it.
+    uninterrupted(_cancel_all, targets, graceful, not halt_sch, force)
     if halt_sch and _context._eager is not None:
         _await_interrupted(targets)
         _context._eager.shutdown(TaskCancelled("the scheduler was halted by a cancellation"))
     if force:
         interrupts.check()
+
+
+def _cancel_all(tasks: list[DTask], graceful: bool, give_back: bool, force: bool) -> None:
+    for task in tasks:
+        cancel_task(task, graceful=graceful, give_back=give_back, force=force)
 
 
 def _targets(target: Any) -> list[DTask]:
@@ -78,8 +85,6 @@ def _started() -> Core | None:
 
 
 def _await_interrupted(tasks: list[DTask]) -> None:
-    from .fetching import waitall
-
     body = running_task()
     with contextlib.suppress(FetchTimeoutError):
         waitall([t for t in tasks if not t.isready() and t is not body], timeout=HALT_PATIENCE_S)
@@ -94,12 +99,12 @@ def cancel_task(task: DTask, *, graceful: bool, give_back: bool = True, force: b
         if force and interrupts.force(core, task):
             return
     queued, upstreams = getattr(task, "_claim", None), task._deps
-    if not core.fail(task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation"):
+    if not fail(core, task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation"):
         return
     if not running:
         _forget(core, task, queued, upstreams)
     elif give_back:
-        core.abandon(task)
+        abandon(core, task)
 
 
 def _forget(core: Core, task: DTask, queued: bool | None, upstreams: tuple[DTask, ...]) -> None:

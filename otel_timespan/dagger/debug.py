@@ -18,8 +18,9 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidOptionError
+from ..errors import InvalidOptionError, TaskCancelled, unwrap_exception
 from .core.placement import execution_scope
+from .tasks.failures import Failure
 
 if TYPE_CHECKING:
     from .core.machine import Core
@@ -51,10 +52,12 @@ def attach(core: Core, categories: frozenset[str]) -> None:
         log = logging.getLogger(f"otel_timespan.debug.{name}")
         for method, tell in _TRACES[name]:
             setattr(core, method, _traced(log, getattr(core, method), tell))
+    if categories & {"finish", "cancel"}:
+        core.on_end = functools.partial(_ended, categories)
     if categories & {"execute", "move"}:
         core.running = _TracedRunning(categories)
     if "validate" in categories:
-        core.driver.validate = True
+        core.driver.validate = True  # type: ignore[attr-defined]
     if "global" in categories:
         logging.getLogger("otel_timespan.debug.global").debug("scheduler %d started: workers %s", core.uid, core.active)
 
@@ -89,18 +92,15 @@ def _scoped(log: logging.Logger, spot: Any, args: tuple[Any, ...]) -> None:
     log.debug("task %d may run in %r", args[1].id, execution_scope(args[1]))
 
 
-def _finished(log: logging.Logger, ready: Any, args: tuple[Any, ...]) -> None:
-    log.debug("task %d finished, %d became ready", args[0].id, len(ready))
-
-
-def _failed(log: logging.Logger, did: Any, args: tuple[Any, ...]) -> None:
-    if did:
-        log.debug("task %d failed: %r", args[0].id, args[1])
-
-
-def _cancelled(log: logging.Logger, did: Any, args: tuple[Any, ...]) -> None:
-    if did and len(args) > 2 and args[2] == "cancellation":
-        log.debug("task %d cancelled", args[0].id)
+def _ended(categories: frozenset[str], task: DTask, outcome: Any) -> None:
+    failed = isinstance(outcome, Failure)
+    if "cancel" in categories and failed and isinstance(unwrap_exception(outcome.ex), TaskCancelled):
+        logging.getLogger("otel_timespan.debug.cancel").debug("task %d cancelled", task.id)
+    if "finish" in categories:
+        log = logging.getLogger("otel_timespan.debug.finish")
+        log.debug("task %d failed: %r", task.id, outcome.ex) if failed else log.debug(
+            "task %d finished, %d subscribed", task.id, len(task._subs)
+        )
 
 
 def _workers(log: logging.Logger, result: Any, args: tuple[Any, ...]) -> None:
@@ -108,17 +108,15 @@ def _workers(log: logging.Logger, result: Any, args: tuple[Any, ...]) -> None:
 
 
 def _halted(log: logging.Logger, result: Any, args: tuple[Any, ...]) -> None:
-    log.debug("scheduler halted: %r", args[0])
+    log.debug("scheduler halted")
 
 
 _TRACES: dict[str, list[tuple[str, Tell]]] = {
     "submit": [("submit", _submitted)],
     "schedule": [("enqueue", _queued), ("place", _placed)],
     "scope": [("place", _scoped)],
-    "finish": [("finish", _finished), ("fail", _failed)],
-    "cancel": [("fail", _cancelled)],
     "processor": [("add_worker", _workers), ("remove_worker", _workers), ("remove_slots", _workers)],
-    "global": [("halt", _halted)],
+    "global": [("clear", _halted)],
 }
 """Category: the methods of a core that it wraps, and what to say of a call."""
 

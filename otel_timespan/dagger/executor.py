@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidOptionError, NotCallableError, StorageError, TaskCancelled
 from .api import current_core, launch
 from .bodies import interrupts
+from .bodies.ending import fail
 from .context import Context, eager_context
+from .data.read import read
 from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
 from .options.options import Options
 from .service import janitor
@@ -75,7 +77,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
             return False
         task = self.task
         if task is not None:
-            task._core.fail(task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation")
+            fail(task._core, task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation")
         return True
 
     def follow(self, task: DTask) -> None:
@@ -101,7 +103,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
             super().cancel()  # does nothing to a body that has begun: that one gets the exception
         try:
             if task._state != FAILED:
-                self.set_result(task._outcome.value)
+                self.set_result(read(task._outcome))
             elif task._outcome.direct or task._outcome.root.id == task.id:
                 self.set_exception(task._outcome.ex)
             else:

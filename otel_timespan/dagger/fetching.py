@@ -26,12 +26,13 @@ from ..errors import (
     unwrap_exception,
 )
 from .bodies import interrupts
-from .bodies.run import as_chunk
+from .bodies.results import as_chunk
 from .core.limits import refuse_deadlock
-from .data.chunks import Chunk, DRef
+from .data.chunks import Chunk
+from .data.read import may_wait, read
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
-from .tasks.environment import loop_threads, running_task
+from .tasks.environment import current, in_event_loop, loop_threads, running_task
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,7 +61,7 @@ def fetch(x: Any, *, timeout: float | None = None, raw: bool = False) -> Any:
         raise failure_of(x)
     if raw:
         return as_chunk(x)
-    return x._outcome.value
+    return read(x._outcome)
 
 
 def _fetch_reference(x: Any) -> Any:
@@ -143,10 +144,10 @@ def wait_done(task: DTask, timeout: float | None) -> None:
         raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
     check_launched(task)
     refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
-    body = running_task()
+    body = running_task() if current.get() is not None else None
     if body is not None and timeout is None:
         refuse_deadlock(body, task)
-    if timeout is None and not in_event_loop():
+    if timeout is None and not ("asyncio" in sys.modules and in_event_loop()):
         task._core.driver.help(task)
         if interrupts.used:
             interrupts.check()
@@ -206,9 +207,9 @@ def step_until(core: Core, done: Callable[[], bool]) -> None:
 
     Raises `SchedulingError` when nothing is left to run before that.
     """
-    step = core.driver.step
-    while step is not None and not done():
-        if not step():
+    driver = core.driver
+    while driver.is_stepped and not done():
+        if not driver.step():
             raise SchedulingError("what is waited for can't happen: nothing is left to run", "inconsistent")
 
 
@@ -254,12 +255,6 @@ def refuse_in_event_loop(what: str, instead: str) -> None:
         raise ConcurrencyViolationError(f"{what} would stop this event loop: use {instead}")
 
 
-def in_event_loop() -> bool:
-    """Whether this thread runs an asyncio event loop right now."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
-
-
 def future(task: DTask) -> concurrent.futures.Future[Any]:
     """A `concurrent.futures.Future` of a task's value; a cancelled task gives a cancelled future."""
     made: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -279,7 +274,7 @@ def resolve_future(task: DTask, future: concurrent.futures.Future[Any]) -> None:
             future.set_exception(failure_of(task))
         else:
             try:
-                value = task._outcome.value
+                value = read(task._outcome)
             except StorageError as lost:  # it was spilled, and can't be read back
                 future.set_exception(lost)
             else:
@@ -314,10 +309,9 @@ async def awaitable(task: DTask) -> Any:
                 unsubscribe(task, wake)
     if task._state == FAILED:
         raise failure_of(task)
-    outcome = task._outcome
-    if isinstance(outcome, DRef) and outcome.may_spill:  # reading a file must not hold up the loop
-        return await loop.run_in_executor(None, lambda: outcome.value)
-    return outcome.value
+    if may_wait(task._outcome):  # reading a file must not hold up the loop
+        return await loop.run_in_executor(None, read, task._outcome)
+    return read(task._outcome)
 
 
 def set_done(done: asyncio.Future[None]) -> None:

@@ -27,11 +27,14 @@ from ..errors import (
 from . import api as _api
 from . import context as _context
 from .bodies.checkpoints import save, try_restore
+from .bodies.ending import halt
 from .context import Context
 from .core.machine import Core
-from .data.chunks import Chunk, tochunk
+from .data.bound import process_bound
+from .data.chunks import Chunk
+from .data.shards import Shard
+from .data.tochunk import tochunk
 from .fetching import fetch, wait
-from .mutable import Shard
 from .options.options import DEFAULT, Options, drop_removed, effective
 from .tasks.dtask import DTask
 
@@ -62,6 +65,7 @@ class SchedulerOptions:
                 raise InvalidOptionError(f"{name}={hook!r}: it must be a function")
 
 
+@process_bound
 class Thunk:
     """A call that has not been made: `f`, `inputs` (args and kwargs), `options`. Compared by identity."""
 
@@ -102,7 +106,8 @@ def delayed(f: Any, options: Options | None = None, /, **opts: Any) -> Callable[
         warnings.warn(
             "delayed, compute and collect are legacy: prefer spawn and fetch", DeprecationWarning, stacklevel=2
         )
-    _api.thunks_exist = True
+    if Thunk not in _api.refused:
+        _api.refused.append(Thunk)
     given = Options(**drop_removed(opts))
     if options is not None:
         given = options.merge(given)
@@ -153,7 +158,7 @@ def _run(ctx: Context, thunk: Thunk, options: SchedulerOptions) -> Chunk:
 
         def abort(task: DTask, error: BaseException) -> None:
             first_error.append((task, error))
-            core.halt(error)
+            halt(core, error)
 
         core.on_body_error = abort
     try:

@@ -20,6 +20,10 @@ from ..timespans import sinks
 from ..timespans.emit import log_sink, timespan_finish, timespan_start
 from ..timespans.model import EventId
 from ..timespans.multi import MultiEventLog
+from .context import eager_context
+from .data.chunks import Chunk
+from .records.describe import is_mutable
+from .tasks.dtask import DTask
 
 __all__ = ["disable_logging", "enable_logging", "fetch_logs", "logging", "logs_annotate", "logs_event_pairs"]
 
@@ -208,8 +212,6 @@ def logs_event_pairs(logs: Mapping[int, Mapping[str, list[Any]]]) -> Iterator[tu
 
 
 def _context() -> Any:
-    from .context import eager_context
-
     return eager_context()
 
 
@@ -240,10 +242,6 @@ def _rest(log: Any) -> None:
 
 
 def _identity(obj: Any) -> Any:
-    from .data.chunks import Chunk
-    from .records.describe import is_mutable
-    from .tasks.dtask import DTask
-
     if isinstance(obj, DTask):
         return obj.id
     if isinstance(obj, Chunk):

@@ -10,18 +10,23 @@ Source: spec/scheduler.md §8.3, §8.4.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..errors import InvalidOptionError, NoPieceError, NotCallableError
-from .data.chunks import Chunk, tochunk
+from ..errors import InvalidOptionError, NotCallableError
+from .api import spawn
+from .context import eager_context
+from .data.chunks import Chunk
+from .data.shards import Shard
+from .data.tochunk import tochunk
+from .fetching import fetch, waitall
 from .options.options import Options, scoped_options
 from .places.devices import RAM
-from .places.processors import OSProc, Processor, ThreadProc, get_parent, get_processors
+from .places.processors import OSProc, Processor, ThreadProc, get_processors
 from .places.scopes import ExactScope, ProcessScope, Scope
 from .places.topology import topology
 
-__all__ = ["Shard", "mutable", "shard"]
+__all__ = ["mutable", "shard"]
 
 
 def mutable(
@@ -69,50 +74,6 @@ def shard(
     return Shard(_pieces(f, {place: _own_scope(place) for place in places}))
 
 
-class Shard:
-    """One piece of data a processor. Immutable; thread-safe; equal only to itself.
-
-    As an argument of a task (or as its function) it stands for the piece of the processor that runs the
-    task, else of the nearest ancestor of that (a thread finds the piece of its worker); without one the
-    task fails with `NoPieceError`, a `KeyError`. The scope of the piece plays no part, and the other pieces
-    stay where they are. `chunks` are the pieces by processor; iterating, `len` and `map` go over them.
-    """
-
-    __slots__ = ("__weakref__", "chunks")
-
-    def __init__(self, chunks: dict[Processor, Chunk]) -> None:
-        self.chunks = dict(chunks)
-
-    def piece(self, processor: Processor) -> Chunk:
-        """The chunk of a processor or of its nearest ancestor. Raises `NoPieceError`."""
-        here, seen = processor, []
-        while here not in seen:  # the root is its own parent
-            found = self.chunks.get(here)
-            if found is not None:
-                return found
-            seen.append(here)
-            here = get_parent(here)
-        raise NoPieceError(f"the shard has no piece for {processor!r}, only for {', '.join(map(repr, self.chunks))}")
-
-    @property
-    def nbytes(self) -> int:
-        """Estimated bytes of all pieces; unknown sizes do not count."""
-        return sum(chunk.handle.nbytes or 0 for chunk in self)
-
-    def map(self, f: Callable[[Chunk], Any]) -> list[Any]:
-        """`f(chunk)` for each piece: `shard.map(fetch)`, or `shard.map(lambda c: spawn(total, c))`."""
-        return [f(chunk) for chunk in self]
-
-    def __iter__(self) -> Iterator[Chunk]:
-        return iter(self.chunks.values())
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __repr__(self) -> str:
-        return f"Shard({', '.join(map(repr, self.chunks))})"
-
-
 def _check_function(what: str, f: Any) -> None:
     if not callable(f):
         raise NotCallableError(f"{what} needs a function without arguments that makes the data, not {f!r}")
@@ -139,8 +100,6 @@ def _listed(name: str, given: Any) -> list[Any]:
 
 
 def _all() -> list[Processor]:
-    from .context import eager_context
-
     return [*eager_context().procs]
 
 
@@ -164,8 +123,6 @@ def _own_scope(processor: Processor) -> Scope:
 
 def _pieces(f: Callable[[], Any], scopes: dict[Processor, Scope]) -> dict[Processor, Chunk]:
     """`f()` at each place, as a chunk of that place and scope."""
-    from .fetching import fetch, waitall
-
     context = contextvars.copy_context()
     context.run(scoped_options.set, None)  # not in a queue, not kept plain, not elsewhere
     tasks = {place: context.run(_spawn_at, f, place, scope) for place, scope in scopes.items()}
@@ -176,6 +133,4 @@ def _pieces(f: Callable[[], Any], scopes: dict[Processor, Scope]) -> dict[Proces
 
 
 def _spawn_at(f: Callable[[], Any], place: Processor, scope: Scope) -> Any:
-    from .api import spawn
-
     return spawn(f, Options(compute_scope=_own_scope(place), result_scope=scope, storage=RAM))

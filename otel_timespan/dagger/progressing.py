@@ -172,7 +172,7 @@ class _Progress(Source):
         finished = Finished()
         for task in tasks:
             finished.add(task)
-        stepped = any(task._core.driver.step is not None for task in tasks)
+        stepped = any(task._core.driver.is_stepped for task in tasks)
         tally = Tally(tasks)
         try:
             with _shown(tally, self._description, self._file) as show:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import TaskCancelled
+from .bodies.ending import fail
+from .fetching import fetch, note_failure, wait
 from .options.options import Options, get_options, with_options
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class BulkQueue(_Wrapping):
         """The block failed: what it held is cancelled, so that nobody waits for it for ever."""
         held, self._held = self._held, []
         for _, task in held:
-            task._core.fail(task, TaskCancelled("the block that was to launch this task failed"), "cancellation")
+            fail(task._core, task, TaskCancelled("the block that was to launch this task failed"), "cancellation")
 
 
 class SequentialQueue(_Wrapping):
@@ -160,8 +162,6 @@ def sequential() -> Iterator[None]:
 @contextmanager
 def waiting(check_errors: bool = False) -> Iterator[None]:
     """Wait at the end for every task spawned in the block; `check_errors` raises the first failure."""
-    from .fetching import fetch, note_failure, wait
-
     queue = WaitQueue()
     with in_queue(queue):
         yield

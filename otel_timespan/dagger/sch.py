@@ -14,6 +14,7 @@ from .core.costs import DEFAULT_TIME_COST, DEFAULT_TRANSFER_RATE, HOP_COST, Arg,
 from .core.costs import signature_of as _signature_of
 from .core.placement import Spot, cost_of, share_on
 from .places.processors import Processor, root
+from .tasks.dtask import DTask
 
 if TYPE_CHECKING:
     from .core.machine import Core
@@ -83,8 +84,6 @@ def has_capacity(state: Core, processor: Processor, task: Any) -> Capacity:
 
 def _parts(task: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Function, positional and keyword arguments of a task or thunk."""
-    from .tasks.dtask import DTask
-
     if isinstance(task, DTask):
         return task._f, task._args, task._kwargs or {}
     return task.f, task.args, task.kwargs

@@ -282,9 +282,8 @@ class Machine(RuleBasedStateMachine):
         core = self.context.start()
         slot = core.slots.get(D.ThreadProc(1, 2))
         if slot is not None:
-            for task in core.remove_slots([slot.processor]):
-                core.enqueue(task)
-            core.add_worker(1, [slot])
+            core.driver.enqueue_ready(core.remove_slots([slot.processor]))
+            core.driver.add_slots(core.add_worker(1, [slot]))
         self._fail(set())
 
     # ---- always -----------------------------------------------------------------------------------
@@ -360,8 +359,7 @@ def scenario(context: D.Context) -> None:
     kept = core.slots[slot]
     orphans = core.remove_slots([slot])
     core.add_worker(1, [kept])
-    for task in orphans:
-        core.enqueue(task)  # queued → ready
+    core.driver.enqueue_ready(orphans)  # queued → ready
     D.fetch(moved)
 
 

@@ -82,9 +82,9 @@ def test_no_loop_without_coroutines(one: D.Context) -> None:
     """The loop's thread is started for the first coroutine, and ends with the scheduler."""
     D.spawn(int).fetch()
     core = one.core
-    assert core is not None and core.coroutines._thread is None
+    assert core is not None and core.driver.coroutines._thread is None
     D.spawn(double, 1).fetch()
-    thread = core.coroutines._thread
+    thread = core.driver.coroutines._thread
     assert thread is not None and thread.daemon and thread.is_alive()
     one.shutdown()
     thread.join(DEADLINE_S)

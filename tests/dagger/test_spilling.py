@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
+from otel_timespan.dagger.data import caching as module
 from otel_timespan.dagger.data import spilling
 from otel_timespan.dagger.data.safety import storage_safe
 from otel_timespan.dagger.storage import (
@@ -79,7 +80,7 @@ def lru(tmp_path: Path) -> RecencyAllocator:
 @pytest.fixture
 def caching(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., bool]]:
     """`enable_disk_caching` for a machine of 1 MiB; off again at the end."""
-    monkeypatch.setattr(spilling, "total_memory", lambda: 1 * MIB)
+    monkeypatch.setattr(module, "total_memory", lambda: 1 * MIB)
     yield functools.partial(D.enable_disk_caching, directory=tmp_path / "global")
     forget_settings()
 
@@ -87,7 +88,7 @@ def caching(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
 def forget_settings() -> None:
     """As if nobody had ever called anything."""
     D.disable_disk_caching()
-    spilling._was_chosen = False
+    module._was_chosen = False
 
 
 def inner(task: D.DTask) -> BaseException:
@@ -487,9 +488,9 @@ class TestGlobalDevice:
         """psutil's number where it is installed, else the system's: the same."""
         psutil = pytest.importorskip("psutil")
         there = psutil.virtual_memory().total
-        assert spilling.total_memory() == there
+        assert module.total_memory() == there
         monkeypatch.setitem(sys.modules, "psutil", None)
-        assert spilling.total_memory() == pytest.approx(there, rel=0.01)
+        assert module.total_memory() == pytest.approx(there, rel=0.01)
 
 
 class TestEnvironment:

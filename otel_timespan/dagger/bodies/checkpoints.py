@@ -22,7 +22,7 @@ def try_restore(restore: Callable[..., Any] | None, what: str, *given: Any) -> C
         return None
     try:
         found = restore(*given)
-    except Exception:
+    except BaseException:  # the user's, whatever it is: it must not end the thread, nor another task
         _report(f"{what} restore failed", traceback.format_exc())
         return None
     if found is None or isinstance(found, Chunk):
@@ -37,7 +37,7 @@ def save(checkpoint: Callable[..., Any] | None, what: str, *given: Any) -> None:
         return
     try:
         checkpoint(*given)
-    except Exception:
+    except BaseException:
         _report(f"{what} checkpoint failed", traceback.format_exc())
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import NotCallableError, TaskCancelled
 from ..options.options import start_bare
 from ..tasks.dtask import DONE, DTask, live
-from ..tasks.environment import loop_threads
+from ..tasks.environment import in_event_loop, loop_threads
 
 if TYPE_CHECKING:
     import asyncio
@@ -203,8 +203,6 @@ def _close(loop: Any) -> None:
 
 def run_here(coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
     """The result of a coroutine, awaited here and now; where a loop runs in this thread, in another one."""
-    from ..fetching import in_event_loop
-
     if not in_event_loop():
         return _run_through(coroutine, context)
     found: list[Any] = []

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..data.chunks import Chunk, DRef
+from ..data.read import read
 from ..records.describe import describe_function
 from ..tasks.dtask import DTask
 
@@ -147,10 +148,10 @@ def type_of(value: Any) -> type:
 def content_of(f: Any) -> Any:
     """The function behind a chunk or a task, if it is there."""
     if type(f) is Chunk:
-        return f.handle.type if f.handle.may_spill else f.handle.value
+        return f.handle.type if f.handle.may_spill else read(f.handle)
     if type(f) is DTask:
         outcome = getattr(f, "_outcome", None)
-        return outcome.value if isinstance(outcome, DRef) and not outcome.may_spill else type(f)
+        return read(outcome) if isinstance(outcome, DRef) and not outcome.may_spill else type(f)
     return getattr(f, "__spawned__", f)
 
 

@@ -1,6 +1,6 @@
 """How a task's function, arguments and dependencies appear in its records. On the hot path of a log.
 
-Source: docs/events.md; design/rulings.md 29.
+See docs/events.md.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import itertools
 import operator
 from typing import Any
 
+from ...timespans.model import ChunkInfo
 from ..data.chunks import Chunk, DRef, LoggedDRef
 from ..data.files import File
-from ..mutable import Shard
+from ..data.shards import Shard
 from ..places.processors import Processor, move
-from ..records.describe import describe_value, is_mutable
+from ..records.describe import FIXED_INFO, describe_value, is_mutable
 from ..records.kinds import RESULTS
 from ..records.sizes import FIXED
 from ..tasks.dtask import DTask
@@ -22,7 +23,7 @@ __all__ = [
     "describe_arguments",
     "describe_moves",
     "other_dependencies",
-    "take_results",
+    "take_arguments",
 ]
 
 
@@ -32,7 +33,8 @@ def describe_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> 
     Flat, because a waiting record is an object for the garbage collector to visit; records/kinds.py makes of it
     what the event shows.
     """
-    flat = [value.id if type(value) is DTask else _describe(value) for value in args]
+    fixed = FIXED_INFO
+    flat = [value.id if type(value) is DTask else fixed.get(type(value)) or _describe(value) for value in args]
     if kwargs:
         flat.append({name: value.id if type(value) is DTask else _describe(value) for name, value in kwargs.items()})
     return tuple(flat)
@@ -53,33 +55,53 @@ def other_dependencies(task: DTask) -> tuple[tuple[Any, int], ...]:
     return (*first, *((None, up.id) for up in task._deps if up.id not in known))
 
 
-def take_results(args: tuple[Any, ...], worker: int) -> tuple[list[Any], tuple[Any, ...]] | None:
-    """The values of arguments that are all logged results on this worker, and their moves; None if one is not.
+def take_arguments(args: tuple[Any, ...], worker: int) -> tuple[list[Any], tuple[Any, ...]] | None:
+    """The values of arguments that are logged results on this worker or numbers, and their moves; None for others.
 
-    Moves flat: handle, size, type and `id()` of each.
+    Moves flat where all are results: handle, size, type and `id()` of each. Else as `describe_moves` has them.
     """
     values: list[Any] = []
     moves: list[Any] = [RESULTS]
     for arg in args:
         ref = arg._outcome if type(arg) is DTask else None
         if type(ref) is not LoggedDRef or ref.worker != worker:
-            return None
-        value = ref.value
+            return _take_mixed(args, worker)
+        value = ref.value  # of this very type: in memory, `read` has nothing to add
         kind = type(value)
         values.append(value)
         moves += (ref._number, ref._nbytes, kind, 0 if kind in FIXED or not is_mutable(value) else id(value))
     return values, tuple(moves)
 
 
+def _take_mixed(args: tuple[Any, ...], worker: int) -> tuple[list[Any], tuple[Any, ...]] | None:
+    values: list[Any] = []
+    moves: list[Any] = []
+    for position, arg in enumerate(args, 1):
+        info = FIXED_INFO.get(type(arg))
+        if info is not None:
+            values.append(arg)
+            moves.append((position, info, "value", None))
+            continue
+        ref = arg._outcome if type(arg) is DTask else None
+        if type(ref) is not LoggedDRef or ref.worker != worker:
+            return None
+        value = ref.value
+        kind = type(value)
+        values.append(value)
+        identity = 0 if kind in FIXED or not is_mutable(value) else id(value)
+        moves.append((position, ChunkInfo(ref._number, ref._nbytes, kind, worker), "task", identity))
+    return values, tuple(moves)
+
+
 def describe_moves(task: DTask, values: Any, named: Any, processor: Processor, worker: int) -> tuple[Any, ...]:
     """The moves of a task's arguments to `processor` of `worker`; `values` and `named` are what they became.
 
-    Flat as in `take_results` where all arguments are logged results on this worker. Else (position, before,
+    Flat as in `take_arguments` where all arguments are logged results on this worker. Else (position, before,
     kind, after) of each; `after` is None for a value that stayed what it was, and just the `id()` where type
     and size did.
     """
     if not task._kwargs and not move.custom:
-        taken = take_results(task._args, worker)
+        taken = take_arguments(task._args, worker)
         if taken is not None and all(map(operator.is_, taken[0], values)):
             return taken[1]
     moves: list[Any] = []

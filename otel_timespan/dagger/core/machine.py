@@ -2,17 +2,16 @@
 
 The problem: the same rules must drive real threads, worker processes, a Dask cluster and a deterministic
 test driver. So the core only moves tasks between states and puts ready ones into queues; a *driver*
-(drivers/) takes them out, runs bodies, and tells the core how they ended.
+(drivers/base.py) takes them out, has bodies run, and has them ended (bodies/ending.py).
 
-The hot methods (`submit`, `enqueue`, `finish`) take no lock: they are built on the atomic operations of
-atomics.py, and the inline driver steps the very same methods. Rare changes (pinned tasks, halting) use
-`lock`, which user code never runs under. What a driver has to do after a call stands in `effects`: slots
-whose own queue got a task. Waking threads for the shared queues is the driver's own affair.
+The hot methods (`submit`, `enqueue`) take no lock: they are built on the atomic operations of
+tasks/atomics.py, and the inline driver steps the very same methods. Rare changes (pinned tasks, removed workers)
+use `lock`, which user code never runs under. What a driver has to do after a call stands in `effects`: slots
+whose own queue got a task, tasks that can only fail, tasks whose option `restore` is to be asked. Waking
+threads for the shared queues is the driver's own affair. The one thing of the user's that runs in here are the hooks
+that choose a place: predicates, discovery, the compatibility of a processor of the user's own.
 
-Order of a completion, which rulings and events depend on: win `settle` → store the outcome → append the
-record → make the state visible → hand over subscribers. So whoever sees a task done finds its events.
-
-Sources: spec/scheduler.md §17; design/architecture.md §2; design/rulings.md 11, 12, 15.
+See docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -20,39 +19,40 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
-import logging
 import random
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...errors import SchedulingError, TaskCancelled, WorkerLostError
+from ...errors import WorkerLostError
 from ...timespans.model import EventId, Timeline
 from ...timespans.recorder import warn_once
-from ..bodies.coroutines import Coroutines
+from ..data.bound import process_bound
 from ..data.chunks import Chunk
-from ..monitoring import Readable
 from ..options.options import DEFAULT, signature_defaults
 from ..places.processors import OSProc
 from ..records import kinds as records
-from ..records.kinds import code_of
-from ..tasks.atomics import claim, settle
-from ..tasks.dtask import DONE, FAILED, LAUNCHED, TOLD, UNLAUNCHED, DTask, Failure, Live, summarize
+from ..records.kinds import code_of, function_code, function_codes
+from ..tasks.atomics import claim
+from ..tasks.dtask import DONE, FAILED, LAUNCHED, UNLAUNCHED, DTask, Failure, Live
 from ..tasks.environment import current, running_task
 from ..tasks.ids import new_run_id
 from . import limits
 from .costs import Costs
 from .describe_task import describe_arguments, other_dependencies
 from .placement import Policy, Pressure, Slot, Spot, occupancy_on, place
+from .views import Readable
 
 if TYPE_CHECKING:
     from ..context import Context
+    from ..drivers.base import Driver
     from ..places.devices import StorageDevice
 
-__all__ = ["Core"]
+__all__ = ["Core", "Doomed", "Restorable"]
 
 _uids = itertools.count(1)
 
@@ -68,6 +68,21 @@ _ORDINARY = Live()
 """What a first attempt has whose caller nobody wants to remember."""
 
 
+class Doomed(NamedTuple):
+    """An effect: a task that can only fail, and why. `cause` is a `Failure` where that is an upstream's."""
+
+    task: DTask
+    cause: BaseException | Failure
+
+
+class Restorable(NamedTuple):
+    """An effect: a placed task whose option `restore` is to be asked for its result before it is queued."""
+
+    task: DTask
+    spot: Spot
+
+
+@process_bound
 class Core(Readable):
     """One scheduler instance. Methods may be called from any thread unless they say otherwise."""
 
@@ -75,9 +90,9 @@ class Core(Readable):
     # is for debug.py, which wraps methods.
     __slots__ = (
         "__dict__", "__weakref__",
-        "_pinned_seq", "active", "batch", "clock", "context", "coroutines", "costs", "custom_defaults",
+        "_pinned_seq", "active", "batch", "clock", "context", "costs", "custom_defaults",
         "delayed", "devices", "driver", "effects", "halted", "held", "home", "home_code", "is_alone",
-        "is_batch", "is_plain", "lock", "on_body_error", "parked", "place", "pressure", "queue", "requests",
+        "is_batch", "is_plain", "lock", "on_body_error", "on_end", "parked", "place", "pressure", "queue", "requests",
         "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
     )  # fmt: skip
 
@@ -123,8 +138,8 @@ class Core(Readable):
         """Per worker: the slots that run what is in its shared queue."""
         self.running: set[DTask] = set()
         """Tasks whose bodies run, abandoned ones included until they end."""
-        self.effects: deque[Slot] = deque()
-        """Slots whose own queue changed: the driver dispatches and removes them."""
+        self.effects: deque[Slot | Doomed | Restorable] = deque()
+        """What the driver has to do, and takes out (`Driver.perform_effects`)."""
         self.waiting: set[Slot] = set()
         """Slots with tasks in their own queue: where others may steal. Guarded by `lock`."""
         self.halted: BaseException | None = None
@@ -141,15 +156,15 @@ class Core(Readable):
         """By worker: what keeps results where spilling is on (spilling.py), else None."""
         self.on_body_error: Callable[[DTask, BaseException], None] | None = None
         """Told of each body that raised: how a batch run aborts."""
+        self.on_end: Callable[[DTask, Any], None] | None = None
+        """Told of each task that ended, and its outcome: for debug traces."""
         self.lock = threading.Lock()
         """Guards the slots' own queues, their occupancy, and the pressure."""
         self.requests = threading.RLock()
         """Held by one request of dynamic control at a time, while it runs code of the user's; never with `lock`."""
         self._pinned_seq = itertools.count()
-        self.driver: Any = None
-        """Who performs: set by the context."""
-        self.coroutines = Coroutines()
-        """Where bodies go on that gave a coroutine."""
+        self.driver: Driver
+        """Who performs: set by the context, before anything else."""
         self._set_active(set())
         for worker, own in itertools.groupby(slots, key=lambda slot: slot.worker):
             self.add_worker(worker, own)
@@ -168,7 +183,7 @@ class Core(Readable):
             return
         failed = self.wire(task)  # as in `_submit_waiting`: a call less
         if failed is not None:
-            self.skip([task], failed._outcome)
+            self.effects.append(Doomed(task, failed._outcome))
         elif task._tokens is None or task._tokens.pop():
             self.enqueue(task)
 
@@ -192,15 +207,14 @@ class Core(Readable):
         else:
             self._submit_waiting(task)
         if self.halted is not None:  # it went down meanwhile, perhaps without seeing this one
-            self.fail(task, self.halted, direct=True)
-            return
+            self.effects.append(Doomed(task, self.halted))
         self.driver.enqueue_ready(())
         self.driver.wake()
 
     def _submit_waiting(self, task: DTask) -> None:
         failed = self.wire(task)
         if failed is not None:
-            self.skip([task], failed._outcome)
+            self.effects.append(Doomed(task, failed._outcome))
         elif task._tokens is None or task._tokens.pop():
             self.enqueue(task)
 
@@ -238,15 +252,18 @@ class Core(Readable):
                 extra.trace = trace
                 extra.spawned_by = parent.id if parent is not None else 0
         extra = extra or _ORDINARY
+        f = task._f
+        code = function_codes.get(f) if type(f) is FunctionType else None
         submission = (
             records.SUBMIT,
             t0,
             self.uid,
             task.id,
-            records.function_code(task._f),
+            function_code(f) if code is None else code,
             describe_arguments(task._args, task._kwargs) if task._args or task._kwargs else (),
             None if task._options is DEFAULT else task._options,
-            other_dependencies(task) if task._deps else (),
+            # Without options, and with a plain function, all of them are arguments.
+            other_dependencies(task) if task._deps and (task._options is not DEFAULT or code is None) else (),
             extra.spawned_by,
             self.run_id,
             extra.attempt,
@@ -261,7 +278,7 @@ class Core(Readable):
         samples = recorder.sample() if recorder.samplers else None
         recorder.append((*submission, self.clock(), None, samples))
         if failed is not None:
-            self.skip([task], failed._outcome)
+            self.effects.append(Doomed(task, failed._outcome))
         elif task._tokens.pop():  # type: ignore[union-attr]
             self.enqueue(task)
 
@@ -282,35 +299,30 @@ class Core(Readable):
                 else:
                     worker = self.home.pid
                     recorder.append((records.SCHEDULE, t, t, t, self.uid, task.id, home, worker, samples))
+            task._tokens = None
             task._claim = True
             self.queue.append(task)
             return
-        self._enqueue_placed(task, recorder, submission)
+        self._place(task, recorder, submission)
 
-    def _enqueue_placed(self, task: DTask, recorder: Any, submission: Any) -> None:
-        """`enqueue` for tasks that have a choice, and for those that `restore` freed, however long their chain."""
-        ready = [*self._place(task, recorder, submission)]
-        while ready:
-            ready += self._place(ready.pop(), recorder, None)
-
-    def _place(self, task: DTask, recorder: Any, submission: Any) -> Sequence[DTask]:
-        """Place one ready task; the tasks that became ready because its option `restore` finished it."""
+    def _place(self, task: DTask, recorder: Any, submission: Any) -> None:
+        """`enqueue` for tasks that have a choice."""
         if task._state >= DONE:
-            return ()
+            return
         if not self.active and not self.is_batch:
             self._park(task, recorder, submission)
-            return ()
+            return
         if task._options.limit is not None:
             self._record_submission(submission, recorder)  # it may not be placed for long
             submission = None
             if not limits.enter(task):
-                return ()
+                return
         t0 = self.clock() if recorder is not None else 0
         error: BaseException | None = None
         spot: Spot | None = None
         try:
             spot = self.place(self, task)
-        except Exception as unplaceable:  # of ours, or of a hook of the user's
+        except BaseException as unplaceable:  # of ours, or of a hook of the user's: whatever it is, this task's alone
             error = unplaceable
         if recorder is not None:
             t1 = self.clock()
@@ -318,27 +330,30 @@ class Core(Readable):
             placement = (records.SCHEDULE, t0, t1, t1, self.uid, task.id, *_shown(spot), samples)
             recorder.append(placement if submission is None else (*submission, t1, placement, samples))
         if spot is None:
-            self.fail(task, error)  # type: ignore[arg-type]
-            return ()
-        if task._options.restore is not None:
-            ready = self.driver.restore(task)
-            if ready is not None:
-                self.unreserve(task)
-                return ready  # type: ignore[no-any-return]
-        self.queue_at(task, spot)
-        return ()
+            self._leave_to_driver(task, Doomed(task, error))  # type: ignore[arg-type]
+        elif task._options.restore is not None:
+            self._leave_to_driver(task, Restorable(task, spot))
+        else:
+            self.queue_at(task, spot)
+
+    def _leave_to_driver(self, task: DTask, effect: Doomed | Restorable) -> None:
+        task._tokens = None  # from here on it is no more among those to be queued, see `DTask._tokens`
+        self.effects.append(effect)
 
     def queue_at(self, task: DTask, spot: Spot) -> None:
         """Put a placed task into the queue of its spot; with a slot of its own, tell the driver by `effects`."""
         slot = spot.slot
         if slot is None:
+            queue = self.shared[spot.worker]
+            task._tokens = None
             task._claim = True
-            self.shared[spot.worker].append(task)
+            queue.append(task)
             return
-        task._claim = False  # claimed like any other; False says: by slots only, not by helpers
         with self.lock:
-            share = occupancy_on(task, slot.processor)
-            heapq.heappush(slot.heap, (share, next(self._pinned_seq), task, spot.slots))
+            entry = (occupancy_on(task, slot.processor), next(self._pinned_seq), task, spot.slots)
+            task._tokens = None
+            task._claim = False  # claimed like any other; False says: by slots only, not by helpers
+            heapq.heappush(slot.heap, entry)
             self.waiting.add(slot)
         self.effects.append(slot)
 
@@ -364,6 +379,7 @@ class Core(Readable):
     def _park(self, task: DTask, recorder: Any, submission: Any) -> None:
         """No worker is there: the task waits until one is added."""
         self._record_submission(submission, recorder)
+        task._tokens = None
         self.parked.append(task)
         warn_once(self, "task %d is ready, but the context has no worker: it waits until addprocs adds one", task.id)
         if self.active:  # it came meanwhile
@@ -397,117 +413,12 @@ class Core(Readable):
         if self.rng is not None:
             self.rng.shuffle(spots)
 
-    # ---- completion ----------------------------------------------------------------------------
-
-    def finish(self, task: DTask, outcome: Any, state: int) -> Sequence[DTask]:
-        """Make the outcome of a task visible, after `settle`: the dependents that became ready.
-
-        Call `enqueue` for each of them. On failure the dependents are failed here, however many.
-        """
-        task._outcome = outcome
-        task._state = state
-        subs = task._subs
-        if not subs:
-            task._subs = TOLD
-            return ()
-        ready: list[DTask] = []
-        others: list[Any] = []  # waiters, and after a failure dependents
-        while subs:
-            try:
-                sub = subs.pop()
-            except IndexError:  # a subscriber took its entry back
-                break
-            if type(sub) is not DTask or state != DONE:
-                others.append(sub)
-            elif sub._tokens.pop():  # type: ignore[union-attr]
-                ready.append(sub)
-        task._subs = TOLD
-        if others:
-            for sub in others:
-                if type(sub) is not DTask:
-                    sub()
-            self.skip([sub for sub in others if type(sub) is DTask], outcome)
-        return ready
-
-    def fail(self, task: DTask, error: BaseException, state: str = "failure", direct: bool = False) -> bool:
-        """Finish a task that does not run (any more) with an error; False if it has a result already."""
-        if not settle(task):
-            return False
-        task._summary = summarize(task)
-        self.record_finish(task, error, state)
-        self.finish(task, Failure(task._summary, error, direct), FAILED)
-        self.unreserve(task)
-        if task._options.limit is not None:
-            limits.leave(task)
-        if claim(task) or task not in self.running:
-            release_inputs(task)
-        return True
-
-    def abandon(self, task: DTask) -> None:
-        """A task whose body runs has its outcome from elsewhere: cancel the coroutine, or give the slot back."""
-        body = task._live.coroutine if task._live is not None else None
-        if body is not None:
-            body.cancel()
-        else:
-            self.driver.abandon(task)
-
     def hand_on(self, ready: Sequence[DTask]) -> None:
         """Queue tasks that became ready outside of any slot, and see to it that somebody runs them."""
         if ready:
             self.driver.enqueue_ready(ready)
             for _ in ready:
                 self.driver.wake()
-
-    def give_up(self, task: DTask, error: BaseException | None = None) -> None:
-        """Running this task broke off somewhere (by default: the user interrupted a helper): give it an outcome."""
-        state = "cancellation" if error is None else "failure"
-        error = error or TaskCancelled("interrupted by the user")
-        self.running.discard(task)
-        if not self.fail(task, error, state) and task._state < DONE:
-            self.finish(task, Failure(summarize(task), error), FAILED)
-
-    def report_defect(self, task: DTask, error: BaseException) -> None:
-        """Something of ours raised while a task was run: the task fails, and the thread goes on."""
-        log = logging.getLogger("otel_timespan")
-        log.error("a defect of otel_timespan in running task %d", task.id, exc_info=error)
-        broken = SchedulingError(f"a defect of otel_timespan: {error!r}", "inconsistent")
-        broken.__cause__ = error
-        self.give_up(task, broken)
-
-    def skip(self, tasks: list[DTask], failure: Failure) -> None:
-        """Fail tasks whose upstream failed, and all that depends on them; without recursion."""
-        stack = list(tasks)
-        while stack:
-            task = stack.pop()
-            if not settle(task):
-                continue
-            task._summary = summarize(task)
-            self.record_finish(task, failure.error_for(task._summary), "skip")
-            task._outcome = failure
-            task._state = FAILED
-            waiters: list[Callable[[], None]] = []
-            while task._subs:
-                try:
-                    sub = task._subs.pop()
-                except IndexError:
-                    break
-                if type(sub) is DTask:
-                    stack.append(sub)
-                else:
-                    waiters.append(sub)
-            task._subs = TOLD
-            for notify in waiters:
-                notify()
-            self.unreserve(task)
-            release_inputs(task)
-
-    def record_finish(self, task: DTask, result: Any, state: str) -> None:
-        """The `finish` of a task whose body did not run to its end here."""
-        recorder = self.context.recorder
-        if recorder is not None:
-            t = self.clock()
-            record = (records.FINISH, t, self.clock(), self.uid, task.id, result, state, recorder.sample())
-            recorder.append(record)
 
     def record_steal(self, thief: Slot, victim: Any, task_id: int) -> None:
         """One attempt to steal; `victim` is the processor whose queue gave a task, None where none did."""
@@ -538,12 +449,8 @@ class Core(Readable):
             if UNLAUNCHED != task._state < DONE:
                 yield task
 
-    def halt(self, error: BaseException) -> None:
-        """Go down: every unfinished task fails with `error`, directly. Bodies that run are abandoned."""
-        self.halted = error
-        cancelled = not isinstance(error, SchedulingError)
-        for task in list(self.unfinished()):
-            self.fail(task, error, "cancellation" if cancelled else "failure", direct=True)
+    def clear(self) -> None:
+        """It went down, and all its tasks have their outcomes: empty the queues."""
         self.parked.clear()
         for queue in self.shared.values():
             queue.clear()
@@ -600,12 +507,3 @@ class Core(Readable):
     def worker_lost(self, worker: int) -> None:
         """A worker process died. Reserved: the workers of this core are threads, none can be lost alone."""
         raise WorkerLostError(worker)
-
-
-def release_inputs(task: DTask) -> None:
-    """Let go of what the task was given: it will not run (again)."""
-    task._f = None
-    task._args = ()
-    task._kwargs = None
-    task._deps = ()
-    task._context = None

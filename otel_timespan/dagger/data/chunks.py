@@ -13,21 +13,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import NoneType
 from typing import Any
 
-from ...errors import InvalidOptionError
 from ...timespans.model import ChunkInfo
-from ..places.processors import CPURAMMemorySpace, OSProc, Processor, memory_space
+from ..places.processors import CPURAMMemorySpace, Processor, memory_space
 from ..places.scopes import AnyScope, Scope
 from ..records import kinds as records
 from ..records.sizes import FIXED, approx_size
+from .bound import process_bound
+from .read import read
 
-__all__ = ["ArrayDomain", "Chunk", "DRef", "UnitDomain", "datasize", "domain", "tochunk"]
+__all__ = ["ArrayDomain", "Chunk", "DRef", "UnitDomain", "datasize", "domain"]
 
 _ANY = AnyScope()
 
 
+@process_bound
 class DRef:
     """The handle of one piece of data, equal only to itself. Its size is estimated when first asked for.
 
@@ -110,6 +111,7 @@ class LoggedDRef(DRef):
         self._put((records.EVICT, now, self._number, self._nbytes, type(self.value), self.worker, "released"))
 
 
+@process_bound
 class Chunk:
     """A reference to data held by some worker. Immutable; thread-safe; equal when the handle is the same.
 
@@ -138,9 +140,9 @@ class Chunk:
 
     def fetch(self, unwrap: bool = False) -> Any:
         """The content, here. `unwrap` follows nested chunks."""
-        value = self.handle.value
+        value = read(self.handle)
         while unwrap and isinstance(value, Chunk):
-            value = value.handle.value
+            value = read(value.handle)
         return value
 
     def __eq__(self, other: object) -> bool:
@@ -181,45 +183,6 @@ _UNIT = UnitDomain()
 def datasize(chunk: Chunk) -> int | None:
     """Estimated bytes of a chunk's content when it was made; None where it is unknown."""
     return chunk.handle.nbytes
-
-
-def tochunk(
-    x: Any,
-    proc: Processor | None = None,
-    scope: Scope | None = None,
-    *,
-    device: Any = None,
-    type: type | None = None,
-    rewrap: bool = False,
-    tag: Any = None,
-    leaf_tag: Any = None,
-    retain: bool = False,
-) -> Chunk:
-    """Wrap a value that is here as a chunk of `proc` (default: this worker's `OSProc`), usable in `scope`.
-
-    A chunk passed in is returned unchanged unless `rewrap`. `device`: the storage device that keeps the
-    value; by default plain memory, or where `enable_disk_caching` is in force its device, except for small
-    values and those that refer to something of this process (tasks, chunks, raw pointers). `tag`,
-    `leaf_tag` and `retain` are for the device (see `StorageRef`).
-
-    Raises `InvalidOptionError` where `type` says that there is no value although there is one, and for
-    wrong values; `StorageError` where the device can't keep it. Source: spec/scheduler.md §8.1.
-    """
-    if not isinstance(proc, (Processor, NoneType)):
-        raise InvalidOptionError(f"tochunk: proc must be a Processor, not {proc!r}")
-    if not isinstance(scope, (Scope, NoneType)):
-        raise InvalidOptionError(f"tochunk: scope must be a Scope, not {scope!r}")
-    if isinstance(x, Chunk):
-        if not rewrap:
-            return x
-        return Chunk(x.handle, proc or x.processor, scope or x.scope, type or x.chunktype)
-    if type is NoneType and x is not None:
-        raise InvalidOptionError(f"tochunk: type=NoneType was given for a {x.__class__.__name__}")
-    from .spilling import keep_chunk
-
-    ref = keep_chunk(x, device, tag, leaf_tag, retain) or DRef(x)
-    _ = ref.nbytes  # estimated now: the caller may change the value later
-    return Chunk(ref, proc or OSProc(), scope or _ANY, type)
 
 
 @memory_space.register

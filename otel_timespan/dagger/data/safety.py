@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from .bound import bound_types
+
 __all__ = ["LIMIT", "storage_safe"]
 
 LIMIT = 10_000
@@ -37,7 +39,7 @@ def storage_safe(value: Any) -> bool:
 
 
 def _safe(value: Any) -> bool:
-    bound = _process_bound()
+    bound = bound_types()
     stack, seen, budget = [value], set(), LIMIT
     while stack and budget > 0:
         one = stack.pop()
@@ -89,18 +91,6 @@ def _slots(kind: type) -> tuple[Any, ...]:
         for member in vars(cls).values()
         if isinstance(member, types.MemberDescriptorType)
     )
-
-
-@functools.lru_cache(maxsize=1)
-def _process_bound() -> tuple[type, ...]:
-    from ..core.machine import Core
-    from ..lazy import Thunk
-    from ..mutable import Shard
-    from ..storage import StorageRef, Stored
-    from ..tasks.dtask import DTask
-    from .chunks import Chunk, DRef
-
-    return DTask, Thunk, Chunk, DRef, Shard, StorageRef, Stored, Core
 
 
 def _is_raw_pointer(value: Any) -> bool:

@@ -7,20 +7,24 @@ and, with a clock that counts, the same log. It steps the very methods of the co
 
 from __future__ import annotations
 
-import heapq
+import contextvars
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError, SchedulingError
-from ..bodies.run import restore, run
+from ..bodies.coroutines import run_here
+from ..bodies.ending import give_up, perform
+from ..bodies.run import run
 from ..core.invariants import check
 from ..core.machine import Core
 from ..core.placement import Slot, slots_of
-from ..places.processors import topology
+from ..places.topology import topology
+from ..service.uninterrupted import uninterrupted
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
+from .base import Driver
 
 if TYPE_CHECKING:
     from ..context import Context
@@ -31,13 +35,15 @@ TICK_NS = 1_000_000
 """What the default clock counts a call: so much that bodies outweigh the cost of sending them to a worker."""
 
 
-class InlineDriver:
+class InlineDriver(Driver):
     """Give it to `Context(driver=InlineDriver(...))`. Not thread-safe: one thread uses the context.
 
     `workers`: {worker id: number of slots}, default {1: 2}. `seed`: of the choices; None takes the oldest
     ready task always. `clock`: nanoseconds; default counts up by 1 ms a call. `validate`: check the invariants
     after every step (slow).
     """
+
+    is_stepped = True
 
     def __init__(
         self,
@@ -57,6 +63,7 @@ class InlineDriver:
         self.is_guest = False
         """Whether the pretended workers are those of another driver, which outlives this one."""
         self._steps = 0
+        self._performing = False
 
     def similar(self) -> InlineDriver:
         """A fresh driver with the same workers and clock, and choices drawn from this one's."""
@@ -71,6 +78,7 @@ class InlineDriver:
             topology.add_worker(worker, count)
         used = [p.pid for p in context.procs if p.pid in self.workers]
         self.core = Core(context, [s for worker in used for s in slots_of(worker)], self.clock, self.random)
+        self.core.driver = self
         return self.core
 
     def can_use(self, worker: int) -> bool:
@@ -79,22 +87,35 @@ class InlineDriver:
 
     def add_slots(self, slots: Iterable[Slot]) -> None:
         """Nothing runs until somebody waits."""
+        self.perform_effects()
 
     def submit(self, task: DTask) -> None:
         """Submit; nothing runs yet."""
         task._core.submit(task)
+        self.perform_effects()
 
     def wake(self) -> None:
         """Nothing runs until somebody waits."""
 
-    def enqueue_ready(self, ready: Iterable[DTask]) -> None:
+    def enqueue_ready(self, ready: Sequence[DTask]) -> None:
         """Queue tasks that became ready."""
         for task in ready:
             task._core.enqueue(task)
+        self.perform_effects()
 
-    def restore(self, task: DTask) -> Sequence[DTask] | None:
-        """Finish a placed task by its option `restore`: what became ready; None if that gives no result."""
-        return restore(task._core, task)
+    def perform_effects(self) -> None:
+        """End what can only fail, or can be restored. Slots look at their queues with each step anyway."""
+        core = self.core
+        if core is None or self._performing:
+            return
+        self._performing = True
+        try:
+            while core.effects:
+                effect = core.effects.popleft()
+                if type(effect) is not Slot:
+                    uninterrupted(perform, core, effect)
+        finally:
+            self._performing = False
 
     def help(self, target: DTask) -> None:
         """Run ready tasks until `target` is done. Raises `SchedulingError` when nothing can run any more."""
@@ -107,54 +128,79 @@ class InlineDriver:
         core = self.core
         if core is None:
             return False
-        choices = self._choices(core)
-        if not choices:
+        choice = self._choose(core)
+        if choice is None:
             return False
-        task, slot, victim = choices[0] if self.random is None else self.random.choice(choices)
+        task, slot, victim = choice
         self._steps += 1
         if not claim(task):
             return True
-        self._forget(core, task)
         if victim is not None:
             core.record_steal(slot, victim.processor, task.id)
         if task._context is not None:
             task._context.run(topology.acting.set, slot.worker)
-        self.enqueue_ready(run(core, task, slot, helping=True))
+        try:
+            run(core, task, slot, helping=True)
+        except BaseException:  # it may have come in our own code, before the body or after it
+            uninterrupted(give_up, core, task)
+            raise
         if self.validate:
             check(core)
         return True
 
-    def _choices(self, core: Core) -> list[tuple[DTask, Slot, Slot | None]]:
-        """(task, slot that may run it now, slot from whose queue it would be stolen)."""
-        found: list[tuple[DTask, Slot, Slot | None]] = []
-        for worker, queue in core.shared.items():
-            slots = core.threads[worker]
-            found += [(task, slots[self._steps % len(slots)], None) for task in queue if hasattr(task, "_claim")]
-        for slot in core.slots.values():
-            for _, _, task, others in sorted(slot.heap, key=lambda entry: entry[:2])[:1]:
-                if hasattr(task, "_claim"):
-                    thieves = [s for s in others if s is not slot] if self.random is not None else []
-                    found += [(task, slot, None), *((task, thief, slot) for thief in thieves)]
-        return found
+    def _choose(self, core: Core) -> tuple[DTask, Slot, Slot | None] | None:
+        """(task, slot that runs it now, slot from whose queue it is stolen), taken out of its queue; None without any.
 
-    def _forget(self, core: Core, task: DTask) -> None:
-        """Take it, and whatever else is done or taken, out of the queues."""
-        for queue in core.shared.values():
-            kept = [t for t in queue if hasattr(t, "_claim")]
-            queue.clear()
-            queue.extend(kept)
-        for slot in core.slots.values():
-            slot.heap[:] = [entry for entry in slot.heap if hasattr(entry[2], "_claim")]
-            heapq.heapify(slot.heap)
-        core.waiting = {slot for slot in core.slots.values() if slot.heap}
-        core.effects.clear()
+        Among all that could run now chance decides; without it the oldest task of the first queue goes first.
+        """
+        while True:
+            pinned = [choice for slot in core.slots.values() for choice in self._pinned(core, slot)]
+            total = sum(map(len, core.shared.values())) + len(pinned)
+            if not total:
+                return None
+            n = 0 if self.random is None else self.random.randrange(total)
+            for worker, queue in core.shared.items():
+                if n < len(queue):
+                    task = queue[n]
+                    del queue[n]
+                    slots = core.threads[worker]
+                    if hasattr(task, "_claim"):
+                        return task, slots[self._steps % len(slots)], None
+                    break  # it was cancelled, or taken
+                n -= len(queue)
+            else:
+                core.take_out(pinned[n][0])
+                return pinned[n]
+
+    def _pinned(self, core: Core, slot: Slot) -> list[tuple[DTask, Slot, Slot | None]]:
+        """What the head of a slot's own queue may do: run there, or be stolen."""
+        while slot.heap and not hasattr(slot.heap[0][2], "_claim"):
+            core.unqueue(slot)
+        if not slot.heap:
+            return []
+        _, _, task, others = slot.heap[0]
+        thieves = [s for s in others if s is not slot] if self.random is not None else []
+        return [(task, slot, None), *((task, thief, slot) for thief in thieves)]
+
+    def go_on(self, task: DTask, coroutine: Any, context: contextvars.Context, over: Callable[..., int]) -> int:
+        """Here and now, to its end: there `await task` steps this driver."""
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            value = run_here(coroutine, context)
+        except BaseException as raised:
+            error = raised
+        try:
+            return over(value, error, helping=True)
+        finally:
+            error = None
 
     def pause(self) -> None:
         """A body that blocks has nobody to wait for here."""
         reason = "a body blocked with a timeout or in an event loop: the inline driver can't do that"
         raise SchedulingError(reason, "inconsistent")
 
-    def resume(self, hold: Any) -> None:
+    def resume(self, paused: Any) -> None:
         """Never reached: `pause` raises."""
 
     def abandon(self, task: DTask) -> None:

@@ -16,11 +16,13 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..bodies.ending import give_up
 from ..bodies.run import run
 from ..core.costs import remote_bytes
 from ..core.machine import Core
 from ..core.placement import Slot, inputs_of, steal, steal_from_afar
 from ..places.processors import OSProc
+from ..service.uninterrupted import uninterrupted
 from ..tasks.atomics import claim
 from ..tasks.dtask import DTask
 from .inline import InlineDriver
@@ -74,7 +76,6 @@ class SimulatedDriver(InlineDriver):
         core = self.core
         if core is None:
             return False
-        core.effects.clear()  # every free slot looks at all queues anyway
         for slot in sorted(core.slots.values(), key=lambda slot: (slot.processor != core.home, repr(slot.processor))):
             if slot not in self._busy:
                 self._take(core, slot)
@@ -86,9 +87,13 @@ class SimulatedDriver(InlineDriver):
         context: Any = task._context
         if context is not None and type(context) is not _PastContext:
             task._context = _PastContext(self, context)  # type: ignore[assignment]
-        ready = run(core, task, slot, helping=True)
-        self._past = []
-        self.enqueue_ready(ready)
+        try:
+            run(core, task, slot, helping=True)
+        except BaseException:  # see `InlineDriver.step`
+            uninterrupted(give_up, core, task)
+            raise
+        finally:
+            self._past = []
         return True
 
     def _take(self, core: Core, slot: Slot) -> None:

@@ -13,33 +13,60 @@ task costs one append and, mostly, no wake-up:
 * A body that **blocks** in `fetch` gives its slot back and takes one again before it goes on; those who
   wait for that go before new tasks. Spare threads are started for the slots it frees, up to a limit.
 
-Everything hot is one operation on a list or deque, atomic under the GIL (and locked by the object itself
-without it); pinned tasks take the core's lock.
+Everything hot is one operation on a list or deque, or one section (slots.py); pinned tasks take the core's lock.
 
-Sources: design/architecture.md §2; design/rulings.md 7, 12-14.
+The main thread may be interrupted between any two steps, by whatever a signal handler raises. So it does only what is
+made of sections: it takes and hands slots, claims, runs and ends plain tasks; and what it has in hand stands in its
+hold, so that `_mend` finds it. All else (threads to be started, pinned tasks, tasks that fail) it leaves to a thread
+that gets no signals (service/uninterrupted.py).
+
+See docs/architecture.md.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
+import contextvars
+import random
 import threading
 import time
-from _thread import allocate_lock
+from _thread import get_ident
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ...errors import NestingError
-from ..bodies.run import UserInterrupt, restore, run
+from ...timespans.model import EventId
+from ..bodies.coroutines import CoroutineBody, Coroutines
+from ..bodies.ending import give_up, perform, report_defect
+from ..bodies.run import run
 from ..core.machine import Core
-from ..core.placement import Slot, steal
+from ..core.placement import Slot, slots_of
 from ..options.options import start_bare
+from ..places.processors import OSProc
 from ..records import kinds as records
-from ..tasks.atomics import claim
+from ..service.uninterrupted import on_main_thread, uninterrupted
+from ..tasks.atomics import GIL, claim, claim_for
 from ..tasks.dtask import DONE, DTask
-from ..tasks.environment import running_task
+from ..tasks.environment import current, running_task
+from .base import Driver
+from .pinned import Pinned
+from .slots import (
+    Hold,
+    PinnedStart,
+    Resumption,
+    Seat,
+    give_back_locked,
+    hand_free_locked,
+    hand_resuming_locked,
+    sweep_locked,
+    take_away_locked,
+    take_free_locked,
+    take_handed_locked,
+)
+
+if TYPE_CHECKING:
+    from ..context import Context
 
 __all__ = ["ThreadsDriver"]
 
@@ -54,80 +81,135 @@ EXIT_JOIN_S = 1.0
 
 _PARKED_SINCE_NEVER = 0
 
-_tickets = itertools.count(1)
+
+# ---- moves of slots, each a section (tasks/atomics.py); slots.py has them for builds without the GIL ----------
 
 
-class Seat:
-    """One thread: its lock to park on, and the cell in which it is handed a slot or a pinned task."""
+def take_free_gil(free: list[Slot], hold: Hold) -> bool:
+    """Take the first free slot into the hold; False if there is none."""
+    try:
+        slot = free[-1]
+    except IndexError:
+        return False
+    del free[-1]
+    hold.slot = slot
+    return True
 
-    __slots__ = ("cell", "lock", "thread")
 
-    def __init__(self) -> None:
-        self.lock = allocate_lock()
-        self.lock.acquire()
-        self.cell: list[Any] = []
-        self.thread: threading.Thread | None = None
+def give_back_gil(hold: Hold, free: list[Slot]) -> Slot | None:
+    """Put what the hold has on the list of free slots: that slot; None if it has none (any more)."""
+    slot = hold.slot
+    if slot is not None:
+        hold.slot = None
+        free += (slot,)
+    return slot
 
 
-class Hold:
-    """What a thread holds while it runs bodies: a slot, whole (`share` None) or a share of it.
+def take_away_gil(hold: Hold) -> Slot | None:
+    """Take the slot out of a hold, to put it elsewhere at once; None if it has none (any more)."""
+    slot = hold.slot
+    hold.slot = None
+    return slot
 
-    It belongs to the thread and not to a task: a body that blocks inside another one on the same thread
-    gives back, and gets again, what the thread holds. `task` is the one that it was taken for, where that was
-    pinned. The slot lies in `cell`; whoever takes it out, the thread itself or a cancellation of its body, gives it
-    back.
-    """
 
-    __slots__ = ("cell", "share", "task")
-
-    def __init__(self, slot: Slot, share: float | None, task: DTask | None = None) -> None:
-        self.cell = [slot]
-        self.share = share
-        self.task = task
-
-    def slot(self) -> Slot | None:
-        """What it holds now, None after it was taken away."""
+def take_handed_gil(handed: list[Seat], hold: Hold, limbo: list[Seat]) -> bool:
+    """Take a slot back from a seat that was handed it and has not come up; the seat is in limbo then."""
+    while True:
         try:
-            return self.cell[0]
+            seat = handed[-1]
         except IndexError:
-            return None
+            return False
+        del handed[-1]
+        cell = seat.cell
+        if cell and cell[-1].__class__ is Slot:
+            hold.slot = cell[-1]
+            del cell[-1]
+            limbo += (seat,)
+            return True
 
 
-class Resumption(NamedTuple):
-    """What `pause` gives and `resume` takes: the thread's hold and the slot it had, None where it had none."""
-
-    hold: Hold | None
-    slot: Slot | None
-
-
-class _Pinned(NamedTuple):
-    """A task that was pinned to a slot and begins there now, with the share that it takes."""
-
-    slot: Slot
-    task: DTask
-    share: float
-
-
-class _Resume:
-    """A body that blocked and wants its share of a slot again; sits in the slot's heap like a task."""
-
-    __slots__ = ("lock",)
-
-    def __init__(self) -> None:
-        self.lock = allocate_lock()
-        self.lock.acquire()
+def hand_free_gil(free: list[Slot], limbo: list[Seat], idle: list[Seat], handed: list[Seat]) -> bool:
+    """Hand the first free slot to a seat: one in limbo, else a parked one, which is woken; False without either."""
+    try:
+        slot = free[-1]
+        if limbo:
+            seat = limbo[-1]
+            del limbo[-1], free[-1]
+            seat.cell += (slot,)
+            handed += (seat,)
+            return True
+        seat = idle[-1]
+    except IndexError:
+        return False
+    del idle[-1], free[-1]
+    seat.cell += (slot,)
+    handed += (seat,)
+    seat.lock.release()
+    return True
 
 
-class ThreadsDriver:
+def hand_resuming_gil(free: list[Slot], resuming: deque[Seat]) -> bool:
+    """Hand the first free slot to the body that waits longest for one; False without either."""
+    try:
+        slot, seat = free[-1], resuming[0]
+    except IndexError:
+        return False
+    del free[-1], resuming[0]
+    seat.cell += (slot,)
+    seat.lock.release()
+    return True
+
+
+def sweep_gil(queue: deque[DTask]) -> None:
+    """Drop claimed tasks from the ends of a queue: they would keep their results alive there."""
+    try:
+        while True:
+            task = queue[-1]
+            try:
+                task._claim  # noqa: B018 - to look, without a call
+                break
+            except AttributeError:
+                del queue[-1]
+        while True:
+            task = queue[0]
+            try:
+                task._claim  # noqa: B018
+                return
+            except AttributeError:
+                del queue[0]
+    except IndexError:
+        return
+
+
+if GIL:
+    take_free, take_handed, take_away, give_back = take_free_gil, take_handed_gil, take_away_gil, give_back_gil
+    hand_free, hand_resuming, sweep = hand_free_gil, hand_resuming_gil, sweep_gil
+else:
+    take_free, take_handed, take_away = take_free_locked, take_handed_locked, take_away_locked
+    give_back, sweep = give_back_locked, sweep_locked
+    hand_free, hand_resuming = hand_free_locked, hand_resuming_locked
+
+
+class _Local(threading.local):
+    """Per thread: `hold`, what it holds, None outside of bodies; `depth`, how many bodies it runs nested."""
+
+    hold: Hold | None = None
+    helping: Hold | None = None
+    """What this thread holds whenever it helps from outside of bodies."""
+    depth = 0
+    performing = False
+    """Whether it is just performing effects."""
+
+
+class ThreadsDriver(Pinned, Driver):
     """Runs the bodies of one core on threads of this process. All methods may be called from any thread."""
 
-    step = None
-    """Nobody needs to be made to run tasks here (the inline driver has a method of this name)."""
+    is_stepped = False
 
-    def __init__(self, core: Core, worker: int = 1) -> None:
-        self.core = core
+    def __init__(self, worker: int = 1) -> None:
+        self.core: Core
         self.worker = worker
-        self.queue = core.shared.setdefault(worker, deque())
+        self.queue: deque[DTask] = deque()
         self.free: list[Slot] = []
         """Thread slots that nobody holds; the first processor is taken first."""
         self.idle: list[Seat] = []
@@ -139,15 +221,28 @@ class ThreadsDriver:
         self.resuming: deque[Seat] = deque()
         """Bodies that want a slot again."""
         self.seats: list[Seat] = []
-        self.blocked = 0
-        """Bodies that wait in `fetch` right now; guarded by `_blocked_lock`."""
-        self._blocked_lock = threading.Lock()
-        self._local = threading.local()
-        """Per thread: `hold`, what it holds, None outside of bodies; `depth`, how many it runs nested."""
+        self.paused: set[Hold] = set()
+        """What the threads hold (nothing) whose bodies wait in `fetch` right now."""
         self.holds: dict[int, Hold] = {}
-        """What each thread held last, by its ident: empty cells once it let go."""
+        """What each thread held last, by its ident: empty once it let go."""
+        self.coroutines = Coroutines()
+        """Where bodies go on that gave a coroutine."""
         self.closed = False
+        self._local = _Local()
+
+    @property
+    def blocked(self) -> int:
+        """How many bodies wait in `fetch` right now."""
+        return len(self.paused)
+
+    def attach(self, context: Context) -> Core:
+        """A core with the threads of its worker as slots, if the context uses that."""
+        used = OSProc(self.worker) in context.procs
+        core = self.core = Core(context, slots_of(self.worker) if used else [], rng=random.Random())
+        self.queue = core.shared.setdefault(self.worker, self.queue)
+        core.driver = self
         self.add_slots(core.slots.values())
+        return core
 
     def can_use(self, worker: int) -> bool:
         """Whether this driver has the threads of such a worker."""
@@ -158,6 +253,10 @@ class ThreadsDriver:
         self.free[:0] = [slot for slot in slots if slot.shares][::-1]
         self.perform_effects()
         self.wake()
+
+    def step(self) -> bool:
+        """Nobody needs to: bodies run on threads."""
+        return False
 
     # ---- tasks come in ---------------------------------------------------------------------------
 
@@ -177,41 +276,56 @@ class ThreadsDriver:
         if self.core.effects:
             self.perform_effects()
 
-    def restore(self, task: DTask) -> Sequence[DTask] | None:
-        """Finish a placed task by its option `restore`: what became ready; None if that gives no result."""
-        return restore(self.core, task)
+    def perform_effects(self) -> None:
+        """Start what was pinned to slots, as far as it fits; end what can only fail, or can be restored."""
+        effects, local = self.core.effects, self._local
+        if not effects or local.performing:
+            return
+        if on_main_thread():
+            uninterrupted(self.perform_effects)
+            return
+        local.performing = True
+        try:
+            while effects:
+                try:
+                    effect = effects.popleft()
+                except IndexError:
+                    return
+                if type(effect) is Slot:
+                    self.dispatch(effect)
+                else:
+                    perform(self.core, effect)  # type: ignore[arg-type]
+        finally:
+            local.performing = False
 
     def wake(self) -> None:
         """Hand a free slot to a seat if there is work in the shared queue."""
-        if not self.queue:
-            return
-        try:
-            slot = self.free.pop()
-        except IndexError:
-            return
-        self._hand(slot, slot)
+        free = self.free
+        if free and self.queue and not hand_free(free, self.limbo, self.idle, self.handed) and free:
+            uninterrupted(self._start_seat)
 
-    def _hand(self, item: Any, slot: Slot) -> None:
-        """Give a slot (or a pinned task with its slot) to a seat; start a thread if all are busy."""
-        plain = item is slot
+    def _start_seat(self) -> None:
+        """All threads are busy, and a slot is free: one more thread."""
+        hold = Hold()
+        if take_free(self.free, hold):
+            self._start_thread(hold.slot, hold.slot)
+
+    def _hand(self, start: PinnedStart) -> None:
+        """Give a pinned task with its slot to a seat; start a thread if all are busy. Not in the main thread."""
         try:
             seat = self.limbo.pop()
         except IndexError:
             try:
                 seat = self.idle.pop()
             except IndexError:
-                self._start_seat(item, slot)
+                self._start_thread(start, start.slot)
                 return
-            seat.cell.append(item)
-            if plain:
-                self.handed.append(seat)
+            seat.cell.append(start)
             seat.lock.release()
             return
-        seat.cell.append(item)
-        if plain:
-            self.handed.append(seat)
+        seat.cell.append(start)
 
-    def _start_seat(self, item: Any, slot: Slot) -> None:
+    def _start_thread(self, item: Any, slot: Any) -> None:
         seat = Seat()
         seat.cell.append(item)
         seat.lock.release()
@@ -223,18 +337,7 @@ class ThreadsDriver:
             start_bare(seat.thread)
         except RuntimeError:  # the interpreter is shutting down, or the system has no thread left
             self.seats.remove(seat)
-            self._give_back(item, slot)
-
-    def _give_back(self, item: Any, slot: Slot) -> None:
-        if item is slot:
-            self.free.append(slot)
-        else:
-            _, task, share = item
-            task._claim = False
-            with self.core.lock:
-                heapq.heappush(slot.heap, (share, -next(_tickets), task, (slot,)))
-                self.core.waiting.add(slot)
-            self._leave_share(slot, share)
+            self._put_back(item, slot)
 
     # ---- a seat's life ---------------------------------------------------------------------------
 
@@ -289,29 +392,26 @@ class ThreadsDriver:
         """Run tasks of the shared queue until it is empty, or the slot is wanted elsewhere."""
         queue, core = self.queue, self.core
         hold = self._take_hold(slot, None)
-        current: Slot | None = slot
-        while current is not None:
+        mine: Slot | None = slot
+        while mine is not None:
             try:
                 task = queue.popleft()
             except IndexError:
                 if not self._linger(seat, hold):
                     return
-                current = hold.slot()
+                mine = hold.slot
                 continue
             if claim(task):
                 try:
-                    ready = run(core, task, current)
+                    queued = run(core, task, mine)
                 except BaseException as error:  # of ours: bodies' own are outcomes. A dead thread would be a hang.
-                    core.report_defect(task, error)
-                    ready = ()
-                if ready:
-                    self.enqueue_ready(ready)
-                    if len(ready) > 1 and self.free:
-                        self.wake()
-                    del ready
-                current = hold.slot()  # another one, if the body blocked; None, if it was abandoned
+                    report_defect(core, task, error)
+                    queued = 0
+                if queued > 1 and self.free:  # the first of them is for this thread
+                    self.wake()
+                mine = hold.slot  # another one, if the body blocked; None, if it was abandoned
             del task
-            if self.resuming or (current is not None and current.heap):
+            if self.resuming or (mine is not None and mine.heap):
                 break
         # Park first: a slot that is let go while no seat is idle would start a thread.
         self.idle.append(seat)
@@ -323,9 +423,8 @@ class ThreadsDriver:
         Without this a spawner that is as fast as its tasks wakes a thread for each of them. The slot lies
         where a helper can take it meanwhile. False when this seat is parked.
         """
-        try:
-            slot = hold.cell.pop()
-        except IndexError:  # taken away with its body
+        slot = take_away(hold)
+        if slot is None:  # taken away with its body
             self.idle.append(seat)
             return False
         seat.cell.append(slot)
@@ -336,7 +435,7 @@ class ThreadsDriver:
             if taken is not None:  # it was taken back, and a pinned task given instead
                 self._work_pinned(seat, *taken)
             return False
-        hold.cell.append(taken)
+        hold.slot = taken
         if self.queue:
             return True
         self.idle.append(seat)
@@ -347,185 +446,88 @@ class ThreadsDriver:
         """Run one task that was pinned to a slot."""
         hold = self._take_hold(slot, share, task)
         try:
-            ready = run(self.core, task, slot)
+            queued = run(self.core, task, slot)
         except BaseException as error:  # see `_work`
-            self.core.report_defect(task, error)
-            ready = ()
+            report_defect(self.core, task, error)
+            queued = 0
         hold.task = None  # it must not live on in `holds`
-        if ready:
-            self.enqueue_ready(ready)
-            if self.free:
-                self.wake()
+        if queued and self.free:
+            self.wake()
         self.idle.append(seat)
         self._let_go(hold)
 
     def _take_hold(self, slot: Slot, share: float | None, task: DTask | None = None) -> Hold:
         hold = Hold(slot, share, task)
-        self._local.hold = self.holds[threading.get_ident()] = hold
+        self._local.hold = self.holds[get_ident()] = hold
         return hold
 
     def _let_go(self, hold: Hold) -> None:
         """Give back what a thread holds, unless it was taken away already."""
-        try:
-            slot = hold.cell.pop()
-        except IndexError:
-            return
         if hold.share is None:
-            self.release(slot)
-        elif hold.share:
+            slot = give_back(hold, self.free)
+            if slot is not None:
+                self._use(slot)
+            return
+        slot = take_away(hold)
+        if slot is not None and hold.share:
             self._leave_share(slot, hold.share)
 
-    def release(self, slot: Slot) -> None:
-        """Let go of a whole slot: to a body that resumes, a pinned task, a queued one, or to nobody."""
-        while True:
-            try:
-                seat = self.resuming.popleft()
-            except IndexError:
-                pass
-            else:
-                seat.cell.append(slot)
-                seat.lock.release()
-                return
-            self.free.append(slot)
-            if self.core.waiting:
-                self._dispatch(slot)
-            if self.resuming:  # it came before it could see the slot: look again
-                try:
-                    slot = self.free.pop()
-                except IndexError:
-                    return
-                continue
-            if self.queue and self.free:
-                self.wake()
-            return
-
-    # ---- pinned tasks ------------------------------------------------------------------------------
-
-    def perform_effects(self) -> None:
-        """Start what was pinned to slots, as far as it fits."""
-        effects = self.core.effects
-        while effects:
-            try:
-                slot = effects.popleft()
-            except IndexError:
-                return
-            self._dispatch(slot)
-
-    def _dispatch(self, slot: Slot) -> None:
-        """Start what waits for a slot and fits (spec §17.7), lowest share first; then see to stealing.
-
-        An idle slot without work of its own steals from the others; what does not fit here may fit there.
-        """
-        starts: list[_Pinned] = []
-        steals: list[tuple[Slot, Any, int]] = []
-        with self.core.lock:
-            self._take_own(slot, starts)
-            if not self.core.waiting:
-                thieves: list[Slot] = []
-            elif slot.heap:
-                thieves = [*self.free, *(s for s in self.core.slots.values() if not s.shares and not s.used)]
-            else:
-                thieves = [slot]
-            for thief in thieves:
-                self._steal(thief, starts, steals)
-        for item in starts:
-            self._hand(item, item.slot)
-        for steal_attempt in steals:
-            self.core.record_steal(*steal_attempt)
-
-    def _take_own(self, slot: Slot, starts: list[_Pinned]) -> None:
-        while slot.heap:
-            share, _, entry, _ = slot.heap[0]
-            if type(entry) is DTask and entry._state >= DONE:
-                self.core.unqueue(slot)
-                continue
-            if not self._fits(slot, share):
-                return
-            self.core.unqueue(slot)
-            if type(entry) is _Resume:
-                slot.used += share
-                entry.lock.release()
-            else:
-                self._start(slot, entry, share, starts)
-
-    def _start(self, slot: Slot, task: DTask, share: float, starts: list[_Pinned]) -> bool:
-        """Begin a pinned task that fits: False if somebody else has it, and the slot is as it was."""
-        if claim(task):
-            slot.used += share
-            starts.append(_Pinned(slot, task, share))
-            return True
-        if slot.used == 0 and share and slot.shares:
-            self.free.append(slot)
-        return False
-
-    def _steal(self, thief: Slot, starts: list[_Pinned], steals: list[tuple[Slot, Any, int]]) -> None:
-        """Take from other slots' queues what fits (spec §17.7), one task an attempt; the core's lock is held."""
-        while not thief.heap and any(s is not thief and s.worker == thief.worker for s in self.core.waiting):
-            found = steal(self.core, thief, self._fits)
-            if found is None:
-                steals.append((thief, None, 0))
-                return
-            victim, task, share = found
-            if self._start(thief, task, share, starts):
-                steals.append((thief, victim.processor, task.id))
-
-    def _fits(self, slot: Slot, share: float) -> bool:
-        """Whether a pinned body may start; takes a thread slot off the free list for the first one."""
-        if share == 0:
-            return True
-        if slot.used or not slot.shares:
-            return slot.used + share <= 1.0 + 1e-9
-        try:
-            self.free.remove(slot)
-        except ValueError:  # a body of the shared queue has it, and looks here when it is done
-            return False
-        return True
-
-    def _leave_share(self, slot: Slot, share: float) -> None:
-        with self.core.lock:
-            slot.used = max(0.0, slot.used - share)
-            if slot.used < 1e-9:
-                slot.used = 0.0
-            vacant = slot.used == 0
-        if vacant and slot.shares:
-            self.release(slot)
-        elif self.core.waiting:
-            self._dispatch(slot)
+    def _use(self, slot: Slot | None) -> None:
+        """A whole slot (None: any) was freed: it is for a body that resumes, a pinned task, or a queued one."""
+        while self.resuming and hand_resuming(self.free, self.resuming):
+            pass
+        if self.core.waiting:
+            for one in (slot,) if slot is not None else list(self.core.waiting):
+                uninterrupted(self.dispatch, one)
+        if self.free and self.queue:
+            self.wake()
 
     # ---- helping and blocking ------------------------------------------------------------------------
 
     def help(self, target: DTask) -> None:
         """Run what `target` needs, on this thread, until it is done or others are at it."""
         local = self._local
-        depth = getattr(local, "depth", 0)
+        depth, before = local.depth, local.hold
         if depth >= MAX_HELP_DEPTH:
             return
-        before: Hold | None = getattr(local, "hold", None)
-        mine = before is not None and before.slot() is not None  # a callback of a task that finished here
-        hold = before if depth or mine or running_task() is not None else None
-        borrowed = hold is None
+        mine = before is not None and before.slot is not None  # a callback of a task that finished here
+        borrowed = not (depth or mine or (current.get() is not None and running_task() is not None))
+        hold = before if not borrowed else local.helping or Hold()
         if hold is None:
-            slot = self._borrow()
-            if slot is None:
-                return
-            hold = self._take_hold(slot, None)
-        elif hold.share is not None and (hold.share < 1.0 or (slot := hold.slot()) is None or not slot.shares):
+            return
+        if not borrowed and hold.share is not None and (hold.share < 1.0 or hold.slot is None or not hold.slot.shares):
             return  # a body that takes a share only, or no thread, must not run one that takes a thread
-        local.hold, local.depth = hold, depth + 1
+        outer = hold.claimed
         try:
-            self._help(target, hold)
-        finally:
+            local.hold, local.depth = hold, depth + 1
+            try:
+                if borrowed:
+                    local.helping = self.holds[get_ident()] = hold
+                if not borrowed or take_free(self.free, hold) or take_handed(self.handed, hold, self.limbo):
+                    self._help(target, hold)
+            finally:
+                local.depth = depth
+                sweep(self.queue)
+                if borrowed:
+                    self._let_go(hold)
+                    local.hold = before
+                    if before is not None:
+                        self._take_up(before)
+        except BaseException:
+            uninterrupted(self._mend, hold, outer, borrowed)
             local.depth = depth
-            self._sweep()
-            if borrowed:
-                self._let_go(hold)
-                self._local.hold = before  # not None where a callback of a finished task fetches
-                if before is not None:
-                    self.holds[threading.get_ident()] = before
+            self._take_up(before)
+            raise
+
+    def _take_up(self, before: Hold | None) -> None:
+        """This thread holds what it held before it helped: something where a callback of a finished task fetches."""
+        self._local.hold = before
+        if before is not None:
+            self.holds[get_ident()] = before
 
     def _help(self, target: DTask, hold: Hold) -> None:
-        core, stack = self.core, [target]
-        on_main = threading.current_thread() is threading.main_thread()
+        core, stack, outer = self.core, [target], hold.claimed
+        on_main = get_ident() == threading.main_thread().ident
         while stack:
             task = stack[-1]
             if task._state >= DONE:
@@ -537,103 +539,118 @@ class ThreadsDriver:
                     return
                 stack.append(upstream)
                 continue
-            slot = hold.slot()
+            slot = hold.slot
             # Only what sits in the shared queue: a pinned task belongs to its own slot.
-            if slot is None or getattr(task, "_claim", None) is not True or not claim(task):
+            if slot is None or getattr(task, "_claim", None) is not True:
+                return
+            if GIL:  # `claim_for`, without a call
+                try:
+                    del task._claim
+                except AttributeError:
+                    return
+                hold.claimed = task
+            elif not claim_for(task, hold):
                 return
             stack.pop()
-            try:
-                ready = run(core, task, slot, helping=on_main)
-            except UserInterrupt:
-                core.give_up(task)  # it may have come in our own code, before the body or after it
-                raise
-            if ready:
-                self.enqueue_ready(ready)
-                if self.free:
-                    self.wake()
+            queued = run(core, task, slot, helping=on_main)
+            hold.claimed = outer
+            if queued and self.free:
+                self.wake()
 
-    def _sweep(self) -> None:
-        """Drop claimed tasks from the ends of the queue: they would keep their results alive there."""
-        queue = self.queue
-        if not queue:
-            return
-        for pop, put in ((queue.pop, queue.append), (queue.popleft, queue.appendleft)):
-            while True:
-                try:
-                    last = pop()
-                except IndexError:
-                    return
-                if hasattr(last, "_claim"):
-                    put(last)
-                    break
-
-    def _borrow(self) -> Slot | None:
-        """A free slot, or one that was handed to a seat which has not taken it yet."""
-        try:
-            return self.free.pop()
-        except IndexError:
-            pass
-        while True:
-            try:
-                seat = self.handed.pop()
-            except IndexError:
-                return None
-            try:
-                item: Slot = seat.cell.pop()
-            except IndexError:
-                continue
-            if type(item) is not Slot:
-                seat.cell.append(item)
-                continue
-            self.limbo.append(seat)
-            return item
+    def _mend(self, hold: Hold, outer: DTask | None, borrowed: bool) -> None:
+        """A helper was interrupted between its steps: end, or queue again, what it had in hand; free its slot."""
+        task, hold.claimed = hold.claimed, outer
+        if task is not None and task is not outer:
+            if task._slot is None and task._state < DONE:  # its body had not begun
+                task._claim = True
+                self.queue.appendleft(task)
+            else:
+                give_up(self.core, task)
+        if borrowed:
+            self.paused.discard(hold)
+            self._let_go(hold)
+        self._use(None)
+        self.perform_effects()
 
     def pause(self) -> Resumption:
         """The body on this thread is about to block: give its slot back until `resume`.
 
         Raises `NestingError` when too many bodies wait inside each other already.
         """
-        hold: Hold | None = getattr(self._local, "hold", None)
+        hold = self._local.hold
         if hold is None:  # a thread that the body started: it holds nothing
             return Resumption(None, None)
-        with self._blocked_lock:
-            if self.blocked >= MAX_SPARE_THREADS:
-                raise NestingError(
-                    f"{self.blocked} bodies already wait inside each other: return tasks instead of fetching them "
-                    "in bodies, or spawn what depends on them with them as arguments",
-                    "nesting",
-                )
-            self.blocked += 1
-        slot = hold.slot()
+        if len(self.paused) >= MAX_SPARE_THREADS:
+            raise NestingError(
+                f"{len(self.paused)} bodies already wait inside each other: return tasks instead of fetching them "
+                "in bodies, or spawn what depends on them with them as arguments",
+                "nesting",
+            )
+        self.paused.add(hold)
+        slot = hold.slot
         self._let_go(hold)
         return Resumption(hold, slot)
 
-    def resume(self, resumption: Resumption) -> None:
+    def resume(self, paused: Resumption) -> None:
         """The body goes on: wait until it has a slot, or its share of its slot, again."""
-        hold, slot = resumption
+        hold, slot = paused
         if hold is None:
             return
-        with self._blocked_lock:
-            self.blocked -= 1
+        self.paused.discard(hold)
         if slot is None:  # the body was abandoned: it goes on without
             return
         if hold.share is None:
-            slot = self._retake()
+            self._retake(hold)
         elif hold.share:
-            ticket = _Resume()
-            with self.core.lock:
-                heapq.heappush(slot.heap, (hold.share, -next(_tickets), ticket, ()))
-                self.core.waiting.add(slot)
-            self._dispatch(slot)
-            ticket.lock.acquire()
-        hold.cell.append(slot)
+            self._retake_share(hold, slot, hold.share)
+        else:
+            hold.slot = slot
+
+    def _retake(self, hold: Hold) -> None:
+        """Wait for a slot. An interrupted body goes on without."""
+        if take_free(self.free, hold):
+            return
+        seat = Seat()  # a place to be handed a slot, for this once
+        try:
+            self.resuming.append(seat)
+            while self.resuming and hand_resuming(self.free, self.resuming):  # one was freed before it saw us
+                pass
+            seat.lock.acquire()
+            hold.slot = seat.cell[-1]
+            del seat.cell[-1]
+        except BaseException:
+            uninterrupted(self._stop_resuming, seat)
+            raise
+
+    def _stop_resuming(self, seat: Seat) -> None:
+        with contextlib.suppress(ValueError):  # it was handed one
+            self.resuming.remove(seat)
+        while seat.cell:
+            slot = seat.cell.pop()
+            self.free.append(slot)
+            self._use(slot)
+
+    def go_on(
+        self, task: DTask, coroutine: Any, context: contextvars.Context, over: Callable[..., int]
+    ) -> int:
+        """On the event loop of this scheduler."""
+
+        def handed(value: Any, error: BaseException | None) -> None:
+            for _ in range(over(value, error)):
+                self.wake()
+
+        uninterrupted(self._start_coroutine, CoroutineBody(task, coroutine, context, handed), task)
+        return 0
+
+    def _start_coroutine(self, body: CoroutineBody, task: DTask) -> None:
+        body.drop() if task._state >= DONE else self.coroutines.start(body)
 
     def abandon(self, task: DTask) -> None:
         """A running body was cancelled: take its slot away from its thread, so that others may run."""
         for hold in list(self.holds.values()):
             # Several bodies may have shares of one slot; one that has all of it may run others inside of it.
             its_own = hold.share is None or hold.share >= 1.0 or hold.task is task
-            if its_own and hold.slot() is task._slot and task in self.core.running:
+            if its_own and hold.slot is task._slot and task in self.core.running:
                 self._let_go(hold)
                 return
 
@@ -643,33 +660,12 @@ class ThreadsDriver:
             slot.used for slot in self.core.slots.values()
         )
 
-    def _retake(self) -> Slot:
-        try:
-            return self.free.pop()
-        except IndexError:
-            pass
-        seat = Seat()  # a place to be handed a slot, for this once
-        self.resuming.append(seat)
-        try:
-            slot = self.free.pop()
-        except IndexError:
-            pass
-        else:
-            try:
-                self.resuming.remove(seat)
-            except ValueError:  # one was handed meanwhile, too: keep that, return this
-                self.release(slot)
-            else:
-                return slot
-        seat.lock.acquire()
-        handed: Slot = seat.cell.pop()
-        return handed
-
     # ---- the end ---------------------------------------------------------------------------------------
 
     def close(self, timeout_s: float = EXIT_JOIN_S) -> None:
         """Let the threads end; those whose bodies run are daemons and get `timeout_s` in all."""
         self.closed = True
+        self.coroutines.close(timeout_s)
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -686,8 +682,6 @@ class ThreadsDriver:
                 seat.thread.join(max(0.0, deadline - time.monotonic()))
 
     def _record_wait(self, recorder: Any, slot: Slot, since: int) -> None:
-        from ...timespans.model import EventId
-
         id = EventId(uid=self.core.uid, worker=self.worker, processor=slot.processor, seq=records.next_seq())
         now = self.core.clock()
         record = (records.SPAN, "proc_run_wait", id, None, since, now, self.worker, recorder.sample())

@@ -13,7 +13,7 @@ from typing import Any
 from ...timespans.model import ChunkInfo, ValueInfo
 from .sizes import FIXED, approx_size
 
-__all__ = ["FunctionInfo", "describe_function", "describe_value", "function_name", "is_mutable"]
+__all__ = ["FIXED_INFO", "FunctionInfo", "describe_function", "describe_value", "function_name", "is_mutable"]
 
 
 class FunctionInfo:
@@ -78,12 +78,13 @@ def function_name(f: Any) -> str:
 
 
 _IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), type, enum.Enum, types.FunctionType)
-_FIXED_INFO = {kind: ValueInfo(kind, size, 0) for kind, size in FIXED.items()}
+FIXED_INFO: dict[type, ValueInfo] = {kind: ValueInfo(kind, size, 0) for kind, size in FIXED.items()}
+"""How the log shows values whose type says all."""
 
 
 def is_mutable(value: Any) -> bool:
     """Whether the value has an identity worth tracing (spec/timespans.md §6)."""
-    if type(value) in _FIXED_INFO or type(value) is str:
+    if type(value) in FIXED_INFO or type(value) is str:
         return False
     if isinstance(value, (*_IMMUTABLE, types.BuiltinFunctionType)):
         return False
@@ -94,7 +95,7 @@ def is_mutable(value: Any) -> bool:
 
 def describe_value(value: Any) -> ValueInfo:
     """A plain value as the log shows it."""
-    info = _FIXED_INFO.get(type(value))
+    info = FIXED_INFO.get(type(value))
     if info is not None:
         return info
     return ValueInfo(type(value), approx_size(value), id(value) if is_mutable(value) else 0)

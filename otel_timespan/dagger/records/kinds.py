@@ -90,14 +90,15 @@ CORE_WORKER = 1
 # ---- numbers instead of objects -------------------------------------------------------------------------
 
 _functions: list[types.FunctionType] = []
-_function_codes: dict[types.FunctionType, int] = {}
+function_codes: dict[types.FunctionType, int] = {}
+"""The numbers of those functions that have one."""
 _MAX_FUNCTIONS = 2000
 """Functions that are numbered, and so kept. A program that makes more of them pays a little more for each."""
 
 
 def function_code(f: Any) -> Any:
     """What stands for a task's function in a record: a number, or as `describe_function` gives it."""
-    code = _function_codes.get(f) if type(f) is types.FunctionType else None
+    code = function_codes.get(f) if type(f) is types.FunctionType else None
     return _number(f) if code is None else code
 
 
@@ -108,10 +109,10 @@ def _number(f: Any) -> Any:
     if holds or f.__qualname__ != f.__name__ or len(_functions) >= _MAX_FUNCTIONS:
         return described
     with _lock:
-        if f not in _function_codes:
+        if f not in function_codes:
             _functions.append(f)
-            _function_codes[f] = len(_functions) - 1
-    return _function_codes[f]
+            function_codes[f] = len(_functions) - 1
+    return function_codes[f]
 
 
 _lock = threading.Lock()
@@ -316,12 +317,12 @@ def after_move(move: Any) -> Any:
 
 
 def expand_end(record: Any, out: list[Event]) -> None:
-    """(_, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, profile, samples).
+    """(_, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, profile, state, samples).
 
     The body ended at `tb`, its result was packed and the task finished at `t1`. An abandoned
     body (`state` None) ends without a `finish`: that was emitted when the task was cancelled.
     """
-    _, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, state, profile, samples = record
+    _, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, profile, state, samples = record
     processor, f = processor_of(processor), function_of(f)
     worker = _worker_of(processor)
     id = _new(EventId, (OF_COMPUTE, thunk_id, processor))
@@ -345,7 +346,7 @@ def expand_return(record: Any, out: list[Event]) -> None:
     """
     _, tb, t1, uid, thunk_id, processor, f, handle, nbytes, type, worker, thread, state, samples = record
     result = ChunkInfo(handle, nbytes, type, worker)
-    whole = (_, tb, t1, uid, thunk_id, processor, f, result, None, None, thread, state, NO_SAMPLES, samples)
+    whole = (_, tb, t1, uid, thunk_id, processor, f, result, None, None, thread, NO_SAMPLES, state, samples)
     expand_end(whole, out)
 
 

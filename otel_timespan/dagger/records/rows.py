@@ -208,7 +208,7 @@ _RETURNED = Shape([*_span("storage_safe_scan"), ("compute", "finish"), *_ENDED],
 
 def end_rows(record: Any, columns: Columns) -> Shape | None:
     """See `records.expand_end`."""
-    _, tb, t1, uid, thunk_id, code, _, result, _, _, _, state, _, samples = record
+    _, tb, t1, uid, thunk_id, code, _, result, _, _, _, _, state, samples = record
     if samples is not None or type(code) is not int or code >> OWNER_BITS != _HOME:
         return None
     compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor_of(code)))

@@ -11,9 +11,19 @@ and these suffice:
   that the spawning thread itself takes last. The one who pops the bottom token makes the task ready.
 * **subscribe**: a subscriber appends itself to the upstream's list, then looks again whether the
   upstream is done; if so it tries to take its entry back. Who gets the entry, it or the finisher, owns it.
+* **hand over**: the finisher takes the entries out, one by one, and counts its dependents down.
 
-On a free-threaded build deleting a slot is no longer one step: there `claim` and `settle` take a lock of
-a small pool. List and deque operations lock by themselves there.
+**Sections.** Python runs signal handlers in the main thread, and what they raise (Ctrl-C) comes out between two
+steps of ours. CPython looks for signals, and lets other threads run, after a call of a C function, at the entry of a
+Python function and at a backward jump; between two of those it does neither. So code that makes no call between
+taking something out of where others see it and putting it where others see it (or whose only call is its last
+step, of a C function) happens as a whole or not at all. `x = list_[-1]; del list_[-1]` is such a section, and
+`list_.pop()` is not: an interrupt after the call loses what it returned. The functions here are such sections;
+what a broken-off thread had in hand then stands in a field of its, where whoever mends it finds it
+(drivers/threads.py, bodies/ending.py). tests/dagger/test_endings.py interrupts each of those places.
+
+On a free-threaded build nothing of this is one step: there is a second variant of each, with a lock of a small
+pool where one is needed. List and deque operations lock by themselves there. An interrupt can lose a task there.
 """
 
 from __future__ import annotations
@@ -24,7 +34,10 @@ from typing import Any
 
 from .dtask import DONE, DTask
 
-__all__ = ["claim", "settle", "subscribe"]
+__all__ = ["GIL", "claim", "claim_for", "hand_over", "settle", "subscribe"]
+
+GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether this interpreter has a global lock, so that sections hold."""
 
 
 def claim_gil(task: DTask) -> bool:
@@ -36,13 +49,47 @@ def claim_gil(task: DTask) -> bool:
     return True
 
 
-def settle_gil(task: DTask) -> bool:
-    """Take the right to give the task its one result; False when it has one."""
+def claim_for_gil(task: DTask, hold: Any) -> bool:
+    """`claim`, noted in `hold.claimed` in the same step."""
+    try:
+        del task._claim
+    except AttributeError:
+        return False
+    hold.claimed = task
+    return True
+
+
+def settle_gil(task: DTask, outcome: Any) -> bool:
+    """Give the task its one outcome, not visible yet; False when it has one. From here on somebody must end it."""
     try:
         del task._open
     except AttributeError:
         return False
+    task._outcome = outcome
     return True
+
+
+def hand_over_gil(task: DTask, taken: list[Any]) -> None:
+    """Take what subscribed to a task that is done: into `taken` go its waiters and the dependents it made ready.
+
+    After a failure all dependents. Whoever subscribes from now on finds the task done.
+    """
+    subs = task._subs
+    counts = task._state == DONE
+    while True:
+        try:
+            sub = subs[-1]
+        except IndexError:  # the last one may just have been taken back
+            return
+        del subs[-1]
+        if counts and sub.__class__ is DTask:
+            tokens: Any = sub._tokens
+            last = tokens[-1]
+            del tokens[-1]
+            if last:
+                taken += (sub,)
+        else:
+            taken += (sub,)
 
 
 _LOCKS = tuple(threading.Lock() for _ in range(64))
@@ -54,16 +101,34 @@ def claim_locked(task: DTask) -> bool:
         return claim_gil(task)
 
 
-def settle_locked(task: DTask) -> bool:
+def claim_for_locked(task: DTask, hold: Any) -> bool:
+    """`claim_for` for builds without the GIL."""
+    with _LOCKS[task.id & 63]:
+        return claim_for_gil(task, hold)
+
+
+def settle_locked(task: DTask, outcome: Any) -> bool:
     """`settle` for builds without the GIL."""
     with _LOCKS[task.id & 63]:
-        return settle_gil(task)
+        return settle_gil(task, outcome)
 
 
-if getattr(sys, "_is_gil_enabled", lambda: True)():
-    claim, settle = claim_gil, settle_gil
+def hand_over_locked(task: DTask, taken: list[Any]) -> None:
+    """`hand_over` for builds without the GIL: each entry is popped, which locks by itself."""
+    counts = task._state == DONE
+    while True:
+        try:
+            sub = task._subs.pop()
+        except IndexError:
+            return
+        if type(sub) is not DTask or not counts or sub._tokens.pop():  # type: ignore[union-attr]
+            taken.append(sub)
+
+
+if GIL:
+    claim, claim_for, settle, hand_over = claim_gil, claim_for_gil, settle_gil, hand_over_gil
 else:
-    claim, settle = claim_locked, settle_locked
+    claim, claim_for, settle, hand_over = claim_locked, claim_for_locked, settle_locked, hand_over_locked
 
 
 def subscribe(upstream: DTask, subscriber: Any) -> bool:

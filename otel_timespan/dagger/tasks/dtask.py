@@ -11,9 +11,10 @@ Source: spec/scheduler.md §1.2, §17.2; design/rulings.md 1, 14, 16.
 from __future__ import annotations
 
 import contextvars
+import operator
 import reprlib
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..options.options import Options
@@ -65,6 +66,20 @@ class TaskSummary(NamedTuple):
         return f"DTask {self.id}: {self.function}({shown})"
 
 
+class Verbs:
+    """What a handle can be asked to do, which is made far above it: `handle.py` fills this in, once."""
+
+    fetch: Callable[..., Any]
+    wait: Callable[..., None]
+    cancel: Callable[..., None]
+    future: Callable[[DTask], concurrent.futures.Future[Any]]
+    awaitable: Callable[[DTask], Coroutine[Any, Any, Any]]
+    spawn: Callable[..., DTask]
+
+
+VERBS = Verbs()
+
+
 class Result:
     """A result kept plain, without a chunk (options `get_result` and `meta`)."""
 
@@ -98,6 +113,7 @@ class DTask:
         "_state",  # UNLAUNCHED .. FAILED
         "_subs",  # dependents (DTask) and waiters (callables) to tell at the end, each exactly once
         "_summary",  # TaskSummary of a failed task, else None
+        "_taken",  # what was taken out of `_subs` at the end and is just being told; None else
         "_tokens",  # one a pending upstream, True at the bottom; None when there were none (countdown)
         "id",
     )
@@ -129,6 +145,7 @@ class DTask:
         self._core = core
         self._subs: list[Any] = []
         self._tokens: list[bool] | None = None
+        self._taken: list[Any] | None = None
         self._state = UNLAUNCHED
         self._open = True
         self._slot: Any = None
@@ -162,43 +179,33 @@ class DTask:
 
     def fetch(self, timeout: float | None = None, raw: bool = False) -> Any:
         """Wait for the result and return it; see `otel_timespan.dagger.fetch`."""
-        return _fetching().fetch(self, timeout=timeout, raw=raw)
+        return VERBS.fetch(self, timeout=timeout, raw=raw)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it finished; never raises the task's error. See `otel_timespan.dagger.wait`."""
-        _fetching().wait(self, timeout=timeout)
+        VERBS.wait(self, timeout=timeout)
 
     def cancel(self, *, force: bool = False, graceful: bool = True) -> None:
         """Cancel it; see `otel_timespan.dagger.cancel`."""
-        from ..control import cancel
-
-        cancel(self, force=force, graceful=graceful)
+        VERBS.cancel(self, force=force, graceful=graceful)
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the result: for code written for those."""
-        made: concurrent.futures.Future[Any] = _fetching().future(self)
-        return made
+        return VERBS.future(self)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        steps: Generator[Any, None, Any] = _fetching().awaitable(self).__await__()
-        return steps
+        return VERBS.awaitable(self).__await__()
 
     def __getitem__(self, key: Any) -> DTask:
         """Spawn `result[key]`."""
-        import operator
-
-        from ..api import spawn
-
-        return spawn(operator.getitem, self, key)
+        return VERBS.spawn(operator.getitem, self, key)
 
     # `t[i]` above would otherwise make a task iterable, for ever
     __iter__ = None
 
     def getattr(self, name: str) -> DTask:
         """Spawn `result.name`."""
-        from ..api import spawn
-
-        return spawn(getattr, self, name)
+        return VERBS.spawn(getattr, self, name)
 
     def __repr__(self) -> str:
         if self._state >= DONE:
@@ -306,9 +313,3 @@ def _show(value: Any) -> str:
         return reprlib.repr(value)
     except Exception:  # the user's own __repr__ raised: an error text must not fail over it
         return f"<{type(value).__name__}>"
-
-
-def _fetching() -> Any:
-    from .. import fetching
-
-    return fetching

@@ -10,6 +10,7 @@ Source: spec/scheduler.md §1.10, §3.
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ __all__ = [
     "SyncBlock",
     "current",
     "get_tls",
+    "in_event_loop",
     "in_task",
     "must_be_in_task",
     "set_tls",
@@ -67,6 +69,12 @@ def running_task() -> DTask | None:
     """The task whose body this code belongs to, None outside of bodies."""
     here = current.get()
     return here.task if isinstance(here, SyncBlock) else here
+
+
+def in_event_loop() -> bool:
+    """Whether this thread runs an asyncio event loop right now."""
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # absent while it is being imported
+    return running is not None and running() is not None
 
 
 def in_task() -> bool:

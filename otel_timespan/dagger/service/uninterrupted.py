@@ -1,0 +1,89 @@
+"""Calls that no signal breaks off: made by a thread that gets none.
+
+Python runs signal handlers in the main thread, between any two steps of whatever that executes, and what they raise
+(Ctrl-C) comes out there. What must not stop half way, and is too long to be one step (tasks/atomics.py), is called
+here: in another thread the call is simply made, in the main thread a thread of ours makes it, and the main thread
+waits. An interrupt of that wait leaves the call alone. It costs the main thread two switches, so that it is for what
+happens seldom.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from _thread import allocate_lock, get_ident
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..options.options import start_bare
+
+__all__ = ["on_main_thread", "uninterrupted"]
+
+_T = TypeVar("_T")
+
+_calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+_ready: list[bool] = []
+"""One entry a thread that waits for a call. A call may block, in a callback of the user's: then there is one more."""
+
+
+def on_main_thread() -> bool:
+    """Whether signal handlers run in this thread."""
+    return get_ident() == threading.main_thread().ident
+
+
+def uninterrupted(call: Callable[..., _T], *args: Any) -> _T:
+    """`call(*args)`, made to its end whatever signals come; its value, or what it raised.
+
+    In the main thread an interrupt is raised here at once; the call, which has begun or will, goes on without us.
+    """
+    if not on_main_thread() or not _thread_is_there():
+        return call(*args)
+    done = allocate_lock()
+    done.acquire()
+    found: list[_T] = []
+    raised: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            found.append(call(*args))
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            done.release()
+
+    _calls.put(make)
+    done.acquire()
+    if raised:
+        raise raised.pop()
+    return found.pop()
+
+
+def _thread_is_there() -> bool:
+    """Whether a thread waits for our call, started now if all are busy. Not where none can be started any more."""
+    try:
+        _ready.pop()
+    except IndexError:
+        try:
+            start_bare(threading.Thread(target=_run, name="dagger-calls", daemon=True))
+        except RuntimeError:  # the interpreter is going down, or the system has no thread left
+            return False
+    return True
+
+
+def _run() -> None:
+    while True:
+        make = _calls.get()
+        make()
+        del make  # this thread must keep nothing alive
+        _ready.append(True)
+
+
+def _in_child() -> None:
+    global _calls
+    _calls = queue.SimpleQueue()
+    _ready.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
