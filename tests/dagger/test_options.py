@@ -25,22 +25,21 @@ from otel_timespan.dagger.options.options import (
     OptionNotSetError,
     Options,
     apply_defaults,
-    carry,
     default_option,
     drop_removed,
     effective,
     enter_propagated,
     get_options,
-    inherit_in_threads,
     propagated,
     scoped,
     scoped_options,
     set_default_option,
-    start_bare,
     with_options,
 )
 from otel_timespan.dagger.places.processors import OSProc, ThreadProc
 from otel_timespan.dagger.places.scopes import AnyScope, ExactScope, InvalidScope, ProcessScope
+from otel_timespan.dagger.service import threads
+from otel_timespan.dagger.service.threads import carry, inherit_in_threads, start_bare
 from otel_timespan.errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
 
 A, B, C = ProcessScope(1), ProcessScope(2), ProcessScope(3)
@@ -381,8 +380,8 @@ class TestThreads:
             assert in_thread(theirs.get) == (2 if inherits else None)
         finally:
             ours.set(None)
-            module._carried.remove(ours)
-        assert module._carried.count(ours) == 0
+            threads._carried.remove(ours)
+        assert threads._carried.count(ours) == 0
 
     def test_subclasses_pools_and_timers(self) -> None:
         """Threads with a `run` of their own, pools started inside, and timers inherit, too."""

@@ -4,16 +4,14 @@ Who wins: the task's own option > the scoped option > the scheduler's option > t
 (`default_option`) > the global default. A body starts with exactly those scoped options that its task
 `propagates`, with the task's own values, and so on to any depth.
 
-Scoped options live in a context variable. Threads do not inherit those before Python 3.14, so that the
-first `with_options` wraps `threading.Thread.start`: a thread started inside of a block or body gets our own
-variables (nobody else's) and keeps them. A thread that is to outlive the block is started with `start_bare`.
+Scoped options live in a context variable that the threads inherit which are started inside of a block or body,
+from the first `with_options` on (see `dagger/service/threads.py`).
 
 Source: spec/scheduler.md §4, §20.3, §20.21, §20.22.
 """
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import threading
 import warnings
@@ -26,7 +24,7 @@ from ...errors import ConcurrencyViolationError, InvalidOptionError, NotCallable
 from ...timespans.recorder import warn_once
 from ..places.processors import Processor, distance
 from ..places.scopes import Scope
-from ..places.topology import topology
+from ..service.threads import carry, inherit_in_threads
 from .checks import CHECKS, REMOVED, check, is_option, unknown_option
 
 __all__ = [
@@ -35,18 +33,15 @@ __all__ = [
     "OptionNotSetError",
     "Options",
     "apply_defaults",
-    "carry",
     "default_option",
     "drop_removed",
     "effective",
     "enter_propagated",
     "get_options",
-    "inherit_in_threads",
     "propagated",
     "scoped",
     "scoped_options",
     "set_default_option",
-    "start_bare",
     "with_options",
 ]
 
@@ -226,6 +221,7 @@ class _Scoped(dict[str, Any]):
 
 scoped_options: ContextVar[Mapping[str, Any] | None] = ContextVar("otel_timespan.options", default=None)
 """The scoped options in force. Whoever starts a body sets it to what its task propagates."""
+carry(scoped_options)
 
 scoped: Callable[[], Mapping[str, Any] | None] = scoped_options.get
 """The scoped options in force, None where there are none. Not to be changed."""
@@ -330,71 +326,6 @@ def drop_removed(opts: Mapping[str, Any]) -> dict[str, Any]:
         if name in REMOVED:
             warnings.warn(f"the option {name!r} does nothing any more: leave it out", DeprecationWarning, stacklevel=3)
     return {name: value for name, value in opts.items() if name not in REMOVED}
-
-
-# --- threads -----------------------------------------------------------------------------------------
-
-_carried: list[ContextVar[Any]] = [scoped_options, topology.acting]
-_inherit_lock = threading.Lock()
-_inheriting = False
-
-
-def carry(var: ContextVar[Any]) -> None:
-    """Register a context variable of ours that started threads inherit (its value, unless that is None)."""
-    if var not in _carried:
-        _carried.append(var)
-
-
-def inherit_in_threads() -> None:
-    """From now on threads inherit the carried context variables from the code that starts them.
-
-    Wraps `threading.Thread.start`, once. A thread that starts where nothing is set is not touched.
-    """
-    global _inheriting
-    with _inherit_lock:
-        if _inheriting:
-            return
-        _inheriting = True
-        original = threading.Thread.start
-
-        @functools.wraps(original)
-        def start(self: threading.Thread) -> None:
-            values = [(var, value) for var in _carried if (value := var.get(None)) is not None]
-            restore = _lend(self, values) if values else None
-            try:
-                original(self)
-            except BaseException:
-                if restore is not None:
-                    restore()
-                raise
-
-        threading.Thread.start = start  # type: ignore[method-assign]
-
-
-def _lend(thread: threading.Thread, values: list[tuple[ContextVar[Any], Any]]) -> Callable[[], None]:
-    """Have the thread set the variables before it runs. The wrapper goes before the body begins."""
-    own_run = thread.__dict__.get("run", MISSING)
-
-    def restore() -> None:
-        if own_run is MISSING:
-            thread.__dict__.pop("run", None)
-        else:
-            thread.__dict__["run"] = own_run
-
-    def run() -> None:
-        restore()
-        for var, value in values:
-            var.set(value)
-        values.clear()
-        thread.run()
-
-    thread.__dict__["run"] = run
-    return restore
-
-
-def start_bare(thread: threading.Thread) -> None:
-    """Start a thread that inherits nothing: for those that outlive the block or body that starts them."""
-    contextvars.Context().run(thread.start)
 
 
 # --- defaults of signatures --------------------------------------------------------------------------

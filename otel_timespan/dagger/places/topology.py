@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InvalidOptionError
+from ..service.threads import carry
 from .node import node_uuid
 
 __all__ = ["THREADS_VARIABLE", "Topology", "default_threads", "positive", "topology"]
@@ -139,6 +140,7 @@ class Topology:
 
 topology = Topology()
 """The workers that there are. One object for the whole process, never replaced."""
+carry(topology.acting)
 
 
 def positive(what: str, value: object) -> int:
