@@ -83,15 +83,8 @@ from .places.scopes import (
     Scope,
     TaintScope,
     UnionScope,
-    all_processors,
-    compatible_processors,
     constrain,
-    issetequal,
-    issubset,
-    num_processors,
     proc_in_scope,
-    register_scope_key,
-    scope,
 )
 from .progressing import progress
 from .queues import (
@@ -107,6 +100,15 @@ from .queues import (
 )
 from .records.kinds import EVENT_CATEGORIES
 from .records.sizes import approx_size
+from .scoping import (
+    all_processors,
+    compatible_processors,
+    issetequal,
+    issubset,
+    num_processors,
+    register_scope_key,
+    scope,
+)
 from .tasks.dtask import DTask, TaskSummary
 from .tasks.environment import (
     CancelToken,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...errors import InvalidOptionError
+from ..places.devices import StorageDevice
 from ..places.processors import Processor
 from ..places.scopes import InvalidScope, Scope
 
@@ -244,8 +245,6 @@ def _limit_names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _storage(name: str, value: Any) -> Any:
-    from ..places.devices import StorageDevice
-
     if not isinstance(value, StorageDevice):
         raise _wrong(name, value, "a storage device, such as storage.RAMDevice()")
     return value
