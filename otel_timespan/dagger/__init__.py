@@ -50,7 +50,9 @@ from .iterating import as_completed, map
 from .lazy import SchedulerOptions, Thunk, collect, compute, delayed
 from .monitoring import status
 from .mutable import Shard, mutable, shard
-from .options.options import Options, default_option, get_options, set_default_option, with_options
+from .options.defaults import default_option, set_default_option
+from .options.options import Options
+from .options.scoped import get_options, with_options
 from .places.processors import (
     CPURAMMemorySpace,
     OSProc,

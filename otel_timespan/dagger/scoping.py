@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InvalidOptionError, NotCallableError
 from .context import eager_procs
-from .options.options import scoped
+from .options.scoped import scoped
 from .places.processors import OSProc, Processor, ThreadProc
 from .places.scopes import (
     AnyScope,

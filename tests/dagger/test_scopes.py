@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_timespan.dagger import context, scoping
-from otel_timespan.dagger.options.options import with_options
+from otel_timespan.dagger.options.scoped import with_options
 from otel_timespan.dagger.places import scopes as module
 from otel_timespan.dagger.places.processors import (
     OSProc,

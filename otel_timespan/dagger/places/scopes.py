@@ -4,7 +4,8 @@ A scope says where a task may run or a result may be used; `constrain` intersect
 hashable and picklable values. Naming a worker or processor that does not exist is no error here: the task
 that gets there finds no processor (`SchedulingError`, code `no_processors`).
 
-Source: spec/scheduler.md §5, §20.4 (a union's equality is that of sets).
+Upstream: https://juliaparallel.org/Dagger.jl/dev/scopes/; there the equality of unions looks at their
+lengths only, here it is that of sets.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Which workers there are: their thread slots, their hosts, and which of them we are.
 
 The scheduler's drivers keep it up to date; scopes and processors read it.
-
-Source: spec/scheduler.md §0, design/rulings.md 5, 18.
 """
 
 from __future__ import annotations
