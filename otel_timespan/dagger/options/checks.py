@@ -95,7 +95,7 @@ def at_least(lowest: int) -> Check:
     """An integer of at least `lowest`."""
 
     def keep(value: Any) -> int:
-        number = _whole(value)
+        number = value if type(value) is int else _whole(value)
         if number < lowest:
             raise RefusedError
         return number
