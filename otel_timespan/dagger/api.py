@@ -19,7 +19,9 @@ from .core.limits import check_limits
 from .data.chunks import Chunk
 from .data.shards import Shard
 from .fetching import fetch, note_failure, wait
-from .options.options import DEFAULT, Options, drop_removed, effective, scoped
+from .options.declaring import drop_removed
+from .options.options import DEFAULT, Options
+from .options.scoped import effective, scoped
 from .queues import Spec
 from .service.uninterrupted import uninterrupted
 from .tasks.dtask import DTask

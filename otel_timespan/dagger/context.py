@@ -30,7 +30,6 @@ from .data.caching import devices_for
 from .drivers.base import methods_missing
 from .drivers.threads import ThreadsDriver
 from .fetching import wait
-from .places import scopes
 from .places.processors import OSProc, invalidation_hooks, topology
 from .records import kinds as records
 from .service import janitor
@@ -319,6 +318,11 @@ def eager_context() -> Context:
     return context
 
 
+def eager_procs() -> list[OSProc]:
+    """The workers of the context that `spawn` uses now. Makes and starts nothing."""
+    return [OSProc(worker) for worker in topology.workers()] if _eager is None else _eager.procs
+
+
 def eager_state() -> Core | None:
     """The scheduler of the current context: None before the first spawn and after a halt."""
     return None if _eager is None else _eager.core
@@ -399,16 +403,11 @@ def _in_child() -> None:
     _running.clear()
 
 
-def _eager_roots() -> list[OSProc]:
-    return [OSProc(worker) for worker in topology.workers()] if _eager is None else _eager.procs
-
-
 def _refresh(worker: int) -> None:
     for context in list(_running):
         context.refresh(worker)
 
 
-scopes.eager_roots = _eager_roots
 def _take_devices() -> None:
     for core in running_cores():
         core.devices = devices_for(core.shared)

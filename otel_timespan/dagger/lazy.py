@@ -35,7 +35,9 @@ from .data.chunks import Chunk
 from .data.shards import Shard
 from .data.tochunk import tochunk
 from .fetching import fetch, wait
-from .options.options import DEFAULT, Options, drop_removed, effective
+from .options.declaring import drop_removed
+from .options.options import DEFAULT, Options
+from .options.scoped import effective
 from .tasks.dtask import DTask
 
 __all__ = ["SchedulerOptions", "Thunk", "collect", "compute", "delayed"]

@@ -20,7 +20,8 @@ from .data.chunks import Chunk
 from .data.shards import Shard
 from .data.tochunk import tochunk
 from .fetching import fetch, waitall
-from .options.options import Options, scoped_options
+from .options.options import Options
+from .options.scoped import scoped_options
 from .places.devices import RAM
 from .places.processors import OSProc, Processor, ThreadProc, get_processors
 from .places.scopes import ExactScope, ProcessScope, Scope

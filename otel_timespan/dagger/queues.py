@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from ..errors import TaskCancelled
 from .bodies.ending import fail
 from .fetching import fetch, note_failure, wait
-from .options.options import Options, get_options, with_options
+from .options.options import Options
+from .options.scoped import get_options, with_options
 
 if TYPE_CHECKING:
     from .tasks.dtask import DTask

@@ -17,7 +17,8 @@ from ..data.chunks import Chunk
 from ..data.files import File
 from ..data.read import read, read_results
 from ..data.shards import Shard
-from ..options.options import DEFAULT, enter_propagated
+from ..options.options import DEFAULT
+from ..options.scoped import enter_propagated
 from ..places.processors import ThreadProc, move
 from ..tasks.dtask import DTask
 from ..tasks.environment import current

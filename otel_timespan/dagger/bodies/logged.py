@@ -15,7 +15,8 @@ from ..core.describe_task import describe_moves
 from ..core.placement import occupancy_on
 from ..data.chunks import DRef
 from ..data.read import read
-from ..options.options import DEFAULT, enter_propagated
+from ..options.options import DEFAULT
+from ..options.scoped import enter_propagated
 from ..places.processors import move
 from ..records import kinds as records
 from ..records.describe import describe_value

@@ -33,7 +33,8 @@ from ...timespans.model import EventId, Timeline
 from ...timespans.recorder import warn_once
 from ..data.bound import process_bound
 from ..data.chunks import Chunk
-from ..options.options import DEFAULT, signature_defaults
+from ..options.defaults import signature_defaults
+from ..options.options import DEFAULT
 from ..places.processors import OSProc
 from ..records import kinds as records
 from ..records.kinds import code_of, function_code, function_codes

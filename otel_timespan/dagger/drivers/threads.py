@@ -42,9 +42,9 @@ from ..bodies.ending import give_up, perform, report_defect
 from ..bodies.run import run
 from ..core.machine import Core
 from ..core.placement import Slot, slots_of
-from ..options.options import start_bare
 from ..places.processors import OSProc
 from ..records import kinds as records
+from ..service.threads import start_bare
 from ..service.uninterrupted import on_main_thread, uninterrupted
 from ..tasks.atomics import GIL, claim, claim_for
 from ..tasks.dtask import DONE, DTask

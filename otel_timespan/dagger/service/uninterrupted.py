@@ -16,7 +16,7 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..options.options import start_bare
+from ..service.threads import start_bare
 
 __all__ = ["on_main_thread", "uninterrupted"]
 
