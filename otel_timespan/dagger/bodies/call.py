@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import TaskCancelled
 from ..data.chunks import Chunk
 from ..data.files import File
-from ..data.read import read, read_results
+from ..data.read import read
 from ..data.shards import Shard
 from ..options.options import DEFAULT
 from ..options.scoped import enter_propagated
@@ -27,10 +27,8 @@ from .results import as_chunk
 
 __all__ = ["REFERENCES", "arguments_of", "called", "resolve"]
 
-STAND_INS = frozenset((Chunk, File, Shard))
-"""Types of arguments, besides tasks, that stand for something else."""
-
-REFERENCES = STAND_INS | {DTask}
+REFERENCES = frozenset((DTask, Chunk, File, Shard))
+"""Types of arguments that stand for something else."""
 
 Outcome = tuple[Any, "BaseException | None"]
 """(value, None) or (None, what was raised)."""
@@ -57,9 +55,10 @@ def plain_body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     if options is not DEFAULT or kwargs or type(f) in REFERENCES or move.custom:
         return _body_with_options(task, f, args, kwargs)
     if args:
-        values = read_results(args, STAND_INS)
-        return f(*(values if values is not None else [resolve(a, task) for a in args]))
-    return f()
+        args = tuple(  # results are read in place: `read`, without a call
+            [a._outcome.value if type(a) is DTask else resolve(a, task) if type(a) in REFERENCES else a for a in args]
+        )
+    return f(*args)
 
 
 @interrupts.see_through

@@ -4,8 +4,9 @@ A task ends because its body did, on a thread or on the event loop; because it w
 placed, or its upstream failed; because `restore` had its result; because the scheduler went down. It will also end
 because another process says so. All of them call `end`, which does, in this order:
 
-    win the right to end it, and store the outcome → append the record → make the outcome visible →
-    take out who subscribed → queue the dependents that became ready, call the waiters → let go of what it held
+    win the right to end it, and store the outcome → append the record → give back token and expected time →
+    make the outcome visible → take out who subscribed → queue the dependents that became ready, call the waiters →
+    let go of the inputs, and of the places of its limits
 
 Whoever sees a task done finds its events; whoever is told of it finds it done. First come, first served: a task has
 one outcome, and a later one is only recorded, as the end of a body that nobody waits for any more.
@@ -30,6 +31,7 @@ from ...errors import SchedulingError, TaskCancelled
 from ..core import limits
 from ..core.machine import Doomed, Restorable
 from ..data.spilling import watch_handle
+from ..options.options import DEFAULT
 from ..records import kinds as records
 from ..service.uninterrupted import on_main_thread, uninterrupted
 from ..tasks.atomics import GIL, claim, hand_over, settle
@@ -63,7 +65,9 @@ def end(
     From any thread. Raises only what a signal handler raised meanwhile, after everything is done.
     """
     failed = outcome.__class__ is Failure
-    if (failed or task._options.limit is not None) and on_main_thread():
+    options = task._options
+    limited = options is not DEFAULT and options.limit is not None
+    if (failed or limited) and on_main_thread():
         return uninterrupted(end, core, task, outcome, recorder, row, state, ran, doomed)
     recorded = False
     queued = 0
@@ -81,6 +85,8 @@ def end(
             samples = recorder.sample() if recorder.samplers else None
             recorded = True  # before it is: the call is the last step of a section
             recorder.append((*row, state if won else None, samples))
+        if task._live is not None:
+            _let_go(core, task, ran)
         if won:
             task._state = FAILED if failed else DONE
             if core.on_end is not None:
@@ -90,15 +96,21 @@ def end(
                 task._taken = taken  # where it is found if this breaks off
                 hand_over(task, taken)
                 task._subs = TOLD
-                queued = _tell(core, task, doomed)
+                for one in taken:
+                    if failed or one.__class__ is not DTask:  # what stands before it is queued already
+                        queued += _tell(core, task, taken, doomed)
+                        break
+                    core.enqueue(one)
+                    queued += 1
+                del task._taken
+                if core.effects:
+                    core.driver.perform_effects()
             else:
                 task._subs = TOLD
         if ran or claim(task) or task not in core.running:
             task._f = task._kwargs = task._context = None
             task._args = task._deps = ()
-        if task._live is not None:
-            _let_go(core, task, ran)
-        if task._options.limit is not None:
+        if limited:
             limits.leave(task)
     except BaseException:
         uninterrupted(_complete, core, task, outcome, recorder, row, state, ran, recorded)
@@ -113,49 +125,48 @@ def _complete(
     won = settle(task, outcome) or task._outcome is outcome
     if recorder is not None and (won or ran) and not recorded:
         recorder.append((*row, state if won else None, recorder.sample()))
+    _let_go(core, task, ran)
     if won:
         _show(core, task)
     if ran:
         core.running.discard(task)
         release_inputs(task)
-    _let_go(core, task, ran)
 
 
 def _show(core: Core, task: DTask) -> None:
     """Make the outcome of a settled task visible and tell everybody, as far as that was not done."""
     task._state = FAILED if task._outcome.__class__ is Failure else DONE
+    taken = getattr(task, "_taken", None) or []
     if task._subs is not TOLD:
-        task._taken = taken = task._taken or []
+        task._taken = taken
         hand_over(task, taken)
         task._subs = TOLD
-    for _ in range(_tell(core, task, None)):
+    for _ in range(_tell(core, task, taken, None)):
         core.driver.wake()
+    core.driver.perform_effects()
 
 
-def _tell(core: Core, task: DTask, doomed: list[DTask] | None) -> int:
-    """Queue the dependents that were taken out of a done task, or doom them; call the waiters. May be done again."""
-    taken: Any = task._taken
+def _tell(core: Core, task: DTask, taken: list[Any], doomed: list[DTask] | None) -> int:
+    """Queue the dependents that a done task made ready, or doom them; call its waiters. May be done again."""
     queued = 0
+    done = task._state == DONE
     skipped: list[DTask] = []
-    for n, one in enumerate(taken or ()):
+    for n, one in enumerate(taken):
         if one.__class__ is DTask:
-            if task._state == FAILED:
+            if not done:
                 skipped += (one,)
             elif one._tokens is not None:  # it was not queued before
                 core.enqueue(one)
                 queued += 1
         elif one is not None:
             if one.__class__ is not types.BuiltinMethodType and on_main_thread():
-                return queued + uninterrupted(_tell, core, task, doomed)
+                return queued + uninterrupted(_tell, core, task, taken, doomed)
             taken[n] = None
             _call(one)
-    task._taken = None
     if doomed is not None:
         doomed += skipped
     elif skipped:
         _skip(core, skipped, task._outcome)
-    if core.effects:
-        core.driver.perform_effects()
     return queued
 
 
@@ -207,6 +218,8 @@ def release_inputs(task: DTask) -> None:
 
 def fail(core: Core, task: DTask, error: BaseException, state: str = "failure", direct: bool = False) -> bool:
     """End a task that does not run (any more) with an error; False if it has an outcome already."""
+    if on_main_thread():
+        return uninterrupted(fail, core, task, error, state, direct)
     if not hasattr(task, "_open"):
         return False
     task._summary = summarize(task)

@@ -77,7 +77,16 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
         finally:
             del task, context  # see below
     begun = 0 if task.id & core.costs.skip else core.clock()
-    value, error = called(context, plain_body, task, f, args, kwargs)
+    value: Any = None
+    error: BaseException | None = None
+    try:  # as `called`, without a call
+        try:
+            value = context.run(plain_body, task, f, args, kwargs)
+        except BaseException as raised:
+            error = raised
+            interrupts.deliver()
+    except TaskCancelled as late:
+        error = late
     ns = core.clock() - begun if begun else 0
     kind, extra = type(value), task._live
     plain = error is None and options is DEFAULT and kind not in _SPECIAL and (extra is None or not extra.forced)
@@ -140,7 +149,7 @@ def _run_plainly(
     begun = 0 if task.id & core.costs.skip else core.clock()
     value: Any = None
     error: BaseException | None = None
-    try:  # as `called`
+    try:  # as `called`, without a call
         try:
             value = context.run(_plain_logged_body, core, task, slot, recorder, code, thread)
         except BaseException as raised:
@@ -202,7 +211,7 @@ def _limit(core: Core, task: DTask, context: contextvars.Context) -> contextvars
     if options.timeout is not None:
         extra = live(task)
         call = functools.partial(_expire, core, task, options.timeout, extra.attempt)
-        extra.timer = call_later(options.timeout, call)
+        extra.timer = uninterrupted(call_later, options.timeout, call)
     return context.copy() if options.retries else context
 
 
@@ -231,7 +240,7 @@ def conclude(
     elif extra is not None and extra.forced:
         error = interrupts.forced_error(task, error)
     if extra is not None and extra.timer is not None:
-        extra.timer.cancel()
+        uninterrupted(extra.timer.cancel)
     outcome: Any = None
     if error is None:
         outcome, error = pack_or_fail(core, task, value, None if log is None else log.recorder)
@@ -242,9 +251,7 @@ def conclude(
         if task._options.checkpoint is not None and task._state < DONE:
             uninterrupted(save, task._options.checkpoint, "Thunk", task, saved_chunk(task, outcome))
     else:
-        task._summary = summarize(task)
-        forget_frames(error)
-        outcome = Failure(task._summary, error)
+        outcome = uninterrupted(_failure_of, task, error)
         if task._options.retries and uninterrupted(_retry, core, task, outcome, log):
             return 0
     tell = core.on_body_error
@@ -259,6 +266,12 @@ def conclude(
     if interrupt is not None:
         raise interrupt
     return queued
+
+
+def _failure_of(task: DTask, error: BaseException) -> Failure:
+    task._summary = summarize(task)
+    forget_frames(error)
+    return Failure(task._summary, error)
 
 
 def _go_on(

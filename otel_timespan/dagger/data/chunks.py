@@ -100,15 +100,19 @@ class LoggedDRef(DRef):
     def __init__(self, value: Any, put: Callable[[Any], None], worker: int = 1) -> None:
         self.value = value
         self.worker = worker
-        self._put = put
         kind = type(value)
         self._nbytes = FIXED[kind] if kind in FIXED else approx_size(value)
         self._number = records.next_handle()
+        self._put = put
 
     def __del__(self) -> None:
         # May run at any allocation, on any thread: it only appends (design/rulings.md 11).
         now = time.monotonic_ns()
-        self._put((records.EVICT, now, self._number, self._nbytes, type(self.value), self.worker, "released"))
+        try:
+            put = self._put
+        except AttributeError:  # making it was interrupted
+            return
+        put((records.EVICT, now, self._number, self._nbytes, type(self.value), self.worker, "released"))
 
 
 @process_bound

@@ -1,4 +1,5 @@
-"""Where a value is read: the one place, so that it may come to lie elsewhere.
+"""Where a value is read: the one place, so that it may come to lie elsewhere. (The bodies' hot path reads in place what
+this would give it: bodies/call.py, core/describe_task.py.)
 
 A handle whose value is on a device reads it back here (spilling.py), and its reader waits meanwhile. Whoever must
 not wait, as in an event loop, asks `may_wait` first.
@@ -6,15 +7,14 @@ not wait, as in an event loop, asks `may_wait` first.
 
 from __future__ import annotations
 
-from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
-from ..tasks.dtask import DTask, Result
+from ..tasks.dtask import Result
 
 if TYPE_CHECKING:
     from .chunks import DRef
 
-__all__ = ["may_wait", "read", "read_results"]
+__all__ = ["may_wait", "read"]
 
 
 def read(ref: DRef | Result) -> Any:
@@ -28,20 +28,3 @@ def read(ref: DRef | Result) -> Any:
 def may_wait(ref: DRef | Result) -> bool:
     """Whether reading it may take longer than looking at an attribute."""
     return type(ref) is not Result and ref.may_spill  # type: ignore[union-attr]
-
-
-def read_results(args: tuple[Any, ...], stand_ins: Set[type]) -> list[Any] | None:
-    """`read` of each task's result among the arguments, the others as they are: all that most calls take.
-
-    None where one is of a type that stands for something else. On the hot path.
-    """
-    values: list[Any] = []
-    for arg in args:
-        kind = type(arg)
-        if kind is DTask:
-            values += (arg._outcome.value,)
-        elif kind in stand_ins:
-            return None
-        else:
-            values += (arg,)
-    return values

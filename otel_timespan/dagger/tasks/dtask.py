@@ -113,7 +113,7 @@ class DTask:
         "_state",  # UNLAUNCHED .. FAILED
         "_subs",  # dependents (DTask) and waiters (callables) to tell at the end, each exactly once
         "_summary",  # TaskSummary of a failed task, else None
-        "_taken",  # what was taken out of `_subs` at the end and is just being told; None else
+        "_taken",  # there while what was taken out of `_subs` at the end is being told: that
         "_tokens",  # one a pending upstream, True at the bottom; None when there were none (countdown)
         "id",
     )
@@ -123,6 +123,7 @@ class DTask:
     _claim: bool
     _outcome: Any
     _live: Live | None
+    _taken: list[Any]
 
     def __init__(
         self,
@@ -145,7 +146,6 @@ class DTask:
         self._core = core
         self._subs: list[Any] = []
         self._tokens: list[bool] | None = None
-        self._taken: list[Any] | None = None
         self._state = UNLAUNCHED
         self._open = True
         self._slot: Any = None

@@ -1,0 +1,241 @@
+"""The one ending of tasks can't be split: an interrupt at each place where Python could deliver one loses nothing.
+
+A signal handler runs in the main thread, where CPython looks for signals: after calls, at entries of functions and at
+backward jumps. A trace function that raises there, once, at the first such place within our code, then at the second,
+and so on, is such a handler; none of the places is left out. After each of them every task has an outcome, every slot
+is free, and the next task runs.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import otel_timespan as ts
+from otel_timespan import dagger as D
+from otel_timespan.dagger.core.invariants import check_idle
+
+PACKAGE = str(Path(ts.__file__).parent)
+MOST = 6000
+"""Places that a scenario may have: one that has more would not end."""
+
+
+class Interrupt(KeyboardInterrupt):
+    """What the handler raises."""
+
+
+def _looks_for_signals(name: str) -> bool:
+    return name.startswith(("CALL", "RESUME", "YIELD")) or "JUMP_BACKWARD" in name or name == "JUMP_ABSOLUTE"
+
+
+LOOKS = frozenset(code for name, code in dis.opmap.items() if _looks_for_signals(name))
+
+
+class Handler:
+    """A trace function that raises `Interrupt` at the `wanted`th place of our code; `places` counts them."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted, self.places, self.raised = wanted, 0, False
+        self._before: dict[FrameType, int] = {}
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event != "call" or not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes = True
+        self._before[frame] = dis.opmap.get("RESUME", -1)
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "opcode":
+            before, code = self._before.get(frame, -1), frame.f_code.co_code
+            self._before[frame] = code[frame.f_lasti]
+            if before in LOOKS:
+                self.places += 1
+                if self.places == self.wanted:
+                    self.raised = True
+                    self._before.clear()
+                    raise Interrupt
+        elif event == "return":
+            self._before.pop(frame, None)
+        return self._step
+
+
+def interrupted_everywhere(one_run: Callable[[], list[D.DTask]], act: Callable[[list[D.DTask]], Any]) -> int:
+    """`act` on what `one_run` gives, interrupted at each place in turn; how many places there were."""
+    core = ts.eager_context().start()
+    for wanted in range(1, MOST):
+        tasks = one_run()
+        handler = Handler(wanted)
+        before = sys.gettrace()
+        sys.settrace(handler)
+        try:
+            act(tasks)
+        except (Interrupt, D.DTaskFailedError):
+            pass
+        finally:
+            sys.settrace(before)
+        settle(core, tasks, handler.places)
+        if not handler.raised:
+            return handler.places
+    raise AssertionError(f"more than {MOST} places")
+
+
+def settle(core: Any, tasks: list[D.DTask], place: int) -> None:
+    """All is done and free, and the next task runs."""
+    for task in tasks:
+        try:
+            task.wait(timeout=10)
+        except D.FetchTimeoutError:
+            pytest.fail(f"task {task.id} never ends after an interrupt at place {place}")
+    assert D.spawn(int).fetch(timeout=10) == 0
+    end = time.monotonic() + 10
+    while not (core.driver.is_idle() and not core.running and next(core.unfinished(), None) is None):
+        assert time.monotonic() < end, f"something is left after an interrupt at place {place}: {core.driver.free}"
+        time.sleep(0)
+    check_idle(core)
+
+
+def add(*values: int) -> int:
+    """Their sum."""
+    return sum(values)
+
+
+def boom() -> None:
+    """Fail."""
+    raise ValueError("boom")
+
+
+@pytest.fixture(params=[1, 2], ids=["one slot", "two slots"])
+def context(request: pytest.FixtureRequest) -> Iterator[D.Context]:
+    """A context, warm: its threads are there."""
+    with D.Context(threads=request.param) as context:
+        gate = threading.Barrier(request.param + 1)
+        tasks = [D.spawn(gate.wait, 10) for _ in range(request.param)]
+        gate.wait(10)
+        D.waitall(tasks)
+        for _ in range(300):
+            D.spawn(int).fetch()
+        gc.collect()
+        gc.disable()
+        yield context
+        gc.enable()
+
+
+def diamond() -> list[D.DTask]:
+    """One task, two that need it, one that needs both."""
+    top = D.spawn(add, 1)
+    left, right = D.spawn(add, top, 2), D.spawn(add, top, 3)
+    return [top, left, right, D.spawn(add, left, right)]
+
+
+@pytest.mark.parametrize("logged", [False, True], ids=["no log", "log"])
+def test_a_fetch_that_helps(context: D.Context, logged: bool) -> None:
+    """Whoever fetches a small graph may be interrupted anywhere: its tasks end, its slot is free."""
+    if logged:
+        context.log_sink = ts.enable_logging()
+    assert interrupted_everywhere(diamond, lambda tasks: tasks[-1].fetch()) > 100
+
+
+def test_a_spawn(context: D.Context) -> None:
+    """An interrupted spawn leaves no task that never ends, and no slot in nobody's hands."""
+    assert interrupted_everywhere(list, lambda tasks: diamond()) > 50
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limit": "endings"},
+        {"retries": 2},
+        {"checkpoint": lambda task, chunk: None},
+        {"restore": lambda task: None},
+        {"scope": D.ExactScope(D.ThreadProc(1, 1))},
+        {"timeout": 60},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_tasks_with_options(context: D.Context, options: dict[str, Any]) -> None:
+    """Limits, retries, checkpoints, restored and pinned tasks, time limits: none is an exception."""
+    D.set_limit("endings", 1)
+
+    def once() -> list[D.DTask]:
+        first = D.spawn(add, D.Options(**options), 1)
+        return [first, D.spawn(add, D.Options(**options), first), D.spawn(add, first, 1)]
+
+    try:
+        interrupted_everywhere(once, lambda tasks: D.fetch_all(tasks))
+    finally:
+        D.set_limit("endings", None)
+
+
+def test_failures(context: D.Context) -> None:
+    """A body that raises, and all that depends on it, end whatever comes between."""
+
+    def once() -> list[D.DTask]:
+        broken = D.spawn(boom)
+        return [broken, D.spawn(add, broken), D.spawn(add, broken, 2)]
+
+    interrupted_everywhere(once, lambda tasks: tasks[1].fetch())
+
+
+def test_waiters(context: D.Context) -> None:
+    """Futures and other waiters of a task are told, each once, whoever was interrupted while it told them."""
+    futures: list[Any] = []
+
+    def once() -> list[D.DTask]:
+        futures.clear()
+        tasks = diamond()
+        futures.extend(task.future() for task in tasks)
+        return tasks
+
+    def act(tasks: list[D.DTask]) -> None:
+        try:
+            tasks[-1].fetch()
+        finally:
+            sys.settrace(None)
+            for future in futures:
+                future.exception(timeout=10) if not future.cancelled() else None
+
+    interrupted_everywhere(once, act)
+
+
+def test_cancellations(context: D.Context) -> None:
+    """What was to be cancelled is: an interrupt comes after it."""
+
+    def act(tasks: list[D.DTask]) -> None:
+        D.cancel(tasks[0])
+
+    interrupted_everywhere(diamond, act)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, ValueError])
+@pytest.mark.parametrize("hook", ["callback", "checkpoint", "restore", "as_completed"])
+def test_hooks_may_raise_anything(hook: str, error: type[BaseException]) -> None:
+    """What a callback or a hook raises, of any class, leaves no dependent unqueued and no slot taken."""
+
+    def fail(*given: Any) -> Any:
+        raise error("of the user's")
+
+    with D.Context(threads=2) as context:
+        gate = threading.Event()
+        first = D.spawn(gate.wait, 10)
+        options = D.Options(**({hook: fail} if hook in ("checkpoint", "restore") else {}))
+        middle = D.spawn(add, options, first, 1)
+        if hook == "callback":
+            first.future().add_done_callback(fail)
+        sibling = D.spawn(add, first, 9)
+        last = D.spawn(add, middle, 1)
+        gate.set()
+        assert sibling.fetch(timeout=10) == 10
+        assert last.fetch(timeout=10) == 3
+        core = context.core
+        assert core is not None
+        settle(core, [first, middle, sibling, last], 0)
