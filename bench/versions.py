@@ -19,7 +19,7 @@ from pathlib import Path
 __all__ = ["main"]
 
 HERE = Path(__file__).parents[1]
-LOGS = ("noop",)
+LOGS = ("noop", "log")
 
 CHILD = """
 import gc, json, sys, time

@@ -64,7 +64,7 @@ def end(
     that runs goes on for nothing. `doomed`: where the dependents of a failed one go; by default they are ended here.
     From any thread. Raises only what a signal handler raised meanwhile, after everything is done.
     """
-    failed = outcome.__class__ is Failure
+    failed = type(outcome) is Failure
     options = task._options
     limited = options is not DEFAULT and options.limit is not None
     if (failed or limited) and on_main_thread():
@@ -97,7 +97,7 @@ def end(
                 hand_over(task, taken)
                 task._subs = TOLD
                 for one in taken:
-                    if failed or one.__class__ is not DTask:  # what stands before it is queued already
+                    if failed or type(one) is not DTask:  # what stands before it is queued already
                         queued += _tell(core, task, taken, doomed)
                         break
                     core.enqueue(one)
@@ -152,9 +152,9 @@ def _tell(core: Core, task: DTask, taken: list[Any], doomed: list[DTask] | None)
     done = task._state == DONE
     skipped: list[DTask] = []
     for n, one in enumerate(taken):
-        if one.__class__ is DTask:
+        if type(one) is DTask:
             if not done:
-                skipped += (one,)
+                skipped.append(one)
             elif one._tokens is not None:  # it was not queued before
                 core.enqueue(one)
                 queued += 1

@@ -534,10 +534,12 @@ class ThreadsDriver(Pinned, Driver):
                 stack.pop()
                 continue
             if task._tokens:
-                upstream = next((up for up in task._deps if up._state < DONE), None)
-                if upstream is None:  # another thread is just making it ready
+                for upstream in task._deps:
+                    if upstream._state < DONE:
+                        stack.append(upstream)
+                        break
+                else:  # another thread is just making it ready
                     return
-                stack.append(upstream)
                 continue
             slot = hold.slot
             # Only what sits in the shared queue: a pinned task belongs to its own slot.

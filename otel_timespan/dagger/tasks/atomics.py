@@ -76,20 +76,24 @@ def hand_over_gil(task: DTask, taken: list[Any]) -> None:
     """
     subs = task._subs
     counts = task._state == DONE
-    while True:
+    while subs:
         try:
             sub = subs[-1]
-        except IndexError:  # the last one may just have been taken back
+        except IndexError:  # the last one was just taken back
             return
         del subs[-1]
-        if counts and sub.__class__ is DTask:
-            tokens: Any = sub._tokens
+        if counts:
+            try:
+                tokens: Any = sub._tokens
+            except AttributeError:  # a waiter
+                taken.append(sub)
+                continue
             last = tokens[-1]
             del tokens[-1]
             if last:
-                taken += (sub,)
+                taken.append(sub)
         else:
-            taken += (sub,)
+            taken.append(sub)
 
 
 _LOCKS = tuple(threading.Lock() for _ in range(64))
