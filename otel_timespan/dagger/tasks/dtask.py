@@ -112,7 +112,7 @@ class DTask:
         "_slot",  # where it runs or ran, None before
         "_state",  # UNLAUNCHED .. FAILED
         "_subs",  # dependents (DTask) and waiters (callables) to tell at the end, each exactly once
-        "_summary",  # TaskSummary of a failed task, else None
+        "_summary",  # TaskSummary of a task that failed; absent else
         "_taken",  # there while what was taken out of `_subs` at the end is being told: that
         "_tokens",  # one a pending upstream, True at the bottom; None when there were none (countdown)
         "id",
@@ -124,6 +124,7 @@ class DTask:
     _outcome: Any
     _live: Live | None
     _taken: list[Any]
+    _summary: TaskSummary | None
 
     def __init__(
         self,
@@ -150,7 +151,6 @@ class DTask:
         self._open = True
         self._slot: Any = None
         self._live = None
-        self._summary: TaskSummary | None = None
 
     @property
     def uid(self) -> int:
@@ -296,8 +296,9 @@ def state_name(task: DTask) -> str:
 
 def summarize(task: DTask) -> TaskSummary:
     """The summary of a task, made while its arguments are still there."""
-    if task._summary is not None:
-        return task._summary
+    made: TaskSummary | None = getattr(task, "_summary", None)
+    if made is not None:
+        return made
     count = len(task._args) + len(task._kwargs or ())
     inputs: tuple[str, ...] = ("",) * count
     if count <= 4:
