@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NoWorkersError, SchedulingError, TaskCancelled
-from ..timespans import sinks
 from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
-from ..timespans.sinks import NoOpLog
+from ..timespans.sink import NoOpLog
+from ..timespans.workers import set_workers
 from . import debug
 from .core.machine import Core
 from .core.placement import slots_of
@@ -411,8 +411,7 @@ def _refresh(worker: int) -> None:
 
 scopes.eager_roots = _eager_roots
 invalidation_hooks.append(_refresh)
-sinks.this_worker = topology.me
-sinks.known_workers = topology.workers
+set_workers(topology.me, topology.workers)
 _before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)
 if _before_threads_join is not None:
     # Earlier than `atexit`: the log is flushed there, and wants what we emit while going down.

@@ -17,7 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind
 
 from ..errors import InvalidOptionError
-from ..timespans.recorder import warn_once
+from ..timespans.warn import warn_once
 from .export.pipeline import ON_FULL
 from .export.readable import Limits, limits_of
 from .export.transport import ProcessorTransport

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..timespans.recorder import warn_once
-from ..timespans.sinks import NoOpLog
+from ..timespans.sink import NoOpLog
+from ..timespans.warn import warn_once
 from .log import OTelLog
 
 __all__ = ["OTelTimespanInstrumentor"]

@@ -26,11 +26,13 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_context
 
 from ..errors import InvalidOptionError
-from ..timespans import sinks
+from ..timespans import workers
 from ..timespans.journal import Journal
 from ..timespans.model import Event
-from ..timespans.recorder import Recorder, warn_once
+from ..timespans.recorder import Recorder
 from ..timespans.rows import record_kind
+from ..timespans.sink import Sink
+from ..timespans.warn import warn_once
 from . import semconv
 from .backend import Backend, check_options, connect
 from .export.shutdown import SOURCES, on_exit
@@ -49,7 +51,7 @@ from .spans.tasks import function_name
 __all__ = ["OTelLog"]
 
 
-class OTelLog(sinks.Sink):
+class OTelLog(Sink):
     """A sink that sends every task as spans, and the metrics of the scheduler, to OpenTelemetry.
 
     `tracer_provider`, `meter_provider`: SDK providers to use; by default the global ones where configured,
@@ -430,7 +432,7 @@ class OTelLog(sinks.Sink):
                 lock=self._lock,
                 prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
                 account=self.stats,
-                worker=lambda: sinks.this_worker(),
+                worker=lambda: workers.this_worker(),
             )
             self._metrics.mapper = self._mapper
             self._mapper.observer = self._metrics

@@ -16,14 +16,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import profiler, sinks
+from . import profiler, workers
 from .model import NO_GC, NO_SAMPLES, Event, ProfilerResult
 from .recorder import Recorder
-from .sinks import NoOpLog
+from .sink import NO_LOG, NoOpLog, log_sink, write_event
 
 __all__ = [
     "OpenSpan",
-    "log_sink",
     "prof_task_put",
     "profile",
     "span",
@@ -31,15 +30,7 @@ __all__ = [
     "timespan_start",
 ]
 
-_NOOP = NoOpLog()
 _LOOKUP: Any = object()
-
-
-@functools.singledispatch
-def log_sink(ctx: Any) -> Any:
-    """The sink of a context: its attribute `log_sink`, else a `NoOpLog`. Register other types here."""
-    sink = getattr(ctx, "log_sink", None)
-    return _NOOP if sink is None else sink
 
 
 @functools.singledispatch
@@ -86,7 +77,7 @@ def _sink_of(ctx: Any) -> Any:
     if len(_sink_hooks) > 1:
         return log_sink(ctx)
     sink = getattr(ctx, "log_sink", None)
-    return _NOOP if sink is None else sink
+    return NO_LOG if sink is None else sink
 
 
 class OpenSpan:
@@ -135,9 +126,9 @@ def _emit(sink: Any, phase: str, category: str, id: Any, timeline: Any, samples:
     if not isinstance(recorder, Recorder):
         # Nothing between the emitter and a plain sink: its errors are the emitter's (spec §4).
         now = time.monotonic_ns()
-        sinks.write_event(sink, Event(phase, category, id, timeline, now, NO_GC, samples, sinks.this_worker()))
+        write_event(sink, Event(phase, category, id, timeline, now, NO_GC, samples, workers.this_worker()))
         return
     taken = recorder.sample()
     recorder.append(
-        Event(phase, category, id, timeline, time.monotonic_ns(), NO_GC, samples, sinks.this_worker(), taken)
+        Event(phase, category, id, timeline, time.monotonic_ns(), NO_GC, samples, workers.this_worker(), taken)
     )

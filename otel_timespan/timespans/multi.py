@@ -25,11 +25,12 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
-from . import sinks
+from . import workers
 from .journal import Journal, expand_all
 from .model import Event
 from .recorder import Recorder
 from .rows import Columns
+from .sink import Sink
 from .streams import WorkerStreams, blame
 from .warn import warn_once
 
@@ -118,7 +119,7 @@ class Aggregators(dict[str, Any]):
             super().clear()
 
 
-class MultiEventLog(sinks.Sink):
+class MultiEventLog(Sink):
     """A log of named streams: `log["bytes"] = BytesAllocd()`, `log.aggregators["window"] = LogWindow(...)`.
 
     `max_events` keeps only the newest so many events of each worker, all streams cut alike (default:
@@ -204,9 +205,9 @@ class MultiEventLog(sinks.Sink):
         self._journal.drain()
         with self._lock:
             self._refresh()
-            here = sinks.this_worker()
-            workers = {here} if only_local else {here, *sinks.known_workers(), *self._states}
-            return {worker: self._take(worker) for worker in sorted(workers)}
+            here = workers.this_worker()
+            wanted = {here} if only_local else {here, *workers.known_workers(), *self._states}
+            return {worker: self._take(worker) for worker in sorted(wanted)}
 
     def close(self) -> None:
         """Free all streams and stop taking events. Consumers with a method `close` are closed."""

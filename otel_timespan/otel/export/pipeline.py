@@ -38,7 +38,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ...errors import InvalidOptionError
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from ..spans.spandata import SpanData
 from .readable import Limits, clip, limits_of
 from .shutdown import PIPELINES, on_exit

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 
 __all__ = ["METRICS", "PIPELINES", "SOURCES", "on_exit", "run_exit_callbacks"]
 

@@ -20,7 +20,7 @@ from ... import __version__
 from ...errors import InvalidOptionError
 from ...timespans import journal
 from ...timespans.multi import MultiEventLog
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from .. import semconv
 from ..setup import meter_provider_for_metrics
 from .gauges import BY_CONSUMER, BY_STREAM, Reading, Series

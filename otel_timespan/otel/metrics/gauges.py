@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ...errors import InvalidOptionError
 from ...timespans.model import Event
 from ...timespans.multi import init_similar
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 
 __all__ = ["BY_CONSUMER", "BY_STREAM", "ConsumerGauges", "Reading", "Series", "default_consumers"]
 

@@ -22,7 +22,7 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from ... import __version__
 from ...timespans.model import Event
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from .. import semconv
 from ..spans import failures
 from ..spans.bodyspan import span_context

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ...timespans.model import ChunkInfo, Event, EventId
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from .. import semconv
 from . import failures, ids, tasks
 from .bodyspan import BodySpan

@@ -29,7 +29,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
 
 from ...errors import InvalidOptionError
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from .ids import Root, TraceParent, pack
 from .paths import Path
 
