@@ -39,8 +39,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ...errors import InvalidOptionError
 from ...timespans.warn import warn_once
+from ..spans.limits import Limits, clip, limits_of
 from ..spans.spandata import SpanData
-from .readable import Limits, clip, limits_of
 from .shutdown import PIPELINES, on_exit
 from .spill import Segment, Spill
 from .transport import ACCEPTED, RETRY, TOO_LARGE, Item, Outcome, Request, Transport, suppressed

@@ -111,7 +111,7 @@ class OTelAggregator:
 
 
 class _Shared:
-    """What the copies of one aggregator share. A `Source` of the hub for the known instruments."""
+    """What the copies of one aggregator share. A `MetricSource` of the hub for the known instruments."""
 
     is_log = False
 

@@ -32,7 +32,7 @@ from ..spans.tasks import OpenTask, code_attributes, function_name
 from .gauges import ConsumerGauges
 from .recording import HistogramRecorder
 
-__all__ = ["LogMetrics", "MeterHub", "Source", "hub_for"]
+__all__ = ["LogMetrics", "MeterHub", "MetricSource", "hub_for"]
 
 PREPARE_S = 1.0
 """How long a collection may wait for events to be drained first. Not for ever: the drain may run user code
@@ -43,7 +43,7 @@ EXEMPLARS_S = 0.1
 Points = Iterable[tuple[tuple[Any, ...], float]]
 
 
-class Source(Protocol):
+class MetricSource(Protocol):
     """What reports to a hub. `observe` is called by the collecting thread, must not raise nor wait long.
 
     While a log reports, sources that are none are not asked: one owner an instrument (ruling 39).
@@ -64,7 +64,7 @@ class MeterHub:
     def __init__(self, provider: MeterProvider) -> None:
         meter = provider.get_meter(semconv.SCOPE_NAME, __version__, semconv.SCHEMA_URL)
         self._lock = threading.Lock()
-        self._sources: list[Source] = []
+        self._sources: list[MetricSource] = []
         self._left: dict[str, dict[tuple[Any, ...], float]] = {}
         self._had_logs = self._ready = False
         self._histograms: dict[str, Any] = {}
@@ -134,13 +134,13 @@ class MeterHub:
         """The histogram of that name."""
         return self._histograms[name]
 
-    def add(self, source: Source) -> None:
+    def add(self, source: MetricSource) -> None:
         """One more source."""
         with self._lock:
             self._sources.append(source)
             self._had_logs = self._had_logs or source.is_log
 
-    def remove(self, source: Source) -> None:
+    def remove(self, source: MetricSource) -> None:
         """A source that leaves: its counters stay as they are, its gauges end."""
         final = {i.name: list(source.observe(i.name)) for i in semconv.INSTRUMENTS if i.kind == "counter"}
         with self._lock:
@@ -170,7 +170,7 @@ def hub_for(provider: MeterProvider) -> MeterHub:
 
 
 class LogMetrics:
-    """The metrics of one `OTelLog`: an `Observer` of its mapper and a `Source` of its hub.
+    """The metrics of one `OTelLog`: an `Observer` of its mapper and a `MetricSource` of its hub.
 
     `prepare` drains the log; `account` gives its stats. Fed by one thread at a time, under the log's lock.
     """

@@ -18,17 +18,14 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from ..export.readable import Limits
 from . import failures
+from .limits import NO_LIMITS, Limits
 from .spandata import ERROR, OK, UNSET, EventData, LinkData, SpanData
 
 __all__ = ["BodySpan", "span_context"]
 
 _log = logging.getLogger("otel_timespan")
 _CODES = {StatusCode.UNSET: UNSET, StatusCode.OK: OK, StatusCode.ERROR: ERROR}
-
-
-NO_LIMITS = Limits(None, None, None, None, None, None, None)
 
 
 def span_context(trace_id: int, span_id: int, flags: int, trace_state: str, is_remote: bool = False) -> SpanContext:

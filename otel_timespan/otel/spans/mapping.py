@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ...errors import InvalidOptionError
 from ...timespans.model import ChunkInfo, Event, EventId
 from ...timespans.warn import warn_once
 from .. import semconv
@@ -27,7 +28,7 @@ from .paths import extend
 from .plain import PlainSpans
 from .runs import Run, Runs
 from .spandata import ERROR, UNSET, EventData, SpanData
-from .tasks import Done, OpenTask, Shape
+from .tasks import Done, OpenTask, SpanConfig
 
 __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
 
@@ -89,12 +90,10 @@ class SpanMapper:
         link_limit: int = 128,
         observer: Observer | None = None,
     ) -> None:
-        from ...errors import InvalidOptionError
-
         if detail not in DETAILS:
             raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
         self._runs = runs
-        self._shape = Shape(offset_ns, link_limit, detail)
+        self._config = SpanConfig(offset_ns, link_limit, detail)
         self._phases, self._keeps_scheduler = detail != "task", detail == "scheduler"
         self.observer = observer
         self._tasks: dict[int, OpenTask] = {}
@@ -147,7 +146,7 @@ class SpanMapper:
         if not run.parent.flags & 1:
             self.sampled += 1
             return []
-        return [root_span(run, self._shape.offset_ns)]
+        return [root_span(run, self._config.offset_ns)]
 
     def abandon(self, now_ns: int) -> list[SpanData]:
         """Close everything that is open, as abandoned: the log ends before it does."""
@@ -280,7 +279,7 @@ class SpanMapper:
         }
         if nbytes is not None:
             attributes[semconv.MOVE_SIZE] = nbytes
-        out.append(tasks.child(task, self._shape, semconv.MOVE, ids.MOVE, start, end, attributes, str(position)))
+        out.append(tasks.child(task, self._config, semconv.MOVE, ids.MOVE, start, end, attributes, str(position)))
 
     def _compute_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._task(id["thunk_id"], event) or self._revive(id, event)
@@ -463,21 +462,21 @@ class SpanMapper:
             return
         bounds = bounds or task.bounds()
         if self._phases and result in tasks.RESULTS:
-            out.append(tasks.finish_span(task, self._shape, bounds))
-        out.append(tasks.task_span(task, self._shape, bounds, result, self._done.get))
+            out.append(tasks.finish_span(task, self._config, bounds))
+        out.append(tasks.task_span(task, self._config, bounds, result, self._done.get))
 
     def _phase(
         self, task: OpenTask, name: str, phase: int, start: int, end: int, out: list[SpanData], position: int = 0
     ) -> None:
         task.latest = max(task.latest, end)
         if task.parent.flags & 1:
-            out.append(tasks.child(task, self._shape, name, phase, start, end, {semconv.TASK_ID: task.id}, position))
+            out.append(tasks.child(task, self._config, name, phase, start, end, {semconv.TASK_ID: task.id}, position))
         else:
             self.sampled += 1
 
     def _put(self, task: OpenTask, build: Callable[..., SpanData], out: list[SpanData], *more: Any) -> None:
         if task.parent.flags & 1:
-            out.append(build(task, self._shape, *more))
+            out.append(build(task, self._config, *more))
         else:
             self.sampled += 1
 

@@ -47,7 +47,7 @@ class Sampled(NamedTuple):
     attributes: Mapping[str, Any] = {}
 
 
-class Tally:
+class Adder:
     """A number that any thread may raise and one thread reads, without a lock."""
 
     __slots__ = ("_reads", "add")
@@ -73,7 +73,7 @@ class Run:
         self.root = parent.root
         self.packed = pack(parent)
         self.span = span
-        self.entered, self.retracted = Tally(), Tally()
+        self.entered, self.retracted = Adder(), Adder()
         self.withdrawn = False
         """True while it is being closed, and after: registrations that see it are taken back."""
         self.left_ns: int | None = None
