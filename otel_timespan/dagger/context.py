@@ -20,8 +20,8 @@ from typing import Any
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NoWorkersError, SchedulingError, TaskCancelled
 from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
+from ..timespans.scheduler import set_scheduler
 from ..timespans.sink import NoOpLog
-from ..timespans.workers import set_workers
 from . import debug
 from .core.machine import Core
 from .core.placement import slots_of
@@ -411,7 +411,7 @@ def _refresh(worker: int) -> None:
 
 scopes.eager_roots = _eager_roots
 invalidation_hooks.append(_refresh)
-set_workers(topology.me, topology.workers)
+set_scheduler(this=topology.me, known=topology.workers, context=eager_context)
 _before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)
 if _before_threads_join is not None:
     # Earlier than `atexit`: the log is flushed there, and wants what we emit while going down.

@@ -8,12 +8,12 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .dags import dag
     from .log import OTelLog
     from .metrics.aggregator import OTelAggregator
     from .replay import replay
     from .semconv import catalogue
     from .setup import setup
-    from .spans.runs import dag
 
 __all__ = ["OTelAggregator", "OTelLog", "catalogue", "dag", "replay", "setup"]
 
@@ -21,7 +21,7 @@ _HOMES = {
     "OTelAggregator": ".metrics.aggregator",
     "OTelLog": ".log",
     "catalogue": ".semconv",
-    "dag": ".spans.runs",
+    "dag": ".dags",
     "replay": ".replay",
     "setup": ".setup",
 }

@@ -26,7 +26,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_context
 
 from ..errors import InvalidOptionError
-from ..timespans import workers
+from ..timespans import scheduler
 from ..timespans.journal import Journal
 from ..timespans.model import Event
 from ..timespans.recorder import Recorder
@@ -35,6 +35,7 @@ from ..timespans.sink import Sink
 from ..timespans.warn import warn_once
 from . import semconv
 from .backend import Backend, check_options, connect
+from .dags import tracing_logs
 from .export.shutdown import SOURCES, on_exit
 from .metrics.gauges import ConsumerGauges
 from .metrics.hub import PREPARE_S, LogMetrics, hub_for
@@ -44,7 +45,7 @@ from .spans.ids import Root, TraceParent
 from .spans.mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
 from .spans.plain import Enclosing, is_program
 from .spans.redact import Redact, redacted
-from .spans.runs import Run, Runs, Sampled, current_run, tracing_logs
+from .spans.runs import Run, Runs, Sampled, current_run
 from .spans.spandata import SpanData
 from .spans.tasks import function_name
 
@@ -432,7 +433,7 @@ class OTelLog(Sink):
                 lock=self._lock,
                 prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
                 account=self.stats,
-                worker=lambda: workers.this_worker(),
+                worker=lambda: scheduler.this_worker(),
             )
             self._metrics.mapper = self._mapper
             self._mapper.observer = self._metrics

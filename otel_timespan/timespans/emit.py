@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import profiler, workers
+from . import profiler, scheduler
 from .model import NO_GC, NO_SAMPLES, Event, ProfilerResult
 from .recorder import Recorder
 from .sink import NO_LOG, NoOpLog, log_sink, write_event
@@ -126,9 +126,9 @@ def _emit(sink: Any, phase: str, category: str, id: Any, timeline: Any, samples:
     if not isinstance(recorder, Recorder):
         # Nothing between the emitter and a plain sink: its errors are the emitter's (spec §4).
         now = time.monotonic_ns()
-        write_event(sink, Event(phase, category, id, timeline, now, NO_GC, samples, workers.this_worker()))
+        write_event(sink, Event(phase, category, id, timeline, now, NO_GC, samples, scheduler.this_worker()))
         return
     taken = recorder.sample()
     recorder.append(
-        Event(phase, category, id, timeline, time.monotonic_ns(), NO_GC, samples, workers.this_worker(), taken)
+        Event(phase, category, id, timeline, time.monotonic_ns(), NO_GC, samples, scheduler.this_worker(), taken)
     )

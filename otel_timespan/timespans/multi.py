@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
-from . import workers
+from . import scheduler
 from .journal import Journal, expand_all
 from .model import Event
 from .recorder import Recorder
@@ -205,8 +205,8 @@ class MultiEventLog(Sink):
         self._journal.drain()
         with self._lock:
             self._refresh()
-            here = workers.this_worker()
-            wanted = {here} if only_local else {here, *workers.known_workers(), *self._states}
+            here = scheduler.this_worker()
+            wanted = {here} if only_local else {here, *scheduler.known_workers(), *self._states}
             return {worker: self._take(worker) for worker in sorted(wanted)}
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from ..errors import InvalidOptionError, LogNotKeptError, NotCallableError
-from . import workers
+from . import scheduler
 from .journal import Journal
 from .matching import SpanBuilder
 from .model import Event, Timespan
@@ -79,8 +79,8 @@ class LocalEventLog(Sink):
         with self._lock:
             events = self._take(only_local)
             if raw:
-                here = workers.this_worker()
-                return _by_worker(events, [here] if only_local else sorted({here, *workers.known_workers()}))
+                here = scheduler.this_worker()
+                return _by_worker(events, [here] if only_local else sorted({here, *scheduler.known_workers()}))
             builder = SpanBuilder()
             for event in events:
                 builder.feed(event)
@@ -89,7 +89,7 @@ class LocalEventLog(Sink):
         return spans
 
     def _take(self, only_local: bool) -> list[Event]:
-        here = workers.this_worker()
+        here = scheduler.this_worker()
         events = [e for e in self._events if not only_local or e.worker == here]
         LocalEventLog._events = [e for e in self._events if only_local and e.worker != here]
         return events

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError, NotCallableError
-from otel_timespan.timespans import journal, workers
+from otel_timespan.timespans import journal, scheduler
 
 
 def write(log: T.MultiEventLog, n: int, first: int = 0, worker: int = 1, category: str = "c") -> None:
@@ -166,7 +166,7 @@ def test_section_4_2_each_worker_has_its_own_copies() -> None:
 
 def test_section_4_2_known_workers_appear_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every worker is a key; only_local gives this one's streams and leaves the others."""
-    monkeypatch.setattr(workers, "known_workers", lambda: (1, 2, 3))
+    monkeypatch.setattr(scheduler, "known_workers", lambda: (1, 2, 3))
     log = T.MultiEventLog()
     log["id"] = ids
     write(log, 1, worker=2)

@@ -18,22 +18,17 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import sys
 import threading
-import weakref
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, NamedTuple
 
-from opentelemetry import context as otel_context
-from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, get_current_span
 
-from ...errors import InvalidOptionError
-from ...timespans.warn import warn_once
+from .. import semconv
 from .ids import Root, TraceParent, pack
 from .paths import Path
 
-__all__ = ["Run", "Runs", "Sampled", "dag", "tracing_logs"]
+__all__ = ["Run", "Runs", "Sampled", "current_run"]
 
 current_run: contextvars.ContextVar[Run | None] = contextvars.ContextVar("otel_timespan.run", default=None)
 """The run that tasks spawned in this context count in, whatever span is active there."""
@@ -168,7 +163,7 @@ class Runs:
     def open_explicit(self, name: str, attributes: Mapping[str, Any]) -> Run:
         """A run for a `with dag(...)` block."""
         with self._lock:
-            return self._start(f"dag {name}", {**attributes, "timespan.dag.name": name}, True)
+            return self._start(f"dag {name}", {**attributes, semconv.DAG_NAME: name}, True)
 
     def find(self, root: Root | None) -> Run | None:
         """The open run with this root."""
@@ -258,83 +253,3 @@ class Runs:
             return False
         del self._open[run.root.span_id]
         return True
-
-
-tracing_logs: list[weakref.ref[Any]] = []
-"""The OTelLogs of this process that are open, oldest first."""
-
-
-def _active_log() -> Any:
-    """The OTelLog of the scheduler's present context, else the newest that no scheduler used, else None."""
-    logs = [log for log in (ref() for ref in tracing_logs) if log is not None]
-    if not logs:
-        return None
-    dagger = sys.modules.get("otel_timespan.dagger")
-    context = getattr(dagger, "eager_context", None)
-    sink = getattr(context(), "log_sink", None) if callable(context) else None
-    found = _find_log(sink, logs)
-    if found is None:
-        # A program's own; one that a scheduler used was switched off, or is another context's.
-        found = next((log for log in reversed(logs) if not log.serves_scheduler), None)
-    return found
-
-
-def _find_log(sink: Any, logs: list[Any]) -> Any:
-    if any(sink is log for log in logs):
-        return sink
-    for inner in (*getattr(sink, "sinks", ()), getattr(sink, "inner", None)):
-        found = _find_log(inner, logs) if inner is not None else None
-        if found is not None:
-            return found
-    return None
-
-
-class dag:  # noqa: N801 - used like a function
-    """`with dag("nightly", team="blue"):` one run with one root span, "dag nightly".
-
-    Tasks spawned in the block are children of the root (or of spans opened in the block); the root is
-    the current span there, a child of the caller's where there is one. It ends when the block was left
-    and its tasks are done. What ends the block by an exception is recorded on it. Without an open
-    `OTelLog` this does nothing. Raises `InvalidOptionError` for a name that is no text or is empty.
-    Source: design/otel-model.md §1.1.
-    """
-
-    def __init__(self, name: str, /, **attributes: Any) -> None:
-        if not isinstance(name, str) or not name:
-            raise InvalidOptionError(f"the name of a dag is a text that is not empty, not {name!r}")
-        self._name, self._attributes = name, attributes
-        self._entered: list[tuple[Any, Run | None, Any, Any]] = []
-
-    def __enter__(self) -> Any:
-        """The root span; `set_attribute` and the like work on it."""
-        log = None
-        try:
-            log = _active_log()
-            run = log.open_run(self._name, self._attributes) if log is not None else None
-        except Exception:
-            warn_once(dag, "dag(%r) could not open its root; its tasks have none", self._name)
-            run = None
-        if run is None:
-            self._entered.append((None, None, None, None))
-            return INVALID_SPAN
-        before, run_before = otel_context.get_current(), current_run.get()
-        otel_context.attach(set_span_in_context(run.span, before))
-        current_run.set(run)
-        self._entered.append((log, run, before, run_before))
-        return run.span
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        log, run, before, run_before = self._entered.pop()
-        if run is None:
-            return
-        # Not detach: that logs an error when the block is left in another context than it was entered in.
-        if get_current_span() is run.span:
-            otel_context.attach(before)
-        if current_run.get() is run:
-            current_run.set(run_before)
-        try:
-            log.leave_run(run, error)
-        except Exception:
-            warn_once(dag, "dag(%r) could not end its root", self._name)
