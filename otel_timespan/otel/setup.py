@@ -36,7 +36,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from .. import __version__
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
-from .export.pipeline import MAX_BYTES, PipelineStats, SpanPipeline
+from .export.accounts import PipelineStats
+from .export.pipeline import MAX_BYTES, SpanPipeline
 from .export.resources import default_resource, process_resource
 from .export.settings import exporter_names, milliseconds, read_settings, sdk_disabled, whole_number
 from .export.shutdown import METRICS, on_exit

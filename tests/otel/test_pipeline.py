@@ -19,7 +19,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_timespan.errors import InvalidOptionError
-from otel_timespan.otel.export.pipeline import PipelineStats, SpanPipeline
+from otel_timespan.otel.export.accounts import PipelineStats
+from otel_timespan.otel.export.pipeline import SpanPipeline
 from otel_timespan.otel.export.readable import readable_from_request
 from otel_timespan.otel.export.transport import ACCEPTED, REJECTED, RETRY, TOO_LARGE, Outcome
 from otel_timespan.otel.export.wire import encode_span
