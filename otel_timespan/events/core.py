@@ -190,6 +190,20 @@ class EventSaturation:
             counts.pop(category, None)
         return counts.copy()
 
+    def last(self, kinds: Iterable[tuple[str, str]]) -> dict[str, int]:
+        """The same for the last of many events, of which these are the (category, phase)."""
+        # As `__call__`, written out: calling something for each event would cost more than the count.
+        counts = self._counts
+        for category, phase in kinds:
+            count = counts.get(category, 0)
+            if phase == "start":
+                counts[category] = count + 1
+            elif count > 1:
+                counts[category] = count - 1
+            elif count:
+                del counts[category]
+        return counts.copy()
+
     def init_similar(self) -> EventSaturation:
         """A fresh one."""
         return EventSaturation()

@@ -37,8 +37,9 @@ from . import semconv
 from .backend import Backend, check_options, connect
 from .dags import tracing_logs
 from .export.shutdown import SOURCES, on_exit
-from .metrics.gauges import ConsumerGauges
-from .metrics.hub import PREPARE_S, LogMetrics, hub_for
+from .metrics.gauges import ConsumerGauges, default_consumers
+from .metrics.hub import PREPARE_S, hub_for
+from .metrics.logmetrics import LogMetrics
 from .spans import ids
 from .spans.bodyspan import BodySpan, span_context
 from .spans.ids import Root, TraceParent
@@ -323,18 +324,23 @@ class OTelLog(Sink):
     def _process(self, events: list[Event]) -> None:
         """Called by the journal, never twice at once."""
         out: list[SpanData] = []
+        if not self._real_time:
+            events = list(map(self._restamped, events))
         with self._lock:
             feed, metrics = self._mapper.feed_into, self._metrics
             if metrics is not None:
                 metrics.begin_batch()
-            for event in events if self._real_time else map(self._restamped, events):
+            bad: list[Event] = []
+            for event in events:
                 try:
                     feed(event, out)
-                    if metrics is not None:
-                        metrics.feed(event)
                 except Exception:
-                    self._failed += 1
+                    bad.append(event)
                     warn_once(self._mapper, "an event could not be turned into spans: %.300r", event)
+            if bad:
+                self._failed += len(bad)
+                events = [event for event in events if not any(event is one for one in bad)]
+            interrupt = self._measure(events)
             self._end_runs(self._runs.tick(self._force), out)
             self._force = False
             self._count(out)
@@ -342,6 +348,16 @@ class OTelLog(Sink):
         self._deliver(out)
         if waiting and not self._closed:
             self._journal.put(_TICK)  # come back: a run ends when it has been quiet
+        if interrupt is not None:
+            raise interrupt
+
+    def _measure(self, events: list[Event]) -> KeyboardInterrupt | None:
+        """Have the metrics look at events that the mapper had. Ctrl-C in a consumer comes back."""
+        try:
+            return self._metrics.feed(events) if self._metrics is not None else None
+        except Exception:
+            warn_once(self._metrics, "events could not be counted; the metrics of tasks are wrong")
+            return None
 
     def _restamped(self, event: Event) -> Event:
         """With a clock of its own: what died says when by the real one, for a finalizer knows no other."""
@@ -428,7 +444,7 @@ class OTelLog(Sink):
             hub = hub_for(backend.meter_provider)
             self._metrics = LogMetrics(
                 hub,
-                self._gauges if self._gauges is not None else ConsumerGauges(_default_consumers()),
+                self._gauges if self._gauges is not None else ConsumerGauges(default_consumers()),
                 clock=self._clock,
                 lock=self._lock,
                 prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
@@ -443,12 +459,6 @@ class OTelLog(Sink):
 
     def _close_at_exit(self, seconds: float) -> None:
         self.close(seconds)
-
-
-def _default_consumers() -> list[Any]:
-    from .metrics.gauges import default_consumers
-
-    return default_consumers()
 
 
 def _expand_nothing(record: Any, out: list[Event]) -> None:

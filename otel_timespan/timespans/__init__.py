@@ -1,5 +1,6 @@
 """TimespanLogging: events, timespans, sinks and matching. See docs/concepts.md."""
 
+from .calling import init_similar
 from .emit import OpenSpan, prof_task_put, profile, span, timespan_finish, timespan_start
 from .eventfile import read_events
 from .iolog import IOLog
@@ -19,7 +20,7 @@ from .model import (
     ValueInfo,
     make_timespan,
 )
-from .multi import MultiEventLog, init_similar
+from .multi import MultiEventLog
 from .recorder import Recorder, recorder_for
 from .sink import NoOpLog, Sink, get_logs, log_sink, write_event
 from .sinks import FilterLog, LocalEventLog, QueueLog, TeeLog
