@@ -281,6 +281,7 @@ class OTelLog(Sink):
         """The block was left; the root ends when its tasks are done."""
         run.error = error
         run.left_ns = self._clock()
+        self._runs.touch(run)
         self._journal.append(_TICK)
 
     def _open_root(self, name: str, start_ns: int, attributes: Mapping[str, Any], explicit: bool) -> Any:

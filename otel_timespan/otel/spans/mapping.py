@@ -332,6 +332,7 @@ class SpanMapper:
         if run is not None:
             if not task.emitted:
                 run.late -= 1
+                self._runs.touch(run)
             run.cover(task.submitted, task.latest)
         if not task.emitted:
             self._emit_task(task, "cancellation" if failures.is_cancellation(task.result) else "failure", out)
@@ -450,6 +451,7 @@ class SpanMapper:
         run.skipped += result == "skip"
         run.cancelled += result == "cancellation"
         run.late += bool(task.body_start and not task.body_end)
+        self._runs.touch(run)
         if run.path is None or path.length_ns > run.path.length_ns:
             run.path = path
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextvars
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -128,6 +129,8 @@ class Runs:
         self._lock = threading.RLock()  # a sampler or span processor of the user's may spawn
         self._current: Run | None = None  # the implicit run that new tasks join
         self._open: dict[int, Run] = {}  # by the root's span id
+        self._implicit: dict[int, Run] = {}  # of these the ones that end by themselves
+        self._touched: deque[Run] = deque()  # explicit ones that may be over; a `tick` looks at these only
         self._cached: tuple[Any, Any, Any] = (None, None, None)
 
     # ---- submitters ----------------------------------------------------------------------------
@@ -182,6 +185,7 @@ class Runs:
         run.entered.add()
         if run.withdrawn:
             run.retracted.add()
+            self.touch(run)
             return False
         return True
 
@@ -199,20 +203,38 @@ class Runs:
         run = Run(*self._open_root(name, self._clock(), attributes, explicit))
         run.lost_before = self._lost()
         self._open[run.root.span_id] = run
+        if not explicit:
+            self._implicit[run.root.span_id] = run
         return run
 
     # ---- the closer ----------------------------------------------------------------------------
 
     def tick(self, force: bool = False) -> list[Run]:
         """End the runs that are over. `force` doesn't wait until they have been quiet."""
-        ended = [run for run in list(self._open.values()) if self._over(run, force) and self._close(run)]
+        looked_at = {id(run): run for run in list(self._implicit.values())}
+        for _ in range(len(self._touched)):
+            run = self._touched.popleft()
+            looked_at[id(run)] = run
+        ended = [
+            run
+            for run in looked_at.values()
+            if self._open.get(run.root.span_id) is run and self._over(run, force) and self._close(run)
+        ]
         for run in ended:
             run.whole = run.whole and self._lost() == run.lost_before
         return ended
 
+    def touch(self, run: Run) -> None:
+        """Something changed that may end an explicit run: it was left, a task of it ended or took itself back.
+
+        Called by any thread, after the change.
+        """
+        if run.left_ns is not None:
+            self._touched.append(run)
+
     def idle_but_open(self) -> bool:
         """Whether a run only waits until it has been quiet for long enough: `tick` again soon."""
-        return any(not run.root.explicit and not run.open_tasks() for run in list(self._open.values()))
+        return any(not run.open_tasks() for run in list(self._implicit.values()))
 
     def end_all(self) -> list[Run]:
         """End every run, finished or not."""
@@ -222,16 +244,16 @@ class Runs:
             run.whole = run.whole and not run.open_tasks() and self._lost() == run.lost_before
         self._current = None
         self._open.clear()
+        self._implicit.clear()
         return runs
-
-    def open_runs(self) -> list[Run]:
-        """The runs that are open now."""
-        return list(self._open.values())
 
     def current(self) -> Run | None:
         """The newest run that is open."""
-        runs = list(self._open.values())
-        return runs[-1] if runs else None
+        while True:
+            try:
+                return next(reversed(self._open.values()), None)
+            except RuntimeError:  # another one was opened just now
+                continue
 
     def _over(self, run: Run, force: bool) -> bool:
         if run.root.explicit:
@@ -252,4 +274,5 @@ class Runs:
             run.withdrawn = False
             return False
         del self._open[run.root.span_id]
+        self._implicit.pop(run.root.span_id, None)
         return True
