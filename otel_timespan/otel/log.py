@@ -27,7 +27,7 @@ from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_
 
 from ..errors import InvalidOptionError
 from ..timespans import scheduler
-from ..timespans.journal import Journal
+from ..timespans.journal import STALL_S, Journal, drain_all
 from ..timespans.model import Event
 from ..timespans.recorder import Recorder
 from ..timespans.rows import record_kind
@@ -399,7 +399,8 @@ class OTelLog(Sink):
     def _drain_all(self, timeout_s: float) -> bool:
         """Process what happened so far, and end the runs that are idle; False if that took too long."""
         deadline = time.monotonic() + timeout_s
-        self._journal.drain(timeout_s=timeout_s)
+        drain_all(forwarding_only=True, timeout_s=min(timeout_s, STALL_S))  # what finalizers told a sink before us
+        self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
         self._force = True
         self._journal.append(_TICK)
         return self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))

@@ -216,15 +216,16 @@ def _journals() -> list[Journal]:
         return list(_live)
 
 
-def drain_all(forwarding_only: bool = False) -> None:
+def drain_all(forwarding_only: bool = False, timeout_s: float | None = None) -> None:
     """Drain every journal of this process: after it, all that happened before it is in the sinks.
 
-    A log whose consumer blocks is waited for, but not for ever (`STALL_S`). `forwarding_only`: just those
-    that hand on to other sinks, which is what a fetch of one log needs besides its own journal.
+    A log whose consumer blocks is waited for, but not for ever (`timeout_s`, by default `STALL_S`).
+    `forwarding_only`: just those that hand on to other sinks, which is what a fetch of one log needs besides its own
+    journal.
     """
     for journal in _journals():
         if journal.forwards or not forwarding_only:
-            journal.drain(timeout_s=STALL_S)
+            journal.drain(timeout_s=STALL_S if timeout_s is None else timeout_s)
         elif journal.is_draining:
             journal.warn_of_stall()
 
