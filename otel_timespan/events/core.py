@@ -1,4 +1,4 @@
-"""Consumers for any program: what an event says, and how the machine is. Source: spec/timespans.md §5."""
+"""Consumers for any program: what an event says, and how the machine is."""
 
 from __future__ import annotations
 

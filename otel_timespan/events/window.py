@@ -1,4 +1,4 @@
-"""`LogWindow`: an aggregator that keeps the last seconds of a log. Source: spec/timespans.md §7.1."""
+"""`LogWindow`: an aggregator that keeps the last seconds of a log."""
 
 from __future__ import annotations
 

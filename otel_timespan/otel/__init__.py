@@ -1,4 +1,17 @@
-"""The OpenTelemetry bridge: events become spans and metrics. See docs/otel-catalogue.md for every name."""
+"""The OpenTelemetry bridge: events become spans and metrics. See docs/otel-catalogue.md for every name.
+
+Where things live; each may import only what stands above it:
+
+    semconv    the one catalogue of names
+    spans/     from events to finished spans, without sending any
+    export/    from finished spans to the wire, with an account of each; metrics by OTLP; the end of the process
+    setup      which providers to use, or to set up
+    metrics/   counts, durations and the consumers' gauges become instruments; `OTelAggregator`
+    backend    what one log sends through
+    dags       `dag`
+    log        `OTelLog`, which joins all these
+    replay     `replay`: spans of a saved log
+"""
 
 from __future__ import annotations
 

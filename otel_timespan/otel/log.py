@@ -6,10 +6,8 @@
     append    ─▶ Journal             └▶ LogMetrics ─▶ instruments
 
 Nothing here raises into user code: what goes wrong is logged once, counted, and the program goes on.
-Where to send is found out at the first event (ruling 39), so that a provider that is configured after
-the sink is still used.
-
-Sources: design/otel-model.md; rulings 33-46.
+Where to send is found out at the first event , so that a provider that is configured after
+the sink is still used. What is emitted is in docs/otel-catalogue.md, what happens when in docs/events.md.
 """
 
 from __future__ import annotations
@@ -68,7 +66,7 @@ class OTelLog(Sink):
     is made is the present, and later ones lie that much in the future; only `flush` and `close` end implicit runs.
 
     Raises `InvalidOptionError` for options and `OTEL_*` variables that can't work. Thread-safe. It keeps no
-    log: `get_logs` raises `LogNotKeptError`. Source: design/api.md.
+    log: `get_logs` raises `LogNotKeptError`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The one catalogue of names: every span, attribute and instrument that the bridge emits.
 
 Code takes its names from here; docs/otel-catalogue.md is `catalogue_markdown()`, and a test compares the
-two. Names are a contract: add to them, never rename. Source: design/otel-model.md §1, §2, ruling 40.
+two. Names are a contract: add to them, never rename.
 """
 
 from __future__ import annotations

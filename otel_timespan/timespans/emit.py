@@ -3,8 +3,6 @@
 Any object can be a context. What its sink is and whether a span is profiled is asked of two hooks,
 `log_sink(ctx)` and `profile(ctx, category, id, timeline)`: register your type with them, or give it the
 attributes `log_sink` and `profile`. The cost when disabled is one look at the sink's type.
-
-Source: spec/timespans.md §2.
 """
 
 from __future__ import annotations
@@ -124,7 +122,7 @@ _tasks_lock = threading.Lock()
 def _emit(sink: Any, phase: str, category: str, id: Any, timeline: Any, samples: ProfilerResult) -> None:
     recorder = getattr(sink, "recorder", None)
     if not isinstance(recorder, Recorder):
-        # Nothing between the emitter and a plain sink: its errors are the emitter's (spec §4).
+        # Nothing between the emitter and a plain sink: its errors are the emitter's.
         now = time.monotonic_ns()
         write_event(sink, Event(phase, category, id, timeline, now, NO_GC, samples, scheduler.this_worker()))
         return

@@ -12,7 +12,7 @@ none of the garbage collector's business, and it stops looking at it. A finished
 Why one list and not one per thread: `list.append` is atomic, so its order is a total order that
 agrees with cause and effect as long as each record is appended *before* what it tells of becomes
 visible to other threads. Buffers per thread would need sequence numbers and a watermark to merge
-(design/rulings.md 27 asks for the property; see docs/decisions.md), and measured no faster.
+(see docs/decisions.md), and measured no faster.
 
 Bounded: an emitter that finds the list longer than `HIGH_WATER` drains it itself. So a log that can't
 keep up slows the program down, by what its own consumers cost, and never eats the memory.

@@ -3,8 +3,6 @@
 It records what the user adds (attributes, events, links, a status, a name); `merged` joins that with
 our own span when the log builds it. It is a `ReadableSpan` too, so that span processors take it in
 `on_start`. Creating one costs about 2 µs: contexts and dictionaries are made when first asked for.
-
-Source: design/rulings.md 41.
 """
 
 from __future__ import annotations

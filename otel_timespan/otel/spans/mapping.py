@@ -8,7 +8,7 @@ What a task needs besides its own events, its run, is asked of `runs` (runs.py);
 told to `observer`. A task that was cancelled while its body runs has its result at once, but its spans come when
 the body ends, so that no child ends after its parent.
 
-Sources: docs/events.md; design/otel-model.md §1.1; rulings 31, 34-38.
+See docs/events.md for the events, docs/otel-catalogue.md for the spans.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CLOCK_SLACK_NS = 60_000_000_000
 """How much older than its run a task may be: where the drain of the log opens the run, it may lag behind."""
 
 MOVED_KINDS = frozenset(("chunk", "shard", "file", "custom"))
-"""Moves of these kinds are spans; the others are instant (ruling 35: by kind, never by duration)."""
+"""Moves of these kinds are spans; the others are instant: by kind, never by duration."""
 
 SCHEDULER_CATEGORIES = frozenset(
     (

@@ -2,7 +2,7 @@
 
 A program that uses the log without the scheduler gets a span named by the category, under the enclosing
 open timespan of the same thread (or asyncio task), else under the active OpenTelemetry span, else as a
-root (ruling 31). Where a timespan stands can only be known on the thread that emits it, so
+root. Where a timespan stands can only be known on the thread that emits it, so
 `Enclosing.place` is called there and its answer travels with the event, in `Event.samples`.
 
 The scheduler's own timespans become spans with detail "scheduler", under the root of their run.

@@ -10,8 +10,6 @@ looks whether the run is still open; the closer withdraws the run and then looks
 registered. At least one of them sees the other. A submitter that sees the withdrawal takes its
 registration back and goes elsewhere; a closer that sees a registration keeps the run open until it is
 finished or taken back.
-
-Source: design/otel-model.md §1.1, rulings 37, 42.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One open task and the spans that it becomes: pure functions of its times.
 
-A task's time is cut into contiguous phases (ruling 36): submitted, ready, placed, taken, body start, body
+A task's time is cut into contiguous phases: submitted, ready, placed, taken, body start, body
 end, finished. A boundary that was never reached is where the task stopped, so the waits always add up
 to the span.
 """
