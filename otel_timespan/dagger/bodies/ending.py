@@ -62,7 +62,7 @@ def end(
 
     `outcome`: a handle or a `Result`; with `failed` a `Failure`. `recorder` and `row`: its record but for the last two
     items (state and samples), where there is a log. `ran`: its body ended just now; else it ends from outside, and a
-    body that runs goes on for nothing. `doomed`: where the dependents of a failed one go; by default they are ended here.
+    body that runs goes on for nothing. `doomed`: where the dependents of a failed one go; by default they end here.
     From any thread. Raises only what a signal handler raised meanwhile, after everything is done.
     """
     limited = task._options is not DEFAULT and task._options.limit is not None
