@@ -22,6 +22,7 @@ from otel_timespan import dagger as D
 from otel_timespan.dagger.places.devices import PickleFileDevice
 from otel_timespan.dagger.places.topology import topology
 from otel_timespan.dagger.storage import RecencyAllocator
+from otel_timespan.timespans import drain_all
 from tests.acceptance_otel.acc_otel_support import (
     DEADLINE_S,
     Lab,
@@ -78,6 +79,7 @@ class Logged:
     def spans(self) -> list[ReadableSpan]:
         """All spans, of which those hold that hold for all: the tree, the waits, and no start without its end."""
         spans = self.lab.spans()
+        drain_all()  # what finalizers say reaches the list a moment later
         check_tree(spans)
         for span in task_spans(spans).values():
             check_waits(span)
