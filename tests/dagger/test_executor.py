@@ -21,6 +21,7 @@ import pytest
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
+from otel_timespan.dagger import executor as executor_module
 from tests.dagger.acceptance.support import DEADLINE_S, BoomError, boom, finish, poll, program, run_program
 
 Make = Callable[..., Any]
@@ -680,8 +681,9 @@ def test_the_face_has_it() -> None:
     assert ts.Executor is D.Executor
 
 
-def test_an_executor_that_is_dropped_ends_its_threads() -> None:
+def test_an_executor_that_is_dropped_ends_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a shutdown a private context ends, once the executor and its futures are gone and its tasks done."""
+    monkeypatch.setattr(executor_module, "LOOK_AGAIN_S", 0.02)
     gate = threading.Event()
     executor = D.Executor(2)
     spawned: list[D.DTask] = []
