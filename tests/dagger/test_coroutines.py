@@ -134,15 +134,16 @@ def test_blocking_in_a_coroutine_is_refused(one: D.Context) -> None:
         for wait in (waiting.fetch, waiting.wait, lambda: D.waitany([waiting]), lambda: waiting.fetch(timeout=1)):
             with pytest.raises(D.ConcurrencyViolationError, match="await"):
                 wait()
-        with D.Executor() as executor:
-            future = executor.submit(gate.wait, DEADLINE_S)
+        future = executor.submit(gate.wait, DEADLINE_S)
+        for wait in (future.result, executor.shutdown):
             with pytest.raises(D.ConcurrencyViolationError, match="await"):
-                future.result()
-            gate.set()
-            await waiting
-            return int(await asyncio.wrap_future(future))
+                wait()
+        gate.set()
+        await waiting
+        return int(await asyncio.wrap_future(future))
 
-    assert D.spawn(body).fetch(timeout=DEADLINE_S) == 1
+    with D.Executor() as executor:
+        assert D.spawn(body).fetch(timeout=DEADLINE_S) == 1
 
 
 def test_failures(one: D.Context) -> None:
