@@ -20,7 +20,6 @@ _STATE = pytest.StashKey["Readiness"]()
 logging.getLogger("otel_timespan").addHandler(logging.NullHandler())
 
 
-
 def pytest_configure(config: pytest.Config) -> None:
     """Where Python writes no bytecode, the programs that tests start share some in a folder of this run.
 
