@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from tests.acceptance_otel.acc_otel_support import (
     task_spans,
 )
 from tests.backends import eventually
+from tests.dagger.acceptance.stubs import Device
 
 Make = Callable[..., Lab]
 BLOCK = 60_000
@@ -46,25 +46,6 @@ def _fresh_topology() -> Iterator[None]:
     """Pretended workers leave no trace."""
     yield
     topology.reset()
-
-
-@dataclass(frozen=True)
-class Device(D.Processor):
-    """A processor that takes everything."""
-
-    owner: int = 1
-
-    def get_parent(self) -> D.Processor:
-        return D.OSProc(self.owner)
-
-    def iscompatible_func(self, opts: Any, f: Any) -> bool:
-        return True
-
-    def iscompatible_arg(self, opts: Any, argtype: type) -> bool:
-        return True
-
-    def execute(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return f(*args, **kwargs)
 
 
 class Logged:

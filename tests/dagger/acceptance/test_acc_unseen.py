@@ -293,25 +293,15 @@ def test_cancelled_halted_and_retried(told: Callable[[], list[Any]]) -> None:
     assert "marker" in record.getMessage()
 
 
-def test_a_lazy_run_reports_by_raising(told: Callable[[], list[Any]]) -> None:
+def test_a_lazy_run_reports_by_raising(legacy: None, told: Callable[[], list[Any]]) -> None:
     """The failure of a `compute` is raised by it and not reported besides."""
     with D.Context(threads=1):
-        with pytest.warns(DeprecationWarning) if not D.lazy._warned else _nothing():  # type: ignore[attr-defined]
-            thunk = D.delayed(boom)(1)
         with pytest.raises(BoomError):
-            D.collect(thunk)
+            D.collect(D.delayed(boom)(1))
         gc.collect()
         D.spawn(boom, "marker")
         (record,) = poll(told)
     assert "marker" in record.getMessage()
-
-
-class _nothing:  # noqa: N801 - stands for a context manager that is spelled so
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: Any) -> None:
-        pass
 
 
 def test_a_flood_is_dammed(one: D.Context, told: Callable[[], list[Any]]) -> None:
