@@ -50,7 +50,9 @@ from .iterating import as_completed, map
 from .lazy import SchedulerOptions, Thunk, collect, compute, delayed
 from .monitoring import status
 from .mutable import Shard, mutable, shard
-from .options.options import Options, default_option, get_options, set_default_option, with_options
+from .options.defaults import default_option, set_default_option
+from .options.options import Options
+from .options.scoped import get_options, with_options
 from .places.processors import (
     CPURAMMemorySpace,
     OSProc,
@@ -83,15 +85,8 @@ from .places.scopes import (
     Scope,
     TaintScope,
     UnionScope,
-    all_processors,
-    compatible_processors,
     constrain,
-    issetequal,
-    issubset,
-    num_processors,
     proc_in_scope,
-    register_scope_key,
-    scope,
 )
 from .progressing import progress
 from .queues import (
@@ -107,6 +102,15 @@ from .queues import (
 )
 from .records.kinds import EVENT_CATEGORIES
 from .records.sizes import approx_size
+from .scoping import (
+    all_processors,
+    compatible_processors,
+    issetequal,
+    issubset,
+    num_processors,
+    register_scope_key,
+    scope,
+)
 from .tasks.dtask import DTask, TaskSummary
 from .tasks.environment import (
     CancelToken,

@@ -17,7 +17,9 @@ from .bodies import interrupts as _interrupts
 from .core.limits import check_limits
 from .data.chunks import Chunk
 from .mutable import Shard
-from .options.options import DEFAULT, Options, drop_removed, effective, scoped
+from .options.declaring import drop_removed
+from .options.options import DEFAULT, Options
+from .options.scoped import effective, scoped
 from .queues import Spec
 from .tasks.dtask import DTask
 from .tasks.environment import SyncBlock, current, running_task

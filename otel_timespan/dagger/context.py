@@ -26,7 +26,6 @@ from . import debug
 from .core.machine import Core
 from .core.placement import slots_of
 from .data.spilling import devices_for
-from .places import scopes
 from .places.processors import OSProc, invalidation_hooks, topology
 from .records import kinds as records
 from .service import janitor
@@ -320,6 +319,11 @@ def eager_context() -> Context:
     return context
 
 
+def eager_procs() -> list[OSProc]:
+    """The workers of the context that `spawn` uses now. Makes and starts nothing."""
+    return [OSProc(worker) for worker in topology.workers()] if _eager is None else _eager.procs
+
+
 def eager_state() -> Core | None:
     """The scheduler of the current context: None before the first spawn and after a halt."""
     return None if _eager is None else _eager.core
@@ -400,16 +404,11 @@ def _in_child() -> None:
     _running.clear()
 
 
-def _eager_roots() -> list[OSProc]:
-    return [OSProc(worker) for worker in topology.workers()] if _eager is None else _eager.procs
-
-
 def _refresh(worker: int) -> None:
     for context in list(_running):
         context.refresh(worker)
 
 
-scopes.eager_roots = _eager_roots
 invalidation_hooks.append(_refresh)
 sinks.this_worker = topology.me
 sinks.known_workers = topology.workers

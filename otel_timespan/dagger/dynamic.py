@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DynamicThunkError, InvalidOptionError, RemoteTaskError, SchedulerHaltedError
 from . import api as _api
 from .fetching import fetch, resolve_future, wait
-from .options.checks import is_option
+from .options.declaring import is_option
 from .options.options import Options
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, DTask

@@ -29,7 +29,8 @@ from .fetching import (
     step_until,
     unsubscribe,
 )
-from .options.options import Options, drop_removed
+from .options.declaring import drop_removed
+from .options.options import Options
 from .service import janitor
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, DTask

@@ -32,7 +32,9 @@ from .core.machine import Core
 from .data.chunks import Chunk, tochunk
 from .fetching import fetch, wait
 from .mutable import Shard
-from .options.options import DEFAULT, Options, drop_removed, effective
+from .options.declaring import drop_removed
+from .options.options import DEFAULT, Options
+from .options.scoped import effective
 from .tasks.dtask import DTask
 
 __all__ = ["SchedulerOptions", "Thunk", "collect", "compute", "delayed"]

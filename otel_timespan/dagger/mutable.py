@@ -15,7 +15,8 @@ from typing import Any
 
 from ..errors import InvalidOptionError, NoPieceError, NotCallableError
 from .data.chunks import Chunk, tochunk
-from .options.options import Options, scoped_options
+from .options.options import Options
+from .options.scoped import scoped_options
 from .places.devices import RAM
 from .places.processors import OSProc, Processor, ThreadProc, get_parent, get_processors
 from .places.scopes import ExactScope, ProcessScope, Scope

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import TaskCancelled
-from .options.options import Options, get_options, with_options
+from .options.options import Options
+from .options.scoped import get_options, with_options
 
 if TYPE_CHECKING:
     from .tasks.dtask import DTask

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger.options import options as options_module
+from otel_timespan.dagger.options import defaults
 from tests.dagger.acceptance.support import DEADLINE_S, identity, run_program
 
 pytestmark = pytest.mark.filterwarnings("ignore:delayed, compute and collect are legacy:DeprecationWarning")
@@ -347,7 +347,7 @@ def test_a_default_option_whose_provider_raises(context: D.Context, caplog: pyte
         assert D.fetch_all([D.spawn(f, n) for n in range(5)]) == list(range(5))
         assert sum("default of the option" in record.getMessage() for record in caplog.records) == 1
     finally:
-        options_module.signature_defaults.pop(f, None)
+        defaults.signature_defaults.pop(f, None)
 
 
 @pytest.mark.parametrize("option", ["checkpoint", "restore"])

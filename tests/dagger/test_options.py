@@ -18,30 +18,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger.options import checks as option_checks
-from otel_timespan.dagger.options import options as module
-from otel_timespan.dagger.options.options import (
-    DEFAULT,
-    OptionNotSetError,
-    Options,
-    apply_defaults,
-    carry,
-    default_option,
-    drop_removed,
+from otel_timespan.dagger.options import declaring, defaults
+from otel_timespan.dagger.options.declaring import drop_removed
+from otel_timespan.dagger.options.defaults import apply_defaults, default_option, set_default_option
+from otel_timespan.dagger.options.options import DEFAULT, Options
+from otel_timespan.dagger.options.scoped import (
     effective,
     enter_propagated,
     get_options,
-    inherit_in_threads,
     propagated,
     scoped,
     scoped_options,
-    set_default_option,
-    start_bare,
     with_options,
 )
 from otel_timespan.dagger.places.processors import OSProc, ThreadProc
 from otel_timespan.dagger.places.scopes import AnyScope, ExactScope, InvalidScope, ProcessScope
-from otel_timespan.errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
+from otel_timespan.dagger.service import threads
+from otel_timespan.dagger.service.threads import carry, inherit_in_threads, start_bare
+from otel_timespan.errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError, OptionNotSetError
 
 A, B, C = ProcessScope(1), ProcessScope(2), ProcessScope(3)
 
@@ -77,13 +71,13 @@ class TestOptions:
     def test_nothing_is_set_at_first(self) -> None:
         """All options are None, shown as nothing, and equal."""
         options = Options()
-        assert all(getattr(options, name) is None for name in option_checks.CHECKS)
+        assert all(getattr(options, name) is None for name in declaring.TASK_OPTIONS)
         assert options == Options() == DEFAULT
         assert repr(options) == "Options()"
 
     def test_fields_and_checks_are_the_same_names(self) -> None:
         """Every documented option has a check, and the other way round."""
-        assert list(Options.__annotations__) == list(option_checks.CHECKS)
+        assert list(Options.__annotations__) == list(declaring.TASK_OPTIONS)
 
     def test_scope_sets_compute_scope(self) -> None:
         """In the constructor, unless that is given too."""
@@ -257,7 +251,7 @@ class TestOptions:
 
     def test_deprecated_options_warn_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """`single` and `proclist` warn, the first time only; a refused value does not."""
-        monkeypatch.setattr(option_checks, "_deprecated", set())
+        monkeypatch.setattr(declaring, "_deprecated", set())
         with pytest.raises(InvalidOptionError):
             Options(single=0)
         with pytest.warns(DeprecationWarning, match="single"):
@@ -381,8 +375,8 @@ class TestThreads:
             assert in_thread(theirs.get) == (2 if inherits else None)
         finally:
             ours.set(None)
-            module._carried.remove(ours)
-        assert module._carried.count(ours) == 0
+            threads._carried.remove(ours)
+        assert threads._carried.count(ours) == 0
 
     def test_subclasses_pools_and_timers(self) -> None:
         """Threads with a `run` of their own, pools started inside, and timers inherit, too."""
@@ -574,9 +568,9 @@ def f(*args: Any) -> None:
 class TestDefaults:
     @pytest.fixture(autouse=True)
     def _registry(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr(module, "signature_defaults", {})
+        monkeypatch.setattr(defaults, "signature_defaults", {})
         yield
-        module._matching.cache_clear()
+        defaults._matching.cache_clear()
 
     def test_values_by_signature(self) -> None:
         """A default holds for its function and argument types, subclasses included."""
@@ -797,13 +791,13 @@ def test_s4_precedence_of_every_option(name: str) -> None:
     """§4: the task's own option wins over the scoped one, that over the default of the signature, that over none."""
     own, scoped_value, default = PAIRS[name]
     try:
-        module.set_default_option(name, _f, (int,), default)
-        assert getattr(module.apply_defaults(module.effective(None), _f, (int,)), name) == default
+        set_default_option(name, _f, (int,), default)
+        assert getattr(apply_defaults(effective(None), _f, (int,)), name) == default
         with with_options(**{name: scoped_value}):
-            assert getattr(module.apply_defaults(module.effective(None), _f, (int,)), name) == scoped_value
-            given = module.apply_defaults(module.effective(Options(**{name: own})), _f, (int,))
+            assert getattr(apply_defaults(effective(None), _f, (int,)), name) == scoped_value
+            given = apply_defaults(effective(Options(**{name: own})), _f, (int,))
             assert getattr(given, name) == own
-            assert module.propagated(given)[name] == own  # type: ignore[index]
-        assert getattr(module.effective(None), name) is None
+            assert propagated(given)[name] == own  # type: ignore[index]
+        assert getattr(effective(None), name) is None
     finally:
-        module.signature_defaults.pop(_f, None)
+        defaults.signature_defaults.pop(_f, None)

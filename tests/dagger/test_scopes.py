@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_timespan.dagger.options.options import with_options
+from otel_timespan.dagger import context, scoping
+from otel_timespan.dagger.options.scoped import with_options
 from otel_timespan.dagger.places import scopes as module
 from otel_timespan.dagger.places.processors import (
     OSProc,
@@ -36,14 +37,16 @@ from otel_timespan.dagger.places.scopes import (
     Scope,
     TaintScope,
     UnionScope,
+    constrain,
+    proc_in_scope,
+)
+from otel_timespan.dagger.scoping import (
     all_processors,
     compatible_processors,
-    constrain,
     current_compute_scope,
     issetequal,
     issubset,
     num_processors,
-    proc_in_scope,
     register_scope_key,
     scope,
 )
@@ -329,8 +332,8 @@ class TestQueries:
         assert all_processors([1]) == get_processors(OSProc(1))
 
     def test_of_the_eager_context(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The scheduler says which workers the eager context has."""
-        monkeypatch.setattr(module, "eager_roots", lambda: [OSProc(2)])
+        """Without a context named, the workers of the one that `spawn` uses count."""
+        monkeypatch.setattr(context, "_eager", context.Context([2]))
         assert num_processors() == 2
         assert scope(threads=1) == ExactScope(ThreadProc(2, 1))
 
@@ -408,7 +411,7 @@ class TestShorthand:
 class TestCustomKeys:
     @pytest.fixture(autouse=True)
     def _keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "_keys", {})
+        monkeypatch.setattr(scoping, "_keys", {})
         register_scope_key("gpu", lambda spec: ExactScope(FakeProc(1)), precedence=1)
         register_scope_key("rocm", lambda spec: ExactScope(FakeProc(2)), precedence=2)
         register_scope_key("cuda", lambda spec: ExactScope(FakeProc(spec["worker"])), precedence=2)

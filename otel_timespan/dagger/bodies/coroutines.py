@@ -20,7 +20,7 @@ from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import NotCallableError, TaskCancelled
-from ..options.options import start_bare
+from ..service.threads import start_bare
 from ..tasks.dtask import DONE, DTask, live
 from ..tasks.environment import loop_threads
 

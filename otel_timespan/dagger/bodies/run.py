@@ -28,7 +28,8 @@ from ..data.files import File
 from ..data.spilling import keep_result, watch_handle
 from ..mutable import Shard
 from ..options.checks import retry_delay_s
-from ..options.options import DEFAULT, enter_propagated
+from ..options.options import DEFAULT
+from ..options.scoped import enter_propagated
 from ..places.processors import ThreadProc, move
 from ..places.scopes import AnyScope
 from ..records import kinds as records

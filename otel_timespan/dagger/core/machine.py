@@ -35,7 +35,8 @@ from ...timespans.recorder import warn_once
 from ..bodies.coroutines import Coroutines
 from ..data.chunks import Chunk
 from ..monitoring import Readable
-from ..options.options import DEFAULT, signature_defaults
+from ..options.defaults import signature_defaults
+from ..options.options import DEFAULT
 from ..places.processors import OSProc
 from ..records import kinds as records
 from ..records.kinds import code_of

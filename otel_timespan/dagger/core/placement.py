@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import NoWorkersError, SchedulingError
 from ...timespans.recorder import warn_once
 from ..data.chunks import Chunk
-from ..options.options import DEFAULT, Options, apply_defaults, signature_defaults
+from ..options.defaults import apply_defaults, signature_defaults
+from ..options.options import DEFAULT, Options
 from ..places.processors import OSProc, Processor, ThreadProc, get_processors, root
 from ..places.scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
 from ..records.kinds import CORE_WORKER, code_of

@@ -35,8 +35,8 @@ from ...errors import NestingError
 from ..bodies.run import UserInterrupt, restore, run
 from ..core.machine import Core
 from ..core.placement import Slot, steal
-from ..options.options import start_bare
 from ..records import kinds as records
+from ..service.threads import start_bare
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from ..tasks.environment import running_task

@@ -1,101 +1,151 @@
-"""What the value of each option may be: one check a name, which returns the value as it is kept.
+"""What the values of options may be: one `Check` a kind of value, which says what is wanted and how it is kept.
 
-Source: spec/scheduler.md §4.1.
+A check knows no option's name: `refusal` makes the one text of all errors from the name, the value and what was
+wanted.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import typing
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import InvalidOptionError
+from ..places.devices import StorageDevice
 from ..places.processors import Processor
 from ..places.scopes import InvalidScope, Scope
 
-__all__ = ["CHECKS", "REMOVED", "check", "is_option", "unknown_option"]
-
-Check = Callable[[str, Any], Any]
-
-REMOVED = frozenset(("cache", "persist", "procutil"))
-"""Names that Dagger's documents still mention and that mean nothing any more."""
+__all__ = ["Check", "RefusedError", "refusal", "retry_delay_s"]
 
 
-def _wrong(name: str, value: object, wanted: str) -> InvalidOptionError:
+class RefusedError(Exception):
+    """A check refuses a value. `wanted`: what it must be, where the check's own text does not fit."""
+
+    def __init__(self, wanted: str | None = None) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+
+
+class Check(NamedTuple):
+    """What a value must be, to be read after "it must be", and a function that gives it as it is kept.
+
+    `keep(value)` is never asked about None, and raises `RefusedError`. It may be called on any thread.
+    """
+
+    wanted: str
+    keep: Callable[[Any], Any]
+
+
+def refusal(name: str, value: object, wanted: str) -> InvalidOptionError:
+    """The error for a value that an option can't have."""
     return InvalidOptionError(f"option {name}={value!r}: it must be {wanted}")
 
 
-def _anything(name: str, value: Any) -> Any:
-    return value
+def _refuse_unless(fits: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """Keeps the value itself."""
+
+    def keep(value: Any) -> Any:
+        if not fits(value):
+            raise RefusedError
+        return value
+
+    return keep
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _wrong(name, value, "a string")
-    return value
+def _instance_of(kind: type) -> Callable[[Any], Any]:
+    """Keeps the value itself."""
+
+    def keep(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise RefusedError
+        return value
+
+    return keep
 
 
-def _flag(name: str, value: Any) -> bool:
+def listed(value: Any) -> tuple[Any, ...]:
+    """What is in a list, set or the like; a text or mapping is none. Raises `RefusedError`."""
+    if not isinstance(value, Iterable) or isinstance(value, (type, str, bytes, Mapping)):
+        raise RefusedError
+    return tuple(value)
+
+
+# --- plain values ------------------------------------------------------------------------------------
+
+
+def _flag(value: Any) -> bool:
     # numpy's bools are neither `bool` nor harmful; 0 and "no" more often are mistakes than not.
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return bool(value)
-    raise _wrong(name, value, "True or False")
+    raise RefusedError
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole(value: Any) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise _wrong(name, value, "an integer") from None
+        raise RefusedError from None
 
 
-def _at_least(lowest: int) -> Check:
-    def check_lowest(name: str, value: Any) -> int:
-        number = _whole(name, value)
+def at_least(lowest: int) -> Check:
+    """An integer of at least `lowest`."""
+
+    def keep(value: Any) -> int:
+        number = value if type(value) is int else _whole(value)
         if number < lowest:
-            raise _wrong(name, value, f"an integer of at least {lowest}")
+            raise RefusedError
         return number
 
-    return check_lowest
+    return Check(f"an integer of at least {lowest}", keep)
 
 
-def _max_evals(name: str, value: Any) -> int:
-    number = _whole(name, value)
+def _not_zero(value: Any) -> int:
+    number = _whole(value)
     if number == 0:
-        raise _wrong(name, value, "an integer other than 0 (-1: no limit)")
+        raise RefusedError
     return number
 
 
-def _amount(name: str, value: Any, wanted: str) -> float:
+def _number(value: Any) -> float:
     try:
         number = float(value) if not isinstance(value, (bool, str)) else math.nan
     except (TypeError, ValueError):
         number = math.nan
     if math.isnan(number):
-        raise _wrong(name, value, wanted)
+        raise RefusedError
     return number
 
 
-def _seconds(name: str, value: Any) -> float:
-    number = _amount(name, value, "a number of seconds, 0 or more")
+def _seconds(value: Any) -> float:
+    number = _number(value)
     if number < 0 or math.isinf(number):
-        raise _wrong(name, value, "a number of seconds, 0 or more")
+        raise RefusedError
     return number
 
 
-def _delay(name: str, value: Any) -> Any:
-    if callable(value) and not isinstance(value, type):
-        return value
-    try:
-        return _seconds(name, value)
-    except InvalidOptionError:
-        raise _wrong(name, value, "a number of seconds, 0 or more, or a function of the attempt that failed") from None
+def _positive_seconds(value: Any) -> float:
+    number = _number(value)
+    if number <= 0:
+        raise RefusedError
+    return number
+
+
+def _delay(value: Any) -> Any:
+    return value if callable(value) and not isinstance(value, type) else _seconds(value)
+
+
+ANYTHING = Check("anything", lambda value: value)
+TEXT = Check("a string", _instance_of(str))
+FLAG = Check("True or False", _flag)
+INTEGER = Check("an integer", _whole)
+EVALUATIONS = Check("an integer other than 0 (-1: no limit)", _not_zero)
+SECONDS = Check("a number of seconds, 0 or more", _seconds)
+POSITIVE_SECONDS = Check("a number of seconds, more than 0", _positive_seconds)
+DELAY = Check("a number of seconds, 0 or more, or a function of the attempt that failed", _delay)
 
 
 def retry_delay_s(value: Any, attempt: int) -> float:
@@ -103,219 +153,106 @@ def retry_delay_s(value: Any, attempt: int) -> float:
     if not callable(value):
         return float(value or 0.0)
     try:
-        return _seconds("retry_delay", value(attempt))
-    except InvalidOptionError as error:
-        raise InvalidOptionError(f"{error}: it is what the function gave for attempt {attempt}") from None
+        given = value(attempt)
     except BaseException as error:  # of the user's, in the middle of the scheduler
-        text = f"the function of the option retry_delay failed for attempt {attempt}: {error!r}"
-        raise InvalidOptionError(text) from error
+        raise InvalidOptionError(
+            f"the function of the option retry_delay failed for attempt {attempt}: {error!r}"
+        ) from error
+    try:
+        return _seconds(given)
+    except RefusedError:
+        text = refusal("retry_delay", given, SECONDS.wanted)
+        raise InvalidOptionError(f"{text}: it is what the function gave for attempt {attempt}") from None
 
 
-def _exceptions(name: str, value: Any) -> tuple[type[Exception], ...]:
+# --- places ------------------------------------------------------------------------------------------
+
+
+def _scope(value: Any) -> Scope:
+    if isinstance(value, InvalidScope):
+        raise RefusedError("a scope that some processor can be in")
+    if not isinstance(value, Scope):
+        raise RefusedError
+    return value
+
+
+def _processors(value: Any) -> Any:
+    if callable(value) and not isinstance(value, (type, Iterable)):
+        return value
+    kinds = listed(value)
+    if not all(isinstance(kind, type) and issubclass(kind, Processor) for kind in kinds):
+        raise RefusedError
+    return kinds
+
+
+SCOPE = Check("a scope, such as ProcessScope(1) or scope(worker=1)", _scope)
+PROCESSOR = Check("a Processor, such as ThreadProc(1, 1)", _instance_of(Processor))
+PROCESSORS = Check("a list of processor types, such as [ThreadProc], or a function of a processor", _processors)
+STORAGE = Check("a storage device, such as storage.RAMDevice()", _instance_of(StorageDevice))
+
+# --- functions, types and tasks ----------------------------------------------------------------------
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, type) or value is Any or typing.get_origin(value) is not None
+
+
+def _exceptions(value: Any) -> tuple[type[Exception], ...]:
     kinds = value if isinstance(value, (tuple, list, set, frozenset)) else (value,)
     if not kinds or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
-        raise _wrong(name, value, "a type of exceptions, or a tuple of such")
+        raise RefusedError
     return tuple(kinds)
 
 
-def _limit_s(name: str, value: Any) -> float:
-    number = _amount(name, value, "a number of seconds, more than 0")
-    if number <= 0:
-        raise _wrong(name, value, "a number of seconds, more than 0")
-    return number
-
-
-def _scope(name: str, value: Any) -> Scope:
-    if isinstance(value, InvalidScope):
-        raise _wrong(name, value, "a scope that some processor can be in")
-    if not isinstance(value, Scope):
-        raise _wrong(name, value, "a scope, such as ProcessScope(1) or scope(worker=1)")
-    return value
-
-
-def _processor(name: str, value: Any) -> Processor:
-    if not isinstance(value, Processor):
-        raise _wrong(name, value, "a Processor, such as ThreadProc(1, 1)")
-    return value
-
-
-def _function(name: str, value: Any) -> Any:
-    if not callable(value):
-        raise _wrong(name, value, "a function")
-    return value
-
-
-def _type(name: str, value: Any) -> Any:
-    if isinstance(value, type) or value is Any or typing.get_origin(value) is not None:
-        return value
-    raise _wrong(name, value, "a type")
-
-
-def _type_or_function(name: str, value: Any) -> Any:
-    if not callable(value):
-        raise _wrong(name, value, "a type (or function) that makes buffers")
-    return value
-
-
-_deprecated: set[str] = set()
-
-
-def _warn_deprecated(name: str) -> None:
-    if name not in _deprecated:
-        _deprecated.add(name)
-        text = f"the option {name!r} is deprecated: use scope, such as scope(worker=1) or scope(threads='all')"
-        warnings.warn(text, DeprecationWarning, stacklevel=6)
-
-
-def _single(name: str, value: Any) -> int:
-    worker: int = _at_least(1)(name, value)
-    _warn_deprecated(name)
-    return worker
-
-
-def _proclist(name: str, value: Any) -> Any:
-    wanted = "a list of processor types, such as [ThreadProc], or a function of a processor"
-    if isinstance(value, Iterable) and not isinstance(value, (type, str, bytes, Mapping)):
-        kept: Any = tuple(value)
-        if not all(isinstance(kind, type) and issubclass(kind, Processor) for kind in kept):
-            raise _wrong(name, value, wanted)
-    elif callable(value) and not isinstance(value, type):
-        kept = value
-    else:
-        raise _wrong(name, value, wanted)
-    _warn_deprecated(name)
-    return kept
-
-
-def _tasks(name: str, value: Any) -> set[Any]:
+def _tasks(value: Any) -> set[Any]:
     # A task is not iterable, but Python would iterate over anything with a `__getitem__`.
     if not hasattr(type(value), "__iter__") or isinstance(value, (str, bytes, Mapping)):
-        raise _wrong(name, value, "a set or list of tasks")
+        raise RefusedError
     try:
         kept = set(value)
     except TypeError as error:
-        raise _wrong(name, value, f"a set of tasks ({error})") from None
+        raise RefusedError(f"a set of tasks ({error})") from None
     if not all(hasattr(one, "id") for one in kept):
-        raise _wrong(name, value, "a set or list of tasks")
+        raise RefusedError
     return kept
 
 
-def _by_type(wanted: str, lowest: float, highest: float, clamp: bool) -> Check:
-    """A mapping from types (or `Any`) to numbers between `lowest` and `highest`."""
+FUNCTION = Check("a function", _refuse_unless(callable))
+TYPE = Check("a type", _refuse_unless(_is_type))
+BUFFER_TYPE = Check("a type (or function) that makes buffers", _refuse_unless(callable))
+EXCEPTIONS = Check("a type of exceptions, or a tuple of such", _exceptions)
+TASKS = Check("a set or list of tasks", _tasks)
+QUEUE = Check(
+    "a TaskQueue (it needs a method enqueue)",
+    _refuse_unless(lambda value: callable(getattr(value, "enqueue", None))),
+)
 
-    def check_mapping(name: str, value: Any) -> dict[Any, float]:
-        if not isinstance(value, Mapping):
-            raise _wrong(name, value, wanted)
-        kept: dict[Any, float] = {}
-        for kind, share in value.items():
-            if not (isinstance(kind, type) or kind is Any):
-                raise _wrong(name, value, wanted)
-            number = _amount(name, share, wanted)
-            if clamp:
-                number = min(max(number, lowest), highest)
-            elif not lowest <= number < highest:
-                raise _wrong(name, value, wanted)
-            kept[kind] = number
-        return kept
-
-    return check_mapping
+# --- mappings and names ------------------------------------------------------------------------------
 
 
-def _names(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
-        raise _wrong(name, value, "a list of names of options")
-    names = tuple(dict.fromkeys(value))
-    for one in names:
-        if not isinstance(one, str) or one not in CHECKS:
-            raise unknown_option(one)
-    return names
+def _by_type(wanted: str, number_of: Callable[[Any], float]) -> Check:
+    """A mapping from types (or `Any`) to numbers, as `number_of` keeps them."""
+
+    def keep(value: Any) -> dict[Any, float]:
+        if not isinstance(value, Mapping) or not all(isinstance(kind, type) or kind is Any for kind in value):
+            raise RefusedError
+        return {kind: number_of(share) for kind, share in value.items()}
+
+    return Check(wanted, keep)
 
 
-def _limit_names(name: str, value: Any) -> tuple[str, ...]:
-    wanted = "the name of a limit (see set_limit), or a tuple of names"
-    if isinstance(value, str):
-        value = (value,)
-    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
-        raise _wrong(name, value, wanted)
-    names = tuple(dict.fromkeys(value))
+def _share(value: Any) -> float:
+    return min(max(_number(value), 0.0), 1.0)
+
+
+def _limits(value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else listed(value)
     if not names or not all(isinstance(one, str) and one for one in names):
-        raise _wrong(name, value, wanted)
-    return names
+        raise RefusedError
+    return tuple(dict.fromkeys(names))
 
 
-def _storage(name: str, value: Any) -> Any:
-    from ..places.devices import StorageDevice
-
-    if not isinstance(value, StorageDevice):
-        raise _wrong(name, value, "a storage device, such as storage.RAMDevice()")
-    return value
-
-
-def _task_queue(name: str, value: Any) -> Any:
-    if not callable(getattr(value, "enqueue", None)):
-        raise _wrong(name, value, "a TaskQueue (it needs a method enqueue)")
-    return value
-
-
-CHECKS: dict[str, Check] = {
-    "propagates": _names,
-    "processor": _processor,
-    "scope": _scope,
-    "compute_scope": _scope,
-    "result_scope": _scope,
-    "exec_scope": _scope,
-    "single": _single,
-    "proclist": _proclist,
-    "get_result": _flag,
-    "meta": _flag,
-    "syncdeps": _tasks,
-    "time_util": _by_type("seconds (0 or more) by processor type: {ThreadProc: 0.5}", 0, math.inf, False),
-    "alloc_util": _by_type("bytes (0 or more) by processor type: {ThreadProc: 1e6}", 0, math.inf, False),
-    "occupancy": _by_type("shares from 0 to 1 by processor type or Any: {ThreadProc: 0.5}", 0, 1, True),
-    "checkpoint": _function,
-    "restore": _function,
-    "storage": _storage,
-    "storage_root_tag": _anything,
-    "storage_leaf_tag": _anything,
-    "storage_retain": _flag,
-    "name": _text,
-    "tag": _whole,
-    "stream_input_buffer_amount": _at_least(1),
-    "stream_output_buffer_amount": _at_least(1),
-    "stream_buffer_type": _type_or_function,
-    "stream_max_evals": _max_evals,
-    "acceleration": _anything,
-    "return_type": _type,
-    "retries": _at_least(0),
-    "retry_delay": _delay,
-    "retry_on": _exceptions,
-    "timeout": _limit_s,
-    "limit": _limit_names,
-}
-"""The options of a task, in the order of the spec's table."""
-
-_SCOPED_ONLY: dict[str, Check] = {"task_queue": _task_queue}
-
-
-def is_option(name: object, scoped: bool = False) -> bool:
-    """Whether there is an option of this name; `scoped`: `with_options` takes a few more."""
-    return name in CHECKS or (scoped and name in _SCOPED_ONLY)
-
-
-def check(name: str, value: Any, scoped: bool = False) -> Any:
-    """The value as an option keeps it. Raises `InvalidOptionError` for a wrong name or value."""
-    found = CHECKS.get(name) or (_SCOPED_ONLY.get(name) if scoped else None)
-    if found is None:
-        raise unknown_option(name)
-    return found(name, value)
-
-
-def unknown_option(name: object) -> InvalidOptionError:
-    """The error for a name that is no option, with the one that was perhaps meant."""
-    if name in _SCOPED_ONLY:
-        return InvalidOptionError(f"{name!r} is no option of a task: use with_options({name}=...) around the spawn")
-    if name in REMOVED:
-        return InvalidOptionError(f"the option {name!r} does not exist any more: leave it out")
-    near = difflib.get_close_matches(str(name), CHECKS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(CHECKS)}"
-    return InvalidOptionError(f"there is no option {name!r}: {hint}")
+SECONDS_BY_TYPE = _by_type("seconds (0 or more) by processor type: {ThreadProc: 0.5}", _seconds)
+BYTES_BY_TYPE = _by_type("bytes (0 or more) by processor type: {ThreadProc: 1e6}", _seconds)
+SHARES_BY_TYPE = _by_type("shares from 0 to 1 by processor type or Any: {ThreadProc: 0.5}", _share)
+LIMITS = Check("the name of a limit (see set_limit), or a tuple of names", _limits)

@@ -5,7 +5,7 @@ appears under its name only when it is complete, is readable by its owner only, 
 dies or the process ends, unless it is to be retained. What is spilled is unpickled again: a spill folder
 must be as private as the program itself.
 
-Source: spec/scheduler.md §9.2. The device that spills and the references are in storage.py.
+See docs/data.md.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ All processes of a user on a host must agree, also when they start at the same m
 complete or not at all: it is written under another name and then linked to its own. A file that is damaged
 or belongs to somebody else is never repaired (two repairers would disagree) but passed over for the next
 name, which every process does alike.
-
-Source: spec/scheduler.md §5.1.
 """
 
 from __future__ import annotations

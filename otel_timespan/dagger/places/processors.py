@@ -7,7 +7,7 @@ values of your own move between processors as said with `@move.register(From, To
 
 Which workers exist is read from `topology` (topology.py), which the drivers keep up to date.
 
-Source: spec/scheduler.md §7.
+See docs/processors.md; upstream: https://juliaparallel.org/Dagger.jl/dev/processors/.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Which workers there are: their thread slots, their hosts, and which of them we are.
 
 The scheduler's drivers keep it up to date; scopes and processors read it.
-
-Source: spec/scheduler.md §0, design/rulings.md 5, 18.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InvalidOptionError
+from ..service.threads import carry
 from .node import node_uuid
 
 __all__ = ["THREADS_VARIABLE", "Topology", "default_threads", "positive", "topology"]
@@ -139,6 +138,7 @@ class Topology:
 
 topology = Topology()
 """The workers that there are. One object for the whole process, never replaced."""
+carry(topology.acting)
 
 
 def positive(what: str, value: object) -> int:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..options.options import start_bare
+from .threads import start_bare
 
 __all__ = ["ask", "start"]
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..options.options import start_bare
+from .threads import start_bare
 
 __all__ = ["Timer", "call_later"]
 

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ...errors import ConcurrencyViolationError, TaskCancelled
-from ..options.options import carry
+from ..service.threads import carry
 from .dtask import DONE, DTask, live
 
 if TYPE_CHECKING:
