@@ -88,3 +88,31 @@ def held(executor: Any, gate: threading.Event, bodies: int = 1) -> list[Any]:
     for own in begun:
         assert own.wait(DEADLINE_S)
     return futures
+
+
+class TaskLike:
+    """What options know of a task: that it has an id. It can be indexed, but not iterated over."""
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+
+    def __getitem__(self, index: int) -> int:
+        raise AssertionError("iterated over")
+
+
+class FakeProc(D.Processor):
+    """A processor that is not enabled by default."""
+
+    def __init__(self, owner: int) -> None:
+        self.owner = owner
+
+    def get_parent(self) -> D.Processor:
+        return D.OSProc(self.owner)
+
+
+class SubFakeProc(FakeProc):
+    """A subclass."""
+
+
+WORKERS = {1: "here", 2: "here", 3: "there"}
+"""The pretended workers of the fixture `three_workers`, and the hosts they are on."""
