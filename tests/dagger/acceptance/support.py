@@ -100,11 +100,19 @@ def costs(thunk: Any, *processors: D.Processor) -> tuple[list[D.Processor], dict
     return list(order), dict(found)
 
 
-def program(body: str, *, prelude: bool = True) -> subprocess.Popen[str]:
-    """Start a Python program that has `D`, `ts`, `threading`, `time`, `sys`, `os` at hand."""
-    head = "import os, sys, threading, time\nimport otel_timespan as ts\nfrom otel_timespan import dagger as D\n"
+def program(body: str) -> subprocess.Popen[str]:
+    """Start a Python program that has `D`, `ts`, `threading`, `time`, `sys`, `os` at hand.
+
+    Ctrl-C interrupts it, even where whoever started the tests ignores that signal, as shells do in the background.
+    """
+    head = """
+import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import otel_timespan as ts
+from otel_timespan import dagger as D
+"""
     return subprocess.Popen(
-        [sys.executable, "-c", (head if prelude else "") + textwrap.dedent(body)],
+        [sys.executable, "-c", head + textwrap.dedent(body)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

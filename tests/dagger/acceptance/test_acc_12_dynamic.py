@@ -465,9 +465,6 @@ def test_s12_halt_of_the_eager_scheduler(two: D.Context, gate: threading.Event) 
 # --- edges ---------------------------------------------------------------------------------------------------
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:delayed, compute and collect:DeprecationWarning")
-
-
 def _handle() -> D.SchedulerHandle:
     return D.sch_handle()
 
