@@ -8,6 +8,7 @@ is free, and the next task runs.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import gc
 import sys
@@ -33,40 +34,61 @@ class Interrupt(KeyboardInterrupt):
     """What the handler raises."""
 
 
-def _looks_for_signals(name: str) -> bool:
-    return name.startswith(("CALL", "RESUME", "YIELD")) or "JUMP_BACKWARD" in name or name == "JUMP_ABSOLUTE"
-
-
-LOOKS = frozenset(code for name, code in dis.opmap.items() if _looks_for_signals(name))
-
-
 class Handler:
-    """A trace function that raises `Interrupt` at the `wanted`th place of our code; `places` counts them."""
+    """Profile and trace function that raises `Interrupt` at the `wanted`th place of our code; `places` counts them.
+
+    As a profile function it is called at each entry of a function and after each call of a C function, and what it
+    raises comes out just there, as from a signal handler. Backward jumps it sees as a trace function of opcodes.
+    """
 
     def __init__(self, wanted: int) -> None:
         self.wanted, self.places, self.raised = wanted, 0, False
-        self._before: dict[FrameType, int] = {}
+        self._jumped: set[FrameType] = set()
 
-    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
+    def profile(self, frame: FrameType, event: str, arg: Any) -> None:
+        """An entry, or the end of a call of a C function."""
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE):
+            self._pass()
+
+    def trace(self, frame: FrameType, event: str, arg: Any) -> Any:
+        """The entry of a function: look at its opcodes."""
         if event != "call" or not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_opcodes = True
-        self._before[frame] = dis.opmap.get("RESUME", -1)
         return self._step
 
     def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "opcode":
-            before, code = self._before.get(frame, -1), frame.f_code.co_code
-            self._before[frame] = code[frame.f_lasti]
-            if before in LOOKS:
-                self.places += 1
-                if self.places == self.wanted:
-                    self.raised = True
-                    self._before.clear()
-                    raise Interrupt
+            if frame in self._jumped:
+                self._jumped.discard(frame)
+                self._pass()
+            if frame.f_code.co_code[frame.f_lasti] in JUMPS:
+                self._jumped.add(frame)
         elif event == "return":
-            self._before.pop(frame, None)
+            self._jumped.discard(frame)
         return self._step
+
+    def _pass(self) -> None:
+        self.places += 1
+        if self.places == self.wanted:
+            self.raised = True
+            self._jumped.clear()
+            sys.settrace(None)
+            sys.setprofile(None)
+            raise Interrupt
+
+    def __enter__(self) -> Handler:
+        self._before = sys.gettrace()
+        sys.settrace(self.trace)
+        sys.setprofile(self.profile)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        sys.setprofile(None)
+        sys.settrace(self._before)
+
+
+JUMPS = frozenset(code for name, code in dis.opmap.items() if "JUMP_BACKWARD" in name or name == "JUMP_ABSOLUTE")
 
 
 def interrupted_everywhere(one_run: Callable[[], list[D.DTask]], act: Callable[[list[D.DTask]], Any]) -> int:
@@ -75,15 +97,10 @@ def interrupted_everywhere(one_run: Callable[[], list[D.DTask]], act: Callable[[
     for wanted in range(1, MOST):
         tasks = one_run()
         handler = Handler(wanted)
-        before = sys.gettrace()
-        sys.settrace(handler)
-        try:
+        with contextlib.suppress(Interrupt, D.DTaskFailedError), handler:
             act(tasks)
-        except (Interrupt, D.DTaskFailedError):
-            pass
-        finally:
-            sys.settrace(before)
         settle(core, tasks, handler.places)
+        assert sys.exc_info() == (None, None, None)
         if not handler.raised:
             return handler.places
     raise AssertionError(f"more than {MOST} places")
@@ -201,6 +218,7 @@ def test_waiters(context: D.Context) -> None:
             tasks[-1].fetch()
         finally:
             sys.settrace(None)
+            sys.setprofile(None)
             for future in futures:
                 future.exception(timeout=10) if not future.cancelled() else None
 
