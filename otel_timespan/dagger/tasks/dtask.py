@@ -100,7 +100,7 @@ class DTask:
     # What each slot means, and who may write it when; the table of docs/architecture.md says the same. The *submitter*
     # is the thread in `spawn`, at the end of a block that held the task back, or about to begin its next attempt; the
     # *queuer* the one that made it ready: the submitter, who ended its last upstream, gave it its place of a limit, or
-    # changed the workers; the *runner* the one that claimed it, a worker's thread, one that helps or one that steps; the
+    # changed the workers; the *runner* the one that claimed it: a worker's thread, one that helps, one that steps; the
     # *ender* the one that deleted `_open`. A task changes hands by deleted slots and tokens (atomics.py), each of
     # which one thread gets. For the main thread one without signals may stand in (service/uninterrupted.py).
     __slots__ = (
