@@ -25,8 +25,9 @@ stack-test: $(VENV)/.test ## only the tests of the real back ends; none there is
 bench: $(VENV)/.dev ## the benchmarks, e.g. `make bench ARGS=--quick`
 	@$(BIN)/python -m bench $(ARGS)
 
-lint: $(VENV)/.dev ## ruff
+lint: $(VENV)/.dev ## ruff, and who imports whom (import-linter)
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
 
 types: $(VENV)/.dev ## mypy --strict on the package
 	@$(BIN)/mypy --strict otel_timespan

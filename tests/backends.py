@@ -47,11 +47,11 @@ def required() -> bool:
 
 
 def eventually(fn: Callable[[], T], timeout: float = 60.0, every: float = 0.1) -> T:
-    """Call `fn` until it gives something true, and return that.
+    """Call `fn` until it gives something true, and return that; soon again at first, then `every` so many seconds.
 
     An AssertionError or a refused connection counts as "not yet"; the last one is raised at the deadline.
     """
-    deadline = time.monotonic() + timeout
+    deadline, pause = time.monotonic() + timeout, every / 32
     while True:
         try:
             if found := fn():
@@ -61,7 +61,8 @@ def eventually(fn: Callable[[], T], timeout: float = 60.0, every: float = 0.1) -
             reason = error
         if time.monotonic() > deadline:
             raise reason
-        time.sleep(every)
+        time.sleep(pause)
+        pause = min(every, 2 * pause)
 
 
 def get_json(url: str, **query: object) -> Any:

@@ -2,8 +2,8 @@
 
 Nothing is kept by hand: a test says in its docstring which section it is about ("§4.2", "§17.5-17.8"), or in
 its name (`test_4_2_uid`, `test_s10_restore`, `test_section_7_2_slices`); where it says nothing its class
-does, then its module. The module's docstring names the specification (`spec/timespans.md §1`). The files are
-read, not run.
+does, then its module. The module's docstring names the specification (`spec/timespans.md §1`); where it names
+no section, tests that say none either are edges and no facts. The files are read, not run.
 """
 
 from __future__ import annotations

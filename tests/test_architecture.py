@@ -15,7 +15,7 @@ ALLOWED = {
     "dagger": {"errors", "timespans", "dagger"},
     "timespans": {"errors", "timespans"},
     "events": {"errors", "timespans", "events"},
-    "otel": {"errors", "timespans", "otel"},
+    "otel": {"errors", "timespans", "events", "otel"},
     "viz": {"errors", "timespans", "viz"},
 }
 """Who may import whom when it is imported. Anything may be imported later, inside a function."""

@@ -108,9 +108,10 @@ def test_a_source_without_python_is_refused(tmp_path):
 
 def test_the_tasks_agree_with_the_loop_on_the_standard_library():
     """On real modules the graph of tasks gives the very report of a plain loop, and nothing fails."""
-    modules = demo.find_modules(limit=60)
-    assert demo.analyse(modules) == demo.analyse_in_order(modules)
-    assert demo.analyse(modules)[1] == []
+    modules = demo.find_modules(limit=2 * demo.FAN_IN + 3)
+    report, failures = demo.analyse(modules)
+    assert (report, failures) == demo.analyse_in_order(modules)
+    assert failures == []
 
 
 def test_failures_are_reported_with_their_step_and_error(broken):

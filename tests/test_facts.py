@@ -51,6 +51,20 @@ def test_where_a_test_says_its_section(monkeypatch: pytest.MonkeyPatch, tmp_path
     ]
 
 
+def test_edges_are_no_facts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a module that names a specification and no section only those tests count that say one themselves."""
+    file = tmp_path / "tests" / "test_x.py"
+    file.parent.mkdir()
+    file.write_text(
+        '"""spec/timespans.md, a topic."""\n'
+        'def test_a():\n    """§2: a fact."""\n'
+        'def test_s3_1_b():\n    """By its name."""\n'
+        'def test_c():\n    """An edge."""\n'
+    )
+    monkeypatch.setattr(facts, "ROOT", file.parent)
+    assert [fact.section for fact in facts.facts_in(file)] == [(2,), (3, 1)]
+
+
 def test_every_acceptance_test_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     """Each acceptance test of the two specifications shows up; every main section of the log has tests."""
     assert facts.main([]) == 0

@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NoWorkersError, SchedulingError, TaskCancelled
-from ..timespans import sinks
 from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
-from ..timespans.sinks import NoOpLog
+from ..timespans.scheduler import set_scheduler
+from ..timespans.sink import NoOpLog
 from . import debug
 from .bodies.ending import halt
 from .core.machine import Core
@@ -414,8 +414,7 @@ def _take_devices() -> None:
 
 invalidation_hooks.append(_refresh)
 caching.listeners.append(_take_devices)
-sinks.this_worker = topology.me
-sinks.known_workers = topology.workers
+set_scheduler(this=topology.me, known=topology.workers, context=eager_context)
 _before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)
 if _before_threads_join is not None:
     # Earlier than `atexit`: the log is flushed there, and wants what we emit while going down.

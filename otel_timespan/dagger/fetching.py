@@ -77,7 +77,7 @@ def failure_of(task: DTask) -> BaseException:
     """The exception that a fetch of this failed task raises: a new one each time."""
     failure: Failure = task._outcome
     failure.retrieved = True
-    error = failure.error_for(task._summary or summarize(task))
+    error = failure.error_for(summarize(task))
     return error
 
 

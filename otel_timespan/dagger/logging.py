@@ -16,10 +16,10 @@ from typing import Any
 
 from .. import events as consumers
 from ..errors import InvalidOptionError
-from ..timespans import sinks
-from ..timespans.emit import log_sink, timespan_finish, timespan_start
+from ..timespans.emit import timespan_finish, timespan_start
 from ..timespans.model import EventId
 from ..timespans.multi import MultiEventLog
+from ..timespans.sink import NoOpLog, get_logs, log_sink
 from .context import eager_context
 from .data.chunks import Chunk
 from .records.describe import is_mutable
@@ -122,7 +122,7 @@ def _start_log(
 
 def disable_logging() -> None:
     """Log nothing from now on. What was logged is gone, unless you keep the log."""
-    _install(sinks.NoOpLog(), False)
+    _install(NoOpLog(), False)
 
 
 def fetch_logs(**options: Any) -> Any:
@@ -131,7 +131,7 @@ def fetch_logs(**options: Any) -> Any:
     `options` are those of the sink's `get_logs`. Raises `LogNotKeptError` where the context's sink is one
     that keeps no log.
     """
-    return sinks.get_logs(_context(), **options)
+    return get_logs(_context(), **options)
 
 
 class logging:  # noqa: N801 - a public name, used as a function
@@ -183,7 +183,7 @@ def logs_annotate(*args: Any) -> None:
     if not isinstance(name, str) or not name:
         raise InvalidOptionError(f"logs_annotate: the name is a string, not {name!r}")
     identity = _identity(obj)
-    if type(log_sink(context)) is sinks.NoOpLog:
+    if type(log_sink(context)) is NoOpLog:
         return
     id = EventId(objectid=identity, name=name)
     timespan_start(context, "data_annotation", id)

@@ -1,4 +1,4 @@
-"""Consumers and aggregators for `MultiEventLog`. See docs/consumers.md; source: spec/timespans.md §5-7."""
+"""Consumers and aggregators for `MultiEventLog`. See docs/consumers.md."""
 
 from .core import (
     CoreMetrics,

@@ -1,6 +1,6 @@
 """What the consumers share: fresh copies, open spans, names of functions, fields that may be missing.
 
-Not part of the public interface. See `otel_timespan.timespans.multi.Consumer` for what a consumer may say
+Not part of the public interface. See `otel_timespan.timespans.calling.Consumer` for what a consumer may say
 about itself.
 """
 

@@ -1,4 +1,4 @@
-"""Consumers for any program: what an event says, and how the machine is. Source: spec/timespans.md §5."""
+"""Consumers for any program: what an event says, and how the machine is."""
 
 from __future__ import annotations
 
@@ -188,6 +188,20 @@ class EventSaturation:
             counts[category] = count
         else:
             counts.pop(category, None)
+        return counts.copy()
+
+    def last(self, kinds: Iterable[tuple[str, str]]) -> dict[str, int]:
+        """The same for the last of many events, of which these are the (category, phase)."""
+        # As `__call__`, written out: calling something for each event would cost more than the count.
+        counts = self._counts
+        for category, phase in kinds:
+            count = counts.get(category, 0)
+            if phase == "start":
+                counts[category] = count + 1
+            elif count > 1:
+                counts[category] = count - 1
+            elif count:
+                del counts[category]
         return counts.copy()
 
     def init_similar(self) -> EventSaturation:

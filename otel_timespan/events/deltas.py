@@ -1,7 +1,6 @@
 """Consumers of counters: how much a counter of the process rose between start and finish of a span.
 
 Spans overlap, so the numbers are not exclusive: every open span sees the whole process's counter.
-Source: spec/timespans.md §6.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Consumers of load: bytes of results, running bodies. Source: spec/timespans.md §6, design/rulings.md 25, 29."""
+"""Consumers of load: bytes of results, running bodies."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ No library: the system call is made with ctypes and counters are read as plain f
 for every thread that exists then, and inherited by threads started later; a counter that the processor
 had to share with others (multiplexing) is scaled to the whole time, as `perf stat` does.
 
-Source: spec/timespans.md §6; perf_event_open(2).
+Source: perf_event_open(2).
 """
 
 from __future__ import annotations

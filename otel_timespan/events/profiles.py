@@ -1,4 +1,4 @@
-"""`ProfileMetrics`: a flame graph of each profiled body. Source: spec/timespans.md §6."""
+"""`ProfileMetrics`: a flame graph of each profiled body."""
 
 from __future__ import annotations
 

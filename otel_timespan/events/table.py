@@ -1,4 +1,4 @@
-"""`TableStorage`: rows of a log in a table that outlives the window. Source: spec/timespans.md §7.2.
+"""`TableStorage`: rows of a log in a table that outlives the window.
 
 A row is `{stream: value}`. A list and a pandas DataFrame keep the values themselves. A pyarrow Table, and
 a Parquet file, keep them as text of the log's own format (timespans/codec.py), with `core` as a column

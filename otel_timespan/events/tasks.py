@@ -1,4 +1,4 @@
-"""Consumers about tasks: names, dependencies, arguments, results. Source: spec/timespans.md §6.
+"""Consumers about tasks: names, dependencies, arguments, results.
 
 The streams have an entry for every event, None for those that say nothing. Values appear by identity
 (`LoggedMutableObject`), immutable ones not at all.

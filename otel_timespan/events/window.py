@@ -1,4 +1,4 @@
-"""`LogWindow`: an aggregator that keeps the last seconds of a log. Source: spec/timespans.md §7.1."""
+"""`LogWindow`: an aggregator that keeps the last seconds of a log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import InvalidOptionError, NotCallableError
-from ..timespans.multi import init_similar
+from ..timespans.calling import init_similar
 from ..timespans.warn import warn_once
 
 __all__ = ["LogWindow"]

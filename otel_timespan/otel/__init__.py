@@ -1,4 +1,17 @@
-"""The OpenTelemetry bridge: events become spans and metrics. See docs/otel-catalogue.md for every name."""
+"""The OpenTelemetry bridge: events become spans and metrics. See docs/otel-catalogue.md for every name.
+
+Where things live; each may import only what stands above it:
+
+    semconv    the one catalogue of names
+    spans/     from events to finished spans, without sending any
+    export/    from finished spans to the wire, with an account of each; metrics by OTLP; the end of the process
+    setup      which providers to use, or to set up
+    metrics/   counts, durations and the consumers' gauges become instruments; `OTelAggregator`
+    backend    what one log sends through
+    dags       `dag`
+    log        `OTelLog`, which joins all these
+    replay     `replay`: spans of a saved log
+"""
 
 from __future__ import annotations
 
@@ -8,12 +21,12 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .dags import dag
     from .log import OTelLog
     from .metrics.aggregator import OTelAggregator
     from .replay import replay
     from .semconv import catalogue
     from .setup import setup
-    from .spans.runs import dag
 
 __all__ = ["OTelAggregator", "OTelLog", "catalogue", "dag", "replay", "setup"]
 
@@ -21,7 +34,7 @@ _HOMES = {
     "OTelAggregator": ".metrics.aggregator",
     "OTelLog": ".log",
     "catalogue": ".semconv",
-    "dag": ".spans.runs",
+    "dag": ".dags",
     "replay": ".replay",
     "setup": ".setup",
 }

@@ -17,9 +17,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind
 
 from ..errors import InvalidOptionError
-from ..timespans.recorder import warn_once
+from ..timespans.warn import warn_once
 from .export.pipeline import ON_FULL
-from .export.readable import Limits, limits_of
 from .export.transport import ProcessorTransport
 from .setup import (
     TraceOutput,
@@ -28,15 +27,16 @@ from .setup import (
     meter_provider_for_metrics,
     provider_for_traces,
 )
+from .spans.limits import Limits, limits_of
 from .spans.runs import Sampled
 from .spans.spandata import SpanData
 
-__all__ = ["Backend", "Options", "check_options", "connect"]
+__all__ = ["Backend", "ExportOptions", "check_options", "connect"]
 
 _log = logging.getLogger("otel_timespan")
 
 
-class Options(NamedTuple):
+class ExportOptions(NamedTuple):
     """The checked options of an `OTelLog` that concern sending."""
 
     tracer_provider: Any
@@ -50,9 +50,9 @@ class Options(NamedTuple):
     root_quiet_s: float
 
 
-def check_options(**given: Any) -> Options:
+def check_options(**given: Any) -> ExportOptions:
     """Raises `InvalidOptionError` naming the option, or the `OTEL_*` variable, that can't work."""
-    options = Options(**given)
+    options = ExportOptions(**given)
     if options.tracer_provider is not None and options.span_exporter is not None:
         raise InvalidOptionError("give tracer_provider or span_exporter, not both")
     if options.tracer_provider is not None:
@@ -79,7 +79,7 @@ def check_options(**given: Any) -> Options:
     return options
 
 
-def connect(options: Options) -> Backend | None:
+def connect(options: ExportOptions) -> Backend | None:
     """Open what the options and variables say; None when neither spans nor metrics are wanted."""
     output = provider_for_traces(
         tracer_provider=options.tracer_provider,

@@ -6,10 +6,8 @@
     append    ─▶ Journal             └▶ LogMetrics ─▶ instruments
 
 Nothing here raises into user code: what goes wrong is logged once, counted, and the program goes on.
-Where to send is found out at the first event (ruling 39), so that a provider that is configured after
-the sink is still used.
-
-Sources: design/otel-model.md; rulings 33-46.
+Where to send is found out at the first event , so that a provider that is configured after
+the sink is still used. What is emitted is in docs/otel-catalogue.md, what happens when in docs/events.md.
 """
 
 from __future__ import annotations
@@ -26,30 +24,34 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_context
 
 from ..errors import InvalidOptionError
-from ..timespans import sinks
-from ..timespans.journal import Journal
+from ..timespans import scheduler
+from ..timespans.journal import STALL_S, Journal, drain_all
 from ..timespans.model import Event
-from ..timespans.recorder import Recorder, warn_once
+from ..timespans.recorder import Recorder
 from ..timespans.rows import record_kind
+from ..timespans.sink import Sink
+from ..timespans.warn import warn_once
 from . import semconv
 from .backend import Backend, check_options, connect
+from .dags import tracing_logs
 from .export.shutdown import SOURCES, on_exit
-from .metrics.gauges import ConsumerGauges
-from .metrics.hub import PREPARE_S, LogMetrics, hub_for
+from .metrics.gauges import ConsumerGauges, default_consumers
+from .metrics.hub import PREPARE_S, hub_for
+from .metrics.logmetrics import LogMetrics
 from .spans import ids
 from .spans.bodyspan import BodySpan, span_context
 from .spans.ids import Root, TraceParent
 from .spans.mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
 from .spans.plain import Enclosing, is_program
 from .spans.redact import Redact, redacted
-from .spans.runs import Run, Runs, Sampled, current_run, tracing_logs
+from .spans.runs import Run, Runs, Sampled, current_run
 from .spans.spandata import SpanData
 from .spans.tasks import function_name
 
 __all__ = ["OTelLog"]
 
 
-class OTelLog(sinks.Sink):
+class OTelLog(Sink):
     """A sink that sends every task as spans, and the metrics of the scheduler, to OpenTelemetry.
 
     `tracer_provider`, `meter_provider`: SDK providers to use; by default the global ones where configured,
@@ -64,7 +66,7 @@ class OTelLog(sinks.Sink):
     is made is the present, and later ones lie that much in the future; only `flush` and `close` end implicit runs.
 
     Raises `InvalidOptionError` for options and `OTEL_*` variables that can't work. Thread-safe. It keeps no
-    log: `get_logs` raises `LogNotKeptError`. Source: design/api.md.
+    log: `get_logs` raises `LogNotKeptError`.
     """
 
     def __init__(
@@ -277,6 +279,7 @@ class OTelLog(sinks.Sink):
         """The block was left; the root ends when its tasks are done."""
         run.error = error
         run.left_ns = self._clock()
+        self._runs.touch(run)
         self._journal.append(_TICK)
 
     def _open_root(self, name: str, start_ns: int, attributes: Mapping[str, Any], explicit: bool) -> Any:
@@ -320,18 +323,23 @@ class OTelLog(sinks.Sink):
     def _process(self, events: list[Event]) -> None:
         """Called by the journal, never twice at once."""
         out: list[SpanData] = []
+        if not self._real_time:
+            events = list(map(self._restamped, events))
         with self._lock:
             feed, metrics = self._mapper.feed_into, self._metrics
             if metrics is not None:
                 metrics.begin_batch()
-            for event in events if self._real_time else map(self._restamped, events):
+            bad: list[Event] = []
+            for event in events:
                 try:
                     feed(event, out)
-                    if metrics is not None:
-                        metrics.feed(event)
                 except Exception:
-                    self._failed += 1
+                    bad.append(event)
                     warn_once(self._mapper, "an event could not be turned into spans: %.300r", event)
+            if bad:
+                self._failed += len(bad)
+                events = [event for event in events if not any(event is one for one in bad)]
+            interrupt = self._measure(events)
             self._end_runs(self._runs.tick(self._force), out)
             self._force = False
             self._count(out)
@@ -339,6 +347,16 @@ class OTelLog(sinks.Sink):
         self._deliver(out)
         if waiting and not self._closed:
             self._journal.put(_TICK)  # come back: a run ends when it has been quiet
+        if interrupt is not None:
+            raise interrupt
+
+    def _measure(self, events: list[Event]) -> KeyboardInterrupt | None:
+        """Have the metrics look at events that the mapper had. Ctrl-C in a consumer comes back."""
+        try:
+            return self._metrics.feed(events) if self._metrics is not None else None
+        except Exception:
+            warn_once(self._metrics, "events could not be counted; the metrics of tasks are wrong")
+            return None
 
     def _restamped(self, event: Event) -> Event:
         """With a clock of its own: what died says when by the real one, for a finalizer knows no other."""
@@ -379,7 +397,8 @@ class OTelLog(sinks.Sink):
     def _drain_all(self, timeout_s: float) -> bool:
         """Process what happened so far, and end the runs that are idle; False if that took too long."""
         deadline = time.monotonic() + timeout_s
-        self._journal.drain(timeout_s=timeout_s)
+        drain_all(forwarding_only=True, timeout_s=min(timeout_s, STALL_S))  # what finalizers told a sink before us
+        self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
         self._force = True
         self._journal.append(_TICK)
         return self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
@@ -425,12 +444,12 @@ class OTelLog(sinks.Sink):
             hub = hub_for(backend.meter_provider)
             self._metrics = LogMetrics(
                 hub,
-                self._gauges if self._gauges is not None else ConsumerGauges(_default_consumers()),
+                self._gauges if self._gauges is not None else ConsumerGauges(default_consumers()),
                 clock=self._clock,
                 lock=self._lock,
                 prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
                 account=self.stats,
-                worker=lambda: sinks.this_worker(),
+                worker=lambda: scheduler.this_worker(),
             )
             self._metrics.mapper = self._mapper
             self._mapper.observer = self._metrics
@@ -440,12 +459,6 @@ class OTelLog(sinks.Sink):
 
     def _close_at_exit(self, seconds: float) -> None:
         self.close(seconds)
-
-
-def _default_consumers() -> list[Any]:
-    from .metrics.gauges import default_consumers
-
-    return default_consumers()
 
 
 def _expand_nothing(record: Any, out: list[Event]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import InvalidOptionError
+from ..timespans.eventfile import read_events
 from ..timespans.model import Event, Timespan
 from .spans import ids
 from .spans.ids import Root, TraceParent
@@ -79,8 +80,6 @@ def _replayed(mapper: SpanMapper, runs: ReplayRuns, events: Iterable[Event]) -> 
 
 def _events_of(source: Any) -> Iterable[Event]:
     if isinstance(source, (str, os.PathLike)):
-        from ..timespans import read_events
-
         return read_events(source)
     if isinstance(source, Mapping):
         workers = [list(events) for events in source.values()]

@@ -1,7 +1,7 @@
 """The one catalogue of names: every span, attribute and instrument that the bridge emits.
 
 Code takes its names from here; docs/otel-catalogue.md is `catalogue_markdown()`, and a test compares the
-two. Names are a contract: add to them, never rename. Source: design/otel-model.md §1, §2, ruling 40.
+two. Names are a contract: add to them, never rename.
 """
 
 from __future__ import annotations
@@ -225,18 +225,41 @@ ATTRIBUTES = (
     Attribute(EXCEPTION_STACKTRACE, "string", "", "exception event", "its stack, cut at 16384 characters"),
 )
 
+BYTES_ALLOCD = "timespan.bytes_allocd"
+WORKER_SATURATION = "timespan.worker.saturation"
+PROCESSOR_SATURATION = "timespan.processor.saturation"
+EVENT_SATURATION = "timespan.event.saturation"
+LOAD_AVERAGE = "timespan.system.load_average"
+MEMORY_FREE = "timespan.system.memory.free"
+TASK_COUNT = "timespan.task.count"
+TASK_ACTIVE = "timespan.task.active"
+TASK_OLDEST_AGE = "timespan.task.oldest_age"
+TASK_DURATION = "timespan.task.duration"
+TASK_WAIT = "timespan.task.wait"
+MOVE_DURATION = "timespan.move.duration"
+MOVE_IO = "timespan.move.io"
+STEAL_COUNT = "timespan.steal.count"
+FAULT_COUNT = "timespan.fault.count"
+RETRY_COUNT = "timespan.retry.count"
+EVICT_COUNT = "timespan.evict.count"
+DAG_DURATION = "timespan.dag.duration"
+DAG_CRITICAL_PATH = "timespan.dag.critical_path"
+EVENTS = "timespan.events"
+EVENTS_DROPPED = "timespan.events.dropped"
+SPANS_BY_OUTCOME = "timespan.spans"
+SPANS_RECORDED = "timespan.spans.recorded"
+SPANS_PENDING = "timespan.spans.pending"
+
 _WORKER = (WORKER_ID,)
 INSTRUMENTS = (
-    Instrument("timespan.bytes_allocd", "gauge", "By", "Live bytes of task results.", _WORKER),
-    Instrument("timespan.worker.saturation", "gauge", "{task}", "Running bodies.", _WORKER),
+    Instrument(BYTES_ALLOCD, "gauge", "By", "Live bytes of task results.", _WORKER),
+    Instrument(WORKER_SATURATION, "gauge", "{task}", "Running bodies.", _WORKER),
+    Instrument(PROCESSOR_SATURATION, "gauge", "{task}", "Running bodies of a processor.", (WORKER_ID, PROCESSOR)),
+    Instrument(EVENT_SATURATION, "gauge", "{event}", "Open timespans.", (WORKER_ID, EVENT_CATEGORY)),
+    Instrument(LOAD_AVERAGE, "gauge", "{thread}", "System load, mean of a minute.", _WORKER),
+    Instrument(MEMORY_FREE, "gauge", "1", "Free memory, as a fraction.", _WORKER),
     Instrument(
-        "timespan.processor.saturation", "gauge", "{task}", "Running bodies of a processor.", (WORKER_ID, PROCESSOR)
-    ),
-    Instrument("timespan.event.saturation", "gauge", "{event}", "Open timespans.", (WORKER_ID, EVENT_CATEGORY)),
-    Instrument("timespan.system.load_average", "gauge", "{thread}", "System load, mean of a minute.", _WORKER),
-    Instrument("timespan.system.memory.free", "gauge", "1", "Free memory, as a fraction.", _WORKER),
-    Instrument(
-        "timespan.task.count",
+        TASK_COUNT,
         "counter",
         "{task}",
         "Tasks that ended.",
@@ -244,31 +267,27 @@ INSTRUMENTS = (
         ("success", "failure", "cancellation", "skip"),
     ),
     Instrument(
-        "timespan.task.active",
+        TASK_ACTIVE,
         "updown",
         "{task}",
         "Tasks that did not end yet.",
         (TASK_STATE,),
         ("waiting", "queued", "moving", "running"),
     ),
+    Instrument(TASK_OLDEST_AGE, "gauge", "s", "How long the oldest task has been in a state.", (TASK_STATE,)),
+    Instrument(TASK_DURATION, "histogram", "s", "A task from submission to finish.", (FUNCTION_NAME, TASK_RESULT)),
+    Instrument(TASK_WAIT, "histogram", "s", "What a task waited for.", (WAIT_PHASE,)),
+    Instrument(MOVE_DURATION, "histogram", "s", "Moving one argument.", (MOVE_SOURCE, MOVE_DESTINATION)),
+    Instrument(MOVE_IO, "counter", "By", "Bytes moved for arguments.", (MOVE_SOURCE, MOVE_DESTINATION), ()),
+    Instrument(STEAL_COUNT, "counter", "{steal}", "Tasks taken from another processor.", _WORKER, ()),
+    Instrument(FAULT_COUNT, "counter", "{fault}", "Workers that were lost.", _WORKER, ()),
+    Instrument(RETRY_COUNT, "counter", "{retry}", "Attempts replaced by another one.", _WORKER, ()),
+    Instrument(EVICT_COUNT, "counter", "{evict}", "Chunks whose data left memory.", _WORKER, ()),
+    Instrument(DAG_DURATION, "histogram", "s", "A run, from opening to end.", (DAG_RESULT,)),
+    Instrument(DAG_CRITICAL_PATH, "histogram", "s", "Length of a run's critical path.", (DAG_RESULT,)),
+    Instrument(EVENTS, "counter", "{event}", "Events that the log took.", (), ()),
     Instrument(
-        "timespan.task.oldest_age", "gauge", "s", "How long the oldest task has been in a state.", (TASK_STATE,)
-    ),
-    Instrument(
-        "timespan.task.duration", "histogram", "s", "A task from submission to finish.", (FUNCTION_NAME, TASK_RESULT)
-    ),
-    Instrument("timespan.task.wait", "histogram", "s", "What a task waited for.", (WAIT_PHASE,)),
-    Instrument("timespan.move.duration", "histogram", "s", "Moving one argument.", (MOVE_SOURCE, MOVE_DESTINATION)),
-    Instrument("timespan.move.io", "counter", "By", "Bytes moved for arguments.", (MOVE_SOURCE, MOVE_DESTINATION), ()),
-    Instrument("timespan.steal.count", "counter", "{steal}", "Tasks taken from another processor.", _WORKER, ()),
-    Instrument("timespan.fault.count", "counter", "{fault}", "Workers that were lost.", _WORKER, ()),
-    Instrument("timespan.retry.count", "counter", "{retry}", "Attempts replaced by another one.", _WORKER, ()),
-    Instrument("timespan.evict.count", "counter", "{evict}", "Chunks whose data left memory.", _WORKER, ()),
-    Instrument("timespan.dag.duration", "histogram", "s", "A run, from opening to end.", (DAG_RESULT,)),
-    Instrument("timespan.dag.critical_path", "histogram", "s", "Length of a run's critical path.", (DAG_RESULT,)),
-    Instrument("timespan.events", "counter", "{event}", "Events that the log took.", (), ()),
-    Instrument(
-        "timespan.events.dropped",
+        EVENTS_DROPPED,
         "counter",
         "{event}",
         "Spans and events that were lost, by reason.",
@@ -276,7 +295,7 @@ INSTRUMENTS = (
         ("queue_full", "error"),
     ),
     Instrument(
-        "timespan.spans",
+        SPANS_BY_OUTCOME,
         "counter",
         "{span}",
         "Spans by what became of them.",
@@ -284,14 +303,14 @@ INSTRUMENTS = (
         ("exported", "sampled", "dropped"),
     ),
     Instrument(
-        "timespan.spans.recorded",
+        SPANS_RECORDED,
         "counter",
         "{span}",
         "Spans that the log recorded: the sum of timespan.spans and timespan.spans.pending.",
         (),
         (),
     ),
-    Instrument("timespan.spans.pending", "updown", "{span}", "Spans that wait for their export.", (), ()),
+    Instrument(SPANS_PENDING, "updown", "{span}", "Spans that wait for their export.", (), ()),
 )
 
 BOUNDARIES_S = (

@@ -36,13 +36,14 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from .. import __version__
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
-from .export.pipeline import MAX_BYTES, PipelineStats, SpanPipeline
-from .export.readable import limits_of
+from .export.accounts import PipelineStats
+from .export.pipeline import MAX_BYTES, SpanPipeline
 from .export.resources import default_resource, process_resource
 from .export.settings import exporter_names, milliseconds, read_settings, sdk_disabled, whole_number
 from .export.shutdown import METRICS, on_exit
 from .export.transport import OtlpTransport, ProcessorTransport, ReadableTransport, Transport
 from .semconv import SCHEMA_URL, SCOPE_NAME
+from .spans.limits import limits_of
 from .spans.spandata import SpanData
 
 __all__ = [

@@ -1,7 +1,9 @@
 """TimespanLogging: events, timespans, sinks and matching. See docs/concepts.md."""
 
-from .emit import OpenSpan, log_sink, prof_task_put, profile, span, timespan_finish, timespan_start
-from .iolog import IOLog, read_events
+from .calling import init_similar
+from .emit import OpenSpan, prof_task_put, profile, span, timespan_finish, timespan_start
+from .eventfile import read_events
+from .iolog import IOLog
 from .journal import Journal, drain_all
 from .locks import CountingLock
 from .matching import SpanBuilder, aggregate_events, build_timespans, summarize_events
@@ -18,9 +20,10 @@ from .model import (
     ValueInfo,
     make_timespan,
 )
-from .multi import MultiEventLog, init_similar
+from .multi import MultiEventLog
 from .recorder import Recorder, recorder_for
-from .sinks import FilterLog, LocalEventLog, NoOpLog, QueueLog, Sink, TeeLog, get_logs, write_event
+from .sink import NoOpLog, Sink, get_logs, log_sink, write_event
+from .sinks import FilterLog, LocalEventLog, QueueLog, TeeLog
 
 __all__ = [
     "ChunkInfo",

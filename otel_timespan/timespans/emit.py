@@ -3,8 +3,6 @@
 Any object can be a context. What its sink is and whether a span is profiled is asked of two hooks,
 `log_sink(ctx)` and `profile(ctx, category, id, timeline)`: register your type with them, or give it the
 attributes `log_sink` and `profile`. The cost when disabled is one look at the sink's type.
-
-Source: spec/timespans.md §2.
 """
 
 from __future__ import annotations
@@ -16,14 +14,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import profiler, sinks
+from . import profiler, scheduler
 from .model import NO_GC, NO_SAMPLES, Event, ProfilerResult
 from .recorder import Recorder
-from .sinks import NoOpLog
+from .sink import NO_LOG, NoOpLog, log_sink, write_event
 
 __all__ = [
     "OpenSpan",
-    "log_sink",
     "prof_task_put",
     "profile",
     "span",
@@ -31,15 +28,7 @@ __all__ = [
     "timespan_start",
 ]
 
-_NOOP = NoOpLog()
 _LOOKUP: Any = object()
-
-
-@functools.singledispatch
-def log_sink(ctx: Any) -> Any:
-    """The sink of a context: its attribute `log_sink`, else a `NoOpLog`. Register other types here."""
-    sink = getattr(ctx, "log_sink", None)
-    return _NOOP if sink is None else sink
 
 
 @functools.singledispatch
@@ -86,7 +75,7 @@ def _sink_of(ctx: Any) -> Any:
     if len(_sink_hooks) > 1:
         return log_sink(ctx)
     sink = getattr(ctx, "log_sink", None)
-    return _NOOP if sink is None else sink
+    return NO_LOG if sink is None else sink
 
 
 class OpenSpan:
@@ -133,11 +122,11 @@ _tasks_lock = threading.Lock()
 def _emit(sink: Any, phase: str, category: str, id: Any, timeline: Any, samples: ProfilerResult) -> None:
     recorder = getattr(sink, "recorder", None)
     if not isinstance(recorder, Recorder):
-        # Nothing between the emitter and a plain sink: its errors are the emitter's (spec §4).
+        # Nothing between the emitter and a plain sink: its errors are the emitter's.
         now = time.monotonic_ns()
-        sinks.write_event(sink, Event(phase, category, id, timeline, now, NO_GC, samples, sinks.this_worker()))
+        write_event(sink, Event(phase, category, id, timeline, now, NO_GC, samples, scheduler.this_worker()))
         return
     taken = recorder.sample()
     recorder.append(
-        Event(phase, category, id, timeline, time.monotonic_ns(), NO_GC, samples, sinks.this_worker(), taken)
+        Event(phase, category, id, timeline, time.monotonic_ns(), NO_GC, samples, scheduler.this_worker(), taken)
     )

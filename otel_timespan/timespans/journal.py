@@ -12,7 +12,7 @@ none of the garbage collector's business, and it stops looking at it. A finished
 Why one list and not one per thread: `list.append` is atomic, so its order is a total order that
 agrees with cause and effect as long as each record is appended *before* what it tells of becomes
 visible to other threads. Buffers per thread would need sequence numbers and a watermark to merge
-(design/rulings.md 27 asks for the property; see docs/decisions.md), and measured no faster.
+(see docs/decisions.md), and measured no faster.
 
 Bounded: an emitter that finds the list longer than `HIGH_WATER` drains it itself. So a log that can't
 keep up slows the program down, by what its own consumers cost, and never eats the memory.
@@ -216,15 +216,16 @@ def _journals() -> list[Journal]:
         return list(_live)
 
 
-def drain_all(forwarding_only: bool = False) -> None:
+def drain_all(forwarding_only: bool = False, timeout_s: float | None = None) -> None:
     """Drain every journal of this process: after it, all that happened before it is in the sinks.
 
-    A log whose consumer blocks is waited for, but not for ever (`STALL_S`). `forwarding_only`: just those
-    that hand on to other sinks, which is what a fetch of one log needs besides its own journal.
+    A log whose consumer blocks is waited for, but not for ever (`timeout_s`, by default `STALL_S`).
+    `forwarding_only`: just those that hand on to other sinks, which is what a fetch of one log needs besides its own
+    journal.
     """
     for journal in _journals():
         if journal.forwards or not forwarding_only:
-            journal.drain(timeout_s=STALL_S)
+            journal.drain(timeout_s=STALL_S if timeout_s is None else timeout_s)
         elif journal.is_draining:
             journal.warn_of_stall()
 

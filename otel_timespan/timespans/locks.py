@@ -1,7 +1,7 @@
 """`CountingLock`: a lock that counts how often somebody had to wait for one.
 
 Python does not say how contended its locks are, so the consumer `LockContentionMetrics` counts those of
-this class, over the whole process. Source: spec/timespans.md §6.
+this class, over the whole process.
 """
 
 from __future__ import annotations

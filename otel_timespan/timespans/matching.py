@@ -1,4 +1,4 @@
-"""Matching halves into timespans, and sums over them. Source: spec/timespans.md §3."""
+"""Matching halves into timespans, and sums over them."""
 
 from __future__ import annotations
 

@@ -2,10 +2,8 @@
 
 An `Event` is a plain named tuple because a busy log makes twenty of them a task: building one costs
 0.2 µs, a frozen dataclass 1 µs. Everything an event carries is a copy or a description, so that a log
-never keeps a program's data alive (design/rulings.md 29): a chunk appears as `ChunkInfo`, another
-value as `ValueInfo`, a task as `TaskRef`.
-
-Source: spec/timespans.md §1.
+never keeps a program's data alive: a chunk appears as `ChunkInfo`, another
+value as `ValueInfo`, a task as `TaskRef`. See docs/events.md.
 """
 
 from __future__ import annotations

@@ -2,90 +2,71 @@
 
 Events reach the log through a `Journal`, off the emitter's path, and are taken one by one: all
 consumers in the order in which they were added, then all aggregators. Each worker has its own streams
-and its own copies of consumers and aggregators (`init_similar`); worker 1 uses the very objects that
-the user gave.
-
-Most consumers care for one category in ten, so calling all of them for each event would cost more than
-the scheduler itself. A consumer may therefore say what it wants (see `Consumer`); the log works out once
-per (category, phase) who is to be called, keeps the other streams as (index, value) pairs and fills
-the gaps when somebody looks. Aggregators look at every event: with one in place lists are kept in full.
-
-Source: spec/timespans.md §4.2, design/rulings.md 23, 24, 27.
+(streams.py) and its own copies of consumers and aggregators; worker 1 uses the very objects that the user gave.
+What these may say of themselves is in calling.py, how to write them in docs/consumers.md.
 """
 
 from __future__ import annotations
 
-import functools
 import secrets
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
-from . import sinks
+from . import scheduler
+from .calling import attach, detach
 from .journal import Journal, expand_all
 from .model import Event
 from .recorder import Recorder
 from .rows import Columns
+from .sink import Sink
 from .streams import WorkerStreams, blame
 from .warn import warn_once
 
-__all__ = ["Aggregators", "Consumer", "MultiEventLog", "init_similar"]
-
-
-class Consumer(Protocol):
-    """What a consumer is: anything that can be called with an event. The rest is optional.
-
-    `categories`: a frozenset of the categories that it wants; not called, and None, for others.
-    `phase`: "start" or "finish", if it wants only those.
-    `carries`: with `categories`, the stream's value between two calls is not None but `consumer.value`.
-    `fields` and `of(*fields) -> value`, with `categories`: the names of the fields of an event's id and
-    timeline (and "phase") that it reads, and what it makes of them; called instead of the consumer where that
-    spares making the event. Nobody else may notice the calls.
-    `columns(columns) -> values`: of a consumer without `categories` for which times, categories, phases and
-    ids will do (`rows.Columns`): where all do with that, no event objects are made.
-    `batch(events) -> values`: of a consumer without `categories`, many events at once instead of one by one,
-    for those whose calls nobody else can notice. `record_batch(events, values)` likewise.
-    `sample() -> value`: called at once on the thread that emits; `record(event, value)` is then called
-    off its path instead of the consumer itself. `init_similar() -> consumer`: a fresh copy for one more
-    worker. `close()`: called by `MultiEventLog.close`.
-
-    Never called by two threads at once for one worker. What it raises is logged once and the value is None.
-    """
-
-    def __call__(self, event: Event) -> Any:
-        """The stream's value for this event."""
-
-
-@functools.singledispatch
-def init_similar(obj: Any) -> Any:
-    """A fresh twin with the same configuration, for one more worker; by default the same object.
-
-    Asks the method `init_similar` where there is one. Register other types here.
-    """
-    own = getattr(obj, "init_similar", None)
-    return own() if callable(own) and not isinstance(obj, type) else obj
+__all__ = ["Aggregators", "MultiEventLog"]
 
 
 class Aggregators(dict[str, Any]):
-    """The named aggregators of a log: a dict whose changes take effect between two events."""
+    """The named aggregators of a log: a dict whose changes take effect between two events.
 
-    def __init__(self, changing: Callable[[], AbstractContextManager[None]]) -> None:
+    An aggregator that declares `attach` meets the log before it is in place, and `detach` once it is not any more
+    (see `calling.Aggregator`). Setting one raises `NotCallableError` where it can't be called, or where these two
+    do not take (log, worker), and what its `attach` raises; then nothing changes.
+    """
+
+    def __init__(self, log: MultiEventLog) -> None:
         super().__init__()
-        self._changing = changing
+        self._log = log
 
     def __setitem__(self, name: str, aggregator: Any) -> None:
         if not callable(aggregator) or isinstance(aggregator, type):
             raise NotCallableError(f"the aggregator {name!r} can't be called with the log's lists: {aggregator!r}")
-        with self._changing():
+        if not self._holds(aggregator):
+            attach(aggregator, self._log, 1)
+        with self._log._changing():
+            before = self.get(name)
             super().__setitem__(name, aggregator)
+        if before is not None:
+            self._left(before)
 
     def __delitem__(self, name: str) -> None:
-        with self._changing():
+        with self._log._changing():
+            before = self[name]
             super().__delitem__(name)
+        self._left(before)
+
+    def _holds(self, aggregator: Any) -> bool:
+        return any(one is aggregator for one in self.values())
+
+    def _left(self, *gone: Any) -> None:
+        """These were taken out; one of them may still be here by another name."""
+        for aggregator in {id(one): one for one in gone}.values():
+            if not self._holds(aggregator):
+                detach(aggregator, self._log, 1)
 
     def __ior__(self, other: Any) -> Aggregators:  # type: ignore[override,misc]
         self.update(other)
@@ -104,21 +85,29 @@ class Aggregators(dict[str, Any]):
 
     def pop(self, name: str, *default: Any) -> Any:
         """As of a dict."""
-        with self._changing():
-            return super().pop(name, *default)
+        with self._log._changing():
+            there = name in self
+            popped = super().pop(name, *default)
+        if there:
+            self._left(popped)
+        return popped
 
     def popitem(self) -> tuple[str, Any]:
         """As of a dict."""
-        with self._changing():
-            return super().popitem()
+        with self._log._changing():
+            name, popped = super().popitem()
+        self._left(popped)
+        return name, popped
 
     def clear(self) -> None:
         """As of a dict."""
-        with self._changing():
+        with self._log._changing():
+            gone = list(self.values())
             super().clear()
+        self._left(*gone)
 
 
-class MultiEventLog(sinks.Sink):
+class MultiEventLog(Sink):
     """A log of named streams: `log["bytes"] = BytesAllocd()`, `log.aggregators["window"] = LogWindow(...)`.
 
     `max_events` keeps only the newest so many events of each worker, all streams cut alike (default:
@@ -138,7 +127,7 @@ class MultiEventLog(sinks.Sink):
         self.uid = secrets.randbits(63)
         self.max_events = max_events
         self.consumers: dict[str, Any] = {}
-        self.aggregators = Aggregators(self._changing)
+        self.aggregators = Aggregators(self)
         self._lock = threading.RLock()
         self._states: dict[int, WorkerStreams] = {}
         self._stale = False
@@ -204,9 +193,13 @@ class MultiEventLog(sinks.Sink):
         self._journal.drain()
         with self._lock:
             self._refresh()
-            here = sinks.this_worker()
-            workers = {here} if only_local else {here, *sinks.known_workers(), *self._states}
-            return {worker: self._take(worker) for worker in sorted(workers)}
+            here = scheduler.this_worker()
+            wanted = {here} if only_local else {here, *scheduler.known_workers(), *self._states}
+            return {worker: self._take(worker) for worker in sorted(wanted)}
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Return when consumers and aggregators have seen all events so far; False if that takes too long."""
+        return self._journal.drain(timeout_s=timeout_s)
 
     def close(self) -> None:
         """Free all streams and stop taking events. Consumers with a method `close` are closed."""
@@ -217,9 +210,14 @@ class MultiEventLog(sinks.Sink):
         with self._lock:
             self._closed = True
             consumers = [*self.consumers.values(), *self.aggregators.values()]
-            consumers += [copy for state in self._states.values() for copy in state.copies]
+            states = list(self._states.values())
+            consumers += [copy for state in states for copy in state.copies]
             self._states.clear()
             self.recorder.samplers = ()
+        for state in states:
+            state.close()
+        for aggregator in {id(a): a for a in self.aggregators.values()}.values():
+            detach(aggregator, self, 1)
         for consumer in {id(c): c for c in consumers}.values():
             try:
                 getattr(consumer, "close", _ignore)()
@@ -253,8 +251,7 @@ class MultiEventLog(sinks.Sink):
     def _state(self, worker: int) -> WorkerStreams:
         state = self._states.get(worker)
         if state is None:
-            twin = _same if worker == 1 else init_similar
-            state = self._states[worker] = WorkerStreams(twin, self.max_events)
+            state = self._states[worker] = WorkerStreams(self, worker, self.max_events)
             state.configure(self.consumers, self.aggregators)
         return state
 
@@ -298,11 +295,6 @@ _worker_of = attrgetter("worker")
 
 _SLICE = 16
 """Records expanded at once. Small, so that events die young: with 1,000 the garbage collector took a third more."""
-
-
-def _same(obj: Any) -> Any:
-    """Worker 1 uses what the user gave."""
-    return obj
 
 
 def _ignore(*_: Any) -> None:

@@ -2,8 +2,6 @@
 
 A thread takes what all threads execute every 5 ms. Samples are kept with the thread they belong to,
 so that a finished span gets those of its own threads.
-
-Source: spec/timespans.md §1.4, §2.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 from .journal import Journal, expand_all
 from .model import Event
+from .sink import NoOpLog, write_event
 from .warn import warn_once
 
 __all__ = ["Recorder", "TraceParent", "recorder_for", "warn_once"]
@@ -66,8 +67,6 @@ class Recorder:
 
 def recorder_for(sink: Any) -> Recorder | None:
     """The recorder of a sink: its own `recorder` where it has one, else one that writes at once."""
-    from .sinks import NoOpLog
-
     if sink is None or isinstance(sink, NoOpLog):
         return None
     own = getattr(sink, "recorder", None)
@@ -120,8 +119,6 @@ class _Joined(Recorder):
 
 
 def _write_through(sink: Any) -> Callable[[Any], None]:
-    from .sinks import write_event
-
     def append(record: Any) -> None:
         for event in [record] if type(record) is Event else expand_all([record]):
             try:

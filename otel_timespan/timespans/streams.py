@@ -8,10 +8,9 @@ looks at the lists after each event): every list grows by one entry an event.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 
+from .calling import Caller, Plans, attach, copy_for, detach, is_sampler, isolate, same_home, tell
 from .journal import expand_all
 from .model import Event
 from .rows import Columns, Shape
@@ -19,34 +18,25 @@ from .warn import warn_once
 
 __all__ = ["WorkerStreams", "blame"]
 
-_MAX_PLANS = 4096
-"""Distinct (category, phase) pairs whose plan is remembered; a program that invents more pays for it."""
-
 
 class _Nothing:
     value = None
 
 
-class _Stream:
+class _Stream(Caller):
     """One consumer and its values that wait. A stamp is an index in the list that it will become."""
 
-    __slots__ = (
-        "batch", "call", "carries", "categories", "columns", "consumer", "name", "of", "phase", "stamps", "values",
-    )  # fmt: skip
+    __slots__ = ("carries", "columns", "of", "stamps", "values")
 
     def __init__(self, name: str, consumer: Any, original: Any) -> None:
-        self.name, self.consumer = name, consumer
-        self.call = _call_of(consumer, original)
-        self.categories = getattr(consumer, "categories", None)
-        self.phase = getattr(consumer, "phase", None)
-        self.batch: Any = None if self.is_picky else _batch_of(consumer, original)
+        super().__init__(name, consumer, original)
         self.carries = self.is_picky and bool(getattr(consumer, "carries", False))
         self.columns: Any = None
         self.of: Any = None
         reads = isinstance(getattr(consumer, "fields", None), tuple) and callable(getattr(consumer, "of", None))
-        if reads and self.is_picky and not self.carries and _same_home(consumer, "of", "__call__"):
+        if reads and self.is_picky and not self.carries and same_home(consumer, "of", "__call__"):
             self.of = consumer.of
-        if not self.is_picky and not _samples(consumer) and _same_home(consumer, "columns", "__call__"):
+        if not self.is_picky and not is_sampler(consumer) and same_home(consumer, "columns", "__call__"):
             self.columns = consumer.columns
         self.stamps: list[int] = []
         self.values: list[Any] = []
@@ -56,19 +46,6 @@ class _Stream:
         """Its attribute `value` is the entry of an event for which the consumer is not called."""
         return self.consumer if self.carries else _Nothing
 
-    @property
-    def is_picky(self) -> bool:
-        return self.categories is not None or self.phase is not None
-
-    def wants(self, category: Any, phase: str) -> bool:
-        """Whether the consumer is called for this kind of event."""
-        if self.phase is not None and self.phase != phase:
-            return False
-        try:
-            return self.categories is None or category in self.categories
-        except TypeError:  # a category that can't be looked up is nobody's
-            return False
-
     def take_batch(self, batch: Any, given: Any, count: int) -> list[Any]:
         """The values for all these events, or columns, at once."""
         try:
@@ -77,7 +54,7 @@ class _Stream:
                 return values
             raise ValueError(f"{len(values)} values for {count} events")
         except Exception as error:
-            _isolate(error, self.consumer, f"the consumer {self.name!r}")
+            self.isolate(error)
             return [None] * count
 
     def begin(self, index: int) -> None:
@@ -100,40 +77,17 @@ class _Stream:
         self.values.clear()
 
 
-class _Plans(dict[Any, Any]):
-    """(category, phase), or shape -> whom to call, worked out when first asked for."""
-
-    def __init__(self, plan: Callable[[Any], Any]) -> None:
-        self._plan = plan
-
-    def __missing__(self, kind: Any) -> Any:
-        calls = self._plan(kind)
-        if len(self) < _MAX_PLANS:
-            self[kind] = calls
-        return calls
-
-
-def _nothing(*_: Any) -> None:
-    """Stands for a consumer or aggregator that could not be copied."""
-
-
-_kind_of = itemgetter(1, 0)  # category and phase, by index: faster than by name
-
-
 class WorkerStreams:
-    """The streams, consumers and aggregators of one worker. Not thread-safe: the log's lock guards it.
+    """The streams, consumers and aggregators of one worker of `log`. Not thread-safe: the log's lock guards it."""
 
-    `twin(original)` makes this worker's copy of a consumer or aggregator.
-    """
-
-    def __init__(self, twin: Callable[[Any], Any], max_events: int | None) -> None:
-        self._twin, self._max_events = twin, max_events
+    def __init__(self, log: Any, worker: int, max_events: int | None) -> None:
+        self._log, self._worker, self._max_events = log, worker, max_events
         self._streams: dict[str, _Stream] = {}
         self._originals: dict[str, Any] = {}  # name -> what the user gave; same keys as _streams
         self._aggregators: dict[str, tuple[Any, Any]] = {}  # name -> (what the user gave, our copy)
         self._lists: dict[str, list[Any]] = {}  # same keys as _streams, unless an aggregator meddled
-        self._plans = _Plans(lambda head: self._plan(*head))  # refers to the lists in _lists
-        self._shape_plans = _Plans(self._plan_shape)  # refers to those plans
+        self._plans = Plans(lambda head: self._plan(*head))  # refers to the lists in _lists
+        self._shape_plans = Plans(self._plan_shape)  # refers to those plans
         self._takes_columns: bool | None = None  # None: to be found out
         self._count = 0  # entries so far; while sparse, lists may be shorter
 
@@ -145,22 +99,36 @@ class WorkerStreams:
         for name, original in consumers.items():
             if name not in self._streams:
                 self._originals[name] = original
-                self._streams[name] = _Stream(name, self._copy(original), original)
+                self._streams[name] = _Stream(name, copy_for(self._worker, original), original)
                 self._lists[name] = [None] * self._count
-        old = self._aggregators
-        self._aggregators = {
-            name: old[name] if name in old and old[name][0] is original else (original, self._copy(original))
-            for name, original in aggregators.items()
-        }
+        old, kept = self._aggregators, {}
+        for name, original in aggregators.items():
+            known = old.get(name)
+            kept[name] = known if known is not None and known[0] is original else (original, self._attached(original))
+        self._aggregators = kept
+        for name, pair in old.items():
+            if kept.get(name) is not pair:
+                self._detach(*pair)
         self._restart()
 
-    def _copy(self, original: Any) -> Any:
-        """This worker's copy; one that does nothing where making it raised: the other streams go on."""
-        try:
-            return self._twin(original)
-        except Exception:
-            warn_once(original, "%s could not make its copy for one more worker", type(original).__name__)
-            return _nothing
+    def _attached(self, original: Any) -> Any:
+        """This worker's copy of an aggregator. What the user gave was attached when it was given."""
+        copy = copy_for(self._worker, original)
+        if copy is not original:
+            try:
+                attach(copy, self._log, self._worker)
+            except Exception:
+                warn_once(copy, "%s could not take the log of one more worker", type(copy).__name__)
+        return copy
+
+    def _detach(self, original: Any, copy: Any) -> None:
+        if copy is not original:
+            detach(copy, self._log, self._worker)
+
+    def close(self) -> None:
+        """The log is closed: this worker's copies of aggregators are on their own."""
+        for pair in self._aggregators.values():
+            self._detach(*pair)
 
     def remove(self, name: str) -> None:
         """Forget one stream with all its values."""
@@ -184,7 +152,7 @@ class WorkerStreams:
         """The lists, complete and of equal length; this worker then starts with new, empty ones."""
         self._complete()
         for _, aggregator in self._aggregators.values():
-            _tell(aggregator, "settle", self._lists)
+            tell(aggregator, "settle", self._lists)
         self._level()
         if self._max_events is not None:
             self._trim(self._max_events)
@@ -197,7 +165,7 @@ class WorkerStreams:
 
     def _feed_sparse(self, events: list[Event]) -> KeyboardInterrupt | None:
         index, interrupt = self._count, None
-        for event, calls in zip(events, self._planned(events), strict=True):
+        for event, calls in zip(events, self._plans.of_events(events), strict=True):
             if calls:
                 interrupt = _call_all(event, calls, index) or interrupt
             index += 1
@@ -226,7 +194,7 @@ class WorkerStreams:
                 try:
                     value = of(*get(record))
                 except BaseException as error:
-                    interrupt = _isolate(error, stream.consumer, f"the consumer {stream.name!r}") or interrupt
+                    interrupt = stream.isolate(error) or interrupt
                     continue
                 if value is not None:  # None is what fills the gaps
                     keep(value)
@@ -261,22 +229,15 @@ class WorkerStreams:
                 callers.append((position, calls))
         return readers, callers
 
-    def _planned(self, events: list[Event]) -> list[Any]:
-        """Whom to call for each event."""
-        try:
-            return list(map(self._plans.__getitem__, map(_kind_of, events)))
-        except TypeError:  # a category that can't be a key costs a plan an event
-            return [self._plan(event.category, event.phase) for event in events]
-
     def _feed_full(self, events: list[Event]) -> KeyboardInterrupt | None:
         lists, interrupt = self._lists, None
-        for event, calls in zip(events, self._planned(events), strict=True):
+        for event, calls in zip(events, self._plans.of_events(events), strict=True):
             for name, call, filler, stream in calls:
                 try:
                     value = filler.value if call is None else call(event)
                 except BaseException as error:
                     value = None
-                    interrupt = _isolate(error, stream.consumer, f"the consumer {name!r}") or interrupt
+                    interrupt = stream.isolate(error) or interrupt
                 try:
                     lists[name].append(value)
                 except (KeyError, AttributeError):  # an aggregator took the list away: `_level` pads the new one
@@ -285,7 +246,7 @@ class WorkerStreams:
                 try:
                     aggregator(lists)
                 except BaseException as error:
-                    interrupt = _isolate(error, aggregator, f"the aggregator {name!r}") or interrupt
+                    interrupt = isolate(error, aggregator, f"the aggregator {name!r}") or interrupt
         self._count = max((len(entries) for entries in lists.values() if isinstance(entries, list)), default=0)
         return interrupt
 
@@ -355,7 +316,7 @@ class WorkerStreams:
     def _tell_dropped(self, count: int) -> None:
         if count:
             for _, aggregator in self._aggregators.values():
-                _tell(aggregator, "dropped", count)
+                tell(aggregator, "dropped", count)
 
 
 def _call_all(event: Event, calls: list[Any], index: int) -> KeyboardInterrupt | None:
@@ -366,7 +327,7 @@ def _call_all(event: Event, calls: list[Any], index: int) -> KeyboardInterrupt |
             keep(call(event))
         except BaseException as error:
             keep(None)
-            interrupt = _isolate(error, stream.consumer, f"the consumer {stream.name!r}") or interrupt
+            interrupt = stream.isolate(error) or interrupt
             if stream.carries:
                 stamp(index)
                 stream.begin(index + 1)
@@ -374,61 +335,6 @@ def _call_all(event: Event, calls: list[Any], index: int) -> KeyboardInterrupt |
         if stamp is not None:
             stamp(index)
     return interrupt
-
-
-def _call_of(consumer: Any, original: Any) -> Callable[[Event], Any]:
-    """What to call off the emitter's path; a bound method is twice as fast as an object with `__call__`."""
-    if _samples(consumer):
-        record = consumer.record
-
-        def sampled(event: Event) -> Any:
-            samples = event.samples
-            return record(event, samples[original]) if samples is not None and original in samples else None
-
-        return sampled
-    own = type(consumer).__call__
-    return types.MethodType(own, consumer) if isinstance(own, types.FunctionType) else consumer
-
-
-def _batch_of(consumer: Any, original: Any) -> Callable[[list[Event]], Any] | None:
-    """The consumer's way to do many events at once, unless a subclass changed what it does for one."""
-    if not _samples(consumer):
-        return consumer.batch if _same_home(consumer, "batch", "__call__") else None
-    if not _same_home(consumer, "record_batch", "record"):
-        return None
-
-    def sampled(events: list[Event]) -> Any:
-        values = [None if e.samples is None else e.samples.get(original) for e in events]
-        return consumer.record_batch(events, values)
-
-    return sampled
-
-
-def _samples(consumer: Any) -> bool:
-    return callable(getattr(consumer, "sample", None)) and callable(getattr(consumer, "record", None))
-
-
-def _same_home(consumer: Any, *names: str) -> bool:
-    homes = [next((kind for kind in type(consumer).__mro__ if name in vars(kind)), None) for name in names]
-    return homes[0] is not None and homes[0] is homes[1]
-
-
-def _tell(aggregator: Any, method: str, argument: Any) -> None:
-    """Call an optional method of an aggregator, isolated as the aggregator itself is."""
-    function = getattr(aggregator, method, None)
-    if callable(function):
-        try:
-            function(argument)
-        except Exception:
-            warn_once(aggregator, "the method %s of the aggregator %s raised", method, type(aggregator).__name__)
-
-
-def _isolate(error: BaseException, culprit: Any, name: str) -> KeyboardInterrupt | None:
-    """Warn once; a consumer may end neither the thread nor the program. Ctrl-C is the user's, for later."""
-    if isinstance(error, KeyboardInterrupt):
-        return error
-    warn_once(culprit, "%s (%s) raised; the value is lost and the log goes on", name, type(culprit).__name__)
-    return None
 
 
 def blame(frame: types.FrameType) -> str | None:

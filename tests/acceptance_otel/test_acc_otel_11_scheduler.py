@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from otel_timespan import dagger as D
 from otel_timespan.dagger.places.devices import PickleFileDevice
 from otel_timespan.dagger.places.topology import topology
 from otel_timespan.dagger.storage import RecencyAllocator
+from otel_timespan.timespans import drain_all
 from tests.acceptance_otel.acc_otel_support import (
     DEADLINE_S,
     Lab,
@@ -35,6 +35,7 @@ from tests.acceptance_otel.acc_otel_support import (
     task_spans,
 )
 from tests.backends import eventually
+from tests.dagger.acceptance.stubs import Device
 
 Make = Callable[..., Lab]
 BLOCK = 60_000
@@ -45,25 +46,6 @@ def _fresh_topology() -> Iterator[None]:
     """Pretended workers leave no trace."""
     yield
     topology.reset()
-
-
-@dataclass(frozen=True)
-class Device(D.Processor):
-    """A processor that takes everything."""
-
-    owner: int = 1
-
-    def get_parent(self) -> D.Processor:
-        return D.OSProc(self.owner)
-
-    def iscompatible_func(self, opts: Any, f: Any) -> bool:
-        return True
-
-    def iscompatible_arg(self, opts: Any, argtype: type) -> bool:
-        return True
-
-    def execute(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return f(*args, **kwargs)
 
 
 class Logged:
@@ -78,6 +60,7 @@ class Logged:
     def spans(self) -> list[ReadableSpan]:
         """All spans, of which those hold that hold for all: the tree, the waits, and no start without its end."""
         spans = self.lab.spans()
+        drain_all()  # what finalizers say reaches the list a moment later
         check_tree(spans)
         for span in task_spans(spans).values():
             check_waits(span)

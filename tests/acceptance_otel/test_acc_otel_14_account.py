@@ -16,6 +16,7 @@ from opentelemetry.trace import StatusCode
 
 import otel_timespan as ts
 from otel_timespan.errors import LogNotKeptError
+from otel_timespan.otel.spans import mapping
 from tests.acceptance_otel.acc_otel_support import (
     DEADLINE_S,
     Lab,
@@ -200,10 +201,10 @@ def test_14_exporter_that_fails(how: str, caplog: pytest.LogCaptureFixture) -> N
                 raise RuntimeError("exporter")
             return SpanExportResult.FAILURE
 
-    log = ts.OTelLog(span_exporter=Bad(), metrics=False, exit_timeout_s=1)
+    log = ts.OTelLog(span_exporter=Bad(), metrics=False, exit_timeout_s=0.2)
     ts.eager_context().log_sink = log
     assert len(tree(100)) == 50
-    log.flush(2)
+    log.flush(0.2)
     ts.eager_context().log_sink = ts.NoOpLog()
     log.close()
     stats = log.stats()
@@ -318,7 +319,7 @@ def test_14_close_abandons_what_is_open(lab: Lab, gate: threading.Event) -> None
 
 def test_14_close_under_load(make_lab: Make) -> None:
     """close() in the middle of spawns from several threads: no error, no hang, the account is closed."""
-    lab = make_lab()
+    lab = make_lab(exit_timeout_s=1)
     stop = threading.Event()
     errors: list[BaseException] = []
 
@@ -392,13 +393,15 @@ def test_14_children_come_out_before_the_run_ends(lab: Lab, gate: threading.Even
         ts.wait(block)
 
 
-def test_14_memory_of_the_log_is_bounded_over_many_runs(make_lab: Make) -> None:
+def test_14_memory_of_the_log_is_bounded_over_many_runs(make_lab: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the log remembers of finished tasks (for later links) is bounded: beyond the bound nothing grows."""
     import gc
     import tracemalloc
 
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
+    assert mapping.MAX_DONE <= 65_536
+    monkeypatch.setattr(mapping, "MAX_DONE", 1000)
     lab = make_lab(provider_options={"sampler": ALWAYS_OFF}, metrics=False)
 
     def runs(n: int) -> None:
@@ -408,16 +411,16 @@ def test_14_memory_of_the_log_is_bounded_over_many_runs(make_lab: Make) -> None:
         lab.log.flush(DEADLINE_S)
         gc.collect()
 
-    runs(700)
+    runs(15)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        runs(100)
+        runs(30)
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    # What is traced replaces what came before the tracing: at most as many tasks' worth, 1 KB each.
-    assert grown < 10_000 * 1000, grown
+    # What is traced replaces what came before the tracing: the 1,000 tasks that are remembered, at half a KB each.
+    assert grown < 800_000, grown
 
 
 def test_14_open_plain_program_at_exit(ear: Any) -> None:

@@ -91,6 +91,7 @@ import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan.dagger.places.devices import PickleFileDevice
 from otel_timespan.dagger.storage import RecencyAllocator
+from otel_timespan.timespans import drain_all
 
 def same(x): return x
 def block(n): return bytes(50_000)
@@ -109,6 +110,7 @@ with D.Context(threads=1) as ctx, tempfile.TemporaryDirectory() as folder:
     blocks = [ts.spawn(block, ts.Options(storage=device), n) for n in range(5)]
     ts.waitall([*blocks, ts.spawn(flaky, ts.Options(retries=2))])
     assert log.flush(60)
+    drain_all()
     ends = [e for e in seen if e.phase == "finish"]
     print(json.dumps({
         "steal": sum(e.category == "proc_steal_local" and e.timeline is not None for e in ends),

@@ -34,7 +34,10 @@ class TestCounters:
     @pytest.mark.parametrize("cls", [E.GCStats, E.LockContentionMetrics, E.CompileTimeMetrics])
     def test_6_none_without_a_start(self, cls: Any) -> None:
         """A finish whose start is unknown: None; a start: None."""
-        got = streams([finish("c", 1), start("c", 2), finish("c", 2), finish("c", 2)], v=cls())["v"]
+        consumer = cls()
+        got = streams([finish("c", 1), start("c", 2), finish("c", 2), finish("c", 2)], v=consumer)["v"]
+        if cls is E.CompileTimeMetrics:
+            consumer.close()  # or it counts until it is collected
         assert got[0] is None
         assert got[1] is None
         assert isinstance(got[2], int)

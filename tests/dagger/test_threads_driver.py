@@ -11,6 +11,7 @@ import pytest
 
 from otel_timespan import dagger as D
 from otel_timespan.dagger.tasks import atomics
+from tests.dagger.acceptance.stubs import Meter
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> None:
@@ -26,23 +27,6 @@ def two() -> Iterator[D.Context]:
     """A context of two slots."""
     with D.Context(threads=2) as context:
         yield context
-
-
-class Meter:
-    """How many bodies run at once, and the most there were."""
-
-    def __init__(self) -> None:
-        self.now, self.most = 0, 0
-        self.lock = threading.Lock()
-
-    def __call__(self, hold: threading.Event | None = None) -> None:
-        with self.lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-        if hold is not None:
-            hold.wait(10)
-        with self.lock:
-            self.now -= 1
 
 
 def test_never_more_bodies_than_slots_while_a_thread_helps(two: D.Context) -> None:
@@ -109,7 +93,7 @@ def test_shares_fit_side_by_side_and_no_more(two: D.Context) -> None:
     """Of three tasks that take half a slot each, two run at once."""
     meter, gate = Meter(), threading.Event()
     options = D.Options(scope=D.ExactScope(D.ThreadProc(1, 2)), occupancy={D.ThreadProc: 0.5})
-    tasks = [D.spawn(meter, options, gate) for _ in range(3)]
+    tasks = [D.spawn(meter, options, hold=gate) for _ in range(3)]
     eventually(lambda: meter.now == 2)
     gate.set()
     D.waitall(tasks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel import OTelAggregator, OTelLog
 from otel_timespan.otel.metrics.aggregator import StreamSpec
+from otel_timespan.otel.metrics.gauges import READINGS
 from tests.otel.stories import whole
 
 
@@ -128,6 +131,68 @@ def test_beside_an_otel_log(reader: Any, provider: MeterProvider, log: T.MultiEv
             tee.write_event(event)
         assert points(reader)["timespan.bytes_allocd"] == {(1,): 1000}
     assert points(reader)["timespan.bytes_allocd"] == {(1,): 1000}
+
+
+def test_one_value_by_either_way(reader: Any, provider: MeterProvider, log: T.MultiEventLog) -> None:
+    """The same events give the same gauges, series by series, through an OTelLog or the aggregator of a log."""
+    chunk = T.ChunkInfo("h", 1000, bytes, 1)
+    events = []
+    for task, worker in ((900, 1), (901, 1), (902, 3)):
+        for event in whole(task, task):
+            if event.category == "compute" and event.phase == "finish":
+                result = chunk._replace(handle=task, worker=worker)
+                event = event._replace(timeline=T.Timeline(**{**vars(event.timeline), "result": result}))
+            events.append(event._replace(worker=worker))
+    gone = T.Timeline(data=chunk._replace(handle=900), reason="released", in_memory=True)
+    events += [T.Event(phase, "evict", T.EventId(handle=900), gone, 9) for phase in ("start", "finish")]
+    events.append(T.Event("start", "compute", T.EventId(thunk_id=903, processor="p9"), T.Timeline(f=len), 10, worker=3))
+    kinds = [E.BytesAllocd, E.WorkerSaturation, E.ProcessorSaturation, E.EventSaturation]
+    for n, kind in enumerate(kinds):
+        log[f"s{n}"] = kind()
+    log.aggregators["otel"] = OTelAggregator(meter_provider=provider)
+    other = InMemoryMetricReader()
+    meters = MeterProvider([other], shutdown_on_exit=False)
+    tracers = TracerProvider(shutdown_on_exit=False)
+    with OTelLog(tracer_provider=tracers, meter_provider=meters, consumers=[kind() for kind in kinds]) as otel:
+        for event in events:
+            log.write_event(event)
+            otel.write_event(event)
+        direct = points(other)
+    streamed = points(reader)
+    names = [READINGS[kind].instrument for kind in kinds]
+    assert {name: direct[name] for name in names} == {name: streamed[name] for name in names}
+    assert streamed["timespan.bytes_allocd"] == {(1,): 1000, (3,): 1000}
+    assert streamed["timespan.processor.saturation"] == {(1, "p1"): 0, (3, "p1"): 0, (3, "p9"): 1}
+    assert streamed["timespan.event.saturation"][3, "compute"] == 1
+    meters.shutdown()
+
+
+def test_it_moves_with_its_log(reader: Any, provider: MeterProvider, log: T.MultiEventLog) -> None:
+    """A collection settles the log that it is in now; one that it left is left alone, and its numbers stay."""
+    aggregator = OTelAggregator(meter_provider=provider)
+    log["w"] = E.WorkerSaturation()
+    log.aggregators["otel"] = aggregator
+    log.write_event(T.Event("start", "compute", T.EventId(thunk_id=1, processor="p"), None, 1))
+    assert points(reader)["timespan.worker.saturation"] == {(1,): 1}
+    del log.aggregators["otel"]
+    log.write_event(T.Event("finish", "compute", T.EventId(thunk_id=1, processor="p"), None, 2))
+    assert points(reader)["timespan.worker.saturation"] == {(1,): 1}
+    with T.MultiEventLog() as second:
+        second["anything"] = E.WorkerSaturation()
+        second.aggregators["mine"] = aggregator
+        for n in (1, 2):
+            second.write_event(T.Event("start", "compute", T.EventId(thunk_id=n, processor="p"), None, n))
+        assert points(reader)["timespan.worker.saturation"] == {(1,): 2}
+
+
+def test_a_log_that_is_forgotten_is_not_kept(provider: MeterProvider) -> None:
+    """The aggregator, which the provider's instruments hold, does not hold its log."""
+    log = T.MultiEventLog()
+    log.aggregators["otel"] = aggregator = OTelAggregator(meter_provider=provider)
+    there = weakref.ref(log)
+    del log
+    gc.collect()
+    assert there() is None and aggregator is not None
 
 
 def test_consumer_that_comes_and_goes(reader: Any, provider: MeterProvider, log: T.MultiEventLog) -> None:

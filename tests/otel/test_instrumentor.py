@@ -14,8 +14,8 @@ import pytest
 
 from otel_timespan import dagger as D
 from otel_timespan import timespans as T
+from otel_timespan.integrations.instrumentor import OTelTimespanInstrumentor
 from otel_timespan.otel import OTelLog
-from otel_timespan.otel.instrumentor import OTelTimespanInstrumentor
 from tests.acceptance_otel.acc_otel_support import Ear
 from tests.backends import ROOT
 

@@ -14,6 +14,7 @@ from otel_timespan import dagger as D
 from otel_timespan import timespans as T
 from otel_timespan.errors import DTaskFailedError, InvalidOptionError, LogNotKeptError
 from otel_timespan.otel import OTelLog, dag, replay, semconv
+from otel_timespan.timespans import journal
 from tests.otel.log_bench import Bench, add, boom, counting, id_of, parent_of, tasks_of
 
 
@@ -85,6 +86,20 @@ def test_behind_a_filter(bench: Callable[..., Bench]) -> None:
     inner = b.one("add")
     assert parent_of(inner) in {id_of(s) for s in b.named("compute")}
     assert root.attributes is not None and root.attributes[semconv.DAG_TASKS] == 2
+
+
+def test_flush_has_what_finalizers_said(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was put for a filter before us, and for a sink beside us, has arrived after a flush."""
+    monkeypatch.setattr(journal._Drainer, "wake", lambda self: None)  # nobody else drains
+    b = bench()
+    beside: list[T.Event] = []
+    recorder = T.recorder_for(T.TeeLog(T.FilterLog(lambda event: True, b.log), beside))
+    assert recorder is not None
+    recorder.put(T.Event("start", "mine", 1, None, 1))
+    assert beside == []
+    assert b.log.flush() and len(beside) == 1
+    recorder.put(T.Event("finish", "mine", 1, None, 2))
+    assert b.one("mine")
 
 
 def test_keeps_no_log(bench: Callable[..., Bench]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import gc
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,6 +178,18 @@ def test_names_are_ours_or_official() -> None:
     names = [i.name for i in semconv.INSTRUMENTS]
     assert len(names) == len(set(names)) and all(name.startswith("timespan.") for name in names)
     assert all(set(i.attributes) <= set(keys) for i in semconv.INSTRUMENTS)
+
+
+def test_names_are_written_once() -> None:
+    """Nothing in otel/ but the catalogue has the name of an instrument or of an attribute of ours as a literal."""
+    folder = Path(semconv.__file__).parent
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if path.name != "semconv.py" and re.fullmatch(r"timespan\.[a-z_.]*", text):
+                found.append(f"{path.relative_to(folder)}:{node.lineno}: {text}")
+    assert found == []
 
 
 def test_histograms_are_in_seconds(meters: Callable[..., Meters]) -> None:

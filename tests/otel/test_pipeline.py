@@ -19,10 +19,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_timespan.errors import InvalidOptionError
-from otel_timespan.otel.export.pipeline import PipelineStats, SpanPipeline
-from otel_timespan.otel.export.readable import limits_of, readable_from_request
+from otel_timespan.otel.export.accounts import PipelineStats
+from otel_timespan.otel.export.pipeline import SpanPipeline
+from otel_timespan.otel.export.readable import readable_from_request
 from otel_timespan.otel.export.transport import ACCEPTED, REJECTED, RETRY, TOO_LARGE, Outcome
 from otel_timespan.otel.export.wire import encode_span
+from otel_timespan.otel.spans.limits import limits_of
 from otel_timespan.otel.spans.spandata import SpanData
 
 RESOURCE, SCOPE = Resource({"service.name": "test"}), InstrumentationScope("otel_timespan")

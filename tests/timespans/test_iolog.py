@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError, LogFormatError, LogNotKeptError
 from otel_timespan.timespans.codec import LoggedFunction, LoggedObject, LoggedType, decode, encode
-from otel_timespan.timespans.iolog import FORMAT
+from otel_timespan.timespans.eventfile import FORMAT
 
 EVENTS = [
     T.Event("start", "add_thunk", T.EventId(thunk_id=1), T.Timeline(f=len, args=((1, T.TaskRef(0)),)), 10),

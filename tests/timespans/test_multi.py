@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError, NotCallableError
-from otel_timespan.timespans import journal, sinks
+from otel_timespan.timespans import journal, scheduler
 
 
 def write(log: T.MultiEventLog, n: int, first: int = 0, worker: int = 1, category: str = "c") -> None:
@@ -63,6 +63,25 @@ class Carrying(Picky):
     def __call__(self, event: T.Event) -> int:
         self.value = super().__call__(event)
         return self.value
+
+
+class Attached:
+    """An aggregator that notes which logs it was attached to and detached from."""
+
+    def __init__(self, noted: list[Any] | None = None) -> None:
+        self.noted: list[Any] = [] if noted is None else noted
+
+    def attach(self, log: T.MultiEventLog, worker: int) -> None:
+        self.noted.append(("attach", log, worker))
+
+    def detach(self, log: T.MultiEventLog, worker: int) -> None:
+        self.noted.append(("detach", log, worker))
+
+    def __call__(self, lists: dict[str, list[Any]]) -> None:
+        self.noted.append("call")
+
+    def init_similar(self) -> Attached:
+        return Attached(self.noted)
 
 
 def test_section_4_2_lists_are_fetched_once() -> None:
@@ -166,7 +185,7 @@ def test_section_4_2_each_worker_has_its_own_copies() -> None:
 
 def test_section_4_2_known_workers_appear_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every worker is a key; only_local gives this one's streams and leaves the others."""
-    monkeypatch.setattr(sinks, "known_workers", lambda: (1, 2, 3))
+    monkeypatch.setattr(scheduler, "known_workers", lambda: (1, 2, 3))
     log = T.MultiEventLog()
     log["id"] = ids
     write(log, 1, worker=2)
@@ -406,6 +425,100 @@ def test_what_can_t_be_called_is_refused_at_once(change: Callable[[T.MultiEventL
     """Not when the first event comes."""
     with pytest.raises(NotCallableError):
         change(T.MultiEventLog())
+
+
+def test_an_aggregator_meets_its_log_before_it_is_called() -> None:
+    """`attach(log, worker)` comes when it is put in, and for a worker's copy when that is made."""
+    log, aggregator = T.MultiEventLog(), Attached()
+    log["id"] = ids
+    log.aggregators["a"] = aggregator
+    assert aggregator.noted == [("attach", log, 1)]
+    write(log, 1)
+    write(log, 1, worker=3)
+    T.get_logs(log)
+    assert aggregator.noted == [("attach", log, 1), "call", ("attach", log, 3), "call"]
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda log: log.aggregators.__delitem__("a"),
+        lambda log: log.aggregators.pop("a"),
+        lambda log: log.aggregators.popitem(),
+        lambda log: log.aggregators.clear(),
+        lambda log: log.aggregators.__setitem__("a", lambda lists: None),
+        lambda log: log.aggregators.update(a=lambda lists: None),
+        lambda log: log.close(),
+    ],
+    ids=["del", "pop", "popitem", "clear", "replace", "update", "close"],
+)
+def test_an_aggregator_that_goes_is_detached_once(remove: Callable[[T.MultiEventLog], object]) -> None:
+    """Whatever way it goes, it and the copies of other workers hear of it, once."""
+    log, aggregator = T.MultiEventLog(), Attached()
+    log.aggregators["a"] = aggregator
+    write(log, 1, worker=2)
+    T.get_logs(log)
+    aggregator.noted.clear()
+    remove(log)
+    log.close()
+    assert sorted(note[2] for note in aggregator.noted if note[:2] == ("detach", log)) == [1, 2]
+    assert len(aggregator.noted) == 2
+
+
+def test_an_aggregator_under_two_names_stays_attached_until_the_last_one_goes() -> None:
+    """It is attached once; setting it anew, or dropping one name, changes nothing."""
+    log, aggregator = T.MultiEventLog(), Attached()
+    log.aggregators["a"] = log.aggregators["b"] = aggregator
+    log.aggregators["a"] = aggregator
+    del log.aggregators["a"]
+    assert log.aggregators.pop("a", None) is None
+    assert aggregator.noted == [("attach", log, 1)]
+    del log.aggregators["b"]
+    assert aggregator.noted[1:] == [("detach", log, 1)]
+
+
+@pytest.mark.parametrize("method", ["attach", "detach"])
+def test_an_aggregator_whose_attach_takes_something_else_is_refused(method: str) -> None:
+    """The error is ours, comes at once, and says what is taken and what should be; nothing changes."""
+    log, before = T.MultiEventLog(), Attached()
+    log.aggregators["a"] = before
+    wrong = type("Wrong", (Attached,), {method: lambda self, log: None})()
+    with pytest.raises(NotCallableError, match=rf"{method} takes \(log, worker\); that of Wrong takes \(log\)"):
+        log.aggregators["a"] = wrong
+    assert log.aggregators == {"a": before} and before.noted == [("attach", log, 1)]
+
+
+def test_what_attach_raises_is_the_users_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """At the moment of setting it is raised; of a worker's copy it is a warning, and the copy is called."""
+
+    class Choosy(Attached):
+        def attach(self, log: T.MultiEventLog, worker: int) -> None:
+            super().attach(log, worker)
+            if worker == refused:
+                raise ValueError("not this one")
+
+        def init_similar(self) -> Choosy:
+            return Choosy(self.noted)
+
+    log, refused = T.MultiEventLog(), 1
+    with pytest.raises(ValueError, match="not this one"):
+        log.aggregators["a"] = Choosy()
+    assert not log.aggregators
+    aggregator, refused = Choosy(), 2
+    log.aggregators["a"] = aggregator
+    write(log, 1, worker=2)
+    T.get_logs(log)
+    assert aggregator.noted[-1] == "call"
+    assert "Choosy could not take the log" in caplog.text
+
+
+def test_flush_settles_what_was_written() -> None:
+    """After it consumers have seen all events; nothing was fetched."""
+    log, count = T.MultiEventLog(), Count()
+    log["n"] = count
+    write(log, 3)
+    assert log.flush() and count.seen == 3
+    assert T.get_logs(log)[1]["n"] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("max_events", [0, -1, 1.5, "10", True])

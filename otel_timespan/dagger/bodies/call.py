@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from ...errors import TaskCancelled
@@ -51,8 +52,8 @@ def called(context: contextvars.Context, body: Callable[..., Any], *args: Any) -
 def plain_body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
     """In the task's own context: resolve the arguments, then call."""
     current.set(task)
-    options = task._options
-    if options is not DEFAULT or kwargs or type(f) in REFERENCES or move.custom:
+    odd = type(f) is not FunctionType and type(f) in REFERENCES
+    if odd or kwargs or move.custom or task._options is not DEFAULT:
         return _body_with_options(task, f, args, kwargs)
     if args:
         args = tuple(  # results are read in place: `read`, without a call

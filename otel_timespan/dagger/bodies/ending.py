@@ -55,20 +55,19 @@ def end(
     row: tuple[Any, ...] = (),
     state: str = "success",
     ran: bool = True,
+    failed: bool = False,
     doomed: list[DTask] | None = None,
 ) -> int:
     """End a task with this outcome, unless it has one: how many tasks became ready, and are queued. Wake for them.
 
-    `outcome`: a handle, a `Result`, or a `Failure`. `recorder` and `row`: its record but for the last two items
-    (state and samples), where there is a log. `ran`: its body ended just now; else it ends from outside, and a body
-    that runs goes on for nothing. `doomed`: where the dependents of a failed one go; by default they are ended here.
+    `outcome`: a handle or a `Result`; with `failed` a `Failure`. `recorder` and `row`: its record but for the last two
+    items (state and samples), where there is a log. `ran`: its body ended just now; else it ends from outside, and a
+    body that runs goes on for nothing. `doomed`: where the dependents of a failed one go; by default they end here.
     From any thread. Raises only what a signal handler raised meanwhile, after everything is done.
     """
-    failed = type(outcome) is Failure
-    options = task._options
-    limited = options is not DEFAULT and options.limit is not None
+    limited = task._options is not DEFAULT and task._options.limit is not None
     if (failed or limited) and on_main_thread():
-        return uninterrupted(end, core, task, outcome, recorder, row, state, ran, doomed)
+        return uninterrupted(end, core, task, outcome, recorder, row, state, ran, failed, doomed)
     recorded = False
     queued = 0
     try:
@@ -189,7 +188,7 @@ def _skip(core: Core, tasks: Sequence[DTask], failure: Failure) -> None:
             task._summary = summarize(task)
             recorder = core.context.recorder
             row = () if recorder is None else _finish_row(core, task, failure.error_for(task._summary))
-            end(core, task, failure, recorder, row, "skip", False, doomed)
+            end(core, task, failure, recorder, row, "skip", False, True, doomed)
 
 
 def _finish_row(core: Core, task: DTask, result: Any) -> tuple[Any, ...]:
@@ -226,7 +225,7 @@ def fail(core: Core, task: DTask, error: BaseException, state: str = "failure", 
     failure = Failure(task._summary, error, direct)
     recorder = core.context.recorder
     row = () if recorder is None else _finish_row(core, task, error)
-    end(core, task, failure, recorder, row, state, False)
+    end(core, task, failure, recorder, row, state, False, True)
     return task._outcome is failure
 
 

@@ -92,8 +92,8 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
     plain = error is None and options is DEFAULT and kind not in _SPECIAL and (extra is None or not extra.forced)
     if plain and core.devices is None:
         running.discard(task)
-        ref = None if not args or kind in FIXED else given_as(value, args)
-        ref = ref or DRef(value, slot.worker)
+        given = given_as(value, args) if args and kind not in FIXED else None
+        ref = DRef(value, slot.worker) if given is None else given
         if begun:
             learn(core, slot, f, args, kwargs, ns, ref)
         return end(core, task, ref)
@@ -176,8 +176,9 @@ def _run_plainly(
     if begun and task._state < DONE:
         learn(core, slot, task._f, args, None, ended - begun, ref)
     packed = ended if kind in FIXED else core.clock()
-    row = (records.RETURN, ended, packed, core.uid, task.id, slot.code, code, ref._number, ref._nbytes, kind)
-    return end(core, task, ref, recorder, (*row, ref.worker, thread))
+    number, nbytes, worker = ref._number, ref._nbytes, ref.worker
+    row = (records.RETURN, ended, packed, core.uid, task.id, slot.code, code, number, nbytes, kind, worker, thread)
+    return end(core, task, ref, recorder, row)
 
 
 @interrupts.see_through
@@ -258,7 +259,7 @@ def conclude(
     if error is not None and (tell is not None or task._state >= DONE):
         outcome.retrieved = True  # nobody wants to know, or `compute` raises it
     row, state = ((), "") if log is None else end_row(core, task, outcome, log)
-    queued = end(core, task, outcome, None if log is None else log.recorder, row, state)
+    queued = end(core, task, outcome, None if log is None else log.recorder, row, state, True, error is not None)
     if error is not None and task._outcome is not outcome:
         outcome.retrieved = True
     elif error is not None and tell is not None:

@@ -149,8 +149,8 @@ class DTask:
         # of dependents and by waiters, who then look at `_state` and, if it is done, try to take their entry back;
         # taken out by waiters that give up, and by who cancels a dependent. Emptied by the ender, who puts `TOLD` here.
         "_subs",
-        # TaskSummary of a task that fails, else None. Whoever is about to end it with an error, while its inputs are
-        # there: of several all say the same. None again before the next attempt.
+        # TaskSummary of a task that fails; not there else. Whoever is about to end it with an error, while its inputs
+        # are there: of several all say the same. None from then on if there is a next attempt instead.
         "_summary",
         # What was taken out of `_subs` at the end and is being told: there from before the first is taken until the
         # last was told, so that a broken-off ending can be completed. Ender.
@@ -171,6 +171,7 @@ class DTask:
     _outcome: Any
     _live: Live | None
     _taken: list[Any]
+    _summary: TaskSummary | None
 
     def __init__(
         self,
@@ -197,7 +198,6 @@ class DTask:
         self._open = True
         self._slot: Any = None
         self._live = None
-        self._summary: TaskSummary | None = None
 
     @property
     def uid(self) -> int:
@@ -344,8 +344,9 @@ def state_name(task: DTask) -> str:
 
 def summarize(task: DTask) -> TaskSummary:
     """The summary of a task, made while its arguments are still there."""
-    if task._summary is not None:
-        return task._summary
+    made: TaskSummary | None = getattr(task, "_summary", None)
+    if made is not None:
+        return made
     count = len(task._args) + len(task._kwargs or ())
     inputs: tuple[str, ...] = ("",) * count
     if count <= 4:

@@ -5,9 +5,7 @@ tasks fills it in a fraction of a second. And an exporter that retries by itself
 Here the queue is bounded in bytes, a full one does what the user chose (`block`, `drop`, `spill`), and every
 span is in exactly one of four states: pending, exported, or dropped for a reason that is counted.
 
-Who puts spans may name himself as their `owner`, and ask what became of his. Spans leave in the order in which
-they came, so that a list of owners and numbers says whose a settled span was; not so of the spans that a
-receiver rejects within a request that it takes: these count as the request's first.
+Who puts spans may name himself as their `owner`, and ask what became of his (accounts.py).
 
 One lock guards the queue and all counts, so `recorded == exported + pending + dropped` holds whenever it
 is free. It is reentrant, for a span may end in a finalizer that runs while this thread holds it. Spans
@@ -16,8 +14,6 @@ are encoded before and requests built and sent outside of it.
 An outage lasts from the first failed try to the moment that the queue is half empty again: one warning,
 one info, and one second (`block_timeout_s`) of blocking in all, so that a program is never held up more than
 that by a collector that is away, and is slowed down to its pace by one that is merely slow.
-
-Source: design/otel-model.md §4, design/rulings.md 33, 42.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ import random
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,15 +34,16 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ...errors import InvalidOptionError
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
+from ..spans.limits import Limits, clip, limits_of
 from ..spans.spandata import SpanData
-from .readable import Limits, clip, limits_of
+from .accounts import Account, Accounts, PipelineStats
 from .shutdown import PIPELINES, on_exit
 from .spill import Segment, Spill
 from .transport import ACCEPTED, RETRY, TOO_LARGE, Item, Outcome, Request, Transport, suppressed
 from .wire import encode_request, encode_span
 
-__all__ = ["ON_FULL", "PipelineStats", "SpanPipeline"]
+__all__ = ["ON_FULL", "SpanPipeline"]
 
 _log = logging.getLogger("otel_timespan")
 
@@ -59,37 +56,10 @@ _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S, _LONGEST_RETRY_AFTER_S = 0.1, 5.0, 60.0
 _CLOSING_BACKOFF_S = 0.25
 
 
-class PipelineStats(NamedTuple):
-    """Counts of spans since the start: `recorded == exported + pending + sum(dropped.values())`.
-
-    Reasons of dropping: queue_full, shutdown (unsent at the end), rejected (refused by the receiver), unencodable,
-    spill_failed, failed (an error of ours).
-    """
-
-    recorded: int
-    exported: int
-    pending: int
-    dropped: dict[str, int]
-
-
 class _Entry(NamedTuple):
     item: Item
     nbytes: int
     is_root: bool = False
-
-
-class _Account:
-    """What became of one owner's spans. `waiting` of them are in `SpanPipeline._order`."""
-
-    __slots__ = ("dropped", "exported", "waiting")
-
-    def __init__(self) -> None:
-        self.exported = self.waiting = 0
-        self.dropped: Counter[str] = Counter()
-
-    def stats(self) -> PipelineStats:
-        recorded = self.exported + self.waiting + sum(self.dropped.values())
-        return PipelineStats(recorded, self.exported, self.waiting, dict(self.dropped))
 
 
 class SpanPipeline:
@@ -138,12 +108,8 @@ class SpanPipeline:
         self._queue: deque[_Entry] = deque()
         self._nbytes = 0  # of the queue and of what is in flight
         self._in_flight = 0  # spans taken from the queue or from disk and not settled yet
-        self._recorded = self._exported = 0
-        self._dropped: Counter[str] = Counter()
+        self._accounts = Accounts()
         self._accepted = self._settled = 0  # spans that entered and that left the queue, for `flush`
-        self._accounts: weakref.WeakKeyDictionary[Any, _Account] = weakref.WeakKeyDictionary()
-        self._foreign = _Account()  # of spans without an owner
-        self._order: deque[tuple[_Account, int]] = deque()  # whose the pending spans are, oldest first
         self._oldest_s = 0.0  # when the oldest of the queue came
         self._urgent = 0  # who waits: callers of `flush`, and of `put` for room
         self._kick = False  # a back-off is to be cut short, once
@@ -161,7 +127,7 @@ class SpanPipeline:
         except Exception:
             warn_once(self, "spans could not be encoded; they are dropped")
             with self._cond:
-                self._drop(len(spans), "unencodable", self._account_of(owner))
+                self._accounts.refuse(len(spans), "unencodable", self._accounts.of(owner))
             return
         self._put(entries, owner)
 
@@ -179,9 +145,9 @@ class SpanPipeline:
         # A span that ends in a finalizer, run while this thread is in here: waiting would let others in.
         nested = self._cond._is_owned()  # type: ignore[attr-defined]
         with self._cond:
-            account = self._account_of(owner)
+            account = self._accounts.of(owner)
             if self._closed:
-                self._drop(len(entries), "shutdown", account)
+                self._accounts.refuse(len(entries), "shutdown", account)
                 return
             start = self._enqueue(entries, 0, account)
             while start < len(entries) and not nested and self._wait_for_room():
@@ -191,7 +157,7 @@ class SpanPipeline:
             self._start_thread()
             self._cond.notify_all()
 
-    def _enqueue(self, entries: list[_Entry], start: int, account: _Account) -> int:
+    def _enqueue(self, entries: list[_Entry], start: int, account: Account) -> int:
         """Queue as many as there is room for, counting each; where it stopped."""
         if self._spill.count:
             return start  # what came before is on disk: order goes before memory
@@ -207,15 +173,10 @@ class SpanPipeline:
         self._accept(start - first, account)
         return start
 
-    def _accept(self, count: int, account: _Account) -> None:
+    def _accept(self, count: int, account: Account) -> None:
         """Count spans that entered the queue, or the disk behind it."""
-        if count:
-            self._recorded += count
-            self._accepted += count
-            account.waiting += count
-            if self._order and self._order[-1][0] is account:
-                count += self._order.pop()[1]
-            self._order.append((account, count))
+        self._accepted += count
+        self._accounts.accept(count, account)
 
     def _wait_for_room(self) -> bool:
         """Wait a part of what is left of the block timeout; False when there is nothing left to wait."""
@@ -234,18 +195,18 @@ class SpanPipeline:
         self._block_left_s -= time.monotonic() - began
         return not self._closed
 
-    def _overflow(self, entries: list[_Entry], account: _Account) -> None:
+    def _overflow(self, entries: list[_Entry], account: Account) -> None:
         if self._closed:
-            self._drop(len(entries), "shutdown", account)
+            self._accounts.refuse(len(entries), "shutdown", account)
             return
         kept = self._spill_out(entries, account) if self.on_full == "spill" else self._keep_roots(entries, account)
         if kept < len(entries):
-            self._drop(len(entries) - kept, "queue_full", account)
+            self._accounts.refuse(len(entries) - kept, "queue_full", account)
             if not self._full:
                 self._full = True
                 _log.warning("the queue for %s is full: spans are being dropped", self.transport.target)
 
-    def _keep_roots(self, entries: list[_Entry], account: _Account) -> int:
+    def _keep_roots(self, entries: list[_Entry], account: Account) -> int:
         """Queue the root spans among what did not fit, for a trace says nothing without its root; how many."""
         kept = 0
         for entry in entries:
@@ -257,11 +218,11 @@ class SpanPipeline:
         self._accept(kept, account)
         return kept
 
-    def _spill_out(self, entries: list[_Entry], account: _Account) -> int:
+    def _spill_out(self, entries: list[_Entry], account: Account) -> int:
         """Write to disk; how many of the entries are accounted for."""
         encoded = [self._encoded(entry.item) for entry in entries]
         spans = [span for span in encoded if span is not None]
-        self._drop(len(encoded) - len(spans), "unencodable", account)
+        self._accounts.refuse(len(encoded) - len(spans), "unencodable", account)
         before = self._spill.count
         try:
             self._spill.append(spans)
@@ -279,14 +240,7 @@ class SpanPipeline:
         body, bad = _encode_foreign([item])
         return None if bad else Request(body)
 
-    def _drop(self, count: int, reason: str, account: _Account) -> None:
-        """Count spans that never entered the queue."""
-        if count:
-            self._recorded += count
-            self._dropped[reason] += count
-            account.dropped[reason] += count
-
-    # --- accounts ----------------------------------------------------------------------------------------
+    # --- counts ------------------------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
@@ -297,34 +251,9 @@ class SpanPipeline:
         """The counts at this moment, of all spans or of those that `owner` put."""
         with self._cond:
             if owner is not None:
-                return self._account_of(owner).stats()
+                return self._accounts.of(owner).stats()
             pending = len(self._queue) + self._in_flight + self._spill.count
-            return PipelineStats(self._recorded, self._exported, pending, dict(self._dropped))
-
-    def _account_of(self, owner: Any) -> _Account:
-        return self._foreign if owner is None else self._accounts.setdefault(owner, _Account())
-
-    def _release(self, count: int, dropped: str | None, only: _Account | None = None) -> None:
-        """The oldest `count` pending spans (`only` of that account) were exported, or dropped for that reason.
-
-        Call with the lock.
-        """
-        skipped: list[tuple[_Account, int]] = []
-        while count and self._order:
-            account, number = self._order.popleft()
-            if only is not None and account is not only:
-                skipped.append((account, number))
-                continue
-            part = min(number, count)
-            if part < number:
-                self._order.appendleft((account, number - part))
-            count -= part
-            account.waiting -= part
-            if dropped:
-                account.dropped[dropped] += part
-            else:
-                account.exported += part
-        self._order.extendleft(reversed(skipped))
+            return self._accounts.stats(pending)
 
     # --- out ---------------------------------------------------------------------------------------------
 
@@ -378,8 +307,7 @@ class SpanPipeline:
         with self._cond:
             lost = self.stats().pending
             if lost:
-                self._dropped["shutdown"] += lost
-                self._release(lost, "shutdown")
+                self._accounts.lose(lost, "shutdown")
                 _log.warning("%d spans are lost: they could not be sent to %s in time", lost, self.transport.target)
             self._closed = True
             self._queue.clear()
@@ -562,11 +490,8 @@ class SpanPipeline:
             refused = min(outcome.rejected, len(part)) if outcome.status == ACCEPTED else len(part)
             if self._closed:
                 return
-            if refused:
-                self._dropped["rejected"] += refused
-                self._release(refused, "rejected")
-            self._exported += len(part) - refused
-            self._release(len(part) - refused, None)
+            self._accounts.lose(refused, "rejected")
+            self._accounts.export(len(part) - refused)
             self._settle(len(part), part)
             caught_up = self._nbytes <= self.max_bytes // 2 and not self._spill.count
             recovered, self._outage = self._outage and outcome.status == ACCEPTED, False
@@ -584,9 +509,8 @@ class SpanPipeline:
         if self._closed:
             return
         if dropped:
-            self._dropped[dropped] += count
             # What only shows when a request is built are spans that the SDK made: ours are encoded by then.
-            self._release(count, dropped, self._foreign if dropped == "unencodable" else None)
+            self._accounts.lose(count, dropped, self._accounts.foreign if dropped == "unencodable" else None)
         self._in_flight -= count
         self._settled += count
         self._nbytes -= sum(entry.nbytes for entry in part or ())

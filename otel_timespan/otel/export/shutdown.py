@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 
 __all__ = ["METRICS", "PIPELINES", "SOURCES", "on_exit", "run_exit_callbacks"]
 
@@ -34,7 +34,7 @@ _callbacks: dict[int, tuple[int, float, Callable[[float], Any]]] = {}
 _numbers = itertools.count()
 
 
-class _Progress:
+class _Exit:
     """`running` callbacks; `signalled` by SIGTERM meanwhile; `sigterm_taken` over, or found to be the user's."""
 
     running = False
@@ -63,13 +63,13 @@ def on_exit(callback: Callable[[float], Any], order: int, timeout_s: float = 5.0
 
 def run_exit_callbacks() -> None:
     """Run and forget all callbacks. Never raises; ends the process if SIGTERM came while they ran."""
-    _Progress.running = True
+    _Exit.running = True
     try:
         _run_all()
     finally:
-        _Progress.running = False
-        if _Progress.signalled:
-            _die(_Progress.signalled)
+        _Exit.running = False
+        if _Exit.signalled:
+            _die(_Exit.signalled)
 
 
 def _run_all() -> None:
@@ -86,9 +86,9 @@ def _run_all() -> None:
 
 
 def _take_sigterm() -> None:
-    if _Progress.sigterm_taken or threading.current_thread() is not threading.main_thread():
+    if _Exit.sigterm_taken or threading.current_thread() is not threading.main_thread():
         return
-    _Progress.sigterm_taken = True
+    _Exit.sigterm_taken = True
     try:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _on_sigterm)
@@ -97,8 +97,8 @@ def _take_sigterm() -> None:
 
 
 def _on_sigterm(signum: int, frame: Any) -> None:
-    if _Progress.running:
-        _Progress.signalled = signum  # let the flush under way finish: it is bounded
+    if _Exit.running:
+        _Exit.signalled = signum  # let the flush under way finish: it is bounded
         return
     budget = max((timeout_s for _, timeout_s, _ in list(_callbacks.values())), default=0.0)
     flusher = threading.Thread(target=run_exit_callbacks, name="timespan-sigterm", daemon=True)

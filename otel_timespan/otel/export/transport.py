@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ...errors import InvalidOptionError, MissingExtraError
+from ...timespans.warn import warn_once
 from ..spans.spandata import SpanData
 from .readable import readable_from_request, to_readable
 from .settings import OtlpSettings, whole_number
@@ -476,8 +477,6 @@ class ProcessorTransport:
         return self._hand_over(_objects(items, self.provider.resource, self.scope), timeout_s)
 
     def _hand_over(self, spans: list[ReadableSpan], timeout_s: float) -> Outcome:
-        from ...timespans.recorder import warn_once
-
         processor, lost = self.provider._active_span_processor, 0
         for span in spans:
             try:

@@ -189,7 +189,7 @@ _names: dict[str, bytes] = {}
 
 
 def _name(name: str) -> bytes:
-    """The fields name and kind; the kind is always INTERNAL (design/otel-model.md §1.1)."""
+    """The fields name and kind; the kind is always INTERNAL, in other processes too."""
     cached = _names.get(name)
     if cached is None:
         cached = _text_field(b"\x2a", name) + b"\x30\x01"

@@ -1,29 +1,25 @@
 """`OTelAggregator`: the streams of a `MultiEventLog` become metrics.
 
-Streams of consumers that have a gauge need no word: they are known by the type of their consumer, whatever
-their name. Others are declared with `streams=`. Where an `OTelLog` reports to the same meter provider
-the known ones are its own, and nothing counts twice (ruling 39).
+Streams of consumers that have a gauge (gauges.py) need no word: they are known by the type of their consumer,
+whatever their name. Others are declared with `streams=`. Where an `OTelLog` reports to the same meter provider
+the known ones are its own, and nothing counts twice.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from opentelemetry.metrics import Observation
 
-from ... import __version__
 from ...errors import InvalidOptionError
-from ...timespans import journal
 from ...timespans.multi import MultiEventLog
-from ...timespans.recorder import warn_once
 from .. import semconv
-from ..setup import meter_provider_for_metrics
-from .gauges import BY_CONSUMER, BY_STREAM, Reading, Series
+from ..setup import instrumentation_scope, meter_provider_for_metrics
+from .gauges import BY_STREAM, READINGS, Levels, Reading
 from .hub import PREPARE_S, MeterHub, Points, hub_for
 
 __all__ = ["OTelAggregator", "StreamSpec"]
@@ -59,7 +55,7 @@ class OTelAggregator:
         if streams is not None and not isinstance(streams, Mapping):
             raise InvalidOptionError(f"streams maps names of streams to specs, not {streams!r}")
         specs = {name: _spec(name, given) for name, given in (streams or {}).items()}
-        self._shared = _Shared(meter_provider, specs, self)
+        self._shared = _Shared(meter_provider, specs)
         self._reset()
         if meter_provider is not None:
             self._shared.connect()  # else at the first event: the global one may be configured later
@@ -77,6 +73,16 @@ class OTelAggregator:
         twin._reset()
         return twin
 
+    def attach(self, log: MultiEventLog, worker: int) -> None:
+        """This log, whose streams are those of `worker`, is about to call. An aggregator serves the last one."""
+        self._shared.log = weakref.ref(log)
+        self._worker, self._names = worker, None
+
+    def detach(self, log: MultiEventLog, worker: int) -> None:
+        """That log calls no more; what its streams said last stays."""
+        if self._shared.log() is log and worker == 1:
+            self._shared.log = _no_log
+
     def __call__(self, lists: Mapping[str, list[Any]]) -> None:
         """Look at the newest value of every stream. Called by the log after each event."""
         shared = self._shared
@@ -85,7 +91,7 @@ class OTelAggregator:
         for name, reading in self._readings:
             values = lists[name]
             if values:
-                shared.level(reading.instrument, self._worker, reading, values[-1])
+                shared.levels.take(reading, self._worker, values[-1])
         for name, kind in self._declared:
             values = lists[name]
             if values:
@@ -96,7 +102,6 @@ class OTelAggregator:
         shared = self._shared
         shared.connect()
         log = shared.log()
-        self._worker = _worker_of(log, self)
         consumers = log.consumers if log is not None else {}
         self._names, self._readings, self._declared = tuple(lists), [], []
         for name in lists:
@@ -104,25 +109,22 @@ class OTelAggregator:
             if spec is not None:
                 self._declared.append((name, spec.kind))
                 continue
-            kind = type(consumers[name]).__name__ if name in consumers else ""
-            reading = BY_CONSUMER.get(kind) if name in consumers else BY_STREAM.get(name)
+            reading = READINGS.get(type(consumers[name])) if name in consumers else BY_STREAM.get(name)
             if reading is not None:
                 self._readings.append((name, reading))
 
 
 class _Shared:
-    """What the copies of one aggregator share. A `Source` of the hub for the known instruments."""
+    """What the copies of one aggregator share. A `MetricSource` of the hub for the known instruments."""
 
     is_log = False
 
-    def __init__(self, provider: Any, specs: Mapping[str, StreamSpec], owner: OTelAggregator) -> None:
+    def __init__(self, provider: Any, specs: Mapping[str, StreamSpec]) -> None:
         self.specs = specs
+        self.levels = Levels()
+        self.log: Callable[[], MultiEventLog | None] = _no_log
         self._given = provider
-        self._owner = weakref.ref(owner)
         self._connected = False
-        self._lock = threading.Lock()
-        self._latest: dict[tuple[str, int], tuple[Reading, Any]] = {}
-        self._series: dict[str, Series] = {}
         self._numbers: dict[tuple[str, int], float] = {}  # of declared gauges and counters
         self._histograms: dict[str, Any] = {}
         self._hub: MeterHub | None = None
@@ -137,7 +139,8 @@ class _Shared:
             return
         self._hub = hub_for(provider)
         self._hub.add(self)
-        meter = provider.get_meter(semconv.SCOPE_NAME + ".streams", __version__, semconv.SCHEMA_URL)
+        scope = instrumentation_scope()
+        meter = provider.get_meter(scope.name + ".streams", scope.version, scope.schema_url)
         for stream, spec in self.specs.items():
             self._make(meter, stream, spec)
 
@@ -153,28 +156,6 @@ class _Shared:
             return [Observation(value, {semconv.WORKER_ID: worker}) for worker, value in points]
 
         make(spec.name, [observe], spec.unit, spec.description)
-
-    def log(self) -> MultiEventLog | None:
-        """The log that this aggregator was added to."""
-        owner = self._owner()
-        # A log does not introduce itself to its aggregators, but every live log has a journal.
-        for live in journal._journals():
-            log = getattr(live._process, "__self__", None)
-            if isinstance(log, MultiEventLog) and any(one is owner for one in log.aggregators.values()):
-                return log
-        return None
-
-    def level(self, instrument: str, worker: int, reading: Reading, value: Any) -> None:
-        """The newest value of a stream that is known."""
-        if value is None:
-            return
-        known = self._latest.get((instrument, worker))
-        self._latest[instrument, worker] = (reading, value)
-        if reading.labelled and (known is None or known[1] is not value):
-            with self._lock:
-                see = self._series.setdefault(instrument, Series()).see
-                for labels, _ in reading.points(value):
-                    see(worker, *labels)
 
     def number(self, stream: str, kind: str, worker: int, value: Any) -> None:
         """A number of a declared stream."""
@@ -192,20 +173,15 @@ class _Shared:
         """Have the log's streams brought up to date, unless that takes too long."""
         log = self.log()
         if log is not None:
-            log._journal.drain(timeout_s=PREPARE_S)
+            log.flush(PREPARE_S)
 
     def observe(self, instrument: str) -> Points:
         """The present points of one instrument."""
-        with self._lock:
-            for (name, worker), (reading, value) in list(self._latest.items()):
-                if name != instrument:
-                    continue
-                try:
-                    self._series.setdefault(name, Series()).update(worker, reading.points(value))
-                except Exception:
-                    warn_once(self, "a stream has values that %s can't show", name)
-            series = self._series.get(instrument)
-            return series.items() if series is not None else []
+        return self.levels.points(instrument)
+
+
+def _no_log() -> None:
+    """The log of an aggregator that is in none."""
 
 
 def _spec(stream: str, given: Any) -> StreamSpec:
@@ -227,15 +203,3 @@ def _spec(stream: str, given: Any) -> StreamSpec:
         rule = "the name of an instrument is made of letters, digits and -_./"
         raise InvalidOptionError(f"streams[{stream!r}]: {rule}, not {spec.name!r}")
     return spec
-
-
-def _worker_of(log: MultiEventLog | None, copy: OTelAggregator) -> int:
-    """The worker whose copy this is."""
-    for worker, state in _states(log):
-        if any(one is copy for one in state.copies):
-            return worker
-    return 1
-
-
-def _states(log: MultiEventLog | None) -> Iterator[tuple[int, Any]]:
-    yield from list(log._states.items()) if log is not None else ()

@@ -1,83 +1,92 @@
-"""From the values of consumers to gauges: the one mapping that `OTelLog` and `OTelAggregator` share.
+"""From the values of consumers to gauges: one mechanism, whether an `OTelLog` or a `MultiEventLog` feeds them.
 
-A consumer is known by the name of its class (so that `otel_timespan.events` need not be imported) or by
-the name that `enable_logging` gives its stream.
+`READINGS` says which consumers have a gauge and what of their values it shows. `Levels` holds the newest value of each
+on each worker, and is read when metrics are collected: an `OTelAggregator` puts into it what stands last in the
+streams of its log, an `OTelLog` what its own consumers say (`ConsumerGauges`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from itertools import compress
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ...errors import InvalidOptionError
+from ...events import (
+    BytesAllocd,
+    CPULoadAverages,
+    EventSaturation,
+    MemoryFree,
+    ProcessorSaturation,
+    WorkerSaturation,
+)
+from ...timespans.calling import Caller, Plans, copy_for, is_sampler, kind_of, same_home
 from ...timespans.model import Event
-from ...timespans.multi import init_similar
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
+from .. import semconv
 
-__all__ = ["BY_CONSUMER", "BY_STREAM", "ConsumerGauges", "Reading", "Series", "default_consumers"]
+__all__ = ["BY_STREAM", "READINGS", "ConsumerGauges", "Levels", "Reading", "default_consumers"]
 
-_OPEN = "EventSaturation"
 MAX_SERIES = 2000
 """Distinct label sets of one gauge; more are left out."""
 
 Point = tuple[tuple[Any, ...], float]
-"""Values of an instrument's attributes after the worker's id, and the number."""
+"""Values of an instrument's attributes (`Reading.points`: those after the worker's id), and the number."""
 
 
 class Reading(NamedTuple):
-    """How a stream becomes a gauge: the instrument, and the points in one value of the stream.
+    """How the values of a consumer become a gauge: the instrument, and the points in one value.
 
     `labelled`: points have labels, which may come and go between two collections.
     """
 
     instrument: str
-    points: Callable[[Any], Iterator[Point]]
+    points: Callable[[Any], list[Point]]
     labelled: bool = False
 
 
-def number(value: Any) -> Iterator[Point]:
+def number(value: Any) -> list[Point]:
     """One number; nothing for None and for what is no finite number."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        yield (), value
+        return [((), value)]
+    return []
 
 
-def counts(value: Any) -> Iterator[Point]:
-    """A mapping or a list of pairs: label → number."""
-    pairs = value.items() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    for label, count in pairs:
-        yield (str(label),), count
+def counts(value: Any) -> list[Point]:
+    """A mapping, a list of pairs, or a record with named fields: label → number; nothing for anything else."""
+    if not isinstance(value, (list, tuple)):
+        value = (value if isinstance(value, Mapping) else getattr(value, "__dict__", {})).items()
+    return [((str(label),), count) for label, count in value]
 
 
-def named_counts(value: Any) -> Iterator[Point]:
-    """As `counts`, of a record with named fields too (`EventSaturation`)."""
-    if value is None or isinstance(value, (Mapping, list, tuple)):
-        return counts(value)
-    return counts(vars(value))
-
-
-_READINGS = {
-    "BytesAllocd": Reading("timespan.bytes_allocd", number),
-    "WorkerSaturation": Reading("timespan.worker.saturation", number),
-    "ProcessorSaturation": Reading("timespan.processor.saturation", counts, True),
-    "EventSaturation": Reading("timespan.event.saturation", named_counts, True),
-    "CPULoadAverages": Reading("timespan.system.load_average", number),
-    "MemoryFree": Reading("timespan.system.memory.free", number),
+READINGS: Mapping[type, Reading] = {
+    BytesAllocd: Reading(semconv.BYTES_ALLOCD, number),
+    WorkerSaturation: Reading(semconv.WORKER_SATURATION, number),
+    ProcessorSaturation: Reading(semconv.PROCESSOR_SATURATION, counts, True),
+    EventSaturation: Reading(semconv.EVENT_SATURATION, counts, True),
+    CPULoadAverages: Reading(semconv.LOAD_AVERAGE, number),
+    MemoryFree: Reading(semconv.MEMORY_FREE, number),
 }
-_BY_INSTRUMENT = {reading.instrument: name for name, reading in _READINGS.items()}
-BY_CONSUMER: Mapping[str, Reading] = _READINGS
-"""By the name of the consumer's class."""
+"""By the type of the consumer."""
 
 BY_STREAM: Mapping[str, Reading] = {
-    **_READINGS,
-    "bytes": _READINGS["BytesAllocd"],
-    "wsat": _READINGS["WorkerSaturation"],
-    "psat": _READINGS["ProcessorSaturation"],
-    "esat": _READINGS["EventSaturation"],
-    "loadavg": _READINGS["CPULoadAverages"],
-    "mem": _READINGS["MemoryFree"],
+    **{kind.__name__: reading for kind, reading in READINGS.items()},
+    "bytes": READINGS[BytesAllocd],
+    "wsat": READINGS[WorkerSaturation],
+    "psat": READINGS[ProcessorSaturation],
+    "esat": READINGS[EventSaturation],
+    "loadavg": READINGS[CPULoadAverages],
+    "mem": READINGS[MemoryFree],
 }
-"""By the name of the stream: those of `enable_logging`, and the consumers' own."""
+"""By the name of a stream whose consumer is not known: those of `enable_logging`, and the consumers' own."""
+
+
+def default_consumers() -> list[Any]:
+    """One of each consumer that has a gauge."""
+    return [kind() for kind in READINGS]
 
 
 class Series:
@@ -104,107 +113,168 @@ class Series:
         if len(self._points) < MAX_SERIES:
             self._points.setdefault(key, 0)
 
-    def items(self) -> list[tuple[tuple[Any, ...], float]]:
+    def items(self) -> list[Point]:
         """(attribute values, number) of each point."""
         return list(self._points.items())
 
 
-def default_consumers() -> list[Any]:
-    """One of each consumer that has a gauge."""
-    from ... import events
-
-    return [getattr(events, name)() for name in _READINGS]
-
-
-class _Plan:
-    """What to do for a category on a worker: whom to call, and how many of its timespans are open.
-
-    The latter is what `EventSaturation` counts; called for each event it would cost more than all others.
-    """
-
-    __slots__ = ("calls", "open")
+class Levels:
+    """The newest values of consumers, and the points of their gauges. Thread-safe."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[tuple[str, int], Any, Any]] = []
-        self.open = 0
+        self._lock = threading.Lock()  # of the series: labels come while somebody collects
+        self._newest: dict[tuple[str, int], tuple[Reading, Any]] = {}
+        self._series: dict[str, Series] = {reading.instrument: Series() for reading in READINGS.values()}
+        self._seen: set[tuple[Any, ...]] = set()  # (instrument, worker, labels): to ask without the lock
+
+    def take(self, reading: Reading, worker: int, value: Any) -> None:
+        """The newest value of a consumer on a worker. None says nothing: what was there stays."""
+        if value is None:
+            return
+        key = (reading.instrument, worker)
+        if reading.labelled:
+            known = self._newest.get(key)
+            if known is None or known[1] is not value:
+                self.note(reading, worker, value)
+        self._newest[key] = (reading, value)
+
+    def note(self, reading: Reading, worker: int, value: Any) -> None:
+        """A value that need not be the newest: its labels exist."""
+        for labels, _ in reading.points(value):
+            if (reading.instrument, worker, labels) not in self._seen:
+                self.see(reading, worker, *labels)
+
+    def see(self, reading: Reading, worker: int, *labels: Any) -> None:
+        """Labels that exist on a worker, whether or not a collection finds them above 0."""
+        with self._lock:
+            self._series[reading.instrument].see(worker, *labels)
+            if len(self._seen) < MAX_SERIES:
+                self._seen.add((reading.instrument, worker, labels))
+
+    def points(self, instrument: str) -> list[Point]:
+        """The present points of an instrument."""
+        series = self._series.get(instrument)
+        if series is None:
+            return []
+        with self._lock:
+            for (name, worker), (reading, value) in list(self._newest.items()):
+                if name == instrument:
+                    try:
+                        series.update(worker, reading.points(value))
+                    except Exception:
+                        warn_once(self, "a stream has values that %s can't show", name)
+            return series.items()
 
 
 class ConsumerGauges:
-    """Consumers that are fed by an `OTelLog`, a copy a worker, and read at each collection.
+    """Consumers that an `OTelLog` feeds, a copy a worker, into `levels`.
 
-    Not thread-safe. Raises `InvalidOptionError` for a consumer that has no gauge.
+    Not thread-safe: the log's lock guards feeding and reading. Raises `InvalidOptionError` for a consumer that has
+    no gauge.
     """
 
     def __init__(self, consumers: Iterable[Any]) -> None:
-        self._consumers: dict[str, Any] = {}
-        self._plans: dict[tuple[str, int], _Plan] = {}
-        self._twins: dict[tuple[str, int], Any] = {}
-        self._values: dict[tuple[str, int], Any] = {}
-        self._series: dict[str, Series] = {}
+        self.levels = Levels()
+        self._consumers: list[tuple[Any, Reading | None]] = []
+        self._workers: dict[int, _WorkerConsumers] = {}
         if not isinstance(consumers, Iterable) or isinstance(consumers, str):
             raise InvalidOptionError(f"consumers={consumers!r}: a list of consumers such as BytesAllocd()")
         for given in consumers:
             consumer = given() if isinstance(given, type) else given
-            name = type(consumer).__name__
-            if name not in BY_CONSUMER:
-                known = ", ".join(sorted(BY_CONSUMER))
+            reading = READINGS.get(type(consumer))
+            if reading is None:
+                known = ", ".join(sorted(kind.__name__ for kind in READINGS))
                 raise InvalidOptionError(f"consumers: {consumer!r} has no gauge; those that have one are {known}")
-            self._consumers[name] = consumer
+            self._consumers.append((consumer, reading))
 
-    def feed(self, event: Event) -> None:
-        """Hand an event to the consumers that want it."""
-        plan = self._plans.get((event.category, event.worker))
-        if plan is None:
-            plan = self._plan(event.category, event.worker)
-        if event.phase == "start":
-            plan.open += 1
-        elif plan.open:
-            plan.open -= 1
-        for key, call, see in plan.calls:
-            try:
-                value = self._values[key] = call(event)
-                if see is not None:
-                    for label, _ in value:
-                        see(event.worker, str(label))
-            except Exception:
-                warn_once(self._consumers[key[0]], "the consumer %s raised; its gauge stands still", key[0])
+    def listen(self, consumer: Any) -> None:
+        """Feed one more consumer, which has no gauge. To be called before the first event."""
+        self._consumers.append((consumer, None))
 
-    def _plan(self, category: str, worker: int) -> _Plan:
-        """Whom to call for a category on a worker; bound methods are twice as fast as callable objects."""
-        plan = _Plan()
-        if len(self._plans) < MAX_SERIES:
-            self._plans[category, worker] = plan
-        for name, consumer in self._consumers.items():
-            categories = getattr(consumer, "categories", None)
-            if name == _OPEN or _samples(consumer) or (categories is not None and category not in categories):
-                continue
-            key = (name, worker)
-            if key not in self._twins:
-                self._twins[key] = consumer if worker == 1 else init_similar(consumer)
-            series = self._series.setdefault(name, Series())
-            see = series.see if name == "ProcessorSaturation" else None
-            plan.calls.append((key, self._twins[key].__call__, see))
-        return plan
+    def feed(self, events: list[Event]) -> KeyboardInterrupt | None:
+        """Hand events to the consumers that want them. Never raises: Ctrl-C in a consumer is returned."""
+        interrupt = None
+        workers = set(map(_worker_of, events))
+        for worker in workers:
+            if worker not in self._workers:
+                self._workers[worker] = _WorkerConsumers(worker, self._consumers, self.levels)
+            some = events if len(workers) == 1 else [event for event in events if event.worker == worker]
+            interrupt = self._workers[worker].feed(some) or interrupt
+        return interrupt
 
-    def read(self, instrument: str, worker: int) -> list[tuple[tuple[Any, ...], float]]:
+    def read(self, instrument: str, worker: int) -> list[Point]:
         """The points of an instrument. A consumer that samples the moment is asked now, for this process (`worker`)."""
-        name = _BY_INSTRUMENT.get(instrument, "")
-        consumer = self._consumers.get(name)
-        if consumer is None:
-            return []
-        if _samples(consumer):
+        for of_worker in self._workers.values():
+            of_worker.settle(instrument)
+        for consumer, reading in self._consumers:
+            if reading is not None and reading.instrument == instrument and is_sampler(consumer):
+                try:
+                    self.levels.take(reading, worker, consumer.sample())
+                except Exception:
+                    warn_once(consumer, "the consumer %s could not sample", type(consumer).__name__)
+        return self.levels.points(instrument)
+
+
+_worker_of = attrgetter("worker")
+
+
+class _WorkerConsumers:
+    """One worker's copies, but for those that sample the moment: these are asked when somebody looks.
+
+    Who looks wants the newest value only. A consumer that carries one has it as its `value`, then; all others
+    have `last`.
+    """
+
+    def __init__(self, worker: int, consumers: Iterable[tuple[Any, Reading | None]], levels: Levels) -> None:
+        self._worker, self._levels = worker, levels
+        self._called: list[tuple[Caller, Reading | None]] = []
+        self._carrying: dict[str, tuple[Any, Reading]] = {}  # by instrument: those that were called already
+        self._whole: list[tuple[Caller, Any, Reading]] = []
+        self._plans = Plans(self._plan)
+        for original, reading in consumers:
+            consumer = copy_for(worker, original)
+            if is_sampler(consumer):
+                continue
+            caller = Caller(type(original).__name__, consumer, original)
+            if reading is None or caller.is_picky:
+                self._called.append((caller, reading))
+            elif same_home(consumer, "last", "__call__"):
+                self._whole.append((caller, consumer.last, reading._replace(labelled=False)))
+
+    def _plan(self, kind: tuple[Any, str]) -> list[tuple[Callable[[Event], Any], Reading | None, Caller]]:
+        """Whom to call for such events, with the reading where labels come and go."""
+        for _, _, reading in self._whole:
+            # Of `EventSaturation`: its labels are the categories, and a value says nothing of those that closed.
+            self._levels.see(reading, self._worker, str(kind[0]))
+        calls: list[tuple[Callable[[Event], Any], Reading | None, Caller]] = []
+        for caller, of in self._called:
+            if caller.wants(*kind):
+                if of is not None:
+                    self._carrying[of.instrument] = (caller.consumer, of)
+                calls.append((caller.call, of if of is not None and of.labelled else None, caller))
+        return calls
+
+    def feed(self, events: list[Event]) -> KeyboardInterrupt | None:
+        interrupt, note, worker = None, self._levels.note, self._worker
+        kinds = list(map(kind_of, events))
+        planned = list(map(self._plans.__getitem__, kinds))
+        for event, calls in compress(zip(events, planned, strict=True), planned):
+            for call, reading, caller in calls:
+                try:
+                    value = call(event)
+                    if reading is not None:
+                        note(reading, worker, value)
+                except BaseException as error:
+                    interrupt = caller.isolate(error) or interrupt
+        for caller, last, reading in self._whole:
             try:
-                self._values[name, worker] = consumer.sample()
-            except Exception:
-                warn_once(consumer, "the consumer %s could not sample", name)
-        if name == _OPEN:
-            return [((of_worker, category), plan.open) for (category, of_worker), plan in self._plans.items()]
-        series = self._series.setdefault(name, Series())
-        for (of, of_worker), value in self._values.items():
-            if of == name:
-                series.update(of_worker, BY_CONSUMER[name].points(value))
-        return series.items()
+                self._levels.take(reading, worker, last(kinds))
+            except BaseException as error:
+                interrupt = caller.isolate(error) or interrupt
+        return interrupt
 
-
-def _samples(consumer: Any) -> bool:
-    return callable(getattr(consumer, "sample", None))
+    def settle(self, instrument: str) -> None:
+        """Somebody is about to look."""
+        if instrument in self._carrying:
+            consumer, reading = self._carrying[instrument]
+            self._levels.take(reading, self._worker, consumer.value)

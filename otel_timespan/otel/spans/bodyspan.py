@@ -3,8 +3,6 @@
 It records what the user adds (attributes, events, links, a status, a name); `merged` joins that with
 our own span when the log builds it. It is a `ReadableSpan` too, so that span processors take it in
 `on_start`. Creating one costs about 2 µs: contexts and dictionaries are made when first asked for.
-
-Source: design/rulings.md 41.
 """
 
 from __future__ import annotations
@@ -18,17 +16,14 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from ..export.readable import Limits
 from . import failures
+from .limits import NO_LIMITS, Limits
 from .spandata import ERROR, OK, UNSET, EventData, LinkData, SpanData
 
 __all__ = ["BodySpan", "span_context"]
 
 _log = logging.getLogger("otel_timespan")
 _CODES = {StatusCode.UNSET: UNSET, StatusCode.OK: OK, StatusCode.ERROR: ERROR}
-
-
-NO_LIMITS = Limits(None, None, None, None, None, None, None)
 
 
 def span_context(trace_id: int, span_id: int, flags: int, trace_state: str, is_remote: bool = False) -> SpanContext:

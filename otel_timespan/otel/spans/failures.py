@@ -1,6 +1,6 @@
 """What leaves the process of a failure: the exception's type, message and stack, cut at a limit.
 
-Never our own text with a task's arguments in it. Source: design/rulings.md 38.
+Never our own text with a task's arguments in it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A span's id is a mix of (seed, task, phase, position, attempt). So both ends of a link are known before
 either span exists, a body knows the id of its compute span before there is one, and a replay of a saved
-log gives the same ids. The mix is splitmix64's: 0.5 µs, against 1.5 for a digest. Source: ruling 34.
+log gives the same ids. The mix is splitmix64's: 0.5 µs, against 1.5 for a digest.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ What a task needs besides its own events, its run, is asked of `runs` (runs.py);
 told to `observer`. A task that was cancelled while its body runs has its result at once, but its spans come when
 the body ends, so that no child ends after its parent.
 
-Sources: docs/events.md; design/otel-model.md §1.1; rulings 31, 34-38.
+See docs/events.md for the events, docs/otel-catalogue.md for the spans.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ...errors import InvalidOptionError
 from ...timespans.model import ChunkInfo, Event, EventId
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from .. import semconv
 from . import failures, ids, tasks
 from .bodyspan import BodySpan
@@ -27,7 +28,7 @@ from .paths import extend
 from .plain import PlainSpans
 from .runs import Run, Runs
 from .spandata import ERROR, UNSET, EventData, SpanData
-from .tasks import Done, OpenTask, Shape
+from .tasks import Done, OpenTask, SpanConfig
 
 __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
 
@@ -37,7 +38,7 @@ CLOCK_SLACK_NS = 60_000_000_000
 """How much older than its run a task may be: where the drain of the log opens the run, it may lag behind."""
 
 MOVED_KINDS = frozenset(("chunk", "shard", "file", "custom"))
-"""Moves of these kinds are spans; the others are instant (ruling 35: by kind, never by duration)."""
+"""Moves of these kinds are spans; the others are instant: by kind, never by duration."""
 
 SCHEDULER_CATEGORIES = frozenset(
     (
@@ -89,12 +90,10 @@ class SpanMapper:
         link_limit: int = 128,
         observer: Observer | None = None,
     ) -> None:
-        from ...errors import InvalidOptionError
-
         if detail not in DETAILS:
             raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
         self._runs = runs
-        self._shape = Shape(offset_ns, link_limit, detail)
+        self._config = SpanConfig(offset_ns, link_limit, detail)
         self._phases, self._keeps_scheduler = detail != "task", detail == "scheduler"
         self.observer = observer
         self._tasks: dict[int, OpenTask] = {}
@@ -147,7 +146,7 @@ class SpanMapper:
         if not run.parent.flags & 1:
             self.sampled += 1
             return []
-        return [root_span(run, self._shape.offset_ns)]
+        return [root_span(run, self._config.offset_ns)]
 
     def abandon(self, now_ns: int) -> list[SpanData]:
         """Close everything that is open, as abandoned: the log ends before it does."""
@@ -280,7 +279,7 @@ class SpanMapper:
         }
         if nbytes is not None:
             attributes[semconv.MOVE_SIZE] = nbytes
-        out.append(tasks.child(task, self._shape, semconv.MOVE, ids.MOVE, start, end, attributes, str(position)))
+        out.append(tasks.child(task, self._config, semconv.MOVE, ids.MOVE, start, end, attributes, str(position)))
 
     def _compute_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._task(id["thunk_id"], event) or self._revive(id, event)
@@ -333,6 +332,7 @@ class SpanMapper:
         if run is not None:
             if not task.emitted:
                 run.late -= 1
+                self._runs.touch(run)
             run.cover(task.submitted, task.latest)
         if not task.emitted:
             self._emit_task(task, "cancellation" if failures.is_cancellation(task.result) else "failure", out)
@@ -451,6 +451,7 @@ class SpanMapper:
         run.skipped += result == "skip"
         run.cancelled += result == "cancellation"
         run.late += bool(task.body_start and not task.body_end)
+        self._runs.touch(run)
         if run.path is None or path.length_ns > run.path.length_ns:
             run.path = path
 
@@ -463,21 +464,21 @@ class SpanMapper:
             return
         bounds = bounds or task.bounds()
         if self._phases and result in tasks.RESULTS:
-            out.append(tasks.finish_span(task, self._shape, bounds))
-        out.append(tasks.task_span(task, self._shape, bounds, result, self._done.get))
+            out.append(tasks.finish_span(task, self._config, bounds))
+        out.append(tasks.task_span(task, self._config, bounds, result, self._done.get))
 
     def _phase(
         self, task: OpenTask, name: str, phase: int, start: int, end: int, out: list[SpanData], position: int = 0
     ) -> None:
         task.latest = max(task.latest, end)
         if task.parent.flags & 1:
-            out.append(tasks.child(task, self._shape, name, phase, start, end, {semconv.TASK_ID: task.id}, position))
+            out.append(tasks.child(task, self._config, name, phase, start, end, {semconv.TASK_ID: task.id}, position))
         else:
             self.sampled += 1
 
     def _put(self, task: OpenTask, build: Callable[..., SpanData], out: list[SpanData], *more: Any) -> None:
         if task.parent.flags & 1:
-            out.append(build(task, self._shape, *more))
+            out.append(build(task, self._config, *more))
         else:
             self.sampled += 1
 

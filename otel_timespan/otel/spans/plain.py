@@ -2,7 +2,7 @@
 
 A program that uses the log without the scheduler gets a span named by the category, under the enclosing
 open timespan of the same thread (or asyncio task), else under the active OpenTelemetry span, else as a
-root (ruling 31). Where a timespan stands can only be known on the thread that emits it, so
+root. Where a timespan stands can only be known on the thread that emits it, so
 `Enclosing.place` is called there and its answer travels with the event, in `Event.samples`.
 
 The scheduler's own timespans become spans with detail "scheduler", under the root of their run.
@@ -60,7 +60,7 @@ def id_text(id: Any) -> str:
         return f"<{type(id).__name__}: repr() raised {type(broken).__name__}>"
 
 
-class _Entry:
+class _Frame:
     """An open timespan in the stack of its thread. `closed` may be set by another thread."""
 
     __slots__ = ("active", "closed", "owner", "place")
@@ -69,7 +69,7 @@ class _Entry:
         self.owner, self.place, self.active, self.closed = owner, place, active, False
 
 
-_stack: contextvars.ContextVar[tuple[_Entry, ...]] = contextvars.ContextVar("otel_timespan.timespans", default=())
+_stack: contextvars.ContextVar[tuple[_Frame, ...]] = contextvars.ContextVar("otel_timespan.timespans", default=())
 """The open timespans around us, of all logs, the innermost last."""
 
 
@@ -78,7 +78,7 @@ class Enclosing:
 
     def __init__(self, sample: Callable[[int, str], Sampled]) -> None:
         self._sample = sample
-        self._open: OrderedDict[Any, _Entry] = OrderedDict()
+        self._open: OrderedDict[Any, _Frame] = OrderedDict()
 
     def place(self, event: Event) -> Event:
         """The event with its place; a finish closes what its start opened, whatever thread it is on."""
@@ -92,14 +92,14 @@ class Enclosing:
         active = get_current_span()
         stack = tuple(e for e in _stack.get() if not e.closed)
         ours = [e for e in stack if e.owner is self]
-        entry = _Entry(self, self._place(event, active, ours), active)
+        entry = _Frame(self, self._place(event, active, ours), active)
         _stack.set((*stack, entry))
         self._open[key] = entry
         if len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)[1].closed = True
         return event._replace(samples={**(event.samples or {}), PLACE: entry.place})
 
-    def _place(self, event: Event, active: Any, stack: list[_Entry]) -> Place:
+    def _place(self, event: Event, active: Any, stack: list[_Frame]) -> Place:
         trace_id, span_id = own_place(event)
         # An OpenTelemetry span that was opened inside of the timespan is nearer than the timespan.
         if stack and stack[-1].active is active:

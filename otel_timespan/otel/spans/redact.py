@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from .spandata import SpanData
 
 __all__ = ["Redact", "redacted"]

@@ -10,30 +10,24 @@ looks whether the run is still open; the closer withdraws the run and then looks
 registered. At least one of them sees the other. A submitter that sees the withdrawal takes its
 registration back and goes elsewhere; a closer that sees a registration keeps the run open until it is
 finished or taken back.
-
-Source: design/otel-model.md §1.1, rulings 37, 42.
 """
 
 from __future__ import annotations
 
 import contextvars
 import itertools
-import sys
 import threading
-import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, NamedTuple
 
-from opentelemetry import context as otel_context
-from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, get_current_span
 
-from ...errors import InvalidOptionError
-from ...timespans.recorder import warn_once
+from .. import semconv
 from .ids import Root, TraceParent, pack
 from .paths import Path
 
-__all__ = ["Run", "Runs", "Sampled", "dag", "tracing_logs"]
+__all__ = ["Run", "Runs", "Sampled", "current_run"]
 
 current_run: contextvars.ContextVar[Run | None] = contextvars.ContextVar("otel_timespan.run", default=None)
 """The run that tasks spawned in this context count in, whatever span is active there."""
@@ -47,7 +41,7 @@ class Sampled(NamedTuple):
     attributes: Mapping[str, Any] = {}
 
 
-class Tally:
+class Adder:
     """A number that any thread may raise and one thread reads, without a lock."""
 
     __slots__ = ("_reads", "add")
@@ -73,7 +67,7 @@ class Run:
         self.root = parent.root
         self.packed = pack(parent)
         self.span = span
-        self.entered, self.retracted = Tally(), Tally()
+        self.entered, self.retracted = Adder(), Adder()
         self.withdrawn = False
         """True while it is being closed, and after: registrations that see it are taken back."""
         self.left_ns: int | None = None
@@ -133,6 +127,8 @@ class Runs:
         self._lock = threading.RLock()  # a sampler or span processor of the user's may spawn
         self._current: Run | None = None  # the implicit run that new tasks join
         self._open: dict[int, Run] = {}  # by the root's span id
+        self._implicit: dict[int, Run] = {}  # of these the ones that end by themselves
+        self._touched: deque[Run] = deque()  # explicit ones that may be over; a `tick` looks at these only
         self._cached: tuple[Any, Any, Any] = (None, None, None)
 
     # ---- submitters ----------------------------------------------------------------------------
@@ -168,7 +164,7 @@ class Runs:
     def open_explicit(self, name: str, attributes: Mapping[str, Any]) -> Run:
         """A run for a `with dag(...)` block."""
         with self._lock:
-            return self._start(f"dag {name}", {**attributes, "timespan.dag.name": name}, True)
+            return self._start(f"dag {name}", {**attributes, semconv.DAG_NAME: name}, True)
 
     def find(self, root: Root | None) -> Run | None:
         """The open run with this root."""
@@ -187,6 +183,7 @@ class Runs:
         run.entered.add()
         if run.withdrawn:
             run.retracted.add()
+            self.touch(run)
             return False
         return True
 
@@ -204,20 +201,38 @@ class Runs:
         run = Run(*self._open_root(name, self._clock(), attributes, explicit))
         run.lost_before = self._lost()
         self._open[run.root.span_id] = run
+        if not explicit:
+            self._implicit[run.root.span_id] = run
         return run
 
     # ---- the closer ----------------------------------------------------------------------------
 
     def tick(self, force: bool = False) -> list[Run]:
         """End the runs that are over. `force` doesn't wait until they have been quiet."""
-        ended = [run for run in list(self._open.values()) if self._over(run, force) and self._close(run)]
+        looked_at = {id(run): run for run in list(self._implicit.values())}
+        for _ in range(len(self._touched)):
+            run = self._touched.popleft()
+            looked_at[id(run)] = run
+        ended = [
+            run
+            for run in looked_at.values()
+            if self._open.get(run.root.span_id) is run and self._over(run, force) and self._close(run)
+        ]
         for run in ended:
             run.whole = run.whole and self._lost() == run.lost_before
         return ended
 
+    def touch(self, run: Run) -> None:
+        """Something changed that may end an explicit run: it was left, a task of it ended or took itself back.
+
+        Called by any thread, after the change.
+        """
+        if run.left_ns is not None:
+            self._touched.append(run)
+
     def idle_but_open(self) -> bool:
         """Whether a run only waits until it has been quiet for long enough: `tick` again soon."""
-        return any(not run.root.explicit and not run.open_tasks() for run in list(self._open.values()))
+        return any(not run.open_tasks() for run in list(self._implicit.values()))
 
     def end_all(self) -> list[Run]:
         """End every run, finished or not."""
@@ -227,16 +242,16 @@ class Runs:
             run.whole = run.whole and not run.open_tasks() and self._lost() == run.lost_before
         self._current = None
         self._open.clear()
+        self._implicit.clear()
         return runs
-
-    def open_runs(self) -> list[Run]:
-        """The runs that are open now."""
-        return list(self._open.values())
 
     def current(self) -> Run | None:
         """The newest run that is open."""
-        runs = list(self._open.values())
-        return runs[-1] if runs else None
+        while True:
+            try:
+                return next(reversed(self._open.values()), None)
+            except RuntimeError:  # another one was opened just now
+                continue
 
     def _over(self, run: Run, force: bool) -> bool:
         if run.root.explicit:
@@ -257,84 +272,5 @@ class Runs:
             run.withdrawn = False
             return False
         del self._open[run.root.span_id]
+        self._implicit.pop(run.root.span_id, None)
         return True
-
-
-tracing_logs: list[weakref.ref[Any]] = []
-"""The OTelLogs of this process that are open, oldest first."""
-
-
-def _active_log() -> Any:
-    """The OTelLog of the scheduler's present context, else the newest that no scheduler used, else None."""
-    logs = [log for log in (ref() for ref in tracing_logs) if log is not None]
-    if not logs:
-        return None
-    dagger = sys.modules.get("otel_timespan.dagger")
-    context = getattr(dagger, "eager_context", None)
-    sink = getattr(context(), "log_sink", None) if callable(context) else None
-    found = _find_log(sink, logs)
-    if found is None:
-        # A program's own; one that a scheduler used was switched off, or is another context's.
-        found = next((log for log in reversed(logs) if not log.serves_scheduler), None)
-    return found
-
-
-def _find_log(sink: Any, logs: list[Any]) -> Any:
-    if any(sink is log for log in logs):
-        return sink
-    for inner in (*getattr(sink, "sinks", ()), getattr(sink, "inner", None)):
-        found = _find_log(inner, logs) if inner is not None else None
-        if found is not None:
-            return found
-    return None
-
-
-class dag:  # noqa: N801 - used like a function
-    """`with dag("nightly", team="blue"):` one run with one root span, "dag nightly".
-
-    Tasks spawned in the block are children of the root (or of spans opened in the block); the root is
-    the current span there, a child of the caller's where there is one. It ends when the block was left
-    and its tasks are done. What ends the block by an exception is recorded on it. Without an open
-    `OTelLog` this does nothing. Raises `InvalidOptionError` for a name that is no text or is empty.
-    Source: design/otel-model.md §1.1.
-    """
-
-    def __init__(self, name: str, /, **attributes: Any) -> None:
-        if not isinstance(name, str) or not name:
-            raise InvalidOptionError(f"the name of a dag is a text that is not empty, not {name!r}")
-        self._name, self._attributes = name, attributes
-        self._entered: list[tuple[Any, Run | None, Any, Any]] = []
-
-    def __enter__(self) -> Any:
-        """The root span; `set_attribute` and the like work on it."""
-        log = None
-        try:
-            log = _active_log()
-            run = log.open_run(self._name, self._attributes) if log is not None else None
-        except Exception:
-            warn_once(dag, "dag(%r) could not open its root; its tasks have none", self._name)
-            run = None
-        if run is None:
-            self._entered.append((None, None, None, None))
-            return INVALID_SPAN
-        before, run_before = otel_context.get_current(), current_run.get()
-        otel_context.attach(set_span_in_context(run.span, before))
-        current_run.set(run)
-        self._entered.append((log, run, before, run_before))
-        return run.span
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        log, run, before, run_before = self._entered.pop()
-        if run is None:
-            return
-        # Not detach: that logs an error when the block is left in another context than it was entered in.
-        if get_current_span() is run.span:
-            otel_context.attach(before)
-        if current_run.get() is run:
-            current_run.set(run_before)
-        try:
-            log.leave_run(run, error)
-        except Exception:
-            warn_once(dag, "dag(%r) could not end its root", self._name)

@@ -1,6 +1,6 @@
 """One open task and the spans that it becomes: pure functions of its times.
 
-A task's time is cut into contiguous phases (ruling 36): submitted, ready, placed, taken, body start, body
+A task's time is cut into contiguous phases: submitted, ready, placed, taken, body start, body
 end, finished. A boundary that was never reached is where the task stopped, so the waits always add up
 to the span.
 """
@@ -115,8 +115,8 @@ class OpenTask:
         return tuple(found)
 
 
-class Shape(NamedTuple):
-    """How spans are built: `wall(ns)` turns monotonic into epoch ns; limits on links."""
+class SpanConfig(NamedTuple):
+    """How spans are built: `offset_ns` is wall minus monotonic clock, `link_limit` bounds the links of one."""
 
     offset_ns: int
     link_limit: int
@@ -125,7 +125,7 @@ class Shape(NamedTuple):
 
 def child(
     task: OpenTask,
-    shape: Shape,
+    config: SpanConfig,
     name: str,
     phase: int,
     start: int,
@@ -137,7 +137,7 @@ def child(
     start = max(start, task.submitted)
     if end <= start:  # Jaeger warns of a span without a duration
         start, end = (start - 1, start) if start > task.submitted else (start, start + 1)
-    offset, parent = shape.offset_ns, task.parent
+    offset, parent = config.offset_ns, task.parent
     own = ids.span_id(task.seed, task.id, phase, position, task.attempt)
     return _new(
         SpanData,
@@ -148,7 +148,7 @@ def child(
     )  # fmt: skip
 
 
-def compute_span(task: OpenTask, shape: Shape, abandoned: bool = False) -> SpanData:
+def compute_span(task: OpenTask, config: SpanConfig, abandoned: bool = False) -> SpanData:
     """The body's span, with its exception and what the user recorded on it."""
     attributes: dict[str, Any] = {semconv.TASK_ID: task.id, semconv.WORKER_ID: task.worker}
     attributes[semconv.PROCESSOR] = task.processor
@@ -158,11 +158,11 @@ def compute_span(task: OpenTask, shape: Shape, abandoned: bool = False) -> SpanD
         attributes[semconv.RUN_CPU] = task.cpu_ns / 1e9
     if abandoned:
         attributes[semconv.TASK_STATE] = "abandoned"
-    span = child(task, shape, semconv.COMPUTE, ids.COMPUTE, task.body_start, task.body_end, attributes)
+    span = child(task, config, semconv.COMPUTE, ids.COMPUTE, task.body_start, task.body_end, attributes)
     body = task.span
     if body is not None:
         span = span._replace(span_id=body.span_id)
-    span = _failed(span, task.body_failure, task.body_end + shape.offset_ns)
+    span = _failed(span, task.body_failure, task.body_end + config.offset_ns)
     if abandoned:
         span = span._replace(status=ERROR, status_message=ABANDONED)
     return body.merged(span) if body is not None else span
@@ -182,21 +182,21 @@ def _failed(span: SpanData, text: failures.FailureText | None, time_ns: int) -> 
     return span._replace(attributes=attributes, events=events, status=ERROR, status_message=text.message)
 
 
-def finish_span(task: OpenTask, shape: Shape, bounds: tuple[int, ...]) -> SpanData:
+def finish_span(task: OpenTask, config: SpanConfig, bounds: tuple[int, ...]) -> SpanData:
     """From the end of the body to the end of the task."""
-    return child(task, shape, semconv.FINISH, ids.FINISH, bounds[5], bounds[6], {semconv.TASK_ID: task.id})
+    return child(task, config, semconv.FINISH, ids.FINISH, bounds[5], bounds[6], {semconv.TASK_ID: task.id})
 
 
 def task_span(
-    task: OpenTask, shape: Shape, bounds: tuple[int, ...], result: str, upstreams: Callable[[int], Done | None]
+    task: OpenTask, config: SpanConfig, bounds: tuple[int, ...], result: str, upstreams: Callable[[int], Done | None]
 ) -> SpanData:
     """The task's own span. `result` is success, failure, cancellation, skip, or retried or abandoned."""
-    parent, offset = task.parent, shape.offset_ns
+    parent, offset = task.parent, config.offset_ns
     attributes = _attributes(task, bounds, result)
-    status, message, error_type, events, causes = _outcome(task, shape, result, upstreams)
+    status, message, error_type, events, causes = _outcome(task, config, result, upstreams)
     if error_type:
         attributes[semconv.ERROR_TYPE] = error_type
-    links, dropped = _links(task, shape.link_limit, upstreams, causes)
+    links, dropped = _links(task, config.link_limit, upstreams, causes)
     span: SpanData = _new(
         SpanData,
         (
@@ -205,7 +205,7 @@ def task_span(
             dropped, 0, 0, parent.flags, False,
         ),
     )  # fmt: skip
-    if shape.detail == "task" and task.span is not None:
+    if config.detail == "task" and task.span is not None:
         return task.span.merged(span)
     return span
 
@@ -245,15 +245,15 @@ def _attributes(task: OpenTask, bounds: tuple[int, ...], result: str) -> dict[st
 _Outcome = tuple[int, str, str, tuple[EventData, ...], tuple[LinkData, ...]]
 
 
-def _outcome(task: OpenTask, shape: Shape, result: str, upstreams: Callable[[int], Done | None]) -> _Outcome:
+def _outcome(task: OpenTask, config: SpanConfig, result: str, upstreams: Callable[[int], Done | None]) -> _Outcome:
     """Status, its message, the error's type, events, and the link to the cause."""
     error = task.result
     if result == "failure" and failures.is_failure(error):
         text = task.body_failure or failures.describe(error)
-        alone = shape.detail == "task" or not task.body_start  # no compute span to record it on
+        alone = config.detail == "task" or not task.body_start  # no compute span to record it on
         events: tuple[EventData, ...] = ()
         if alone and text.stack:
-            events = (failures.exception_event(text, (task.body_end or task.finish_start) + shape.offset_ns),)
+            events = (failures.exception_event(text, (task.body_end or task.finish_start) + config.offset_ns),)
         return ERROR, text.message, text.type, events, ()
     if result == "failure":
         return ERROR, "", "_OTHER", (), ()
@@ -267,8 +267,8 @@ def _outcome(task: OpenTask, shape: Shape, result: str, upstreams: Callable[[int
         if raised is None:  # its worker went away
             return ERROR, "replaced by another attempt", "WorkerLostError", (), ()
         events = ()
-        if shape.detail == "task" and raised.stack:
-            events = (failures.exception_event(raised, task.body_end + shape.offset_ns),)
+        if config.detail == "task" and raised.stack:
+            events = (failures.exception_event(raised, task.body_end + config.offset_ns),)
         return ERROR, raised.message, raised.type, events, ()
     if result == "abandoned":
         return ERROR, ABANDONED, "abandoned", (), ()

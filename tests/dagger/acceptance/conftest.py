@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from otel_timespan import dagger as D
+from otel_timespan.dagger.places.processors import topology
+from tests.dagger.acceptance.stubs import WORKERS, FakeProc, SubFakeProc
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +52,18 @@ def ctx(request: pytest.FixtureRequest) -> Iterator[D.Context]:
     driver = "threads" if request.param == "threads" else D.InlineDriver(workers={1: 2, 2: 2}, seed=0)
     with D.Context(driver=driver) as context:
         yield context
+
+
+@pytest.fixture(scope="class")
+def three_workers() -> Iterator[None]:
+    """Three pretended workers on two hosts, of two threads and two fake processors each."""
+    topology.reset(threads=2, node="here")
+    for worker, host in WORKERS.items():
+        topology.add_worker(worker, 2, node=host)
+        with topology.acting_as(worker):
+            D.add_processor_callback(lambda worker=worker: [FakeProc(worker), SubFakeProc(worker)], "scopes")
+    yield
+    for worker in WORKERS:
+        with topology.acting_as(worker):
+            D.delete_processor_callback("scopes")
+    topology.reset()

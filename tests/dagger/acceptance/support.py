@@ -83,11 +83,36 @@ def code_of(task: Any) -> str:
     return inner.code
 
 
-def program(body: str, *, prelude: bool = True) -> subprocess.Popen[str]:
-    """Start a Python program that has `D`, `ts`, `threading`, `time`, `sys`, `os` at hand."""
-    head = "import os, sys, threading, time\nimport otel_timespan as ts\nfrom otel_timespan import dagger as D\n"
+def on(worker: int) -> D.Options:
+    """Options that pin a task to a worker."""
+    return D.Options(scope=D.ProcessScope(worker))
+
+
+def slot(worker: int, tid: int, **options: Any) -> D.Options:
+    """Options that pin a task to a slot."""
+    return D.Options(scope=D.ExactScope(D.ThreadProc(worker, tid)), **options)
+
+
+def costs(thunk: Any, *processors: D.Processor) -> tuple[list[D.Processor], dict[D.Processor, float]]:
+    """What `estimate_task_costs` says of a task that nobody has spawned; by default for a slot here and one there."""
+    slots = list(processors or (D.ThreadProc(1, 1), D.ThreadProc(2, 1)))
+    order, found = D.sch.estimate_task_costs(D.eager_state(), slots, thunk)
+    return list(order), dict(found)
+
+
+def program(body: str) -> subprocess.Popen[str]:
+    """Start a Python program that has `D`, `ts`, `threading`, `time`, `sys`, `os` at hand.
+
+    Ctrl-C interrupts it, even where whoever started the tests ignores that signal, as shells do in the background.
+    """
+    head = """
+import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import otel_timespan as ts
+from otel_timespan import dagger as D
+"""
     return subprocess.Popen(
-        [sys.executable, "-c", (head if prelude else "") + textwrap.dedent(body)],
+        [sys.executable, "-c", head + textwrap.dedent(body)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import pytest
@@ -296,3 +297,50 @@ def test_s10_hooks_must_be_callable(bad: dict[str, Any]) -> None:
         with pytest.raises((ValueError, TypeError)) as caught:
             make(**bad)
         assert isinstance(caught.value, D.TimespanError)
+
+
+# --- all at once ---------------------------------------------------------------------------------------------
+
+
+def test_s10_scheduler_level(ctx: D.Context, capsys: pytest.CaptureFixture[str]) -> None:
+    """§10: checkpoint after a success; restore gives the answer, runs nothing and saves nothing."""
+    ran: list[int] = []
+    saved: list[Any] = []
+
+    def body() -> int:
+        ran.append(1)
+        return 1
+
+    save = D.SchedulerOptions(checkpoint=lambda chunk: saved.append(chunk.fetch()))
+    assert D.collect(D.delayed(body)(), options=save) == 1
+    assert (ran, saved) == ([1], [1])
+    both = D.SchedulerOptions(checkpoint=saved.append, restore=lambda: D.tochunk(2))
+    assert D.collect(D.delayed(body)(), options=both) == 2
+    assert (ran, saved) == ([1], [1])
+    for bad in (lambda: 5, boom):
+        assert D.collect(D.delayed(body)(), options=D.SchedulerOptions(restore=bad)) == 1
+        assert "Scheduler restore failed" in capsys.readouterr().err
+    assert D.collect(D.delayed(body)(), options=D.SchedulerOptions(checkpoint=lambda c: boom())) == 1
+    assert "Scheduler checkpoint failed" in capsys.readouterr().err
+
+
+def test_s10_task_level(ctx: D.Context, capsys: pytest.CaptureFixture[str]) -> None:
+    """§10: a restored task does not run, its dependents do; checkpoint is for successes only."""
+    ran: list[str] = []
+    saved: list[Any] = []
+
+    def body() -> int:
+        ran.append("body")
+        return 1
+
+    a = D.delayed(body, restore=lambda thunk: D.tochunk(2))()
+    assert D.collect(D.delayed(operator.mul)(a, 2)) == 4
+    assert not ran
+    keep = D.Options(checkpoint=lambda task, chunk: saved.append((task.f.__name__, chunk.fetch())))
+    assert D.fetch(D.spawn(body, keep)) == 1
+    D.wait(D.spawn(boom, keep))
+    assert saved == [("body", 1)]
+    assert D.fetch(D.spawn(body, D.Options(restore=lambda task: boom()))) == 1
+    assert "Thunk restore failed" in capsys.readouterr().err
+    assert D.fetch(D.spawn(body, D.Options(checkpoint=lambda task, chunk: boom()))) == 1
+    assert "Thunk checkpoint failed" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""spec/scheduler.md §12: dynamic control of the scheduler from within a body."""
+"""spec/scheduler.md, dynamic control of the scheduler from within a body."""
 
 from __future__ import annotations
 
@@ -460,3 +460,99 @@ def test_s12_halt_of_the_eager_scheduler(two: D.Context, gate: threading.Event) 
     gate.set()
     assert D.spawn(add, 1, 2).fetch(timeout=DEADLINE_S) == 3
     assert D.eager_state().uid > uid
+
+
+# --- edges ---------------------------------------------------------------------------------------------------
+
+
+def _handle() -> D.SchedulerHandle:
+    return D.sch_handle()
+
+
+def test_exec_runs_in_the_scheduler() -> None:
+    """`exec` is given context, state, task, the caller's id and the arguments, and gives the value back."""
+
+    def look(context: Any, state: Any, task: Any, caller: int, args: tuple[Any, ...]) -> Any:
+        return state is D.eager_state(), context is D.eager_context(), task.id == caller == D.task_id(), args
+
+    assert D.fetch(D.spawn(lambda: _handle().exec(look, 1, "x"))) == (True, True, True, (1, "x"))
+
+
+def test_exec_that_raises_is_a_remote_error() -> None:
+    """What `exec` raises arrives as `RemoteTaskError`, with its traceback."""
+
+    def body() -> Any:
+        with pytest.raises(D.RemoteTaskError) as caught:
+            _handle().exec(lambda *_: 1 / 0)
+        return type(caught.value.exc), "1 / 0" in caught.value.traceback_text
+
+    assert D.fetch(D.spawn(body)) == (ZeroDivisionError, True)
+
+
+def test_add_thunk_options_and_keywords() -> None:
+    """Keywords that are options are options, others go to the function; ids are inputs, in any place."""
+
+    def body() -> Any:
+        h = _handle()
+        first = h.add_thunk(identity, 2, name="first")
+        second = h.add_thunk(lambda x, y=0: x * 10 + y, first, y=first)
+        h.wait(second)
+        return [h.fetch(second), h.fetch(second), first == D.ThunkID(first.id), len({first, D.ThunkID(first.id)})]
+
+    assert D.fetch(D.spawn(body)) == [22, 22, True, 1]
+
+
+def test_futures_get_the_outcome() -> None:
+    """A future given to `add_thunk`, or registered before or after the end, is set to value or failure."""
+    futures = [concurrent.futures.Future() for _ in range(3)]
+
+    def body() -> None:
+        h = _handle()
+        id = h.add_thunk(identity, 7, future=futures[0])
+        h.wait(id)
+        h.register_future(id, futures[1])
+        h.add_thunk(lambda: 1 / 0, future=futures[2])
+
+    D.fetch(D.spawn(body))
+    assert [f.result(DEADLINE_S) for f in futures[:2]] == [7, 7]
+    assert isinstance(futures[2].exception(DEADLINE_S), D.DTaskFailedError)
+
+
+def test_waiting_for_what_depends_on_the_caller_is_refused() -> None:
+    """Waiting for oneself, or for a task that takes the caller as an input, near or far, would never end."""
+    codes: list[str] = []
+    downstream: list[D.DTask] = []
+
+    def body() -> None:
+        h = _handle()
+        for target in (h.thunk_id, *downstream):
+            with pytest.raises(D.DynamicThunkError) as caught:
+                h.fetch(target)
+            codes.append(caught.value.code)
+
+    with D.Context(driver=D.InlineDriver()):
+        task = D.spawn(body)
+        near = D.spawn(identity, task)
+        downstream += [near, D.spawn(identity, near)]
+        D.fetch(task)
+    assert codes == ["self_fetch", "dominated", "dominated"]
+
+
+def test_halt_ends_a_batch() -> None:
+    """`halt` makes `compute` raise `SchedulerHaltedError`; the next run is unaffected."""
+    with pytest.raises(D.SchedulerHaltedError):
+        D.collect(D.delayed(identity)(D.delayed(lambda: _handle().halt())()))
+    assert D.collect(D.delayed(add)(1, 2)) == 3
+
+
+def test_a_handle_of_an_ended_scheduler_says_so() -> None:
+    """Requests after the end raise instead of waiting for ever; outside of bodies there is no handle."""
+    handle = D.fetch(D.spawn(_handle))
+    D.eager_context().shutdown()
+    for ask in (lambda: handle.exec(identity), lambda: handle.add_thunk(int)):
+        with pytest.raises(D.SchedulerHaltedError):
+            ask()
+    with pytest.raises(D.ConcurrencyViolationError):
+        D.sch_handle()
+    with pytest.raises(ValueError, match="ThunkID"):
+        handle.fetch(10**12)

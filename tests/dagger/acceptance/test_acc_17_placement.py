@@ -1,21 +1,18 @@
-"""spec/scheduler.md §17.5-17.8: signatures, costs, learned data, pressure, occupancy, priorities, stealing."""
+"""spec/scheduler.md §17: signatures, costs, learned data, pressure, and where a task goes by them."""
 
 from __future__ import annotations
 
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.timespans import Event
-from tests.dagger.acceptance.support import DEADLINE_S, add, boom, identity, poll, settled, where
+from tests.dagger.acceptance.support import DEADLINE_S, add, boom, costs, identity, poll, slot, where
 
 HALF = {Any: 0.5}
-
 
 pytestmark = pytest.mark.usefixtures("legacy")
 
@@ -23,16 +20,6 @@ pytestmark = pytest.mark.usefixtures("legacy")
 def arg(*pairs: tuple[Any, Any]) -> list[Any]:
     """Arguments for `signature`."""
     return [D.sch.Arg(position, value) for position, value in pairs]
-
-
-def slot(worker: int, tid: int, **options: Any) -> D.Options:
-    """Options that pin a task to a slot."""
-    return D.Options(scope=D.ExactScope(D.ThreadProc(worker, tid)), **options)
-
-
-def owner(processor: Any) -> int:
-    """The worker of a processor."""
-    return processor.pid if isinstance(processor, D.OSProc) else processor.owner
 
 
 class Sized:
@@ -140,12 +127,6 @@ def test_s17_5_constants() -> None:
 
 
 LOCAL, OTHER, REMOTE = D.ThreadProc(1, 1), D.ThreadProc(1, 2), D.ThreadProc(2, 1)
-
-
-def costs(thunk: Any, *processors: D.Processor) -> tuple[list[D.Processor], dict[D.Processor, float]]:
-    """What `estimate_task_costs` says of a task that nobody has spawned."""
-    order, found = D.sch.estimate_task_costs(D.eager_state(), list(processors or (LOCAL, REMOTE)), thunk)
-    return list(order), dict(found)
 
 
 @pytest.fixture
@@ -391,230 +372,6 @@ def test_s17_5_learning_is_bounded() -> None:
         assert len(D.eager_state().signature_time_cost) < 20_000
 
 
-# --- priorities ------------------------------------------------------------------------------------------
-
-
-def test_s17_7_lowest_occupancy_first(one: D.Context, gate: threading.Event) -> None:
-    """§17.7: a processor's queue is ordered by occupancy, lowest first, equal ones in the order they came."""
-    begun, order = threading.Event(), []
-
-    def blocker() -> None:
-        begun.set()
-        gate.wait(DEADLINE_S)
-
-    holding = D.spawn(blocker, slot(1, 1))
-    assert begun.wait(DEADLINE_S)
-    wanted = [1.0, 0.6, 0.9, 0.55, 0.6, 0.8]
-    tasks = [D.spawn(order.append, slot(1, 1, occupancy={Any: o}), (o, n)) for n, o in enumerate(wanted)]
-    gate.set()
-    poll(lambda: all(t.isready() for t in [holding, *tasks]))
-    assert order == sorted((o, n) for n, o in enumerate(wanted))
-
-
-def test_s17_7_several_bodies_at_once_while_they_fit(one: D.Context, gate: threading.Event) -> None:
-    """§17.7: the runner never waits for a body: shares that fit run side by side, one that does not fit waits."""
-    running: list[float] = []
-
-    def body(share: float) -> None:
-        running.append(share)
-        gate.wait(DEADLINE_S)
-
-    shares = [D.spawn(body, slot(1, 1, occupancy={Any: o}), o) for o in (0.5, 0.3, 0.2)]
-    poll(lambda: len(running) == 3)
-    late = D.spawn(body, slot(1, 1, occupancy={Any: 0.1}), 0.1)
-    nothing = D.spawn(identity, slot(1, 1, occupancy={Any: 0}), 7)
-    poll(nothing.isready)
-    assert sorted(running) == [0.2, 0.3, 0.5] and not late.isready()
-    gate.set()
-    poll(lambda: all(t.isready() for t in [*shares, late]))
-    assert running[-1] == 0.1
-
-
-def test_s17_7_fetch_events_tell_the_occupancies() -> None:
-    """§19: proc_run_fetch names task, the processor's occupancy before and the task's."""
-    log: list[Event] = []
-    gate = threading.Event()
-    with D.Context(threads=1, log_sink=log):
-        begun = threading.Event()
-
-        def holder() -> None:
-            begun.set()
-            gate.wait(DEADLINE_S)
-
-        first = D.spawn(holder, slot(1, 1, occupancy={Any: 0.25}))
-        assert begun.wait(DEADLINE_S)
-        second = D.spawn(int, slot(1, 1, occupancy={Any: 0.5}))
-        poll(second.isready)
-        gate.set()
-        D.wait(first)
-        events = settled(log, first, second)
-    found = {
-        e.timeline.thunk_id: (e.timeline.proc_occupancy, e.timeline.task_occupancy)
-        for e in events
-        if e.category == "proc_run_fetch" and getattr(e.timeline, "thunk_id", None) is not None
-    }
-    assert found[first.id] == (0, pytest.approx(0.25))
-    assert found[second.id] == (pytest.approx(0.25), pytest.approx(0.5))
-
-
-# --- stealing --------------------------------------------------------------------------------------------
-
-
-def steals(log: list[Event]) -> list[Event]:
-    """The ends of successful steals."""
-    return [
-        e for e in list(log)
-        if e.category == "proc_steal_local" and e.phase == "finish" and e.timeline is not None
-    ]  # fmt: skip
-
-
-class Blockers:
-    """Two slots, each held by a body until it is released."""
-
-    def __init__(self) -> None:
-        self.gates = {tid: threading.Event() for tid in (1, 2)}
-        begun = {tid: threading.Event() for tid in (1, 2)}
-        self.tasks = {}
-
-        def body(tid: int) -> None:
-            begun[tid].set()
-            self.gates[tid].wait(DEADLINE_S)
-
-        for tid in (1, 2):
-            self.tasks[tid] = D.spawn(body, slot(1, tid), tid)
-            assert begun[tid].wait(DEADLINE_S)
-
-    def open(self, *tids: int) -> None:
-        """Release them."""
-        for tid in tids or (1, 2):
-            self.gates[tid].set()
-
-
-@pytest.fixture
-def blocked(request: pytest.FixtureRequest) -> Iterator[tuple[list[Event], Blockers]]:
-    """A context of two slots, both held, and its log."""
-    log: list[Event] = []
-    with D.Context(threads=2, log_sink=log):
-        blockers = Blockers()
-        try:
-            yield log, blockers
-        finally:
-            blockers.open()
-
-
-BOTH: Callable[[], D.Options] = lambda: D.Options(scope=D.scope(worker=1, threads=[1, 2]), occupancy={Any: 0.75})  # noqa: E731
-
-
-def test_s17_7_idle_processors_steal(blocked: tuple[list[Event], Blockers]) -> None:
-    """§17.7: a free processor takes what is queued at a busy one of its worker, with a `proc_steal_local` span."""
-    log, blockers = blocked
-    tasks = [D.spawn(where, BOTH()) for _ in range(12)]
-    assert not any(t.isready() for t in tasks)
-    blockers.open(2)
-    poll(lambda: all(t.isready() for t in tasks))
-    assert {t.fetch(timeout=DEADLINE_S) for t in tasks} == {D.ThreadProc(1, 2)}
-    settled(log, *tasks)
-    found = steals(log)
-    placed = {
-        e.id.thunk_id for e in list(log) if e.category == "enqueue" and e.phase == "start" and e.id.processor == LOCAL
-    }
-    stolen = [e.timeline.thunk_id for e in found]
-    assert placed & {t.id for t in tasks}
-    assert sorted(stolen) == sorted(placed & {t.id for t in tasks})
-    for event in found:
-        assert event.timeline.from_proc == LOCAL
-        assert event.id.processor == D.ThreadProc(1, 2)
-        assert event.id.worker == 1
-
-
-def test_s17_7_steal_spans_are_paired(blocked: tuple[list[Event], Blockers]) -> None:
-    """§19 defect 2: each fetch and each steal has one start and one finish."""
-    log, blockers = blocked
-    tasks = [D.spawn(where, BOTH()) for _ in range(12)]
-    blockers.open(2)
-    poll(lambda: all(t.isready() for t in tasks))
-    blockers.open()
-    settled(log, *tasks, *blockers.tasks.values())
-    D.eager_context().wait_idle()
-    for category in ("proc_steal_local", "proc_run_fetch"):
-        starts = [e.id for e in list(log) if e.category == category and e.phase == "start"]
-        assert len(starts) == len(set(starts))
-        ends = [e.id for e in list(log) if e.category == category and e.phase == "finish"]
-        assert set(ends) <= set(starts) and len(ends) == len(set(ends))
-
-
-def test_s17_7_every_slot_steals(blocked: tuple[list[Event], Blockers]) -> None:
-    """§17.7, docs/decisions.md: the first slot, too, takes what is queued at a busy one."""
-    log, blockers = blocked
-    tasks = [D.spawn(where, BOTH()) for _ in range(12)]
-    blockers.open(1)
-    poll(lambda: all(t.isready() for t in tasks))
-    assert {t.fetch(timeout=DEADLINE_S) for t in tasks} == {LOCAL}
-    settled(log, *tasks)
-    assert {(e.timeline.from_proc, e.id.processor) for e in steals(log)} == {(OTHER, LOCAL)}
-
-
-def test_s17_7_scopes_hold_for_thieves(blocked: tuple[list[Event], Blockers]) -> None:
-    """§17.7: a thief takes a head only if it is itself in the task's scope."""
-    log, blockers = blocked
-    pinned = D.spawn(where, slot(1, 1, occupancy={Any: 0.75}))
-    free = [D.spawn(where, BOTH()) for _ in range(6)]
-    blockers.open(2)
-    poll(lambda: any(t.isready() for t in free))
-    assert not pinned.isready()
-    blockers.open(1)
-    poll(lambda: all(t.isready() for t in [pinned, *free]))
-    assert pinned.fetch(timeout=DEADLINE_S) == LOCAL
-    assert pinned.id not in {e.timeline.thunk_id for e in steals(log)}
-
-
-def test_s17_7_only_what_fits_is_stolen(blocked: tuple[list[Event], Blockers]) -> None:
-    """§17.7: the head's occupancy must fit the thief's free share."""
-    _, blockers = blocked
-    begun, release = threading.Event(), threading.Event()
-
-    def holder() -> None:
-        begun.set()
-        release.wait(DEADLINE_S)
-
-    small = D.spawn(holder, slot(1, 2, occupancy={Any: 0.5}))
-    big = [D.spawn(where, BOTH()) for _ in range(6)]
-    blockers.open(2)
-    assert begun.wait(DEADLINE_S)
-    assert not any(t.isready() for t in big)
-    release.set()
-    poll(lambda: all(t.isready() for t in big))
-    D.wait(small)
-    assert {t.fetch(timeout=DEADLINE_S) for t in big} == {OTHER}
-
-
-def test_s17_7_nobody_steals_from_another_worker() -> None:
-    """§17.7: no remote stealing: thief and victim are of one worker."""
-    log: list[Event] = []
-    with D.Context(driver=D.InlineDriver(workers={1: 2, 2: 3}, seed=3), log_sink=log):
-        tasks = [D.spawn(where, D.Options(occupancy={Any: 0.6})) for _ in range(100)]
-        D.waitall(tasks)
-        placed = {e.id.thunk_id: e.id.processor for e in list(log) if e.category == "enqueue" and e.phase == "start"}
-        for task in tasks:
-            assert owner(placed[task.id]) == owner(D.fetch(task))
-    assert all(e.timeline.from_proc.owner == e.id.processor.owner == e.id.worker for e in steals(log))
-
-
-def test_s17_7_stolen_tasks_are_cancelled_and_counted_like_others(blocked: tuple[list[Event], Blockers]) -> None:
-    """§2, §17.5: what was queued at a busy processor can be cancelled; pressure is back to nothing in the end."""
-    _, blockers = blocked
-    tasks = [D.spawn(where, BOTH()) for _ in range(10)]
-    for task in tasks[::2]:
-        D.cancel(task)
-    blockers.open(2)
-    poll(lambda: all(t.isready() for t in tasks))
-    blockers.open()
-    D.eager_context().wait_idle()
-    D.check(D.eager_state())
-    _, found = costs(D.delayed(identity)(5), LOCAL, OTHER)
-    assert found[LOCAL] == found[OTHER]
-
-
 # --- firing and the seam ---------------------------------------------------------------------------------
 
 
@@ -645,3 +402,103 @@ def test_s17_5_has_capacity(idle: D.Context) -> None:
     told = D.sch.has_capacity(state, LOCAL, D.spawn(lambda: None, slot(1, 1, **uses)))
     assert (told.ok, told.time_ns, told.alloc_bytes) == (True, 3 * 10**9, 100)
     assert told.occupancy == pytest.approx(2**31, rel=1e-6)
+
+
+# --- edges of the costs --------------------------------------------------------------------------------------
+
+
+def nap() -> None:
+    """A body that takes time but no CPU."""
+    time.sleep(0.02)
+
+
+def test_run_times_are_learned_as_wall_time_first_sample_as_is() -> None:
+    """A body that sleeps costs what it slept: the first sample is not halved, blocking counts."""
+    D.fetch(D.spawn(nap))
+    state = D.eager_state()
+    learned = state.signature_time_cost[D.sch.signature(nap), D.ThreadProc]
+    assert learned >= 20e6
+    with D.Context(driver=D.InlineDriver()):
+        waiting = D.spawn(nap)
+        D.sch.set_time_cost(D.sch.signature(nap), D.ThreadProc, learned)
+        assert D.sch.has_capacity(D.eager_state(), D.ThreadProc(1, 1), waiting).time_ns == learned
+
+
+def test_lambdas_of_one_place_have_one_signature() -> None:
+    """Functions made by the same code count as one, so that loops can learn; closures are not kept alive."""
+    made = [lambda: n for n in range(2)]  # noqa: B023
+    assert D.sch.signature(made[0]) == D.sch.signature(made[1])
+    assert D.sch.signature(made[0]) != D.sch.signature(lambda: 0)
+
+
+def test_the_tables_of_costs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that make functions at run time don't fill the tables: the oldest entries go."""
+    from otel_timespan.dagger.core import costs
+
+    monkeypatch.setattr(costs, "MAX_LEARNED", 5)
+    table = costs.Costs()
+    for n in range(20):
+        table.learn_run(D.sch.signature(int, [(1, type(f"T{n}", (), {})())]), D.ThreadProc, n, 8)
+    assert len(table.time) == 5
+
+
+def test_pressure_spreads_equal_tasks_over_workers() -> None:
+    """Equally good workers get equally many tasks, as what waits there counts; it ends at exactly 0."""
+    with D.Context(driver=D.InlineDriver({1: 1, 2: 1, 3: 1}, seed=4)):
+        state = D.eager_context().start()
+        for worker in (1, 2, 3):
+            D.sch.set_transfer_rate(worker, 1e9)
+        D.sch.set_time_cost(D.sch.signature(where), D.ThreadProc, 50e6)
+        tasks = [D.spawn(where) for _ in range(30)]
+        waiting = {worker: len(queue) for worker, queue in state.shared.items()}
+        assert sorted(waiting.values()) == [10, 10, 10]
+        D.waitall(tasks)
+        assert all(ns == 0 for table in state.worker_time_pressure.values() for ns in table.values())
+
+
+def test_cancelled_and_skipped_tasks_give_their_reservation_back() -> None:
+    """Whatever way a placed task ends, its expected time leaves the pressure."""
+    with D.Context(driver=D.InlineDriver({1: 1, 2: 1}, seed=1)):
+        state = D.eager_context().start()
+        tasks = [D.spawn(identity, n) for n in range(10)]
+        assert sum(ns for table in state.worker_time_pressure.values() for ns in table.values()) > 0
+        for task in tasks:
+            D.cancel(task)
+        assert all(ns == 0 for table in state.worker_time_pressure.values() for ns in table.values())
+
+
+def test_data_attracts_tasks() -> None:
+    """A task goes where its large input is, as moving it costs more than waiting."""
+    with D.Context(driver=D.InlineDriver({1: 1, 2: 1}, seed=3)):
+        make = D.spawn(bytes, D.Options(scope=D.scope(worker=2)), 10_000_000)
+        D.wait(make)
+        assert {D.fetch(D.spawn(lambda data: D.myid(), make)) for _ in range(5)} == {2}
+
+
+def test_an_abandoned_body_gives_back_its_own_share() -> None:
+    """Of two bodies that share a slot, cancelling one frees exactly what that one took."""
+    with D.Context(threads=1) as context:
+        gate = threading.Event()
+        begun = {share: threading.Event() for share in (0.3, 0.6)}
+
+        def body(share: float) -> None:
+            begun[share].set()
+            gate.wait(DEADLINE_S)
+
+        def shared(share: float) -> D.Options:
+            return D.Options(occupancy={Any: share})
+
+        large = D.spawn(body, shared(0.6), 0.6)
+        small = D.spawn(body, shared(0.3), 0.3)
+        assert begun[0.3].wait(DEADLINE_S) and begun[0.6].wait(DEADLINE_S)
+        (slot,) = D.eager_state().slots.values()
+        D.cancel(small)
+        poll(lambda: abs(slot.used - 0.6) < 1e-6)
+        assert D.fetch(D.spawn(identity, shared(0.4), 1), timeout=DEADLINE_S) == 1
+        wide = D.spawn(identity, shared(0.5), 2)
+        assert not wide.isready()
+        gate.set()
+        assert D.fetch(wide, timeout=DEADLINE_S) == 2
+        D.wait(large)
+        context.wait_idle()
+        assert slot.used == 0

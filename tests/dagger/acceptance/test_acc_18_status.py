@@ -1,8 +1,9 @@
-"""spec/scheduler.md §18: the status text, the readable state, the debug categories."""
+"""spec/scheduler.md, status: its text, the readable state, the debug categories."""
 
 from __future__ import annotations
 
 import io
+import logging
 import re
 import threading
 from typing import Any
@@ -262,3 +263,72 @@ def test_s18_debug_is_not_formatted_when_off(monkeypatch: pytest.MonkeyPatch) ->
         """
     )
     assert out.strip() == "1"
+
+
+# --- edges ---------------------------------------------------------------------------------------------------
+
+
+def test_status_shows_the_graph_with_flags() -> None:
+    """The running count, then the tree, five levels deep and three tasks wide; flags R, w, W."""
+    seen: list[str] = []
+    assert "no scheduler" in D.status()
+    with D.Context(driver=D.InlineDriver()):
+        top = D.spawn(lambda: seen.append(D.status()))
+        below = top
+        for _ in range(7):
+            below = D.spawn(lambda _: None, below)
+        others = [D.spawn(int) for _ in range(5)]
+        out = io.StringIO()
+        text = D.status(out)
+        assert out.getvalue() == text
+        lines = text.splitlines()
+        assert "6 running or ready, 13 unfinished" in lines[0]
+        assert lines[1].split() == ["w", f"{top.id}:", "<lambda>"]
+        assert any(line.strip().startswith("W") for line in lines) and "... 1 dependent(s)" in text
+        assert "... 3 more" in text
+        D.waitall([below, *others])
+    assert seen[0].splitlines()[1].split()[:2] == ["R", f"{top.id}:"]
+
+
+def test_readable_state() -> None:
+    """The documented fields are there before and after tasks ran, as copies."""
+    assert D.eager_state() is None
+    D.fetch(D.spawn(add, 1, 2))
+    state = D.eager_state()
+    assert state.uid > 0 and state.running_count == 0
+    assert state.signature_time_cost[D.sch.signature(add, [(1, 1), (2, 2)]), D.ThreadProc] > 0
+    assert state.signature_alloc_cost[D.sch.signature(add, [(1, 1), (2, 2)]), D.ThreadProc] == 8
+    assert state.worker_transfer_rate == {} and set(state.worker_time_pressure) == {1}
+    assert len(state.worker_loadavg[1]) == 3
+    state.signature_time_cost.clear()
+    assert state.signature_time_cost
+
+
+def test_debug_categories(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The categories named by the environment are logged, the others not; unknown names are refused."""
+    caplog.set_level(logging.DEBUG, logger="otel_timespan.debug")
+    monkeypatch.setenv("OTEL_TIMESPAN_DEBUG", "submit, Finish,execute")
+    task = D.spawn(add, 1, 2)
+    D.fetch(task)
+    poll(lambda: f"task {task.id} finished" in caplog.text)
+    assert {record.name.rsplit(".", 1)[1] for record in caplog.records} == {"submit", "finish", "execute"}
+    D.eager_context().shutdown()
+    monkeypatch.setenv("OTEL_TIMESPAN_DEBUG", "everything")
+    with pytest.raises(D.InvalidOptionError, match="everything"):
+        D.spawn(int)
+    monkeypatch.setenv("OTEL_TIMESPAN_DEBUG", "all")
+    failed = D.spawn(lambda: 1 / 0)
+    D.wait(failed)
+    gate = threading.Event()
+    D.cancel(D.spawn(gate.wait, DEADLINE_S))
+    gate.set()
+    D.eager_context().shutdown()
+    told = {record.name.rsplit(".", 1)[1] for record in caplog.records}
+    assert {"global", "schedule", "cancel"} <= told and f"task {failed.id} submitted" in caplog.text
+
+
+def test_nothing_is_wrapped_when_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without categories a scheduler's methods are its class's own."""
+    monkeypatch.delenv("OTEL_TIMESPAN_DEBUG", raising=False)
+    D.fetch(D.spawn(int))
+    assert not {"submit", "finish", "fail"} & set(vars(D.eager_state()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import pickle
 import threading
 import weakref
@@ -349,3 +350,112 @@ def test_s1_9_bad_input(ctx: D.Context) -> None:
     ):
         with pytest.raises((ValueError, TypeError)):
             call()
+
+
+# --- edges ---------------------------------------------------------------------------------------------------
+
+
+class TestEdges:
+    """The same from nearer by (§1.9, §17.4)."""
+
+    def test_s1_9_a_graph_of_delayed_calls(self, ctx: D.Context) -> None:
+        """§1.9: nothing runs before `collect`, and computing again gives the same."""
+        ran: list[int] = []
+
+        def add(a: int, b: int) -> int:
+            ran.append(a)
+            return a + b
+
+        p = D.delayed(add)(4, 1)
+        q = D.delayed(add)(p, 2)
+        r = D.delayed(add)(3, 1)
+        whole = D.delayed(lambda *parts: sum(parts))(p, q, r)
+        assert not ran
+        assert D.collect(whole) == 16
+        assert D.collect(whole) == 16
+
+    def test_s1_9_compute_gives_a_chunk(self, ctx: D.Context) -> None:
+        """§1.9: `compute` gives a chunk, `collect` of a chunk its value, `compute` of a chunk itself."""
+        chunk = D.compute(D.delayed(operator.add)(1, 2))
+        assert isinstance(chunk, D.Chunk)
+        assert D.collect(chunk) == 3
+        assert D.compute(chunk) is chunk
+        assert D.collect(ctx, D.delayed(identity)(4)) == 4
+
+    def test_s1_9_in_process_termination(self, ctx: D.Context) -> None:
+        """§1.9: five runs in a row, each ends."""
+        for _ in range(5):
+            inner = D.delayed(operator.add)(D.delayed(identity)(1), 2)
+            assert D.collect(D.delayed(operator.add)(inner, 3)) == 6
+
+    def test_s1_9_options_are_not_shared(self) -> None:
+        """§1.9 defect: each thunk has its own copy of the options."""
+        make = D.delayed(identity, D.Options(name="n"))
+        a, b = make(1), make(2)
+        assert a.options is not b.options and a.options.name == "n"
+        assert a.f is identity and a.options.scope is None
+
+    def test_s1_9_the_first_error_is_raised_as_it_is(self, ctx: D.Context) -> None:
+        """Ruling 3: the body's own exception with a note; with allow_errors a DTaskFailedError."""
+        bad = D.delayed(identity)(D.delayed(boom)())
+        with pytest.raises(BoomError, match="fuse") as caught:
+            D.collect(bad)
+        assert any("boom" in note for note in getattr(caught.value, "__notes__", ["boom"]))
+        with pytest.raises(D.DTaskFailedError) as wrapped:
+            D.collect(bad, options=D.SchedulerOptions(allow_errors=True))
+        assert isinstance(D.unwrap_exception(wrapped.value), BoomError)
+
+    def test_s1_9_placement_errors_propagate(self, ctx: D.Context) -> None:
+        """§1.8: no place to run is a DTaskFailedError, in batch mode too."""
+        for bad in ({"proclist": lambda p: False}, {"scope": D.ProcessScope(99)}):
+            with pytest.raises(D.DTaskFailedError) as caught:
+                D.collect(D.delayed(identity, **bad)(1))
+            error = D.unwrap_exception(caught.value)
+            assert isinstance(error, D.SchedulingError) and error.code == "no_processors"
+
+    def test_s1_9_bad_input(self, ctx: D.Context) -> None:
+        """A cycle, a thunk for `spawn`, a dead single worker, what is no thunk: each refused at once."""
+        a = D.delayed(identity)(1)
+        b = D.delayed(identity)(a)
+        a.args = (b,)
+        with pytest.raises(D.InvalidOptionError, match="cycle"):
+            D.collect(b)
+        with pytest.raises(D.InvalidOptionError):
+            D.spawn(identity, b)
+        with pytest.raises(D.InvalidOptionError):
+            D.collect(D.delayed(identity)(1), options=D.SchedulerOptions(single=7))
+        with pytest.raises(D.InvalidOptionError):
+            D.compute(5)
+        with pytest.raises(TypeError):
+            D.delayed(5)
+
+    def test_s1_9_deep_graphs_need_no_recursion(self, ctx: D.Context) -> None:
+        """A chain of 3,000 calls."""
+        thunk = D.delayed(identity)(0)
+        for _ in range(3000):
+            thunk = D.delayed(operator.add)(thunk, 1)
+        assert D.collect(thunk) == 3000
+
+    def test_s17_4_deepest_ready_tasks_start_first(self) -> None:
+        """§17.4: initially ready tasks begin with the one farthest from the root."""
+        ran: list[str] = []
+
+        def note(name: str, *inputs: Any) -> None:
+            ran.append(name)
+
+        far = D.delayed(note)("far")
+        near = D.delayed(note)("near")
+        root = D.delayed(note)("root", near, D.delayed(note)("middle", far))
+        with D.Context(driver=D.InlineDriver({1: 1})):
+            D.collect(root)
+        assert ran.index("far") < ran.index("near") or ran[0] == "far"
+        assert ran[-1] == "root"
+
+    def test_s1_9_a_body_spawns_into_its_own_run(self, ctx: D.Context) -> None:
+        """§1.7: tasks spawned by a lazily computed body go to the same scheduler."""
+        assert D.collect(D.delayed(lambda: D.fetch(D.spawn(operator.add, 1, 2)))()) == 3
+
+    def test_s1_9_errors_in_pickling_say_why(self) -> None:
+        """§1.9: a thunk can't be serialised."""
+        with pytest.raises(TypeError, match="compute it"):
+            pickle.dumps(D.delayed(identity)(1))

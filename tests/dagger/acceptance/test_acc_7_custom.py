@@ -1,8 +1,9 @@
-"""spec/scheduler.md §4.3, §7.2-7.5: custom processors, discovery, moves, compatibility; defaults by signature."""
+"""spec/scheduler.md §4.3, §7.2-7.5: custom processors, their discovery, moves, compatibility and hooks."""
 
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 
 from otel_timespan import dagger as D
 from otel_timespan.timespans import Event
+from tests.dagger.acceptance.stubs import Device
 from tests.dagger.acceptance.support import (
     DEADLINE_S,
     BoomError,
@@ -55,26 +57,7 @@ class FakeProc(D.Processor):
         return FakeVal(f(*args, **kwargs).n + 42)
 
 
-@dataclass(frozen=True)
-class PlainProc(D.Processor):
-    """A processor that runs everything; not enabled by default."""
-
-    owner: int = 1
-
-    def get_parent(self) -> D.Processor:
-        return D.OSProc(self.owner)
-
-    def iscompatible_func(self, opts: Any, f: Any) -> bool:
-        return True
-
-    def iscompatible_arg(self, opts: Any, argtype: type) -> bool:
-        return True
-
-    def execute(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return f(*args, **kwargs)
-
-
-class OptOutProc(PlainProc):
+class OptOutProc(Device):
     """Nobody reports one."""
 
 
@@ -93,7 +76,7 @@ def _clean() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
-    for name in ("acc fake", "acc plain", "acc bad"):
+    for name in ("acc fake", "acc plain", "acc bad", "acc hundred"):
         D.delete_processor_callback(name)
 
 
@@ -105,10 +88,10 @@ def fake() -> FakeProc:
 
 
 @pytest.fixture
-def plain() -> PlainProc:
-    """A PlainProc on this worker."""
-    D.add_processor_callback(PlainProc, "acc plain")
-    return PlainProc(1)
+def plain() -> Device:
+    """A Device on this worker."""
+    D.add_processor_callback(Device, "acc plain")
+    return Device(1)
 
 
 ONLY_FAKE = {"proclist": [FakeProc], "compute_scope": D.AnyScope()}
@@ -164,16 +147,16 @@ def test_s7_2_callbacks_show_in_a_running_scheduler() -> None:
     """§7.2 defect 7: one that appears while the scheduler runs is used, one that goes is not."""
     with D.Context(threads=1):
         D.fetch(D.spawn(int))
-        there = D.Options(scope=D.ExactScope(PlainProc(1)))
+        there = D.Options(scope=D.ExactScope(Device(1)))
         assert code_of(D.spawn(int, there)) == "no_processors"
-        D.add_processor_callback(PlainProc, "acc plain")
-        assert D.fetch(D.spawn(where, there)) == PlainProc(1)
+        D.add_processor_callback(Device, "acc plain")
+        assert D.fetch(D.spawn(where, there)) == Device(1)
         D.delete_processor_callback("acc plain")
         assert code_of(D.spawn(int, there)) == "no_processors"
         assert D.fetch(D.spawn(int)) == 0
 
 
-def test_s7_2_a_callback_that_raises_is_skipped(plain: PlainProc, caplog: pytest.LogCaptureFixture) -> None:
+def test_s7_2_a_callback_that_raises_is_skipped(plain: Device, caplog: pytest.LogCaptureFixture) -> None:
     """§7.2: exceptions of a callback are logged and skipped; the others' processors are there."""
     D.add_processor_callback(boom, "acc bad")
     assert plain in D.get_processors(D.OSProc())
@@ -181,20 +164,20 @@ def test_s7_2_a_callback_that_raises_is_skipped(plain: PlainProc, caplog: pytest
     assert any("fuse" in r.getMessage() or (r.exc_info and "fuse" in str(r.exc_info[1])) for r in caplog.records)
 
 
-def test_s7_1_not_enabled_means_not_without_being_asked_for(plain: PlainProc) -> None:
+def test_s7_1_not_enabled_means_not_without_being_asked_for(plain: Device) -> None:
     """§7.1: a processor that is not `default_enabled` runs only what its scope or proclist asks for."""
     with D.Context(threads=2):
         assert plain not in set(D.fetch_all([D.spawn(where) for _ in range(50)]))
         assert plain not in D.compatible_processors(D.DefaultScope())
         assert plain in D.compatible_processors(D.AnyScope())
-        assert D.fetch(D.spawn(where, D.Options(scope=D.ProcessorTypeScope(PlainProc)))) == plain
+        assert D.fetch(D.spawn(where, D.Options(scope=D.ProcessorTypeScope(Device)))) == plain
 
 
 def test_s7_1_default_enabled_ones_take_part() -> None:
     """§7.1: a `default_enabled` processor takes part by default."""
 
     @dataclass(frozen=True)
-    class Eager(PlainProc):
+    class Eager(Device):
         def default_enabled(self) -> bool:
             return True
 
@@ -214,7 +197,7 @@ def test_s7_1_incompatible_arguments_exclude_a_processor(fake: FakeProc) -> None
         assert code_of(D.spawn(fakesum, D.Options(scope=D.ExactScope(fake)), "text")) == "no_processors"
 
 
-def test_s7_3_the_environment_on_a_custom_processor(plain: PlainProc) -> None:
+def test_s7_3_the_environment_on_a_custom_processor(plain: Device) -> None:
     """§7.3, §3: a body there has its environment: processor, task id, options; children may run on threads."""
 
     def body() -> tuple[Any, ...]:
@@ -228,7 +211,7 @@ def test_s7_3_the_environment_on_a_custom_processor(plain: PlainProc) -> None:
     assert child == D.ThreadProc(1, 1)
 
 
-def test_s7_3_failures_on_a_custom_processor(plain: PlainProc) -> None:
+def test_s7_3_failures_on_a_custom_processor(plain: Device) -> None:
     """§7.3: the exception of the body is the task's; the processor goes on."""
     with D.Context(threads=1):
         there = D.Options(scope=D.ExactScope(plain))
@@ -240,7 +223,7 @@ def test_s7_3_failures_on_a_custom_processor(plain: PlainProc) -> None:
 def test_issue5_a_hook_that_raises(hook: str) -> None:
     """Issue 5: a hook that raises fails the task that asked for it; others are unharmed."""
 
-    class Broken(PlainProc):
+    class Broken(Device):
         pass
 
     def raises(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -259,7 +242,7 @@ def test_issue5_a_hook_that_raises(hook: str) -> None:
 def test_issue5_a_hook_of_discovery_that_raises(hook: str) -> None:
     """Issue 5: a broken processor that nobody asks for does not keep others' tasks from running."""
 
-    class Broken(PlainProc):
+    class Broken(Device):
         pass
 
     def raises(self: Any) -> Any:
@@ -274,13 +257,13 @@ def test_issue5_a_hook_of_discovery_that_raises(hook: str) -> None:
         D.check(D.eager_state())
 
 
-def test_issue5_a_move_that_raises_is_the_failure_of_its_task(plain: PlainProc) -> None:
+def test_issue5_a_move_that_raises_is_the_failure_of_its_task(plain: Device) -> None:
     """§17.8, issue 5: an argument that can't be moved fails the task; its body never runs; others are unharmed."""
 
     class Stuck:
         pass
 
-    @D.move.register(D.Processor, PlainProc, Stuck)
+    @D.move.register(D.Processor, Device, Stuck)
     def _stuck(source: Any, target: Any, x: Any) -> Any:
         raise BoomError("too heavy")
 
@@ -304,7 +287,7 @@ def test_s7_4_moves_of_ones_own_are_in_the_log(fake: FakeProc) -> None:
         assert {e.id.processor for e in of_task(events, task, category)} == {fake}
 
 
-def test_s17_7_one_body_at_a_time(plain: PlainProc) -> None:
+def test_s17_7_one_body_at_a_time(plain: Device) -> None:
     """§17.7: a custom processor's occupancy counts as a thread's does: full ones run one after the other."""
     lock, now, most = threading.Lock(), [0], [0]
 
@@ -320,10 +303,10 @@ def test_s17_7_one_body_at_a_time(plain: PlainProc) -> None:
     assert most == [1]
 
 
-def test_s4_1_occupancy_of_a_type(plain: PlainProc) -> None:
+def test_s4_1_occupancy_of_a_type(plain: Device) -> None:
     """§4.1: occupancy is looked up by the processor's exact type first, then `Any`."""
     barrier = threading.Barrier(2)
-    half = {PlainProc: 0.5, Any: 1}
+    half = {Device: 0.5, Any: 1}
     with D.Context(threads=2):
         tasks = [
             D.spawn(barrier.wait, D.Options(scope=D.ExactScope(plain), occupancy=half), DEADLINE_S) for _ in range(2)
@@ -331,12 +314,12 @@ def test_s4_1_occupancy_of_a_type(plain: PlainProc) -> None:
         assert sorted(t.fetch(timeout=DEADLINE_S) for t in tasks) == [0, 1]
 
 
-def test_s7_5_memory_of_a_custom_processor(plain: PlainProc) -> None:
+def test_s7_5_memory_of_a_custom_processor(plain: Device) -> None:
     """§7.5 accept: memory spaces are not defined for a processor type unless it does: ValueError."""
     with pytest.raises(ValueError):
         D.memory_spaces(plain)
 
-    class WithMemory(PlainProc):
+    class WithMemory(Device):
         def memory_spaces(self) -> set[Any]:
             return {D.CPURAMMemorySpace(self.owner)}
 
@@ -356,59 +339,95 @@ def test_s1_6_callable_objects_in_a_batch() -> None:
     assert thunk.options.scope is None
 
 
-# --- 4.3 defaults by signature ---------------------------------------------------------------------------
+# --- with slots of their own ---------------------------------------------------------------------------------
 
 
-def test_s4_3_a_default_by_signature(cluster: D.Context) -> None:
-    """§4.3 accept: the default holds for the types given, subclasses too; other calls are unaffected; options win."""
+@dataclass(frozen=True)
+class Hundred(Device):
+    """A device that takes integers only, and adds 100 to its results."""
 
-    def f(x: Any, **kwargs: Any) -> int:
-        return D.myid()
+    def iscompatible_arg(self, opts: Any, argtype: type) -> bool:
+        return argtype is int
 
-    class Number(int):
-        pass
-
-    D.set_default_option("compute_scope", f, (int,), D.ProcessScope(2))
-    assert {D.fetch(D.spawn(f, 3)) for _ in range(10)} == {2}
-    assert {D.fetch(D.spawn(f, Number(3), key=1)) for _ in range(10)} == {2}
-    assert set(D.fetch_all([D.spawn(f, "x") for _ in range(20)])) == {1, 2}
-    assert {D.fetch(D.spawn(f, D.Options(scope=D.ProcessScope(1)), 3)) for _ in range(10)} == {1}
-    with D.with_options(scope=D.ProcessScope(1)):
-        assert D.fetch(D.spawn(f, 3)) == 1
+    def execute(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return 100 + f(*args, **kwargs)
 
 
-def test_s4_3_the_decorator(cluster: D.Context) -> None:
-    """§4.3: `@default_option(name, f, *types)` on a function of no arguments."""
-
-    def f(x: Any) -> int:
-        return D.myid()
-
-    @D.default_option("compute_scope", f, int)
-    def _scope() -> D.Scope:
-        return D.ProcessScope(2)
-
-    assert {D.fetch(D.spawn(f, 3)) for _ in range(10)} == {2}
+ON_HUNDRED = D.Options(scope=D.ProcessorTypeScope(Hundred))
 
 
-def test_s4_3_in_batches_and_by_results(cluster: D.Context) -> None:
-    """§4.3: in the lazy API too, and by the type of an upstream's result."""
-
-    def f(x: Any) -> int:
-        return D.myid()
-
-    D.set_default_option("compute_scope", f, (int,), D.ProcessScope(2))
-    assert D.collect(D.delayed(f)(3)) == 2
-    assert {D.fetch(D.spawn(f, D.spawn(identity, 5))) for _ in range(10)} == {2}
-    assert {D.fetch(D.spawn(f, D.tochunk(5))) for _ in range(10)} == {2}
+@pytest.fixture
+def hundred() -> Hundred:
+    """One on this worker."""
+    D.add_processor_callback(Hundred, "acc hundred")
+    return Hundred()
 
 
-def test_s4_3_an_error_in_a_default_falls_back(cluster: D.Context) -> None:
-    """§4.3 defect 21: a default that raises counts as unset; a later registration is seen at once."""
+class TestInTheScheduler:
+    """A processor with slots of its own among the threads (§17)."""
 
-    def f(x: Any) -> int:
-        return D.myid()
+    def test_a_custom_processor_runs_its_tasks(self, hundred: Hundred) -> None:
+        """A task that may run on devices only runs there, on threads, besides tasks on threads."""
+        with D.Context(threads=2):
+            tasks = [D.spawn(identity, ON_HUNDRED, n) for n in range(20)]
+            plain = [D.spawn(identity, n) for n in range(20)]
+            assert D.fetch_all(tasks) == [100 + n for n in range(20)]
+            assert D.fetch_all(plain) == list(range(20))
+            assert D.fetch(tasks[0], raw=True).processor == hundred
 
-    D.default_option("compute_scope", f, int)(boom)
-    assert set(D.fetch_all([D.spawn(f, 3) for _ in range(20)])) == {1, 2}
-    D.set_default_option("compute_scope", f, (int,), D.ProcessScope(2))
-    assert {D.fetch(D.spawn(f, 3)) for _ in range(10)} == {2}
+    def test_a_device_runs_one_whole_body_at_a_time(self, hundred: Hundred) -> None:
+        """Bodies on one device exclude each other, however many threads there are."""
+        inside: list[int] = []
+        most: list[int] = []
+
+        def body(n: int) -> int:
+            inside.append(n)
+            most.append(len(inside))
+            time.sleep(0)
+            inside.remove(n)
+            return n
+
+        with D.Context(threads=3):
+            D.fetch_all([D.spawn(body, ON_HUNDRED, n) for n in range(50)])
+        assert max(most) == 1
+
+    def test_a_body_on_a_device_may_fetch_tasks_of_threads(self, hundred: Hundred) -> None:
+        """A blocked body gives the device back, and gets it again."""
+        with D.Context(threads=1):
+            inner = lambda n: D.fetch(D.spawn(identity, n))  # noqa: E731
+            assert D.fetch_all([D.spawn(inner, ON_HUNDRED, n) for n in range(5)]) == [100 + n for n in range(5)]
+
+    def test_an_incompatible_argument_type_has_no_processor(self, hundred: Hundred) -> None:
+        """A device that does not take the type of an argument is no candidate."""
+        with D.Context(threads=1):
+            error = D.unwrap_exception(failure(D.spawn(identity, ON_HUNDRED, "text")))
+            assert isinstance(error, D.SchedulingError) and error.code == "no_processors"
+
+    def test_a_processor_that_appears_later_is_used_and_one_that_goes_is_not(self) -> None:
+        """Callbacks take effect on a running scheduler; tasks that waited for a lost device are placed again."""
+        with D.Context(threads=1):
+            assert D.fetch(D.spawn(add, 1, 2)) == 3
+            D.add_processor_callback(Hundred, "late-device")
+            try:
+                assert D.fetch(D.spawn(identity, ON_HUNDRED, 1)) == 101
+                gate, begun = threading.Event(), threading.Event()
+                blocker = D.spawn(lambda: begun.set() or (gate.wait(DEADLINE_S) and 0), ON_HUNDRED)
+                assert begun.wait(DEADLINE_S)
+                waiting = D.spawn(identity, ON_HUNDRED, 5)
+            finally:
+                D.delete_processor_callback("late-device")
+            error = D.unwrap_exception(failure(waiting))
+            assert isinstance(error, D.SchedulingError) and error.code == "no_processors"
+            gate.set()
+            assert D.fetch(blocker) == 100
+
+    def test_a_hook_that_raises_fails_its_task_only(self, hundred: Hundred, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What `iscompatible_func` raises is the failure of the task that was to be placed; others go on."""
+
+        def broken(self: Hundred, opts: Any, f: Any) -> bool:
+            raise RuntimeError("no idea")
+
+        with D.Context(threads=1):
+            monkeypatch.setattr(Hundred, "iscompatible_func", broken)
+            assert "no idea" in str(failure(D.spawn(identity, ON_HUNDRED, 1)))
+            assert D.fetch(D.spawn(identity, 1)) == 1

@@ -1,8 +1,8 @@
-"""spec/scheduler.md §4: options, scoped options, propagation."""
+"""spec/scheduler.md, the options of a task: their names, values and checks."""
 
 from __future__ import annotations
 
-import asyncio
+import pickle
 import threading
 import warnings
 from typing import Any
@@ -11,12 +11,22 @@ import pytest
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
+from otel_timespan.dagger.options import declaring
+from otel_timespan.dagger.options.declaring import drop_removed
+from otel_timespan.dagger.options.options import DEFAULT, Options
+from otel_timespan.dagger.options.scoped import (
+    get_options,
+    with_options,
+)
+from otel_timespan.dagger.places.processors import OSProc, ThreadProc
+from otel_timespan.dagger.places.scopes import InvalidScope
+from otel_timespan.errors import ConcurrencyViolationError, InvalidOptionError
+from tests.dagger.acceptance.stubs import TaskLike
 from tests.dagger.acceptance.support import (
     DEADLINE_S,
     boom,
     failure,
     identity,
-    outcome,
     poll,
     settled,
     timeline_of,
@@ -201,177 +211,213 @@ def test_s4_1_cache_is_a_no_op() -> None:
         assert D.fetch(D.spawn.opts(cache=True)(identity, 10)) == 10
 
 
-# --- 4.2 scoped options ----------------------------------------------------------------------------------
+# --- edges ---------------------------------------------------------------------------------------------------
+
+A, B = D.ProcessScope(1), D.ProcessScope(2)
 
 
-def test_s4_2_get_options() -> None:
-    """§4.2: all scoped options as a dict, one by name, a default or an error where it is not set."""
-    assert D.get_options() == {}
-    assert D.get_options("meta", False) is False
-    with pytest.raises(KeyError):
-        D.get_options("meta")
-    with D.with_options(meta=True):
-        assert D.get_options("meta") is True
-        assert D.get_options("meta", False) is True
-        assert D.get_options()["meta"] is True
+T1, T2 = TaskLike(1), TaskLike(2)
 
 
-def test_s4_2_default_inside_a_task() -> None:
-    """§4.2 accept: by default nothing is set inside a task either."""
-    assert D.fetch(D.spawn(D.get_options, "meta", False)) is False
+class TestOptions:
+    def test_nothing_is_set_at_first(self) -> None:
+        """All options are None, shown as nothing, and equal."""
+        options = Options()
+        assert all(getattr(options, name) is None for name in declaring.TASK_OPTIONS)
+        assert options == Options() == DEFAULT
+        assert repr(options) == "Options()"
 
+    def test_fields_and_checks_are_the_same_names(self) -> None:
+        """Every documented option has a check, and the other way round."""
+        assert list(Options.__annotations__) == list(declaring.TASK_OPTIONS)
 
-def test_s4_2_merges_nests_and_restores() -> None:
-    """§4.2: blocks merge, the inner value wins, and leaving (by an exception too) restores."""
-    s, t = D.scope(worker=1, thread=1), D.scope(worker=1, thread=2)
-    with D.with_options(scope=s):
-        with D.with_options(meta=True):
-            assert {"scope", "meta"} <= set(D.get_options())
-        with pytest.raises(ZeroDivisionError), D.with_options(scope=t):
-            assert D.get_options("scope") == t
-            raise ZeroDivisionError
-        assert D.get_options("scope") == s and D.get_options("meta", None) is None
-    assert D.get_options() == {}
+    def test_scope_sets_compute_scope(self) -> None:
+        """In the constructor, unless that is given too."""
+        assert Options(scope=A).compute_scope == A
+        assert Options(scope=A, compute_scope=B).compute_scope == B
+        options = Options()
+        options.scope = A
+        assert options.compute_scope is None
 
+    def test_a_new_scope_clears_the_final_one(self) -> None:
+        """Assigning any scope clears `exec_scope`; other options leave it."""
+        for name in ("scope", "compute_scope", "result_scope"):
+            options = Options(exec_scope=A)
+            options.name = "x"
+            assert options.exec_scope == A
+            setattr(options, name, B)
+            assert options.exec_scope is None
 
-def test_s4_2_helper_threads_inherit() -> None:
-    """§4.2 accept: a helper thread started inside the block sees the scoped options."""
-    seen: list[Any] = []
-    with D.with_options(meta=True):
-        thread = threading.Thread(target=lambda: seen.append(D.get_options("meta", False)))
-        thread.start()
-        thread.join(DEADLINE_S)
-    assert seen == [True]
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("nope", "there is no option 'nope'"),
+            ("scop", "did you mean 'scope'"),
+            ("occupency", "did you mean 'occupancy'"),
+            ("task_queue", "use with_options"),
+            ("cache", "does not exist any more"),
+        ],
+    )
+    def test_unknown_names_are_refused(self, name: str, hint: str) -> None:
+        """In the constructor, in assignments and in `with_options`, with a hint."""
+        with pytest.raises(InvalidOptionError, match=hint):
+            Options(**{name: 1})
+        with pytest.raises(ValueError, match=hint):
+            setattr(Options(), name, 1)
+        if name != "task_queue":
+            with pytest.raises(InvalidOptionError, match=hint):
+                with_options(**{name: 1})
+            with pytest.raises(InvalidOptionError, match=hint):
+                get_options(name, 1)
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("propagates", "scope"),
+            ("propagates", ["nope"]),
+            ("propagates", 3),
+            ("processor", ThreadProc),
+            ("scope", "any"),
+            ("scope", ThreadProc(1, 1)),
+            ("compute_scope", InvalidScope(A, B)),
+            ("single", "1"),
+            ("single", 0),
+            ("single", True),
+            ("proclist", ThreadProc),
+            ("proclist", [ThreadProc(1, 1)]),
+            ("proclist", 3),
+            ("get_result", 1),
+            ("meta", "yes"),
+            ("syncdeps", "task"),
+            ("syncdeps", 3),
+            ("syncdeps", [[]]),
+            ("syncdeps", [None]),
+            ("syncdeps", {1, 2}),
+            ("syncdeps", ["task"]),
+            ("time_util", 1),
+            ("time_util", {ThreadProc: -1}),
+            ("time_util", {"cpu": 1}),
+            ("time_util", {ThreadProc: float("inf")}),
+            ("alloc_util", {ThreadProc: "1"}),
+            ("occupancy", 0.5),
+            ("occupancy", {ThreadProc: float("nan")}),
+            ("checkpoint", 3),
+            ("restore", "x"),
+            ("storage", "disk"),
+            ("storage_retain", None.__class__),
+            ("name", 3),
+            ("tag", 1.5),
+            ("stream_input_buffer_amount", 0),
+            ("stream_output_buffer_amount", -1),
+            ("stream_buffer_type", 3),
+            ("stream_max_evals", 0),
+            ("return_type", 3),
+            ("retries", -1),
+            ("retry_delay", -0.1),
+            ("retry_delay", float("nan")),
+            ("timeout", 0),
+            ("timeout", "1"),
+        ],
+    )
+    def test_bad_values_are_refused(self, name: str, value: Any) -> None:
+        """The error names the option, the value and what is wanted."""
+        with pytest.raises(InvalidOptionError, match=name if value != ["nope"] else "nope"):
+            Options(**{name: value})
 
-def test_s4_2_async_tasks_inherit() -> None:
-    """§4.2: asyncio tasks and `to_thread` calls started inside the block see the scoped options."""
+    def test_a_task_like_sequence_is_not_iterated(self) -> None:
+        """A single task given as `syncdeps` is refused, not read item by item for ever."""
+        with pytest.raises(InvalidOptionError, match="set or list of tasks"):
+            Options(syncdeps=T1)
 
-    async def ask() -> Any:
-        return D.get_options("meta", False)
+    def test_good_values_are_kept(self) -> None:
+        """Values are normalised: sets, tuples, clamped shares."""
+        options = Options(
+            propagates=["name", "meta", "name"],
+            syncdeps=[T1, T2, T2],
+            occupancy={ThreadProc: 1.5, Any: -3},
+            time_util={ThreadProc: 2},
+            return_type=list[int],
+            stream_max_evals=-1,
+            retry_delay=1,
+            timeout=float("inf"),
+        )
+        assert options.propagates == ("name", "meta")
+        assert options.syncdeps == {T1, T2}
+        assert options.occupancy == {ThreadProc: 1, Any: 0}
+        assert options.time_util == {ThreadProc: 2.0}
+        assert options.timeout == float("inf")
 
-    async def main() -> list[Any]:
-        with D.with_options(meta=True):
-            job = asyncio.create_task(ask())
-            threaded = asyncio.create_task(asyncio.to_thread(D.get_options, "meta", False))
-        return [await job, await threaded, await ask()]
+    def test_the_givers_objects_are_copied(self) -> None:
+        """Changing a list or set given before does not change the options."""
+        deps, names = {T1}, ["name"]
+        options = Options(syncdeps=deps, propagates=names)
+        deps.add(T2)
+        names.append("meta")
+        assert options.syncdeps == {T1}
+        assert options.propagates == ("name",)
 
-    assert asyncio.run(main()) == [True, True, False]
+    def test_copies_are_independent(self) -> None:
+        """Neither assignments nor changed sets of a copy show in the original."""
+        original = Options(syncdeps={T1}, occupancy={Any: 1}, scope=A)
+        copied = original.copy()
+        assert copied == original
+        copied.syncdeps.add(T2)  # type: ignore[union-attr]
+        copied.occupancy[ThreadProc] = 0  # type: ignore[index]
+        copied.name = "x"
+        assert original == Options(syncdeps={T1}, occupancy={Any: 1}, scope=A)
 
+    def test_merge(self) -> None:
+        """What the other sets wins; a scope of the other hides our final scope."""
+        assert Options(name="a", meta=True).merge(Options(name="b", tag=1)) == Options(name="b", meta=True, tag=1)
+        assert Options(exec_scope=A).merge(Options(scope=B)) == Options(scope=B)
+        assert Options(exec_scope=A).merge(Options(name="x")).exec_scope == A
+        assert Options(scope=A).merge(Options(scope=B)).compute_scope == B
+        assert Options(name="a").merge(None) == Options(name="a")
+        assert DEFAULT.merge(Options(tag=1)) == Options(tag=1)
 
-def test_s4_2_threads_do_not_share_blocks(gate: threading.Event) -> None:
-    """§4.2: a block of one thread is invisible to a thread that was started before."""
-    seen: list[Any] = []
+    def test_unsetting(self) -> None:
+        """None, or deleting, unsets."""
+        options = Options(name="a", tag=1)
+        options.name = None
+        del options.tag
+        assert options == Options()
+        assert Options(name=None) == Options()
 
-    def other() -> None:
-        gate.wait(DEADLINE_S)
-        seen.append(D.get_options("meta", False))
+    def test_text_and_pickle(self) -> None:
+        """The text shows what is set; pickling keeps it, and nothing else."""
+        options = Options(name="a", meta=False, scope=A)
+        assert repr(options) == "Options(scope=ProcessScope(1), compute_scope=ProcessScope(1), meta=False, name='a')"
+        assert pickle.loads(pickle.dumps(options)) == options
+        assert pickle.loads(pickle.dumps(DEFAULT)) is DEFAULT
+        assert options != Options(name="a")
+        assert options != "a"
 
-    thread = threading.Thread(target=other)
-    thread.start()
-    with D.with_options(meta=True):
-        gate.set()
-        thread.join(DEADLINE_S)
-    assert seen == [False]
+    def test_the_shared_default_cant_be_changed(self) -> None:
+        """Nobody can set an option of all tasks by mistake."""
+        with pytest.raises(ConcurrencyViolationError, match="copy"):
+            DEFAULT.name = "x"
+        with pytest.raises(ConcurrencyViolationError):
+            del DEFAULT.name
+        DEFAULT.copy().name = "x"
+        assert Options() == DEFAULT
 
+    def test_deprecated_options_warn_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`single` and `proclist` warn, the first time only; a refused value does not."""
+        monkeypatch.setattr(declaring, "_deprecated", set())
+        with pytest.raises(InvalidOptionError):
+            Options(single=0)
+        with pytest.warns(DeprecationWarning, match="single"):
+            assert Options(single=2).single == 2
+        with pytest.warns(DeprecationWarning, match="proclist"):
+            assert Options(proclist=[ThreadProc, OSProc]).proclist == (ThreadProc, OSProc)
+        Options(single=1, proclist=lambda p: False)
+        assert Options(proclist=None).proclist is None
 
-def test_s4_2_options_propagate_to_any_depth(cluster: D.Context) -> None:
-    """§4.2: what is scoped at the spawn holds for the children of the body, and theirs."""
-
-    def body(depth: int) -> list[int]:
-        here = [D.myid()]
-        return here + (D.fetch(D.spawn(body, depth - 1)) if depth else [])
-
-    for worker in (1, 2):
-        with D.with_options(scope=D.ProcessScope(worker)):
-            assert D.fetch(D.spawn(body, 4)) == [worker] * 5
-
-
-def test_s4_2_accept_increment_by_the_worker(cluster: D.Context) -> None:
-    """§4.2 accept: within `with_options(scope=ProcessScope(w))` both nested spawns run on w."""
-
-    def inc_by_myid(x: int) -> int:
-        return D.fetch(D.spawn(lambda a, b: a + b, x, D.spawn(D.myid)))
-
-    for worker in (1, 2):
-        with D.with_options(scope=D.ProcessScope(worker)):
-            assert D.fetch(D.spawn(inc_by_myid, 1)) == 1 + worker
-
-
-def test_s4_2_children_get_the_tasks_own_values(cluster: D.Context) -> None:
-    """§4.2: with `scope=A` around and the task's own `scope=B`, children default to B."""
-
-    def parent() -> tuple[int, int]:
-        return D.myid(), D.fetch(D.spawn(D.myid))
-
-    with D.with_options(scope=D.ProcessScope(1)):
-        assert D.fetch(D.spawn(parent, D.Options(scope=D.ProcessScope(2)))) == (2, 2)
-
-
-def test_s4_2_task_options_alone_do_not_propagate() -> None:
-    """§4.2: only names of scoped options propagate; an option given to one task is that task's alone."""
-    task = D.spawn(D.get_options, D.Options(name="mine", get_result=True))
-    assert D.fetch(task) == {}
-
-
-def test_s4_2_an_explicit_propagates_list() -> None:
-    """§4.2, §4.1: `propagates` names what is handed down, with the task's values; the list is not changed."""
-    names = ["name"]
-    options = D.Options(name="down", propagates=names)
-    with D.with_options(get_result=True):
-        assert D.fetch(D.spawn(lambda: D.get_options("name"), options)) == "down"
-    assert names == ["name"] and list(options.propagates) == ["name"]
-
-
-def test_s4_2_a_name_that_is_no_option_cannot_propagate() -> None:
-    """§4.2: a propagated name that is no option is a ValueError, at once or as the task's failure."""
-    with pytest.raises((ValueError, D.DTaskFailedError)) as caught:
-        D.fetch(D.spawn(int, D.Options(propagates=["nope"])))
-    assert isinstance(D.unwrap_exception(caught.value), ValueError)
-
-
-def test_s4_2_bodies_start_from_exactly_the_propagated_set() -> None:
-    """§4.2: neither the options of the block that first started the threads nor another body's leak into a body."""
-    with D.Context(threads=1):
-        with D.with_options(meta=True, name="starter"):
-            D.spawn(int).fetch(timeout=DEADLINE_S)
-
-        def leak() -> None:
-            D.with_options(get_result=True).__enter__()
-
-        D.spawn(leak).fetch(timeout=DEADLINE_S)
-        for _ in range(5):
-            assert D.spawn(D.get_options).fetch(timeout=DEADLINE_S) == {}
-            with D.with_options(name="caller"):
-                assert D.fetch(D.spawn(D.get_options)) == {"name": "caller"}
-            assert D.fetch(D.spawn(D.get_options)) == {}
-
-
-def test_s4_2_a_helped_body_does_not_see_or_change_the_fetchers_options() -> None:
-    """§4.2, ruling 13: a body that runs in the fetching thread has its own scoped options, and takes them away."""
-    with D.Context(driver=D.InlineDriver()):
-
-        def body() -> dict[str, Any]:
-            found = D.get_options()
-            D.with_options(get_result=True).__enter__()
-            return found
-
-        task = D.spawn(body)
-        with D.with_options(meta=True):
-            assert D.fetch(task) == {}
-            assert D.get_options() == {"meta": True}
-
-
-def test_s4_2_user_context_variables_are_seen_as_at_the_spawn() -> None:
-    """§4.2: a block that ended before the body ran still holds for it: options are read at spawn time."""
-    with D.Context(driver=D.InlineDriver()):
-        with D.with_options(name="then"):
-            task = D.spawn(D.get_options)
-        assert D.fetch(task) == {"name": "then"}
-
-
-def test_s4_2_wrong_values_are_refused_by_with_options() -> None:
-    """§4.2: `with_options` refuses what can't work before the block begins."""
-    with pytest.raises(ValueError), D.with_options(scope="everywhere"):
-        pytest.fail("the block ran")
-    assert outcome(D.spawn(boom))[0] is D.DTaskFailedError
+    def test_removed_options_are_dropped_with_a_warning(self) -> None:
+        """`cache`, `persist` and `procutil` mean nothing any more; other names stay."""
+        with pytest.warns(DeprecationWarning) as caught:
+            assert drop_removed({"cache": True, "persist": 1, "procutil": {}, "name": "x"}) == {"name": "x"}
+        assert len(caught) == 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert drop_removed({"name": "x"}) == {"name": "x"}

@@ -1,4 +1,4 @@
-"""spec/scheduler.md §5 and §6: scopes, their algebra, and how they place a task."""
+"""spec/scheduler.md, scopes: what they contain, how they intersect, and who asks which processors there are."""
 
 from __future__ import annotations
 
@@ -8,30 +8,52 @@ import uuid
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-import otel_timespan as ts
 from otel_timespan import dagger as D
-from tests.dagger.acceptance.support import code_of, identity, outcome, where
+from otel_timespan.dagger import context
+from otel_timespan.dagger.options.scoped import with_options
+from otel_timespan.dagger.places import scopes as module
+from otel_timespan.dagger.places.processors import (
+    OSProc,
+    Processor,
+    ThreadProc,
+    get_processors,
+)
+from otel_timespan.dagger.places.scopes import (
+    AnyScope,
+    DefaultEnabledTaint,
+    DefaultScope,
+    ExactScope,
+    InvalidScope,
+    NodeScope,
+    ProcessorTypeScope,
+    ProcessorTypeTaint,
+    ProcessScope,
+    Scope,
+    TaintScope,
+    UnionScope,
+    constrain,
+    proc_in_scope,
+)
+from otel_timespan.dagger.scoping import (
+    all_processors,
+    compatible_processors,
+    current_compute_scope,
+    issetequal,
+    issubset,
+    num_processors,
+    scope,
+)
+from otel_timespan.errors import InvalidOptionError
+from tests.dagger.acceptance.stubs import WORKERS, FakeProc, SubFakeProc
 
 T11, T12, T21, T22 = (D.ThreadProc(w, t) for w in (1, 2) for t in (1, 2))
+
 ALL = {T11, T12, T21, T22}
+
 E11, E12 = D.ExactScope(T11), D.ExactScope(T12)
-
-
-class OtherProc(D.Processor):
-    """A processor that does not take part by default."""
-
-    def __init__(self, number: int = 0) -> None:
-        object.__setattr__(self, "number", number)
-
-    def get_parent(self) -> D.Processor:
-        return D.OSProc(1)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OtherProc) and other.number == self.number
-
-    def __hash__(self) -> int:
-        return hash(("OtherProc", self.number))
 
 
 @pytest.fixture
@@ -62,20 +84,11 @@ def test_s5_1_unions() -> None:
             D.UnionScope(*empty)
 
 
-def test_s5_2_union_equality_is_of_sets() -> None:
-    """§5.2 defect 4: unions of equal length with different members differ; equal ones have equal hashes."""
-    a, b = D.UnionScope(E11, E12), D.UnionScope(E11, D.ExactScope(D.ThreadProc(1, 3)))
-    assert a != b
-    assert hash(a) == hash(D.UnionScope(E12, E11))
-    assert D.ProcessorTypeScope(D.ThreadProc) == D.ProcessorTypeScope(D.ThreadProc)
-    assert D.ProcessorTypeScope(D.ThreadProc) != D.ProcessorTypeScope(OtherProc)
-
-
 def test_s5_1_scopes_are_values() -> None:
     """§5.1: scopes are hashable and survive pickling as equals."""
-    for scope in (D.AnyScope(), D.DefaultScope(), D.NodeScope(), D.ProcessScope(1), E11, D.UnionScope(E11, E12)):
-        assert pickle.loads(pickle.dumps(scope)) == scope
-        assert hash(pickle.loads(pickle.dumps(scope))) == hash(scope)
+    for each in (D.AnyScope(), D.DefaultScope(), D.NodeScope(), D.ProcessScope(1), E11, D.UnionScope(E11, E12)):
+        assert pickle.loads(pickle.dumps(each)) == each
+        assert hash(pickle.loads(pickle.dumps(each))) == hash(each)
 
 
 def _samples() -> list[D.Scope]:
@@ -88,18 +101,27 @@ def _samples() -> list[D.Scope]:
         E11,
         E12,
         D.ExactScope(T21),
-        D.ExactScope(OtherProc()),
+        D.ExactScope(FakeProc(1)),
         D.UnionScope(E11, D.ExactScope(T21)),
         D.UnionScope(D.ProcessScope(1), D.ExactScope(T22)),
         D.ProcessorTypeScope(D.ThreadProc),
         D.ProcessorTypeScope(D.ThreadProc, D.ProcessScope(2)),
-        D.ProcessorTypeScope(OtherProc),
+        D.ProcessorTypeScope(FakeProc),
     ]
+
+
+def test_s5_2_union_equality_is_of_sets() -> None:
+    """§5.2 defect 4: unions of equal length with different members differ; equal ones have equal hashes."""
+    a, b = D.UnionScope(E11, E12), D.UnionScope(E11, D.ExactScope(D.ThreadProc(1, 3)))
+    assert a != b
+    assert hash(a) == hash(D.UnionScope(E12, E11))
+    assert D.ProcessorTypeScope(D.ThreadProc) == D.ProcessorTypeScope(D.ThreadProc)
+    assert D.ProcessorTypeScope(D.ThreadProc) != D.ProcessorTypeScope(FakeProc)
 
 
 def test_s5_2_constrain_is_symmetric_and_means_intersection(cluster: D.Context) -> None:
     """§5.2: in either order `constrain(x, y)` contains exactly the processors that are in both."""
-    every = [*ALL, OtherProc(), D.OSProc(1)]
+    every = [*ALL, FakeProc(1), D.OSProc(1)]
     for x, y in itertools.product(_samples(), repeat=2):
         both = {p for p in every if D.proc_in_scope(p, x) and D.proc_in_scope(p, y)}
         for result in (D.constrain(x, y), D.constrain(y, x)):
@@ -109,14 +131,14 @@ def test_s5_2_constrain_is_symmetric_and_means_intersection(cluster: D.Context) 
 
 def test_s5_2_any_is_the_identity(cluster: D.Context) -> None:
     """§5.2: Any ∩ X is X."""
-    for scope in _samples():
-        assert D.constrain(D.AnyScope(), scope) == scope == D.constrain(scope, D.AnyScope())
+    for each in _samples():
+        assert D.constrain(D.AnyScope(), each) == each == D.constrain(each, D.AnyScope())
 
 
 def test_s5_2_taints_are_decided_at_an_exact_processor() -> None:
     """§5.2, §5.4 accept: a taint vanishes at an exact processor that satisfies it, else the result is invalid."""
     assert D.constrain(D.DefaultScope(), E11) == E11 == D.constrain(E11, D.DefaultScope())
-    for bad in (D.ExactScope(D.OSProc(1)), D.ExactScope(OtherProc())):
+    for bad in (D.ExactScope(D.OSProc(1)), D.ExactScope(FakeProc(1))):
         assert isinstance(D.constrain(D.DefaultScope(), bad), D.InvalidScope)
         assert isinstance(D.constrain(bad, D.DefaultScope()), D.InvalidScope)
 
@@ -164,103 +186,6 @@ def test_s5_2_subset_and_equality_by_effect(running: D.Context) -> None:
     assert not D.issetequal(D.ProcessScope(1), D.ProcessScope(2))
 
 
-# --- 5.3 the helper --------------------------------------------------------------------------------------
-
-
-def test_s5_3_strings() -> None:
-    """§5.3: "any" and "default" are known, other strings are a ValueError."""
-    assert D.scope("any") == D.AnyScope()
-    assert D.scope("default") == D.DefaultScope()
-    with pytest.raises(ValueError):
-        D.scope("everything")
-
-
-def test_s5_3_exact() -> None:
-    """§5.3: worker(s) and thread(s) give exact scopes, one or a union of all combinations."""
-    assert D.scope(worker=1, thread=2) == E12
-    assert D.scope({"worker": 1, "thread": 2}) == E12
-    assert D.scope(workers=[1, 2], threads=[1, 2]) == D.UnionScope(*map(D.ExactScope, ALL))
-    assert D.scope(worker=1, threads=[2, 1]) == D.UnionScope(E11, E12)
-
-
-def test_s5_3_threads_only_means_on_every_worker(running: D.Context) -> None:
-    """§5.3: thread(s) alone means these threads of each worker."""
-    assert D.compatible_processors(D.scope(thread=1)) == {T11, T21}
-    assert D.compatible_processors(D.scope(threads=[1, 2])) == ALL
-
-
-def test_s5_3_workers_only(running: D.Context) -> None:
-    """§5.3, §5.4 accept: worker(s) alone means all their threads and nobody else's, and only threads."""
-    assert D.compatible_processors(D.scope(worker=2)) == {T21, T22}
-    assert D.compatible_processors(D.scope(workers=[1, 2])) == ALL
-    assert D.compatible_processors(D.scope(workers="all")) == ALL
-    assert not D.proc_in_scope(OtherProc(), D.scope(worker=1))
-
-
-def test_s5_3_all_threads() -> None:
-    """§5.3: "all" threads is a processor type scope, inside the worker where one is given."""
-    assert D.scope(threads="all") == D.ProcessorTypeScope(D.ThreadProc)
-    assert D.scope(workers="all", threads="all") == D.ProcessorTypeScope(D.ThreadProc)
-    assert D.scope(worker=1, threads="all") == D.ProcessorTypeScope(D.ThreadProc, D.ProcessScope(1))
-
-
-def test_s5_3_several_specs_unite() -> None:
-    """§5.3: several specs, or a tuple of specs, make a union; tuples flatten; one is that scope itself."""
-    a, b = {"worker": 1, "thread": 1}, {"worker": 1, "thread": 2}
-    union = D.UnionScope(E11, E12)
-    assert D.scope(a, b) == D.scope((a, b)) == D.scope((a, (b, (a,)))) == union
-    assert D.scope((a,)) == E11 == D.scope(a)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: D.scope(),
-        lambda: D.scope(()),
-        lambda: D.scope(workers=[]),
-        lambda: D.scope(threads=[]),
-        lambda: D.scope(blah=1),
-        lambda: D.scope(thread=1, blah=1),
-        lambda: D.scope(worker=1, threads=[]),
-        lambda: D.scope(worker="one"),
-        lambda: D.scope(thread=0),
-        lambda: D.scope(5),
-    ],
-)
-def test_s5_3_specs_that_cannot_work(call: Any) -> None:
-    """§5.3, §5.4 accept: no spec, empty lists, unknown keys and wrong kinds raise an error of ours."""
-    with pytest.raises((ValueError, TypeError)) as caught:
-        call()
-    assert isinstance(caught.value, ts.TimespanError)
-
-
-def test_s5_3_custom_keys() -> None:
-    """§5.3 accept: the custom key of highest precedence decides, in whatever order; a tie is a ValueError."""
-    calls: list[str] = []
-
-    def handler(name: str, scope: D.Scope) -> Any:
-        def to_scope(spec: dict[str, Any]) -> D.Scope:
-            calls.append(name)
-            assert spec[name] is not None
-            return scope
-
-        return to_scope
-
-    D.register_scope_key("acc_gpu", handler("acc_gpu", D.AnyScope()), 1)
-    D.register_scope_key("acc_rocm", handler("acc_rocm", E11), 2)
-    D.register_scope_key("acc_cuda", handler("acc_cuda", E12), 2)
-    assert D.scope(acc_rocm=1, acc_gpu=2) == D.scope(acc_gpu=2, acc_rocm=1) == E11
-    assert D.scope(acc_cuda=1, worker=1, thread=1) == E12
-    assert calls == ["acc_rocm", "acc_rocm", "acc_cuda"]
-    with pytest.raises(ValueError):
-        D.scope(acc_rocm=1, acc_cuda=1)
-    with pytest.raises(ValueError):
-        D.scope(blah=1, worker=1, also_blah=2)
-
-
-# --- 5.4 queries -----------------------------------------------------------------------------------------
-
-
 def test_s5_4_before_the_first_spawn(cluster: D.Context) -> None:
     """§5.3, §5.4: the queries know all workers of the context before anything was spawned."""
     assert D.compatible_processors() == ALL
@@ -280,98 +205,255 @@ def test_s5_4_queries(running: D.Context) -> None:
     assert D.compatible_processors(D.constrain(E11, E12)) == set()
 
 
-# --- 6 placement -----------------------------------------------------------------------------------------
+# --- properties ----------------------------------------------------------------------------------------------
+
+PROCS = [p for w in WORKERS for p in (ThreadProc(w, 1), ThreadProc(w, 2), FakeProc(w), SubFakeProc(w))]
 
 
-def test_s6_scope_and_compute_scope(cluster: D.Context) -> None:
-    """§6 accept: with both scopes it runs within the compute scope, and the result may go anywhere."""
-    task = D.spawn(where, D.Options(scope=D.ProcessScope(1), compute_scope=D.ProcessScope(2)), 10)
-    assert D.fetch(task).owner == 2
-    assert D.fetch(task, raw=True).scope == D.AnyScope()
+def contents(x: Scope) -> set[Processor]:
+    """Which of all processors are in the scope, by the definition."""
+    return {p for p in PROCS if proc_in_scope(p, x)}
 
 
-def test_s6_only_a_result_scope(cluster: D.Context) -> None:
-    """§6 accept: a result scope alone narrows execution and becomes the result chunk's scope."""
-    for worker in (1, 2):
-        scope = D.ProcessScope(worker)
-        task = D.spawn(where, D.Options(result_scope=scope))
-        assert D.fetch(task).owner == worker
-        assert D.fetch(task, raw=True).scope == scope
+_simple = st.one_of(
+    st.builds(AnyScope),
+    st.sampled_from(["here", "there", "nowhere"]).map(NodeScope),
+    st.sampled_from([1, 2, 3]).map(lambda w: (w, WORKERS[w])).map(lambda w: _process(*w)),
+    st.sampled_from(PROCS).map(lambda p: module._restore_exact(p, _process(p.owner, WORKERS[p.owner]))),
+)
+
+_taints = st.sets(
+    st.sampled_from([DefaultEnabledTaint(), ProcessorTypeTaint(FakeProc), ProcessorTypeTaint(ThreadProc)]), min_size=1
+)
 
 
-def test_s6_compute_and_result_scope_meet(cluster: D.Context) -> None:
-    """§6 accept: it runs in the intersection; the result scope is the full one given."""
-    compute = D.UnionScope(D.ExactScope(T12), D.ExactScope(T21))
-    task = D.spawn(where, D.Options(compute_scope=compute, result_scope=D.ProcessScope(2)))
-    assert D.fetch(task) == T21
-    assert D.fetch(task, raw=True).scope == D.ProcessScope(2)
+def _process(worker: int, host: str) -> ProcessScope:
+    return module._restore_process(worker, NodeScope(host))
 
 
-def test_s6_compute_and_result_scope_clash(cluster: D.Context) -> None:
-    """§6: when the first two clash the code is `compute_result_scope`."""
-    task = D.spawn(int, D.Options(compute_scope=D.ProcessScope(1), result_scope=D.ProcessScope(2)))
-    assert outcome(task) == (D.DTaskFailedError, D.SchedulingError)
-    assert code_of(task) == "compute_result_scope"
+def _grow(inner: st.SearchStrategy[Scope]) -> st.SearchStrategy[Scope]:
+    return st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(lambda members: UnionScope(*members)),
+        st.builds(TaintScope, inner, _taints),
+    )
 
 
-def test_s6_argument_scopes(cluster: D.Context) -> None:
-    """§5.4 accept: a chunk's scope places the task; two that exclude each other fail with `arg_scope`."""
-    on1, on2 = (D.tochunk(w, scope=D.ProcessScope(w)) for w in (1, 2))
-    node = D.tochunk(0, scope=D.ProcessScope(2).parent)
-    assert D.fetch(D.spawn(where, on2)).owner == 2
-    assert D.fetch(D.spawn(where, on2, node)).owner == 2
-    assert D.fetch(D.spawn(lambda *, k: where(), k=on2)).owner == 2
-    assert code_of(D.spawn(where, on1, on2)) == "arg_scope"
-    assert code_of(D.spawn(where, D.Options(scope=D.ProcessScope(1)), on2)) == "arg_scope"
+SCOPES = st.recursive(_simple, _grow, max_leaves=4)
 
 
-def test_s6_results_of_upstreams_count(cluster: D.Context) -> None:
-    """§6: the result scope of an upstream task binds its consumers, for they take its chunk."""
-    up = D.spawn(identity, D.Options(result_scope=D.ProcessScope(2)), 5)
-    down = D.spawn(where, up)
-    assert D.fetch(down).owner == 2
-    assert D.fetch(down, raw=True).scope == D.AnyScope()
-    assert code_of(D.spawn(where, D.Options(scope=D.ProcessScope(1)), up)) == "arg_scope"
+@pytest.mark.usefixtures("three_workers")
+class TestProperties:
+    @given(SCOPES, SCOPES)
+    def test_the_intersection_contains_what_both_contain(self, x: Scope, y: Scope) -> None:
+        """`constrain` means intersection: a processor is in it exactly when it is in both."""
+        assert contents(constrain(x, y)) == contents(x) & contents(y)
+
+    @given(SCOPES, SCOPES)
+    def test_commutative(self, x: Scope, y: Scope) -> None:
+        """The order of two scopes does not matter, not even in the form of the result."""
+        assert constrain(x, y) == constrain(y, x)
+        assert hash(constrain(x, y)) == hash(constrain(y, x))
+
+    @given(SCOPES, SCOPES, SCOPES)
+    def test_associative(self, x: Scope, y: Scope, z: Scope) -> None:
+        """Neither does grouping, as far as processors tell."""
+        assert contents(constrain(constrain(x, y), z)) == contents(constrain(x, constrain(y, z)))
+        assert contents(constrain(x, y, z)) == contents(constrain(z, x, y))
+
+    @given(_simple, _simple, _simple)
+    def test_associative_in_form(self, x: Scope, y: Scope, z: Scope) -> None:
+        """Without unions and taints grouping does not even change the form."""
+        left, right = constrain(constrain(x, y), z), constrain(x, constrain(y, z))
+        assert left == right or (isinstance(left, InvalidScope) and isinstance(right, InvalidScope))
+
+    @given(SCOPES)
+    def test_idempotent_with_an_identity(self, x: Scope) -> None:
+        """A scope intersected with itself, or with everything, is itself."""
+        assert constrain(x, x) == x
+        assert constrain(AnyScope(), x) == x == constrain(x, AnyScope())
+
+    @given(SCOPES, SCOPES)
+    def test_invalid_means_empty(self, x: Scope, y: Scope) -> None:
+        """Nothing is in an invalid intersection, and it stays invalid."""
+        met = constrain(x, y)
+        if isinstance(met, InvalidScope):
+            assert not contents(x) & contents(y)
+            assert isinstance(constrain(met, x), InvalidScope)
+            assert isinstance(constrain(met, y, AnyScope()), InvalidScope)
+
+    @given(SCOPES, SCOPES)
+    def test_a_union_contains_what_any_contains(self, x: Scope, y: Scope) -> None:
+        """A union's contents are the members' contents, whatever their order."""
+        assert contents(UnionScope(x, y)) == contents(x) | contents(y)
+        assert UnionScope(x, y) == UnionScope([y, x])
+        assert hash(UnionScope(x, y)) == hash(UnionScope(y, x))
+
+    @given(SCOPES)
+    def test_in_scope_is_a_valid_intersection(self, x: Scope) -> None:
+        """`proc_in_scope(p, s)` says whether `s` and the exact scope of `p` intersect."""
+        for p in PROCS:
+            exact = constrain(x, ExactScope(p))
+            assert proc_in_scope(p, x) == (not isinstance(exact, InvalidScope))
+
+    @given(SCOPES)
+    def test_copies_are_equal(self, x: Scope) -> None:
+        """Scopes survive pickling as equal values with equal hashes."""
+        copied = pickle.loads(pickle.dumps(x))
+        assert copied == x
+        assert hash(copied) == hash(x)
+        assert contents(copied) == contents(x)
+
+    @given(SCOPES, SCOPES)
+    def test_comparison_by_effect(self, x: Scope, y: Scope) -> None:
+        """`issubset` and `issetequal` compare the processors of the context."""
+        assert compatible_processors(x) == contents(x)
+        assert issubset(x, y) == (contents(x) <= contents(y))
+        assert issetequal(x, y) == (contents(x) == contents(y))
+        assert issetequal(x, UnionScope(x, x), constrain(x, x))
 
 
-def test_s6_the_function_counts(cluster: D.Context) -> None:
-    """§6: a function that is a chunk binds its tasks too; their results may go anywhere."""
-    f = D.tochunk(where, scope=D.ProcessScope(2))
-    task = D.spawn(f)
-    assert D.fetch(task).owner == 2
-    assert D.fetch(task, raw=True).scope == D.AnyScope()
-    assert code_of(D.spawn(f, D.Options(scope=D.ProcessScope(1)))) == "arg_scope"
+# --- edges ---------------------------------------------------------------------------------------------------
 
 
-def test_s6_nobody_there() -> None:
-    """§6: a scope that is not empty but has no live processor fails with `no_processors`."""
-    assert code_of(D.spawn(int, D.Options(scope=D.ExactScope(D.ThreadProc(1, 99))))) == "no_processors"
-    assert code_of(D.spawn(int, D.Options(scope=D.ExactScope(OtherProc())))) == "no_processors"
+@pytest.mark.usefixtures("three_workers")
+class TestKinds:
+    def test_parents(self) -> None:
+        """An exact scope knows its process, and that its node."""
+        exact = ExactScope(ThreadProc(3, 1))
+        assert exact.parent == ProcessScope(3)
+        assert exact.parent.wid == 3
+        assert exact.parent.parent == NodeScope("there")
+        assert ProcessScope().wid == 1
+        assert ProcessScope(OSProc(2)) == ProcessScope(2)
+
+    def test_nodes(self) -> None:
+        """A node scope is this host's by default; UUID objects and their text are the same."""
+        assert NodeScope() == NodeScope("here")
+        identity = uuid.uuid4()
+        assert NodeScope(identity) == NodeScope(str(identity))
+
+    def test_the_default_scope_is_a_taint(self) -> None:
+        """`DefaultScope()` equals the tainted scope it stands for."""
+        assert DefaultScope() == TaintScope(AnyScope(), {DefaultEnabledTaint()})
+        assert ProcessorTypeScope(FakeProc) == TaintScope(AnyScope(), {ProcessorTypeTaint(FakeProc)})
+
+    def test_taints_add_up(self) -> None:
+        """Taints are kept through nodes and processes, joined, and gone where a processor is known."""
+        tainted = constrain(DefaultScope(), ProcessScope(2))
+        assert tainted == TaintScope(ProcessScope(2), {DefaultEnabledTaint()})
+        both = constrain(tainted, ProcessorTypeScope(ThreadProc))
+        assert both == TaintScope(ProcessScope(2), {DefaultEnabledTaint(), ProcessorTypeTaint(ThreadProc)})
+        assert constrain(both, ExactScope(ThreadProc(2, 2))) == ExactScope(ThreadProc(2, 2))
+        assert isinstance(constrain(both, NodeScope("there")), InvalidScope)
+        assert TaintScope(DefaultScope(), {ProcessorTypeTaint(ThreadProc)}).scope == AnyScope()
+
+    def test_subclasses_are_of_a_type(self) -> None:
+        """A type scope takes subclasses in."""
+        assert contents(ProcessorTypeScope(FakeProc, ProcessScope(1))) == {FakeProc(1), SubFakeProc(1)}
+
+    def test_unions(self) -> None:
+        """A union flattens, drops duplicates, stays a union, and can't be empty."""
+        a, b, c = (ExactScope(ThreadProc(1, 1)), ProcessScope(2), NodeScope("there"))
+        assert UnionScope(a, [b, (c,)]).scopes == (a, b, c)
+        assert UnionScope(UnionScope(a, b), b, a).scopes == (a, b)
+        assert constrain(UnionScope(a, a), a) == UnionScope(a)
+        assert UnionScope(a, b) != UnionScope(a, c)
+        assert isinstance(constrain(UnionScope(a, b), c), InvalidScope)
+        for empty in ((), ([],), ((),)):
+            with pytest.raises(ValueError, match="at least one"):
+                UnionScope(*empty)
+
+    def test_an_invalid_scope_remembers(self) -> None:
+        """An empty intersection says of what; the fold stops at the first one."""
+        a, b = ProcessScope(1), ProcessScope(2)
+        nothing = constrain(a, b, NodeScope("there"))
+        assert isinstance(nothing, InvalidScope)
+        assert {nothing.x, nothing.y} == {a, b}
+        assert nothing == InvalidScope(b, a)
+        assert not contents(nothing)
+
+    def test_scopes_are_immutable(self) -> None:
+        """No attribute can be set or deleted."""
+        with pytest.raises(AttributeError):
+            ProcessScope(1).wid = 2
+        with pytest.raises(AttributeError):
+            del ProcessScope(1).wid
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: ProcessScope("1"),
+            lambda: ProcessScope(0),
+            lambda: ProcessScope(True),
+            lambda: NodeScope(3),
+            lambda: ExactScope(1),
+            lambda: UnionScope(1),
+            lambda: TaintScope(1, ()),
+            lambda: TaintScope(AnyScope(), (1,)),
+            lambda: ProcessorTypeScope(int),
+            lambda: constrain(AnyScope(), 1),
+            lambda: constrain(AnyScope(), AnyScope(), 1),
+            lambda: proc_in_scope(ThreadProc(1, 1), 1),
+            lambda: compatible_processors(1),
+            lambda: compatible_processors(AnyScope(), 1),
+        ],
+    )
+    def test_nonsense_is_refused(self, make: Any) -> None:
+        """What can't be a scope is an InvalidOptionError at once."""
+        with pytest.raises(InvalidOptionError):
+            make()
+
+    def test_texts_can_be_read(self) -> None:
+        """The text of a scope is the call that makes it."""
+        for text in (
+            "AnyScope()",
+            "DefaultScope()",
+            "ProcessScope(2)",
+            "NodeScope('here')",
+            "ExactScope(ThreadProc(1, 2))",
+            "ProcessorTypeScope(ThreadProc, ProcessScope(1))",
+            "ProcessorTypeScope(FakeProc)",
+            "UnionScope(ProcessScope(1), ProcessScope(2))",
+            "TaintScope(ProcessScope(1), {DefaultEnabledTaint()})",
+            "InvalidScope(ProcessScope(1), ProcessScope(2))",
+        ):
+            assert repr(eval(text)) == text
+        assert eval(repr(constrain(DefaultScope(), ProcessorTypeScope(ThreadProc)))) == constrain(
+            DefaultScope(), ProcessorTypeScope(ThreadProc)
+        )
 
 
-def test_s6_exec_scope_skips_the_checks(cluster: D.Context) -> None:
-    """§6: with `exec_scope` nothing else is looked at."""
-    options = D.Options(compute_scope=D.ProcessScope(1), result_scope=D.ProcessScope(2))
-    options.exec_scope = D.ExactScope(T22)
-    assert D.fetch(D.spawn(where, options)) == T22
+@pytest.mark.usefixtures("three_workers")
+class TestQueries:
+    def test_the_default_is_what_is_enabled(self) -> None:
+        """Without options the compatible processors are the threads."""
+        assert compatible_processors() == {ThreadProc(w, t) for w in WORKERS for t in (1, 2)}
+        assert num_processors() == 6
+        assert num_processors(all=True) == len(all_processors()) == 12
+        assert num_processors(ProcessScope(1)) == 4
 
+    def test_the_current_compute_scope(self) -> None:
+        """Scoped `compute_scope` wins over scoped `scope`, and that over the default."""
+        one, two = ProcessScope(1), ProcessScope(2)
+        assert current_compute_scope() == DefaultScope()
+        with with_options(scope=one):
+            assert current_compute_scope() == one
+            with with_options(compute_scope=two):
+                assert current_compute_scope() == two
+                assert {p.owner for p in compatible_processors()} == {2}
 
-def test_s6_a_returned_chunk_is_the_result_unchanged(cluster: D.Context) -> None:
-    """§6: a chunk that the body returns keeps its own scope, whatever the task's result scope."""
-    chunk = D.tochunk(5, scope=D.ProcessScope(2))
-    task = D.spawn(lambda: chunk, D.Options(result_scope=D.ProcessScope(1)))
-    assert D.fetch(task, raw=True) == chunk
-    assert D.fetch(task, raw=True).scope == D.ProcessScope(2)
+    def test_of_a_context(self) -> None:
+        """A context is an object with `procs`, or a list of workers."""
 
+        class Context:
+            procs = (OSProc(2),)
 
-def test_s6_errors_say_what_clashed(cluster: D.Context) -> None:
-    """§6: the error of a task without a place names the scopes, so that one can see why."""
-    task = D.spawn(where, D.tochunk(1, scope=D.ProcessScope(1)), D.tochunk(2, scope=D.ProcessScope(2)))
-    with pytest.raises(D.DTaskFailedError) as caught:
-        D.fetch(task)
-    assert "ProcessScope" in str(D.unwrap_exception(caught.value))
+        assert compatible_processors(DefaultScope(), Context()) == {ThreadProc(2, 1), ThreadProc(2, 2)}
+        assert compatible_processors(DefaultScope(), [3]) == {ThreadProc(3, 1), ThreadProc(3, 2)}
+        assert all_processors([1]) == get_processors(OSProc(1))
 
-
-def test_s6_default_scope_spreads_over_all_workers(cluster: D.Context) -> None:
-    """§6: without any scope all default processors of all workers are used."""
-    assert {p.owner for p in D.fetch_all([D.spawn(where) for _ in range(40)])} == {1, 2}
+    def test_of_the_eager_context(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a context named, the workers of the one that `spawn` uses count."""
+        monkeypatch.setattr(context, "_eager", context.Context([2]))
+        assert num_processors() == 2
+        assert scope(threads=1) == ExactScope(ThreadProc(2, 1))

@@ -1,4 +1,4 @@
-"""A failure that nobody asked for is logged once, when the last handle that could tell of it goes (issue 5)."""
+"""A failure that nobody asked for is logged once, when the last handle that could tell of it goes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,94 @@ import pytest
 
 from otel_timespan import dagger as D
 from otel_timespan.dagger.tasks import failures as unseen
-from tests.dagger.acceptance.support import DEADLINE_S, BoomError, boom, finish, identity, poll, program
+from tests.dagger.acceptance.support import (
+    DEADLINE_S,
+    BoomError,
+    boom,
+    failure,
+    finish,
+    identity,
+    poll,
+    program,
+)
+
+
+def logged_errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The texts of the errors that the library logged, with their exceptions."""
+    found = [r for r in list(caplog.records) if r.name == "otel_timespan" and r.levelno == logging.ERROR]
+    return [logging.Formatter().format(r) for r in found]
+
+
+def test_issue5_12_an_unfetched_failure_is_logged_once(one: D.Context, caplog: pytest.LogCaptureFixture) -> None:
+    """Issue 5.12: a failed task that nobody fetched is logged once, when its handle is dropped."""
+
+    def lonely() -> None:
+        raise BoomError("nobody looked")
+
+    task = D.spawn(lonely)
+    D.wait(task)
+    number = task.id
+    assert logged_errors(caplog) == []
+    del task
+
+    def told() -> list[str]:
+        gc.collect()
+        D.spawn(int).fetch(timeout=DEADLINE_S)
+        return logged_errors(caplog)
+
+    (text,) = poll(told)
+    assert "nobody looked" in text and "lonely" in text and str(number) in text
+    for _ in range(5):
+        told()
+    assert len(told()) == 1
+
+
+def test_issue5_12_fetched_failures_are_not_logged(one: D.Context, caplog: pytest.LogCaptureFixture) -> None:
+    """Issue 5.12: a failure that somebody saw (fetch, future, await) is not logged."""
+
+    async def wait_for(task: D.DTask) -> None:
+        with pytest.raises(D.DTaskFailedError):
+            await task
+
+    tasks = [D.spawn(boom) for _ in range(3)]
+    failure(tasks[0])
+    assert tasks[1].future().exception(DEADLINE_S) is not None
+    asyncio.run(wait_for(tasks[2]))
+    tasks.clear()
+    for _ in range(5):
+        gc.collect()
+        D.spawn(int).fetch(timeout=DEADLINE_S)
+    D.eager_context().wait_idle()
+    assert logged_errors(caplog) == []
+
+
+def test_issue5_12_cancellations_are_not_logged(
+    one: D.Context, gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Issue 5.12: a task that was cancelled has not failed: nothing is logged."""
+    task = D.spawn(gate.wait, DEADLINE_S)
+    down = D.spawn(identity, task)
+    D.cancel(task)
+    D.waitall([task, down])
+    del task, down
+    for _ in range(5):
+        gc.collect()
+        D.spawn(int).fetch(timeout=DEADLINE_S)
+    assert logged_errors(caplog) == []
+
+
+def test_issue5_12_a_failure_seen_downstream_is_not_logged(one: D.Context, caplog: pytest.LogCaptureFixture) -> None:
+    """Issue 5.12: whoever fetched a dependent saw the failure: its originator is not logged again."""
+    task = D.spawn(identity, D.spawn(boom))
+    assert isinstance(D.unwrap_exception(failure(task)), BoomError)
+    del task
+    for _ in range(5):
+        gc.collect()
+        D.spawn(int).fetch(timeout=DEADLINE_S)
+    assert logged_errors(caplog) == []
+
+
+# --- edges ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -27,13 +114,6 @@ def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> I
         return [r for r in list(caplog.records) if "nobody fetched" in r.getMessage()]
 
     yield records
-
-
-@pytest.fixture
-def one() -> Iterator[D.Context]:
-    """A context of one slot."""
-    with D.Context(threads=1) as context:
-        yield context
 
 
 @pytest.mark.parametrize("sink", [None, []], ids=["no_log", "log"])
@@ -213,25 +293,15 @@ def test_cancelled_halted_and_retried(told: Callable[[], list[Any]]) -> None:
     assert "marker" in record.getMessage()
 
 
-def test_a_lazy_run_reports_by_raising(told: Callable[[], list[Any]]) -> None:
+def test_a_lazy_run_reports_by_raising(legacy: None, told: Callable[[], list[Any]]) -> None:
     """The failure of a `compute` is raised by it and not reported besides."""
     with D.Context(threads=1):
-        with pytest.warns(DeprecationWarning) if not D.lazy._warned else _nothing():  # type: ignore[attr-defined]
-            thunk = D.delayed(boom)(1)
         with pytest.raises(BoomError):
-            D.collect(thunk)
+            D.collect(D.delayed(boom)(1))
         gc.collect()
         D.spawn(boom, "marker")
         (record,) = poll(told)
     assert "marker" in record.getMessage()
-
-
-class _nothing:  # noqa: N801 - stands for a context manager that is spelled so
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: Any) -> None:
-        pass
 
 
 def test_a_flood_is_dammed(one: D.Context, told: Callable[[], list[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""`progress`: how far tasks are, on a terminal and elsewhere (issue 5, point 11)."""
+"""`progress`: how far tasks are, on a terminal and elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import pty
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any, TextIO
 
 import pytest
@@ -16,14 +15,26 @@ import pytest
 import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan.errors import MissingExtraError
-from tests.dagger.acceptance.support import DEADLINE_S, boom, identity, run_program
+from tests.dagger.acceptance.support import (
+    DEADLINE_S,
+    BoomError,
+    boom,
+    failure,
+    identity,
+    run_program,
+)
 
 
-@pytest.fixture
-def two() -> Iterator[D.Context]:
-    """A context of two slots."""
-    with D.Context(threads=2) as context:
-        yield context
+def test_issue5_11_progress(two: D.Context, capfd: pytest.CaptureFixture[str]) -> None:
+    """Issue 5.11: `progress(tasks)` goes over the tasks as they finish, and raises for none of them."""
+    tasks = [D.spawn(identity, n) for n in range(20)] + [D.spawn(boom)]
+    seen = list(D.progress(tasks))
+    assert sorted(t.id for t in seen) == [t.id for t in tasks]
+    assert all(t.isready() for t in tasks)
+    assert isinstance(D.unwrap_exception(failure(tasks[-1])), BoomError)
+
+
+# --- edges ------------------------------------------------------------------------------------------------
 
 
 class Screen:

@@ -6,15 +6,9 @@ import errno
 import gc
 import os
 import pickle
-import resource
 import stat
-import subprocess
-import sys
-import textwrap
 import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +32,7 @@ from otel_timespan.dagger.storage import (
     release_dead,
 )
 from otel_timespan.errors import InvalidOptionError, NotCallableError, TimespanError
-
-
-@contextmanager
-def file_size_limit(nbytes: int) -> Iterator[None]:
-    """Within the block the system refuses to let a file grow beyond this: as a full disk does."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
-def run(script: str) -> str:
-    """What a script prints in a process of its own."""
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=root, timeout=120).stdout
+from tests.dagger.spilling.blocks import file_size_limit, run
 
 
 def forty(device: StorageDevice, text: str = "", **more: Any) -> StorageRef:

@@ -1,4 +1,4 @@
-"""Loops over tasks: `map` and `as_completed`, in `for` and `async for`; tasks in asyncio (issue 5, points 11, 12)."""
+"""Loops over tasks, `map` and `as_completed`, in `for` and `async for`; tasks in asyncio."""
 
 from __future__ import annotations
 
@@ -15,22 +15,157 @@ import pytest
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
-from tests.dagger.acceptance.support import DEADLINE_S, BoomError, boom, identity, poll, run_program
+from tests.dagger.acceptance.support import (
+    DEADLINE_S,
+    BoomError,
+    add,
+    boom,
+    identity,
+    poll,
+    run_program,
+)
 
 
-@pytest.fixture
-def two() -> Iterator[D.Context]:
-    """A context of two slots."""
-    with D.Context(threads=2) as context:
-        yield context
+def test_issue5_12_map_in_order(ctx: D.Context) -> None:
+    """Issue 5.12: `D.map` gives the results in order."""
+    assert list(D.map(lambda n: n * n, range(500), max_pending=7)) == [n * n for n in range(500)]
+    assert list(D.map(identity, [])) == []
 
 
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """An event that bodies wait for; opened at the end."""
-    event = threading.Event()
-    yield event
-    event.set()
+def test_issue5_12_map_is_lazy(ctx: D.Context) -> None:
+    """Issue 5.12: of an endless iterator no more is taken than the bound on what is pending."""
+    taken = itertools.count()
+    source = (next(taken) for _ in itertools.repeat(None))
+    results = D.map(identity, source, max_pending=10)
+    assert [next(results) for _ in range(25)] == list(range(25))
+    assert next(taken) <= 25 + 10 + 1
+    results.close() if hasattr(results, "close") else None
+
+
+def test_issue5_12_map_bounds_what_is_pending(two: D.Context) -> None:
+    """Issue 5.12: at no time are more than `max_pending` tasks submitted and unfetched."""
+    most = 0
+    for n, _ in enumerate(D.map(identity, range(2000), max_pending=16)):
+        if n % 50 == 0:
+            most = max(most, D.eager_state().running_count)
+    assert most <= 16 + 2
+
+
+def test_issue5_12_map_raises_at_the_failing_element(ctx: D.Context) -> None:
+    """Issue 5.12: the failing element raises when its turn comes; those before it arrived."""
+    results = D.map(lambda n: 10 // n, [5, 2, 0, 1], max_pending=4)
+    assert [next(results), next(results)] == [2, 5]
+    with pytest.raises(D.DTaskFailedError) as caught:
+        next(results)
+    assert isinstance(D.unwrap_exception(caught.value), ZeroDivisionError)
+
+
+def test_issue5_12_map_with_an_iterator_that_raises(ctx: D.Context) -> None:
+    """Issue 5: what the iterator raises comes out, after the results of what it gave before."""
+
+    def source() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise BoomError("no more")
+
+    got = []
+    with pytest.raises(BoomError):
+        got.extend(D.map(identity, source(), max_pending=1))
+    results = D.map(identity, source(), max_pending=10)
+    with pytest.raises(BoomError):
+        for value in results:
+            got.append(value)
+    assert set(got) <= {1, 2}
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "many"], ids=repr)
+def test_issue5_12_map_bounds_that_cannot_work(bad: Any) -> None:
+    """Issue 5: a bound below 1, or none, is refused at once, not at the first element."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        list(D.map(identity, [1], max_pending=bad))
+    assert isinstance(caught.value, D.TimespanError)
+
+
+def test_issue5_12_map_refuses_what_cannot_be_used() -> None:
+    """Issue 5: no function, or nothing to iterate over, is a TypeError."""
+    for f, items in ((5, [1]), (identity, 5)):
+        with pytest.raises(TypeError):
+            list(D.map(f, items))
+
+
+def test_issue5_11_await_many(two: D.Context) -> None:
+    """Issue 5.11: `await` and `asyncio.gather` take tasks; the loop is not blocked meanwhile."""
+    gate = threading.Event()
+
+    async def main() -> list[Any]:
+        tasks = [D.spawn(gate.wait, DEADLINE_S), D.spawn(add, 1, 2)]
+
+        async def wait_for(task: D.DTask) -> Any:
+            return await task
+
+        waiting = [asyncio.ensure_future(wait_for(t)) for t in tasks]
+        assert await waiting[1] == 3
+        gate.set()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(main()) == [True, 3]
+
+
+def test_issue5_11_async_for(two: D.Context) -> None:
+    """Issue 5.11: `async for` over `as_completed` gives tasks as they finish, with an open loop."""
+
+    async def main() -> list[Any]:
+        gates = [threading.Event() for _ in range(2)]
+        tasks = [D.spawn(lambda g=g, n=n: (g.wait(DEADLINE_S), n)[1]) for n, g in enumerate(gates)]
+        seen = []
+        gates[1].set()
+        async for task in D.as_completed(tasks):
+            assert isinstance(task, D.DTask)
+            seen.append(await task)
+            gates[0].set()
+        return seen
+
+    assert asyncio.run(main()) == [1, 0]
+
+
+def test_issue5_11_async_for_over_failures(two: D.Context) -> None:
+    """Issue 5.11: failed tasks arrive as well; awaiting them raises."""
+
+    async def main() -> list[str]:
+        seen = []
+        async for task in D.as_completed([D.spawn(boom), D.spawn(int)]):
+            try:
+                seen.append(str(await task))
+            except D.DTaskFailedError as error:
+                seen.append(type(D.unwrap_exception(error)).__name__)
+        return seen
+
+    assert sorted(asyncio.run(main())) == ["0", "BoomError"]
+
+
+def test_issue5_11_async_for_over_nothing_and_much(two: D.Context) -> None:
+    """Issue 5.11: no tasks end the loop at once; a thousand arrive each once."""
+
+    async def main(count: int) -> list[int]:
+        return [await t async for t in D.as_completed([D.spawn(identity, n) for n in range(count)])]
+
+    assert asyncio.run(main(0)) == []
+    assert sorted(asyncio.run(main(1000))) == list(range(1000))
+
+
+def test_issue5_11_async_for_with_a_timeout(one: D.Context, gate: threading.Event) -> None:
+    """Issue 5.11, ruling 17: the timeout of as_completed is a TimeoutError in `async for` too."""
+
+    async def main() -> None:
+        async for _ in D.as_completed([D.spawn(gate.wait, DEADLINE_S)], timeout=0.01):
+            raise AssertionError("not reached")
+
+    with pytest.raises(TimeoutError) as caught:
+        asyncio.run(main())
+    assert isinstance(caught.value, D.TimespanError)
+
+
+# --- edges of map -----------------------------------------------------------------------------------------
 
 
 def run(coroutine: Any) -> Any:
@@ -48,9 +183,6 @@ def double(n: int) -> int:
     if n == 13:
         raise BoomError(n)
     return 2 * n
-
-
-# ---- map -------------------------------------------------------------------------------------------------
 
 
 def test_map_in_order(two: D.Context) -> None:
@@ -221,7 +353,7 @@ def test_map_async(two: D.Context) -> None:
     run(main())
 
 
-# ---- as_completed ----------------------------------------------------------------------------------------
+# --- edges of as_completed --------------------------------------------------------------------------------
 
 
 def test_as_completed_async(two: D.Context, gate: threading.Event) -> None:
@@ -328,7 +460,7 @@ def test_on_the_inline_driver() -> None:
     assert sorted(order()[:20]) == list(range(20))
 
 
-# ---- asyncio's own functions -----------------------------------------------------------------------------
+# --- asyncio's own functions ------------------------------------------------------------------------------
 
 
 def test_gather_wait_for_and_shield(two: D.Context, gate: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""Named concurrency limits: `set_limit`, the option `limit` (issue 5, point 12)."""
+"""Named concurrency limits: `set_limit`, the option `limit`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,18 @@ import pytest
 
 from otel_timespan import dagger as D
 from otel_timespan.dagger.core import limits
-from tests.dagger.acceptance.support import DEADLINE_S, BoomError, boom, failure, identity, moment, poll, settled
+from tests.dagger.acceptance.stubs import Meter
+from tests.dagger.acceptance.support import (
+    DEADLINE_S,
+    BoomError,
+    boom,
+    failure,
+    identity,
+    moment,
+    outcome,
+    poll,
+    settled,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,38 +38,132 @@ def _no_limits_left() -> Iterator[None]:
         D.set_limit(name, None)
 
 
+def test_issue5_12_limits() -> None:
+    """Issue 5.12: of the tasks with `limit="db"` never more than `set_limit` says run at once; all of them run."""
+    meter, barrier = Meter(), threading.Barrier(2)
+
+    def body(n: int) -> int:
+        with meter.inside():
+            if n < 2:
+                barrier.wait(DEADLINE_S)
+            return n
+
+    with D.Context(threads=4):
+        D.set_limit("db", 2)
+        tasks = [D.spawn(body, D.Options(limit="db"), n) for n in range(40)]
+        poll(lambda: all(t.isready() for t in tasks))
+        assert D.fetch_all(tasks) == list(range(40))
+    assert meter.most == 2
+
+
+def test_issue5_12_others_pass_by(gate: threading.Event) -> None:
+    """Issue 5.12: tasks that wait for their limit hold no slot: tasks without it, or with another, go on."""
+    with D.Context(threads=2):
+        D.set_limit("narrow", 1)
+        D.set_limit("wide", 5)
+        begun = threading.Event()
+
+        def body() -> None:
+            begun.set()
+            gate.wait(DEADLINE_S)
+
+        holding = D.spawn(body, D.Options(limit="narrow"))
+        assert begun.wait(DEADLINE_S)
+        waiting = [D.spawn(int, D.Options(limit="narrow")) for _ in range(10)]
+        assert D.spawn(int, "1").fetch(timeout=DEADLINE_S) == 1
+        assert D.spawn(int, D.Options(limit="wide"), "2").fetch(timeout=DEADLINE_S) == 2
+        assert not any(t.isready() for t in waiting)
+        gate.set()
+        poll(lambda: all(t.isready() for t in [holding, *waiting]))
+
+
+def test_issue5_12_limits_come_back_after_every_end(gate: threading.Event) -> None:
+    """Issue 5.12: failed, cancelled and timed out tasks give their place back."""
+    with D.Context(threads=2):
+        D.set_limit("db", 1)
+        limited = D.Options(limit="db")
+        for _ in range(3):
+            bad = D.spawn(boom, limited)
+            slow = D.spawn(gate.wait, D.Options(limit="db", timeout=0.01), DEADLINE_S)
+            gone = D.spawn(gate.wait, limited, DEADLINE_S)
+            D.cancel(gone)
+            poll(lambda bad=bad, slow=slow, gone=gone: bad.isready() and slow.isready() and gone.isready())
+        assert D.spawn(int, limited).fetch(timeout=DEADLINE_S) == 0
+
+
+def test_issue5_12_a_limit_can_be_raised_meanwhile(gate: threading.Event) -> None:
+    """Issue 5.12: raising a limit lets waiting tasks start."""
+    begun = threading.Semaphore(0)
+
+    def body() -> None:
+        begun.release()
+        gate.wait(DEADLINE_S)
+
+    with D.Context(threads=3):
+        D.set_limit("db", 1)
+        tasks = [D.spawn(body, D.Options(limit="db")) for _ in range(3)]
+        assert begun.acquire(timeout=DEADLINE_S)
+        D.set_limit("db", 3)
+        assert begun.acquire(timeout=DEADLINE_S) and begun.acquire(timeout=DEADLINE_S)
+        gate.set()
+        D.waitall(tasks)
+
+
+def test_issue5_12_a_waiting_task_can_be_cancelled(gate: threading.Event) -> None:
+    """§2: a task that waits for its limit is cancelled at once and never runs."""
+    with D.Context(threads=2) as context:
+        D.set_limit("db", 1)
+        ran: list[int] = []
+        holding = D.spawn(gate.wait, D.Options(limit="db"), DEADLINE_S)
+        waiting = D.spawn(ran.append, D.Options(limit="db"), 1)
+        D.cancel(waiting)
+        assert waiting.isready() and outcome(waiting)[1] is D.TaskCancelled
+        gate.set()
+        holding.fetch(timeout=DEADLINE_S)
+        context.wait_idle()
+        D.check(D.eager_state())
+    assert ran == []
+
+
+def test_issue5_12_a_limit_for_a_block(gate: threading.Event) -> None:
+    """§4.2: the limit may be given for a block of spawns."""
+    meter = Meter()
+
+    def body() -> None:
+        with meter.inside():
+            time.sleep(0)
+
+    with D.Context(threads=4):
+        D.set_limit("db", 1)
+        with D.with_options(limit="db"):
+            tasks = [D.spawn(body) for _ in range(50)]
+        D.waitall(tasks)
+    assert (meter.most, len(meter.order)) == (1, 50)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "two"], ids=repr)
+def test_issue5_12_limits_that_cannot_work(bad: Any) -> None:
+    """Issue 5: a limit below 1, or none, is refused at once, by us."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        D.set_limit("db", bad)
+    assert isinstance(caught.value, D.TimespanError)
+
+
+def test_issue5_12_names_of_limits() -> None:
+    """Issue 5: the option is a name."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        D.Options(limit=5)
+    assert isinstance(caught.value, D.TimespanError)
+
+
+# --- edges ------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
 def many() -> Iterator[D.Context]:
     """A context of six slots."""
     with D.Context(threads=6) as context:
         yield context
-
-
-@pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """An event that bodies wait for; opened at the end."""
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-class Meter:
-    """How many bodies run at once, the most there were, and in which order they began."""
-
-    def __init__(self) -> None:
-        self.now, self.most, self.order = 0, 0, []  # type: ignore[var-annotated]
-        self.lock = threading.Lock()
-
-    def __call__(self, n: int, hold: threading.Event | None = None) -> int:
-        with self.lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-            self.order.append(n)
-        if hold is not None:
-            hold.wait(DEADLINE_S)
-        with self.lock:
-            self.now -= 1
-        return n
 
 
 DB = D.Options(limit="db")

@@ -1,4 +1,4 @@
-"""Bodies that are coroutine functions: awaited on one loop, without a slot (issue 5, point 12)."""
+"""Bodies that are coroutine functions: awaited on one loop, without a slot."""
 
 from __future__ import annotations
 
@@ -8,28 +8,122 @@ import functools
 import gc
 import signal
 import threading
+import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
-from tests.dagger.acceptance.support import DEADLINE_S, BoomError, failure, finish, poll, program, run_program, settled
-
-
-@pytest.fixture
-def one() -> Iterator[D.Context]:
-    """A context of one slot."""
-    with D.Context(threads=1) as context:
-        yield context
+from otel_timespan.timespans import Event
+from tests.dagger.acceptance.support import (
+    DEADLINE_S,
+    BoomError,
+    add,
+    done,
+    failure,
+    finish,
+    of_task,
+    poll,
+    program,
+    run_program,
+    settled,
+)
 
 
 async def double(n: int) -> int:
     """2 n, after a turn of the loop."""
     await asyncio.sleep(0)
     return 2 * n
+
+
+def test_issue5_12_coroutine_bodies(ctx: D.Context) -> None:
+    """Issue 5.12: a coroutine function is a body: its value is what it returns, an argument like any other."""
+    task = D.spawn(double, 4)
+    assert D.fetch(D.spawn(add, task, 1)) == 9
+    assert D.fetch(D.spawn(double, D.spawn(double, 5))) == 20
+    assert D.collect(D.fetch(task, raw=True)) == 8
+
+
+def test_issue5_12_coroutine_callables(ctx: D.Context) -> None:
+    """Issue 5.12: bound methods, partials and objects whose call is a coroutine work too."""
+
+    class Service:
+        async def ask(self, x: int) -> int:
+            return await double(x)
+
+        async def __call__(self, x: int) -> int:
+            return await double(x) + 1
+
+    assert D.fetch(D.spawn(Service().ask, 3)) == 6
+    assert D.fetch(D.spawn(functools.partial(double, 7))) == 14
+    assert D.fetch(D.spawn(Service(), 3)) == 7
+
+
+def test_issue5_12_coroutine_environment(ctx: D.Context) -> None:
+    """Issue 5.12, §3: within it a loop runs, and task, processor and scoped options are those of the task."""
+
+    async def body() -> tuple[Any, ...]:
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        inner = await asyncio.create_task(double(1))
+        return loop.is_running(), D.in_task(), D.task_id(), type(D.task_processor()), inner, D.get_options("name", None)
+
+    with D.with_options(name="here"):
+        task = D.spawn(body)
+    assert D.fetch(task) == (True, True, task.id, D.ThreadProc, 2, "here")
+
+
+def test_issue5_12_coroutine_failures(ctx: D.Context) -> None:
+    """Issue 5.12: what a coroutine raises is the task's failure; retries apply."""
+    calls: list[int] = []
+
+    async def body() -> int:
+        calls.append(1)
+        await asyncio.sleep(0)
+        if len(calls) < 3:
+            raise BoomError(len(calls))
+        return len(calls)
+
+    assert isinstance(D.unwrap_exception(failure(done(D.spawn(body)))), BoomError)
+    assert D.fetch(D.spawn(body, D.Options(retries=1))) == 3
+
+
+def test_issue5_12_coroutines_await_tasks(two: D.Context) -> None:
+    """Issue 5.11: `await task` works within a coroutine body, and gives the slot to the awaited one."""
+
+    async def body(depth: int) -> int:
+        return 0 if depth == 0 else 1 + await D.spawn(body, depth - 1)
+
+    assert D.spawn(body, 10).fetch(timeout=DEADLINE_S) == 10
+
+
+def test_issue5_12_coroutines_in_the_log() -> None:
+    """Issue 5.12: the compute span of a coroutine body lasts until the coroutine is done."""
+    log: list[Event] = []
+    marks: list[int] = []
+
+    async def body() -> None:
+        await asyncio.sleep(0.001)
+        marks.append(time.monotonic_ns())
+
+    with D.Context(threads=1, log_sink=log):
+        task = D.spawn(body)
+        D.fetch(task)
+        events = settled(log, task)
+    start, finish = of_task(events, task, "compute")
+    assert start.timestamp <= marks[0] <= finish.timestamp
+
+
+def test_issue5_12_a_plain_function_that_returns_a_coroutine_is_no_surprise(two: D.Context) -> None:
+    """Issue 5.12: many coroutine bodies one after the other leave neither loops nor warnings behind."""
+    assert D.fetch_all([D.spawn(double, n) for n in range(200)]) == [2 * n for n in range(200)]
+    gc.collect()
+
+
+# --- edges ------------------------------------------------------------------------------------------------
 
 
 async def forever(begun: threading.Event | None = None) -> None:
@@ -134,15 +228,16 @@ def test_blocking_in_a_coroutine_is_refused(one: D.Context) -> None:
         for wait in (waiting.fetch, waiting.wait, lambda: D.waitany([waiting]), lambda: waiting.fetch(timeout=1)):
             with pytest.raises(D.ConcurrencyViolationError, match="await"):
                 wait()
-        with D.Executor() as executor:
-            future = executor.submit(gate.wait, DEADLINE_S)
+        future = executor.submit(gate.wait, DEADLINE_S)
+        for wait in (future.result, executor.shutdown):
             with pytest.raises(D.ConcurrencyViolationError, match="await"):
-                future.result()
-            gate.set()
-            await waiting
-            return int(await asyncio.wrap_future(future))
+                wait()
+        gate.set()
+        await waiting
+        return int(await asyncio.wrap_future(future))
 
-    assert D.spawn(body).fetch(timeout=DEADLINE_S) == 1
+    with D.Executor() as executor:
+        assert D.spawn(body).fetch(timeout=DEADLINE_S) == 1
 
 
 def test_failures(one: D.Context) -> None:

@@ -2,8 +2,6 @@
 
 Found by the entry point `opentelemetry_instrumentor`. It has the interface of a `BaseInstrumentor`
 and is none: that class is in a library which only this command needs.
-
-Source: design/otel-model.md §3.
 """
 
 from __future__ import annotations
@@ -11,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..timespans.recorder import warn_once
-from ..timespans.sinks import NoOpLog
-from .log import OTelLog
+from ..dagger import eager_context
+from ..otel.log import OTelLog
+from ..timespans.sink import NoOpLog
+from ..timespans.warn import warn_once
 
 __all__ = ["OTelTimespanInstrumentor"]
 
@@ -31,7 +30,7 @@ class OTelTimespanInstrumentor:
     def instrument(self, **options: Any) -> None:
         """Log the eager context to OpenTelemetry. The options are OpenTelemetry's and mean nothing here."""
         try:
-            context = _context()
+            context = eager_context()
             if type(context.log_sink) is NoOpLog:
                 context.log_sink = OTelLog()
         except Exception as error:
@@ -39,14 +38,8 @@ class OTelTimespanInstrumentor:
 
     def uninstrument(self, **options: Any) -> None:
         """Close that log."""
-        context = _context()
+        context = eager_context()
         log = context.log_sink
         if type(log) is OTelLog:
             context.log_sink = NoOpLog()
             log.close()
-
-
-def _context() -> Any:
-    from .. import dagger
-
-    return dagger.eager_context()

@@ -1,4 +1,4 @@
-"""Files as lazy references to their contents."""
+"""spec/scheduler.md, files as lazy references to their contents."""
 
 from __future__ import annotations
 
@@ -10,11 +10,131 @@ from typing import Any
 
 import pytest
 
+from otel_timespan import dagger as D
 from otel_timespan.dagger.data.files import File, tofile
 from otel_timespan.dagger.places.processors import OSProc
 from otel_timespan.dagger.places.scopes import ProcessScope
 from otel_timespan.dagger.storage import StorageError
 from otel_timespan.errors import InvalidOptionError, NotCallableError
+from otel_timespan.timespans import Event
+from tests.dagger.acceptance.support import code_of, done, failure, identity, on, settled, timeline_of
+
+
+def pickled(path: Path, value: Any) -> Path:
+    """Write a pickle to the path; it."""
+    path.write_bytes(pickle.dumps(value))
+    return path
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+def test_s9_1_a_file_is_its_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
+    """§9.1 accept: `fetch(File(path))` and a task's argument give the contents, and the file still exists."""
+    monkeypatch.chdir(tmp_path)
+    path = pickled(tmp_path / "data.pkl", [1, 2, 3])
+    name = "data.pkl" if relative else str(path)
+    assert D.fetch(D.File(name)) == [1, 2, 3]
+    assert D.fetch(D.spawn(identity, D.File(name))) == [1, 2, 3]
+    assert D.fetch(D.spawn(lambda *, data: data, data=D.File(name))) == [1, 2, 3]
+    gc.collect()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+def test_s9_1_tofile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
+    """§9.1 accept: `tofile` writes the default format and gives a File; the file outlives the reference."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "out.pkl"
+    file = D.tofile([1, 2, 3], "out.pkl" if relative else path)
+    assert isinstance(file, D.File)
+    assert pickle.loads(path.read_bytes()) == [1, 2, 3] == D.fetch(file) == D.fetch(D.spawn(identity, file))
+    del file
+    gc.collect()
+    assert path.exists()
+
+
+def test_s9_1_a_missing_file_raises_at_once() -> None:
+    """§9.1 accept: `File` of a path that is not there is a ValueError of ours, at once."""
+    with pytest.raises(ValueError) as caught:
+        D.File("/nope")
+    assert isinstance(caught.value, D.TimespanError)
+
+
+def test_s9_1_nothing_is_read_before_it_is_used(tmp_path: Path) -> None:
+    """§9.1: a File is lazy: what the file holds when it is used counts."""
+    path = pickled(tmp_path / "data", "old")
+    file = D.File(path)
+    pickled(path, "new")
+    assert D.fetch(D.spawn(identity, file)) == "new"
+
+
+def test_s9_1_functions_of_ones_own(tmp_path: Path) -> None:
+    """§9.1: `use_io` says whether the functions take a stream or a path."""
+
+    def save(data: str, path: Any) -> None:
+        Path(path).write_text(data.upper())
+
+    file = D.tofile("hello", tmp_path / "t", serialize=save, deserialize=lambda p: Path(p).read_text(), use_io=False)
+    assert D.fetch(D.spawn(identity, file)) == "HELLO"
+    streamed = D.File(tmp_path / "t", deserialize=lambda stream: stream.read())
+    assert D.fetch(D.spawn(identity, streamed)) == b"HELLO"
+
+
+def test_s9_1_the_scope_is_this_process(cluster: D.Context, tmp_path: Path) -> None:
+    """§9.1: a task that uses a File runs in the process that made it, and is refused elsewhere."""
+    file = D.File(pickled(tmp_path / "data", 5))
+    for _ in range(10):
+        assert D.fetch(D.spawn(lambda x: D.myid(), file)) == 1
+    assert code_of(done(D.spawn(identity, on(2), file))) == "arg_scope"
+
+
+def test_s9_1_a_broken_file_fails_its_task_only(tmp_path: Path) -> None:
+    """§9.1, issue 5: contents that can't be read are the error of the task that wanted them; others go on."""
+    path = tmp_path / "data"
+    path.write_bytes(b"nonsense")
+    bad, good = D.spawn(identity, D.File(path)), D.spawn(int)
+    error = failure(done(bad))
+    assert isinstance(error, D.DTaskFailedError)
+    assert str(path) in str(error)
+    assert D.fetch(good) == 0
+
+
+def test_s9_1_meta_passes_no_contents(tmp_path: Path) -> None:
+    """§1.3, §9.1: with `meta` the contents are not read."""
+    path = tmp_path / "data"
+    path.write_bytes(b"nonsense")
+    assert D.fetch(D.spawn(lambda f: type(f).__name__, D.Options(meta=True), D.File(path))) in ("File", "Chunk")
+
+
+def test_s9_1_a_move_event_of_kind_file(tmp_path: Path) -> None:
+    """§9.1, docs/events.md: the log names the move of a file's contents `file`."""
+    log: list[Event] = []
+    with D.Context(threads=1, log_sink=log):
+        task = D.spawn(identity, D.File(pickled(tmp_path / "data", 5)))
+        assert D.fetch(task) == 5
+        events = settled(log, task)
+    assert timeline_of(events, task, "move", position=1).kind == "file"
+
+
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
+def test_s9_1_files(two: D.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
+    """§9.1: a pickled file is read by a fetch and as an argument, and still exists; a missing one is refused."""
+    monkeypatch.chdir(tmp_path)
+    path: Any = "data.pickle" if relative else tmp_path / "data.pickle"
+    with open(path, "wb") as file:
+        pickle.dump([1, 2, 3], file)
+    assert D.fetch(D.File(path)) == [1, 2, 3]
+    assert D.fetch(D.spawn(identity, D.File(path))) == [1, 2, 3]
+    made = D.tofile({"a": 1}, "other.pickle" if relative else tmp_path / "other.pickle")
+    assert D.fetch(made) == {"a": 1}
+    del made
+    gc.collect()
+    assert (tmp_path / "data.pickle").is_file()
+    assert (tmp_path / "other.pickle").is_file()
+    with pytest.raises(ValueError, match="no file"):
+        D.File("/nope")
+
+
+# --- edges ---------------------------------------------------------------------------------------------------
 
 
 def test_pickled_contents(tmp_path: Path) -> None:

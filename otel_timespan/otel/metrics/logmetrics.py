@@ -1,0 +1,222 @@
+"""`LogMetrics`: what one `OTelLog` counts and measures, fed as it turns events into spans.
+
+Counts are plain numbers that the hub's instruments read; durations are recorded into histograms, with the task's
+span as their exemplar, on the thread that drains the log.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
+from ...timespans.model import Event
+from .. import semconv
+from ..spans import failures
+from ..spans.bodyspan import span_context
+from ..spans.mapping import SpanMapper
+from ..spans.runs import Run
+from ..spans.tasks import OpenTask, code_attributes, function_name
+from .gauges import ConsumerGauges
+from .hub import MeterHub, Points
+from .recording import HistogramRecorder
+
+__all__ = ["LogMetrics"]
+
+EXEMPLARS_S = 0.1
+
+
+class LogMetrics:
+    """The metrics of one `OTelLog`: an `Observer` of its mapper and a `MetricSource` of its hub.
+
+    `prepare` drains the log; `account` gives its stats. Fed by one thread at a time, under the log's lock.
+    """
+
+    is_log = True
+
+    def __init__(
+        self,
+        hub: MeterHub,
+        gauges: ConsumerGauges,
+        *,
+        clock: Callable[[], int],
+        lock: Any,
+        prepare: Callable[[], object],
+        account: Callable[[], Mapping[str, Any]],
+        worker: Callable[[], int],
+    ) -> None:
+        self._hub, self._gauges = hub, gauges
+        gauges.listen(_Occurrences(self._count))
+        self._clock, self._lock, self._worker = clock, lock, worker
+        self._prepare, self._account = prepare, account
+        self.mapper: SpanMapper | None = None
+        self.events = 0
+        self._counts: dict[str, dict[tuple[Any, ...], float]] = {
+            item.name: {} for item in semconv.INSTRUMENTS if item.kind == "counter"
+        }
+        self._functions: dict[str, str] = {}
+        self._error_types: set[str] = set()
+        self._record = {
+            item.name: HistogramRecorder(hub.histogram(item.name))
+            for item in semconv.INSTRUMENTS
+            if item.kind == "histogram"
+        }
+        self._exemplars: set[Any] = set()
+        self._renewed_s = 0.0
+        self._labels: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    # ---- fed by the log ------------------------------------------------------------------------
+
+    def begin_batch(self) -> None:
+        """Events are about to be mapped. Each 100 ms a bucket may get one exemplar again: only the last one stays."""
+        now = time.monotonic()
+        if now - self._renewed_s >= EXEMPLARS_S:
+            self._renewed_s = now
+            self._exemplars.clear()
+
+    def feed(self, events: list[Event]) -> KeyboardInterrupt | None:
+        """Events of any kind, after the mapper had them. Ctrl-C in a consumer is returned."""
+        self.events += len(events)
+        return self._gauges.feed(events)
+
+    def task_opened(self, task: OpenTask) -> None:
+        """A new task: its function's series begins at 0."""
+        name = self._function(task)
+        self._counts[semconv.TASK_COUNT].setdefault(("success", name), 0)
+
+    def task_done(self, task: OpenTask, result: str, bounds: tuple[int, ...]) -> None:
+        """A task has its result."""
+        name = self._function(task)
+        key: tuple[Any, ...] = (result, name)
+        if result == "failure" and failures.is_failure(task.result):
+            key = (result, name, self._error_type(task))
+        self._count(semconv.TASK_COUNT, key, 1)
+        self._observe(semconv.TASK_DURATION, (name, result), bounds[6] - bounds[0], task, task.span_id)
+        reached = 1 + sum(1 for b in (task.ready, task.placed, task.taken) if b)
+        for i, phase in enumerate(_WAITS[: max(1, reached)]):
+            self._observe(semconv.TASK_WAIT, (phase,), bounds[i + 1] - bounds[i], task, task.span_id)
+
+    def move_done(self, task: OpenTask, start_ns: int, end_ns: int, timeline: Any, nbytes: int | None) -> None:
+        """An argument was moved."""
+        key = (timeline.source, timeline.destination)
+        self._observe(semconv.MOVE_DURATION, key, end_ns - start_ns, task, task.span_id)
+        if nbytes:
+            self._count(semconv.MOVE_IO, key, nbytes)
+
+    def task_retried(self, task: OpenTask) -> None:
+        """An attempt was replaced."""
+        self._count(semconv.RETRY_COUNT, (task.worker,), 1)
+
+    def run_done(self, run: Run) -> None:
+        """A run is over."""
+        end_ns = max(run.latest_ns, run.left_ns or 0)
+        key = (run.result,)
+        self._observe(semconv.DAG_DURATION, key, end_ns - run.start_ns, run, run.root.span_id)
+        length = run.path.length_ns if run.path is not None else 0
+        self._observe(semconv.DAG_CRITICAL_PATH, key, length, run, run.root.span_id)
+
+    def _count(self, name: str, key: tuple[Any, ...], amount: float) -> None:
+        counts = self._counts[name]
+        counts[key] = counts.get(key, 0) + amount
+
+    def _function(self, task: OpenTask) -> str:
+        name = code_attributes(task.f).get(semconv.FUNCTION_NAME) or function_name(task.f)
+        found = self._functions.get(name)
+        if found is None:
+            found = name if len(self._functions) < semconv.MAX_FUNCTION_NAMES else semconv.OTHER
+            if found is name:
+                self._functions[name] = name
+        return found
+
+    def _error_type(self, task: OpenTask) -> str:
+        name = failures.error_type(task.result)
+        if name not in self._error_types:
+            if len(self._error_types) >= semconv.MAX_ERROR_TYPES:
+                return semconv.OTHER
+            self._error_types.add(name)
+        return name
+
+    def _observe(self, name: str, key: tuple[Any, ...], ns: int, owner: Any, own_id: int) -> None:
+        seconds = ns / 1e9
+        parent = owner.parent
+        context = None
+        if parent.flags & 1:
+            bucket = (name, key, bisect.bisect_left(semconv.BOUNDARIES_S, seconds))
+            if bucket not in self._exemplars:
+                self._exemplars.add(bucket)
+                of_span = span_context(parent.trace_id, own_id, parent.flags, parent.trace_state)
+                context = set_span_in_context(NonRecordingSpan(of_span), Context())
+        labels = self._labels.get((name, key))
+        if labels is None:
+            labels = dict(zip(semconv.instrument(name).attributes, key))  # noqa: B905
+            if len(self._labels) < 10_000:
+                self._labels[name, key] = labels
+        self._record[name].record(seconds, key, labels, context)
+
+    # ---- read by the hub -----------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Drain the log, unless that takes too long."""
+        self._prepare()
+
+    def observe(self, instrument: str) -> Points:
+        """The present points of one instrument."""
+        with self._lock:
+            if instrument in self._counts:
+                return self._counters(instrument)
+            return self._levels(instrument)
+
+    def _counters(self, instrument: str) -> Points:
+        if instrument == semconv.EVENTS:
+            return [((), self.events)]
+        if instrument in (semconv.SPANS_BY_OUTCOME, semconv.SPANS_RECORDED, semconv.EVENTS_DROPPED):
+            account = self._account()
+            dropped = account["dropped"]
+            if instrument == semconv.EVENTS_DROPPED:
+                return [((reason,), count) for reason, count in dropped.items()]
+            if instrument == semconv.SPANS_RECORDED:
+                return [((), account["recorded"])]
+            lost = sum(dropped.values())
+            return [(("exported",), account["exported"]), (("sampled",), account["sampled"]), (("dropped",), lost)]
+        return list(self._counts[instrument].items())
+
+    def _levels(self, instrument: str) -> Points:
+        active = self.mapper.active if self.mapper is not None else {}
+        if instrument == semconv.TASK_ACTIVE:
+            return [((state,), len(tasks)) for state, tasks in active.items()]
+        if instrument == semconv.TASK_OLDEST_AGE:
+            now = self._clock()
+            return [((s,), max(0, now - next(iter(t.values()), now)) / 1e9) for s, t in active.items()]
+        if instrument == semconv.SPANS_PENDING:
+            return [((), self._account()["pending"])]
+        return self._gauges.read(instrument, self._worker())
+
+    def close(self) -> None:
+        """Leave the hub."""
+        self._hub.remove(self)
+
+
+_WAITS = ("dependency", "schedule", "queue", "move")
+
+
+class _Occurrences:
+    """A consumer that counts what happens to workers and chunks."""
+
+    categories = frozenset(("proc_steal_local", "handle_fault", "evict"))
+    phase = "finish"
+
+    def __init__(self, count: Callable[[str, tuple[Any, ...], float], None]) -> None:
+        self._count = count
+
+    def __call__(self, event: Event) -> None:
+        if event.category == "handle_fault":
+            self._count(semconv.FAULT_COUNT, (event.worker,), 1)
+        elif event.category == "proc_steal_local":
+            if event.timeline is not None:  # an attempt may bring nothing
+                self._count(semconv.STEAL_COUNT, (event.worker,), 1)
+        elif getattr(event.timeline, "in_memory", True) is not False:  # a spilled chunk dies in no memory
+            self._count(semconv.EVICT_COUNT, (event.worker,), 1)
