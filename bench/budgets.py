@@ -1,4 +1,4 @@
-"""The budgets: what the figures must keep. `origin` says who asked for it."""
+"""The budgets: what the figures must keep. `origin` says who asked for it: docs/bench.md."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def _speed() -> Iterable[Budget]:
 def _log() -> Iterable[Budget]:
     for workload in ("W1", "W2", "W2r", "W3", "W4"):
         figure = f"split.{workload}.hot_vs_noop"
-        yield Budget(figure, f"{workload}: hot path with MultiEventLog to NoOpLog", "ruling 45", most=3.0)
+        yield Budget(figure, f"{workload}: hot path with MultiEventLog to NoOpLog", "design", most=3.0)
     for workload in ("W1", "W4"):
-        yield Budget(f"split.{workload}.whole_vs_noop", f"{workload}: the same with draining", "ruling 45", most=6.0)
+        yield Budget(f"split.{workload}.whole_vs_noop", f"{workload}: the same with draining", "design", most=6.0)
     for workload in ("W1", "W4"):
         for prefix, who, most in (("", "the default streams", 1.0), ("log-all.", "all consumers", 3.0)):
             figure, text = f"split.{workload}.{prefix}", f"{workload}: CPU µs an event of {who}"

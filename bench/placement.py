@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from otel_timespan import dagger as D  # noqa: N812 - the specification's name
+from otel_timespan import dagger as D  # noqa: N812 - its usual short name
 from otel_timespan.dagger.core.placement import Policy, Spot, place, reserve, spots_of
 
 from .run import Run, Table

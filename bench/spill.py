@@ -2,7 +2,7 @@
 
 In a process of its own: blocks are made by tasks, then all are read twice by others, with
 `OTEL_TIMESPAN_SPILL_MEMORY` as the limit. What counts is how far resident memory rises above what it was
-before, at its highest (design/rulings.md 19), to the limit; and that every block still has its value.
+before, at its highest, to the limit; and that every block still has its value.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _resident() -> int:
 
 
 def _child(kind: str, limit_mib: int, block_mib: int) -> dict[str, float]:
-    from otel_timespan import dagger as D  # noqa: N812 - the specification's name
+    from otel_timespan import dagger as D  # noqa: N812 - its usual short name
 
     make, size, count = KINDS[kind], block_mib * _MIB, TIMES * limit_mib // block_mib
     device: Any = D.global_device()

@@ -25,8 +25,7 @@
      ├─ StreamClosed                            put or take on a closed stream
      └─ TaskCancelled(CancelledError)           what a cancelled task carries
 
-Source: spec/scheduler.md §0 and design/rulings.md 3, 17. All of them survive pickling: the arguments
-of the constructor are the `args` of the exception.
+All of them survive pickling: the arguments of the constructor are the `args` of the exception.
 """
 
 from __future__ import annotations
@@ -154,7 +153,7 @@ class DynamicThunkError(TimespanError):
         return f"{self.reason} [{self.code}]"
 
 
-class TaskCancelled(TimespanError, concurrent.futures.CancelledError):  # noqa: N818 - the spec's name
+class TaskCancelled(TimespanError, concurrent.futures.CancelledError):  # noqa: N818 - a public name
     """What a cancelled task carries."""
 
 
@@ -168,7 +167,7 @@ class NoPieceError(TimespanError, KeyError):
     __str__ = Exception.__str__  # a KeyError's would put the text in quotes
 
 
-class StreamClosed(TimespanError):  # noqa: N818 - the spec's name
+class StreamClosed(TimespanError):  # noqa: N818 - a public name
     """`put` on a closed or `take` on a closed and empty stream."""
 
 

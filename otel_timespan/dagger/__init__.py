@@ -1,6 +1,6 @@
 """The Dagger-style scheduler: `spawn` calls as a DAG of tasks. See docs/concepts.md.
 
-Sources: spec/scheduler.md; the module of each name says which section.
+docs/architecture.md says where things are in here. Upstream: https://juliaparallel.org/Dagger.jl/dev/.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ _LOGGING = frozenset(
         "logs_event_pairs",
     )
 )
-"""They join scheduler and consumers: loaded at their first use (design/rulings.md 30)."""
+"""They join scheduler and consumers: loaded at their first use."""
 
 __all__ = [
     "EVENT_CATEGORIES",

@@ -1,6 +1,6 @@
 """`spawn` and its kin: how programs make tasks.
 
-Sources: spec/scheduler.md §1.1, §1.5, §1.10; design/api.md.
+See docs/concepts.md and docs/users.md; upstream: https://juliaparallel.org/Dagger.jl/dev/task-spawning/.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
     Thread-safe; may be called inside bodies.
 
     Raises `NotCallableError` (a TypeError) when `f` can't be called. What the body raises, `fetch`
-    raises. Source: spec/scheduler.md §1.1.
+    raises.
     """
     options = DEFAULT
     queue = None
@@ -222,7 +222,7 @@ def sync() -> Iterator[None]:
     """Wait, at the end of the block, for every task that this thread spawned in it.
 
     Raises the first failure in spawn order; an exception of the block itself wins. Tasks spawned inside
-    bodies do not count. Source: spec/scheduler.md §1.10, design/rulings.md 18.
+    bodies do not count.
     """
     block = SyncBlock()
     token = current.set(block)

@@ -3,7 +3,7 @@
 A context starts nothing until its first task. It survives `cancel(halt_sch=True)`: its sink stays and the
 next `spawn` starts a new scheduler in it.
 
-Sources: spec/scheduler.md §0, §13; design/api.md; design/rulings.md 18.
+See docs/concepts.md and docs/scheduling.md.
 """
 
 from __future__ import annotations
@@ -339,7 +339,6 @@ def addprocs(ctx: Context, ids: Iterable[Any]) -> None:
     Those that are in it already change nothing. Tasks that found no worker before begin. Thread-safe. Raises
     `InvalidOptionError` where the context runs already and there is no such worker; before, it stays on the
     list, without effect.
-    Source: spec/scheduler.md §13.
     """
     ctx.add_procs(ids)
 
@@ -348,7 +347,7 @@ def rmprocs(ctx: Context, ids: Iterable[Any]) -> None:
     """Take workers out of a context: they finish what they have and get nothing new.
 
     Without any worker left a batch run fails (`NoWorkersError`); tasks of the eager scheduler wait until
-    `addprocs`. Those that are not in it change nothing. Thread-safe. Source: spec/scheduler.md §13.
+    `addprocs`. Those that are not in it change nothing. Thread-safe.
     """
     ctx.remove_procs(ids)
 

@@ -1,4 +1,4 @@
-"""Cancelling tasks and halting the scheduler. See spec/scheduler.md §2.
+"""Cancelling tasks and halting the scheduler. See docs/concepts.md.
 
 A queued or waiting task fails at once. A running one is *abandoned*: its outcome is posted and its body
 goes on in the background, its result thrown away; a body in Python code may look at `task_cancelled()`.

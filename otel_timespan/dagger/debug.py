@@ -7,7 +7,7 @@ wrapped; one that is not pays nothing, and no message is ever formatted for it.
 `take` and `stream` are known and say nothing yet: with one process there are no messages to take, and there are
 no streams. `validate` checks all invariants after each step of the inline driver.
 
-Source: spec/scheduler.md §18.
+See docs/scheduling.md.
 """
 
 from __future__ import annotations

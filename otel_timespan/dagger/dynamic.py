@@ -3,7 +3,7 @@
 Requests are done at once, in the body's thread, one at a time for each scheduler, and never under its lock:
 what `exec` is given may itself spawn, fetch or ask for more.
 
-Sources: spec/scheduler.md §12; design/rulings.md 3, 11.
+See docs/scheduling.md; upstream: https://juliaparallel.org/Dagger.jl/dev/dynamic/.
 """
 
 from __future__ import annotations

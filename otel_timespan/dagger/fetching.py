@@ -3,7 +3,7 @@
 Every wait here can be interrupted by Ctrl-C and, given a timeout, ends in time; a waiter that gives up
 takes its entry back from the task. A lock is made only when somebody really blocks.
 
-Sources: spec/scheduler.md §1.2; design/rulings.md 2, 13, 17.
+See docs/users.md.
 """
 
 from __future__ import annotations

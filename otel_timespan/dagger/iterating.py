@@ -3,7 +3,7 @@
 Both work in `for` and in `async for`. A `for` gives the slot of a body back while it waits; in an event loop,
 which it would stop, it raises.
 
-Source: design/rulings.md 17; see docs/users.md.
+See docs/users.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Each run has a scheduler of its own that ends with it; it shares nothing with th
 first error of a body ends the run and is raised as it is; with `allow_errors` it propagates as it does
 for `spawn`.
 
-Source: spec/scheduler.md §1.9, §10, §17.4; design/rulings.md 3.
+See docs/concepts.md; upstream: https://juliaparallel.org/Dagger.jl/dev/task-spawning/#Lazy-API.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _noted(task: DTask, error: BaseException) -> BaseException:
 
 
 def _instantiate(core: Core, root: Thunk, options: SchedulerOptions) -> DTask:
-    """Make tasks of all that `root` needs and submit them, deepest first (spec §17.4)."""
+    """Make tasks of all that `root` needs and submit them, deepest first."""
     order = _order(root)
     tasks: dict[Thunk, DTask] = {}
     for thunk in _topological(root):

@@ -1,6 +1,6 @@
 """Logging of the scheduler: switch it on and off, fetch the log, name things in it.
 
-Source: spec/timespans.md §8, §9.
+See docs/consumers.md; upstream: https://juliaparallel.org/Dagger.jl/dev/logging/.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def fetch_logs(**options: Any) -> Any:
     return get_logs(_context(), **options)
 
 
-class logging:  # noqa: N801 - the spec's name; used as a function
+class logging:  # noqa: N801 - a public name, used as a function
     """`with logging(**keywords) as log:` logs the block; `log.fetch()` gives the log, then or later.
 
     The keywords are those of `enable_logging`; an unknown one raises `InvalidOptionError`. After the block

@@ -1,6 +1,6 @@
 """`status()`: what the scheduler is doing, as text.
 
-Source: spec/scheduler.md §18; design/rulings.md 6.
+See docs/scheduling.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def status(io: TextIO | None = None) -> str:
 
     Flags: E failed, R running, C has its result, w waits for a slot, W waits for inputs, f somebody waits for
     it, ? unknown. At most 5 levels deep and 3 tasks wide; what is left out is counted. Written to `io`, if
-    given; returned either way. Source: spec/scheduler.md §18.
+    given; returned either way.
     """
     core = eager_state()
     text = "no scheduler is running\n" if core is None else "".join(_lines(core))

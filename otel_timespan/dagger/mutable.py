@@ -4,7 +4,7 @@ Both run a function where the data is to live and wrap what it returns as a chun
 scheduler never copies it and never moves it to a storage device, so tasks may change it in place. Such
 tasks may run at the same time: what they change together needs a lock, or a type that is thread-safe.
 
-Source: spec/scheduler.md §8.3, §8.4.
+See docs/data.md; upstream: https://juliaparallel.org/Dagger.jl/dev/data-management/.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def mutable(
 
     Raises `InvalidOptionError` for both `worker` and `processor`, or values that can't be;
     `DTaskFailedError` when `f` raised, or when `scope` does not contain the place (`SchedulingError`).
-    Thread-safe; in a body the slot is given back meanwhile. Source: spec/scheduler.md §8.3.
+    Thread-safe; in a body the slot is given back meanwhile.
     """
     _check_function("mutable", f)
     if worker is not None and processor is not None:
@@ -68,7 +68,7 @@ def shard(
     Where: on each of `procs`; or on each of `workers`, by default all of the context; with `per_thread`
     on each thread slot of those. Raises `InvalidOptionError` for `procs` together with `workers` or
     `per_thread`, for none at all, or for unknown workers; `DTaskFailedError` when a call raised.
-    Thread-safe. Source: spec/scheduler.md §8.4.
+    Thread-safe.
     """
     _check_function("shard", f)
     places = _places(procs, workers, per_thread)

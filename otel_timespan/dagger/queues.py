@@ -1,4 +1,4 @@
-"""Task queues decide when tasks are submitted, and behind what. See spec/scheduler.md §11.
+"""Task queues decide when tasks are submitted, and behind what. See docs/concepts.md.
 
 A queue is in force for a block of code, as the scoped option `task_queue`, which never propagates: bodies
 begin with the default queue, which submits at once.

@@ -1,6 +1,6 @@
 """`D.sch`: the scheduler's estimates, to look at, to test, and to set for a warm start.
 
-Sources: spec/scheduler.md §17.5; design/rulings.md 6.
+See docs/scheduling.md.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def estimate_task_costs(
     """(processors sorted by cost, {processor: expected nanoseconds until the task would be done there}).
 
     `state` is `eager_state()`; `task` a `DTask` that has not finished, or a `Thunk`. Among equals the
-    order is that of `procs`. Source: spec/scheduler.md §17.5.
+    order is that of `procs`.
     """
     f, args, kwargs = _parts(task)
     sig = _signature_of(f, args, kwargs)

@@ -6,8 +6,6 @@ with the device and a stream of its own current, and leaves its result on the de
 or, moved back, for one on a thread.
 
 It is also the worked example of docs/processors.md: how to write a processor of your own.
-
-Source: spec/scheduler.md §7; see docs/processors.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Most consumers care for one category in ten, so calling all of them for each event would cost more than the
 scheduler itself. Here it is worked out once per (category, phase) who is to be called: for the streams of a
-`MultiEventLog` (streams.py) and for those who want the newest values only (newest.py).
+`MultiEventLog` (streams.py) and for those who want the newest values only (otel/metrics/gauges.py).
 """
 
 from __future__ import annotations

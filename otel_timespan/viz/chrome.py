@@ -8,7 +8,7 @@ A track holds nested slices only, so spans that overlap without nesting (two bod
 in turns) go to a second lane of the same track. Perfetto reads process and thread ids as 32-bit numbers:
 a longer thread id is replaced by a small one and stands among the slice's arguments.
 
-Source: spec/timespans.md §10.3; design/rulings.md 26; the "Trace Event Format" document.
+See docs/pictures.md, and the public "Trace Event Format" document.
 """
 
 from __future__ import annotations

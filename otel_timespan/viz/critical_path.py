@@ -6,7 +6,7 @@ its own time. "Why did this run take as long as it did?" is answered by the *rea
 that finished last, back to the dependency that it waited for (the one that finished last), and so on;
 its stretches, waits included, add up to what really passed.
 
-Source: design/rulings.md 36, 37.
+See docs/pictures.md.
 """
 
 from __future__ import annotations

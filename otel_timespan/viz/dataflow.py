@@ -3,7 +3,7 @@
 Taken from the streams `taskargs`, `taskargmoves`, `taskresult`, `tasktochunk` where the log has them,
 else from the timelines of `move`, `compute` and `finish`. Objects that are really tasks are skipped.
 
-Source: spec/timespans.md §6, §10.1.
+See docs/consumers.md and docs/pictures.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The task graph in Graphviz' language, and drawn by it.
 
-Source: spec/timespans.md §10.1; design/rulings.md 26.
+See docs/pictures.md.
 """
 
 from __future__ import annotations

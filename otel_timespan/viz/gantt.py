@@ -1,6 +1,6 @@
 """Gantt charts: a standalone SVG document, and a matplotlib figure of the same chart.
 
-Source: spec/timespans.md §10.4.
+See docs/pictures.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`show_logs` and `render_logs`: an open registry of ways to show a log.
 
-Source: spec/timespans.md §10; design/rulings.md 26.
+See docs/pictures.md; upstream: https://juliaparallel.org/Dagger.jl/dev/logging-visualization/.
 """
 
 from __future__ import annotations

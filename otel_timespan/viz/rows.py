@@ -10,7 +10,7 @@ A log is one of
 there); a stream of whole events (`FullMetrics`) replaces them all. Nothing is assumed complete: a log
 may begin and end in the middle of tasks, and tasks may never have run.
 
-Source: spec/timespans.md §9, §10; docs/events.md.
+See docs/events.md and docs/pictures.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..timespans.model import ChunkInfo, Event, EventId, Timespan, ValueInfo
 __all__ = ["PHASES", "Half", "LogTable", "Span", "TaskRow", "id_field", "log_kind", "read_logs"]
 
 PHASES = ("dependency", "schedule", "queue", "move", "compute", "finish")
-"""The phases of a task, in order; their times add up to the whole (design/rulings.md 36)."""
+"""The phases of a task, in order; their times add up to the whole (docs/events.md)."""
 
 
 class Half(NamedTuple):

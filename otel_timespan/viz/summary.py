@@ -1,6 +1,6 @@
 """A log in numbers: per category (and function) how often, how long, and what else was measured.
 
-Source: spec/timespans.md §10.2; the form is Dagger's.
+See docs/pictures.md; the form is Dagger's.
 """
 
 from __future__ import annotations

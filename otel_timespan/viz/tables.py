@@ -1,6 +1,6 @@
 """Logs as rows: one dict a bar for gantt charts, one dict a task for data frames.
 
-Source: spec/timespans.md §10.4; design/rulings.md 26.
+See docs/pictures.md.
 """
 
 from __future__ import annotations

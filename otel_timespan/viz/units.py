@@ -1,4 +1,4 @@
-"""Times and sizes for people. Source: spec/timespans.md §10.2, §10.5."""
+"""Times and sizes for people."""
 
 from __future__ import annotations
 

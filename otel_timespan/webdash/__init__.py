@@ -1,4 +1,4 @@
-"""The live page. Not written yet: so far what can be recorded for it (spec/timespans.md §7.2)."""
+"""The live page. Not written yet: so far what can be recorded for it."""
 
 from ..events.table import TableStorage
 

@@ -1,7 +1,8 @@
-"""Checkpoint and restore, of single tasks and of whole batch runs. See spec/scheduler.md §10.
+"""Checkpoint and restore, of single tasks and of whole batch runs. See docs/concepts.md.
 
 `restore` may give the result without running anything, `checkpoint` may save it. What they raise is
 reported on stderr and otherwise ignored: a broken cache must not break the run. Neither retries anything.
+Upstream: https://juliaparallel.org/Dagger.jl/dev/checkpointing/.
 """
 
 from __future__ import annotations

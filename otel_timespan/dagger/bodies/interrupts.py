@@ -14,7 +14,7 @@ A body that waits in `fetch` is woken and raises there; one that is a coroutine 
 Once asked for, the task ends as cancelled whatever its body makes of the exception. Each body is interrupted
 once at most.
 
-Source: spec/scheduler.md §2; design/rulings.md 19.
+See docs/concepts.md and docs/decisions.md.
 """
 
 from __future__ import annotations

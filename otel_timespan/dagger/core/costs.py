@@ -13,7 +13,7 @@ which upstream reserves and never uses. A signature that was never run takes 1 s
 Learning is nearly free: where nothing has to be chosen (one worker, no options) only the first 256 tasks of a
 scheduler are timed, then every 256th (`Costs.skip`).
 
-Sources: spec/scheduler.md §17.5, §20.8-12; design/rulings.md 6.
+See docs/scheduling.md.
 """
 
 from __future__ import annotations

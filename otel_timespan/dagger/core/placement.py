@@ -2,13 +2,13 @@
 
 Placement yields a *spot*. A task that takes a whole processor and may run on every thread of a worker goes
 to the shared queue of that worker: any of its thread slots may run it, and queues a slot bring nothing under
-the GIL (design/rulings.md 12). All others go to the queue of one slot, ordered by occupancy, lowest first,
-from where the other slots of that worker may steal them, as far as the task's scope allows (`steal`).
+the GIL. All others go to the queue of one slot, ordered by occupancy, lowest first, from where the other slots
+of that worker may steal them, as far as the task's scope allows (`steal`).
 
 The spot with the least expected cost wins (costs.py); among equals chance decides. `Core.place` is the
 seam: a policy is a function of (core, task).
 
-Sources: spec/scheduler.md §6, §17.5, §17.7.
+See docs/scheduling.md.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _grouped(core: Core, task: DTask, slots: list[Slot]) -> list[Spot]:
 
 
 def cost_of(core: Core, sig: Signature, spot: Spot, inputs: Iterable[Any], options: Options) -> float:
-    """Expected nanoseconds until a call with these inputs would be done there (spec §17.5, pressure added)."""
+    """Expected nanoseconds until a call with these inputs would be done there, pressure included."""
     costs, worker = core.costs, spot.worker
     cost = costs.run_ns(sig, spot.processor if spot.slot is None else spot.slot.processor, options)
     if not core.is_alone:
@@ -231,7 +231,7 @@ def reserve(core: Core, task: DTask, spot: Spot, ns: float) -> None:
 
 
 def execution_scope(task: DTask) -> Scope:
-    """Compute scope ∩ result scope ∩ scopes of all chunks given (spec/scheduler.md §6)."""
+    """Compute scope ∩ result scope ∩ scopes of all chunks given."""
     options = task._options
     if options.exec_scope is not None:
         return options.exec_scope

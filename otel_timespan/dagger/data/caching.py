@@ -91,7 +91,7 @@ def enable_disk_caching(
     Values under 1 KiB, of unknown size, and those that refer to tasks, chunks or raw pointers stay in memory.
     A result larger than a limit is a `StorageError` of its task. Where files can't be written the run goes
     on over the limit, with one warning. Applies to running contexts too; what is there stays where it is.
-    Raises `InvalidOptionError`. Thread-safe. Source: spec/scheduler.md §9.2.
+    Raises `InvalidOptionError`. Thread-safe.
     """
     mem_limit(1, ram_percentage_limit, 1)
     if isinstance(disk_limit_mb, bool) or not isinstance(disk_limit_mb, (int, float)) or not disk_limit_mb > 0:

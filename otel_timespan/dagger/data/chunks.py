@@ -1,11 +1,11 @@
 """Chunks: references to data that some worker holds.
 
 A `DRef` is the handle behind a chunk: who holds the data, how many bytes, of what type. The value itself
-sits in the handle on the worker that holds it (design/rulings.md 15 calls that the worker's store), so
-that Python's own reference count frees it the moment the last handle goes, with no table to clean. The
-scheduler's core looks at a handle's description only, never at the value.
+sits in the handle on the worker that holds it, so that Python's own reference count frees it the moment the
+last handle goes, with no table to clean. The scheduler's core looks at a handle's description only, never at
+the value.
 
-Source: spec/scheduler.md §8.1.
+See docs/data.md; upstream: https://juliaparallel.org/Dagger.jl/dev/data-management/#Chunks.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class LoggedDRef(DRef):
         self._put = put
 
     def __del__(self) -> None:
-        # May run at any allocation, on any thread: it only appends (design/rulings.md 11).
+        # May run at any allocation, on any thread: it only appends, and takes no lock.
         now = time.monotonic_ns()
         try:
             put = self._put

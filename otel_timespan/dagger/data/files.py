@@ -1,6 +1,6 @@
 """Files as arguments of tasks: a `File` stands for the contents of a file and is read where it is used.
 
-Source: spec/scheduler.md §9.1.
+See docs/data.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A `StorageRef` is what a program holds; its root device decides where the value 
 devices (places/devices.py) that keep it in memory or in a file. `RecencyAllocator` is the device that spills: it
 keeps what was used recently in memory and the rest on a device below.
 
-Source: spec/scheduler.md §9.2.
+See docs/data.md.
 """
 
 from __future__ import annotations

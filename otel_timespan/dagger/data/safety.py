@@ -4,7 +4,7 @@ A task, a chunk or a raw pointer means nothing, or something else, once it was p
 one stays in memory. The walk looks into containers, arrays of objects and the fields of objects, as far as
 `LIMIT` values; what it does not reach is refused by pickle later, and then stays in memory, too.
 
-Source: spec/scheduler.md §8.1, §20.23.
+See docs/data.md.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class StoredDRef(DRef):
         return value
 
     def __del__(self) -> None:
-        # May run at any allocation, on any thread: it only appends (design/rulings.md 11).
+        # May run at any allocation, on any thread: it only appends, and takes no lock.
         if self._watch is not None:
             self._watch.released()
         bury(self._device, self._stored)

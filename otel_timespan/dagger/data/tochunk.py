@@ -37,7 +37,7 @@ def tochunk(
     `leaf_tag` and `retain` are for the device (see `StorageRef`).
 
     Raises `InvalidOptionError` where `type` says that there is no value although there is one, and for
-    wrong values; `StorageError` where the device can't keep it. Source: spec/scheduler.md §8.1.
+    wrong values; `StorageError` where the device can't keep it.
     """
     if not isinstance(proc, (Processor, NoneType)):
         raise InvalidOptionError(f"tochunk: proc must be a Processor, not {proc!r}")

@@ -53,7 +53,7 @@ class Pinned:
         """A whole slot was freed."""
 
     def dispatch(self, slot: Slot) -> None:
-        """Start what waits for a slot and fits (spec §17.7), lowest share first; then see to stealing.
+        """Start what waits for a slot and fits, lowest share first; then see to stealing.
 
         An idle slot without work of its own steals from the others; what does not fit here may fit there.
         """
@@ -101,7 +101,7 @@ class Pinned:
         return False
 
     def _steal(self, thief: Slot, starts: list[PinnedStart], steals: list[tuple[Slot, Any, int]]) -> None:
-        """Take from other slots' queues what fits (spec §17.7), one task an attempt; the core's lock is held."""
+        """Take from other slots' queues what fits, one task an attempt; the core's lock is held."""
         while not thief.heap and any(s is not thief and s.worker == thief.worker for s in self.core.waiting):
             found = steal(self.core, thief, self._fits)
             if found is None:

@@ -5,7 +5,7 @@ the data that lie elsewhere, is busy for the task's duration, and then the body 
 at the task's end. So hours on a hundred workers take seconds here, and policies can be compared on what counts:
 the makespan. Durations come from a function, sizes from the results (their `nbytes`).
 
-Source: design/architecture.md §2.
+See docs/scheduling.md.
 """
 
 from __future__ import annotations

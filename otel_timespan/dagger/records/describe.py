@@ -1,6 +1,6 @@
 """How functions and values appear in the log: by description, so that a log keeps no data alive.
 
-Source: design/rulings.md 29 and docs/events.md.
+See docs/events.md.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ FIXED_INFO: dict[type, ValueInfo] = {kind: ValueInfo(kind, size, 0) for kind, si
 
 
 def is_mutable(value: Any) -> bool:
-    """Whether the value has an identity worth tracing (spec/timespans.md §6)."""
+    """Whether the value has an identity worth tracing."""
     if type(value) in FIXED_INFO or type(value) is str:
         return False
     if isinstance(value, (*_IMMUTABLE, types.BuiltinFunctionType)):

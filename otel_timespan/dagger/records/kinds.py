@@ -12,7 +12,7 @@ collector again and again, except for tuples of nothing but such. So processors 
 Events that share a reading of the clock are set 1 ns apart, in their order, so that sorting by timestamp
 gives it back.
 
-Sources: spec/scheduler.md §17.11, §19; design/rulings.md 16, 27-29.
+See docs/events.md.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def expand_submit(record: Any, out: list[Event]) -> None:
         expand_schedule(place, out)
         t1 = max(t1, place[3] + 6)
     add(_new(Event, ("finish", "add_thunk", id, timeline, t1, NO_GC, NO_SAMPLES, CORE_WORKER, samples)))
-    if options.name is not None:  # the label (spec/timespans.md §9)
+    if options.name is not None:  # the label
         label = EventId(objectid=thunk_id, name=options.name)
         _span(out, "data_annotation", label, None, t1, t1, CORE_WORKER, samples)
 

@@ -1,8 +1,8 @@
 """How many bytes a value takes: exactly where it says so, else a cheap estimate.
 
-Source: design/rulings.md 15: int and float count 8, bytes-like exactly, arrays and frames by their own
-`nbytes` (unknown when that raises), containers by sampling, objects with their attributes (not: slots). Never
-raises, never walks a large value.
+int and float count 8, bytes-like exactly, arrays and frames by their own `nbytes` (unknown when that raises),
+containers by sampling, objects with their attributes (not: slots). Never raises, never walks a large value.
+See docs/data.md.
 """
 
 from __future__ import annotations

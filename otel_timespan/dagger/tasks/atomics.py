@@ -1,8 +1,7 @@
 """The few operations that threads race for, each atomic, so that the hot path takes no lock.
 
 The problem: two threads that meet at one lock a task form a convoy (13 to 16 µs a task against 4.5
-without; design/architecture.md §2). Under the GIL one operation on a list, a deque or a slot is atomic,
-and these suffice:
+without). Under the GIL one operation on a list, a deque or a slot is atomic, and these suffice:
 
 * **claim** and **settle** are deletions of a slot: whoever deletes it wins, the others get an error. A
   queued task is claimed by the thread that runs it, cancels it or steals it; any unfinished task is

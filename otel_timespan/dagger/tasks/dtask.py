@@ -5,7 +5,8 @@ unfinished task is held by its queue, by the thread that runs it, or by the list
 upstream it waits for. So dropping the handle never loses a task, and when a finished task is dropped its
 result goes with it, without any table (10,000 waiting tasks take under 1 KB each).
 
-Source: spec/scheduler.md §1.2, §17.2; design/rulings.md 1, 14, 16.
+The states are those of docs/concepts.md; who may write which slot is said at `DTask.__slots__`, and in
+docs/architecture.md. Upstream: https://juliaparallel.org/Dagger.jl/dev/task-spawning/.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ ALLOWED = {
     ("running", "failed"),
     ("running", "ready"),  # its next attempt
 }
-"""The moves of a task between its states (spec/scheduler.md §17.2), as data: for checks and pictures."""
+"""The moves of a task between its states (the picture in docs/concepts.md), as data: for checks and pictures."""
 
 
 class TaskSummary(NamedTuple):
@@ -96,25 +97,71 @@ class DTask:
     the task.
     """
 
+    # What each slot means, and who may write it when; the table of docs/architecture.md says the same. The *submitter*
+    # is the thread in `spawn`, at the end of a block that held the task back, or about to begin its next attempt; the
+    # *queuer* the one that made it ready: the submitter, who ended its last upstream, gave it its place of a limit, or
+    # changed the workers; the *runner* the one that claimed it: a worker's thread, one that helps, one that steps; the
+    # *ender* the one that deleted `_open`. A task changes hands by deleted slots and tokens (atomics.py), each of
+    # which one thread gets. For the main thread one without signals may stand in (service/uninterrupted.py).
     __slots__ = (
         "__weakref__",
-        "_args",  # positional arguments as given; () once finished
-        "_claim",  # there while the task sits in a queue: deleting it takes the task (atomics.claim)
-        "_context",  # the caller's contextvars at spawn, run once; None once finished
-        "_core",  # the scheduler that it belongs to
-        "_deps",  # upstream tasks, one that is used twice comes twice; () once finished
-        "_f",  # the function as given; None once finished
-        "_kwargs",  # keyword arguments as given, None when there are none
-        "_live",  # attempt, label, span parent, ...: only what few tasks have (a `Live`), else None
-        "_open",  # there until the task has its one result: deleting it is the right to set it (settle)
-        "_options",  # effective options; the shared default where nothing was set
-        "_outcome",  # DRef or Result of a success, Failure otherwise; set before `_state` says so
-        "_slot",  # where it runs or ran, None before
-        "_state",  # UNLAUNCHED .. FAILED
-        "_subs",  # dependents (DTask) and waiters (callables) to tell at the end, each exactly once
-        "_summary",  # TaskSummary of a task that failed; absent else
-        "_taken",  # there while what was taken out of `_subs` at the end is being told: that
-        "_tokens",  # one a pending upstream, True at the bottom; None when there were none (countdown)
+        # Positional arguments as given. Submitter, before anybody else has the task; () when let go (see `_f`).
+        "_args",
+        # There while the task can be had from a queue; deleting it is the right to have it (atomics.claim). Queuer,
+        # just before it is in the queue: True in a worker's shared one, False in that of a slot, where helpers must
+        # not take it. Deleted by the runner, a thief, the ender, or who takes the slot away; there again when it is
+        # queued again.
+        "_claim",
+        # The caller's contextvars at spawn; the body runs in them. Submitter; None when let go. Between claim and
+        # body the simulated driver's runner puts one of its own around it.
+        "_context",
+        # The scheduler that it belongs to. Submitter; never written again.
+        "_core",
+        # Upstream tasks; one that is used twice comes twice. Submitter; a sequential queue of tasks adds some before
+        # it is submitted; () when let go.
+        "_deps",
+        # The function as given. Submitter. *Let go*, all five in one section, when it will not run (again): by the
+        # ender, after everybody was told, unless its body still runs; then by the runner, when that is over. A runner
+        # that finds the task done before the body lets go, too.
+        "_f",
+        # Keyword arguments as given, None when there are none. Submitter; None when let go.
+        "_kwargs",
+        # What only few tasks have (a `Live`), else None. Made once, by the submitter where a log wants it, else by
+        # whoever needs it first, under `_live_lock`; it stays.
+        "_live",
+        # There until the task has its one outcome; deleting it is the right to set that, and the duty to end the task
+        # (bodies/ending.py). Submitter; deleted once, by the ender, which may be any thread; never there again.
+        "_open",
+        # Effective options; the shared `DEFAULT` where nothing was set. Submitter; the queuer, who places the task,
+        # fills in defaults of its signature before it is in a queue.
+        "_options",
+        # DRef or `Result` of a success, else `Failure`. Ender, in one section with deleting `_open`; not there
+        # before. Others read it from `_state` DONE or FAILED on.
+        "_outcome",
+        # The `Slot` in which it runs or ran. Runner, when the body is about to begin: who mends a broken-off run tells
+        # by it that it has. None before, and again from the end of an attempt until the next one begins.
+        "_slot",
+        # UNLAUNCHED .. FAILED. Submitter: LAUNCHED, before it is wired or queued (and FAILED, if a task that was held
+        # back is cancelled at that moment). Ender: DONE or FAILED, after the record is in the log and before anybody
+        # is told; from then on it is never written again.
+        "_state",
+        # Dependents (DTask) and waiters (callables) to tell at the end, each exactly once. Appended to by submitters
+        # of dependents and by waiters, who then look at `_state` and, if it is done, try to take their entry back;
+        # taken out by waiters that give up, and by who cancels a dependent. Emptied by the ender, who puts `TOLD` here.
+        "_subs",
+        # TaskSummary of a task that fails; not there else. Whoever is about to end it with an error, while its inputs
+        # are there: of several all say the same. None from then on if there is a next attempt instead.
+        "_summary",
+        # What was taken out of `_subs` at the end and is being told: there from before the first is taken until the
+        # last was told, so that a broken-off ending can be completed. Ender.
+        "_taken",
+        # A list while it waits: True at the bottom, which is the submitter's own, and a False for each unfinished
+        # upstream on top. Submitter (`Core.wire`), who takes one off for each entry that it took back, and one at
+        # last; the ender of each upstream that succeeded takes one off. Who gets the True is the queuer. Empty from
+        # then until it is queued, parked, or left to the driver to restore or fail; None, by the queuer, just before
+        # that. None also where no upstream was unfinished at submission.
+        "_tokens",
+        # Its number. Submitter; never written again.
         "id",
     )
 
@@ -252,16 +299,17 @@ class Live:
     )
 
     def __init__(self) -> None:
-        self.attempt = 1
-        self.trace: Any = None  # what the log's recorder remembered of the caller
-        self.coroutine: CoroutineBody | None = None  # what runs on the event loop
-        self.chunk: Chunk | None = None  # the chunk handed out for the result
-        self.token: Any = None  # the cancel token while it runs
-        self.reserved: Any = None  # its expected time where it was placed (a `Reservation`)
-        self.spawned_by = 0  # the id of the task whose body spawned it
-        self.timer: Any = None  # what ends the body (option `timeout`) or begins the next attempt
-        self.forced = 0  # how far a forced cancellation is (interrupts.py)
-        self.wakes: Any = ()  # what ends the waits of the body
+        # Who writes what: see `DTask.__slots__`.
+        self.attempt = 1  # by who has the outcome of an attempt, before the next one is submitted
+        self.trace: Any = None  # what the log's recorder remembered of the caller; submitter of the first attempt
+        self.coroutine: CoroutineBody | None = None  # what runs on the event loop; runner, None by the loop at its end
+        self.chunk: Chunk | None = None  # of the result, where one was handed out; runner, or who asks for it later
+        self.token: Any = None  # the cancel token; whoever needs it first, under a lock (environment.token_of)
+        self.reserved: Any = None  # its expected time where it was placed (a `Reservation`); under `Core.lock`
+        self.spawned_by = 0  # the id of the task whose body spawned it; submitter of the first attempt
+        self.timer: Any = None  # what ends the body (option `timeout`) or begins the next attempt; runner
+        self.forced = 0  # how far a forced cancellation is; canceller, timer thread or body (bodies/interrupts.py)
+        self.wakes: Any = ()  # what ends the waits of the body; the body's threads, under the lock there
 
 
 def live(task: DTask) -> Live:
@@ -279,7 +327,7 @@ _live_lock = threading.Lock()
 
 
 def state_name(task: DTask) -> str:
-    """The state as spec/scheduler.md §17.2 calls it."""
+    """The state, by the names of docs/concepts.md."""
     state = task._state
     if state == DONE:
         return "finished"

@@ -4,7 +4,7 @@ One context variable holds the running `DTask` (inside a body) or a `SyncBlock` 
 runs in a copy of its spawner's context with the variable set to itself, so a body never sees a block of
 its spawner.
 
-Source: spec/scheduler.md §1.10, §3.
+See docs/concepts.md.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def token_of(task: DTask) -> CancelToken:
 
 
 def end_token(task: DTask) -> None:
-    """The task ended: what it started may stop (spec/scheduler.md §2)."""
+    """The task ended: what it started may stop."""
     if task._live is not None and task._live.token is not None:
         task._live.token.cancel()
 

@@ -1,7 +1,7 @@
 """Ids come in blocks, so that workers can number tasks without asking the core each time.
 
-Source: design/rulings.md 15. One source belongs to the process that holds the core; another process
-leases blocks of it with `lease`. Task ids begin with 1; the eager scheduler's internal root takes one.
+One source belongs to the process that holds the core; another process leases blocks of it with `lease`. Task
+ids begin with 1; the eager scheduler's internal root takes one.
 """
 
 from __future__ import annotations
@@ -39,5 +39,5 @@ class IdBlocks:
 
 
 def new_run_id() -> int:
-    """A random 63-bit number, never 0: names one scheduler instance for ever (rulings 34)."""
+    """A random 63-bit number, never 0: names one scheduler instance for ever."""
     return secrets.randbits(62) | 1 << 62
