@@ -22,6 +22,7 @@ See docs/architecture.md.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import types
 from collections.abc import Sequence
@@ -142,6 +143,8 @@ def _show(core: Core, task: DTask) -> None:
         task._subs = TOLD
     for _ in range(_tell(core, task, taken, None)):
         core.driver.wake()
+    with contextlib.suppress(AttributeError):
+        del task._taken  # else it would keep its dependents alive
     core.driver.perform_effects()
 
 

@@ -73,9 +73,9 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
     recorder = core.context.recorder
     if recorder is not None:
         try:
-            return _run_logged(core, task, slot, context, recorder, helping)
+            return _run_logged(core, task, slot, context, recorder, helping, f, args)
         finally:
-            del task, context  # see below
+            del task, context, f, args, kwargs  # see below
     begun = 0 if task.id & core.costs.skip else core.clock()
     value: Any = None
     error: BaseException | None = None
@@ -104,22 +104,23 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
         return conclude(core, task, value, error, None, helping, ns)
     finally:
         error = value = None  # its traceback refers to this frame, and must not keep the value
-        del task, context  # nor the task, whose failure it is
+        del task, context, f, args, kwargs  # nor the task, whose failure it is, nor what that was given
 
 
 @interrupts.see_through
-def _run_logged(core: Core, task: DTask, slot: Slot, context: contextvars.Context, recorder: Any, helping: bool) -> int:
+def _run_logged(
+    core: Core, task: DTask, slot: Slot, context: contextvars.Context, recorder: Any, helping: bool, f: Any, args: Any
+) -> int:
     """`run` with a log: one record when the body begins, one when it ended (see logged.py)."""
-    f = task._f
     code = function_codes.get(f) if type(f) is FunctionType else None
     code = function_code(f) if code is None else code
     profiled = core.context.profile_computes
     plain = type(code) is int and task._options is DEFAULT and core.devices is None
     if plain and not (profiled or task._kwargs or move.custom or recorder.wants_cpu or recorder.on_body is not None):
         try:
-            return _run_plainly(core, task, slot, context, recorder, helping, code)
+            return _run_plainly(core, task, slot, context, recorder, helping, code, f, args)
         finally:
-            del task, context
+            del task, context, f, args
     log = RunLog(recorder, slot.code, code)
     if profiled:
         profiler.begin((core.uid, task.id))
@@ -137,12 +138,20 @@ def _run_logged(core: Core, task: DTask, slot: Slot, context: contextvars.Contex
         return conclude(core, task, value, error, log, helping, ns)
     finally:
         error = value = None
-        del task, context
+        del task, context, f, args
 
 
 @interrupts.see_through
 def _run_plainly(
-    core: Core, task: DTask, slot: Slot, context: contextvars.Context, recorder: Any, helping: bool, code: int
+    core: Core,
+    task: DTask,
+    slot: Slot,
+    context: contextvars.Context,
+    recorder: Any,
+    helping: bool,
+    code: int,
+    f: Any,
+    args: Any,
 ) -> int:
     """`_run_logged` for most tasks: no options, a well-known function, a log that asks for nothing more."""
     thread = threads.info
@@ -151,14 +160,14 @@ def _run_plainly(
     error: BaseException | None = None
     try:  # as `called`, without a call
         try:
-            value = context.run(_plain_logged_body, core, task, slot, recorder, code, thread)
+            value = context.run(_plain_logged_body, core, task, slot, recorder, code, thread, f, args)
         except BaseException as raised:
             error = raised
             interrupts.deliver()
     except TaskCancelled as late:
         error = late
     ended = core.clock()
-    args, kind, extra = task._args, type(value), task._live
+    kind, extra = type(value), task._live
     special = error is not None or kind in _SPECIAL or (extra is not None and extra.forced)
     if special or (args and kind not in FIXED and given_as(value, args) is not None):
         log = RunLog(recorder, slot.code, code)
@@ -170,11 +179,11 @@ def _run_plainly(
             return conclude(core, task, value, error, log, helping, ended - begun if begun else 0)
         finally:
             error = value = None
-            del task, context
+            del task, context, f, args
     core.running.discard(task)
     ref = LoggedDRef(value, recorder.put, slot.worker)
     if begun and task._state < DONE:
-        learn(core, slot, task._f, args, None, ended - begun, ref)
+        learn(core, slot, f, args, None, ended - begun, ref)
     packed = ended if kind in FIXED else core.clock()
     number, nbytes, worker = ref._number, ref._nbytes, ref.worker
     row = (records.RETURN, ended, packed, core.uid, task.id, slot.code, code, number, nbytes, kind, worker, thread)
@@ -182,11 +191,11 @@ def _run_plainly(
 
 
 @interrupts.see_through
-def _plain_logged_body(core: Core, task: DTask, slot: Slot, recorder: Any, code: int, thread: tuple[int, str]) -> Any:
+def _plain_logged_body(
+    core: Core, task: DTask, slot: Slot, recorder: Any, code: int, thread: tuple[int, str], f: Any, args: Any
+) -> Any:
     began = moved = core.clock()
     current.set(task)
-    f: Any = task._f
-    args: Any = task._args
     moves: Any = ()
     try:
         if args:

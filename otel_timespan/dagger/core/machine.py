@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import WorkerLostError
 from ...timespans.model import EventId, Timeline
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from ..data.bound import process_bound
 from ..data.chunks import Chunk
 from ..options.defaults import signature_defaults

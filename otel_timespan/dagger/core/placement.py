@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import NoWorkersError, SchedulingError
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from ..data.chunks import Chunk
 from ..options.defaults import apply_defaults, signature_defaults
 from ..options.options import DEFAULT, Options

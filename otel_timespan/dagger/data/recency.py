@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InvalidOptionError
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from ..places.devices import ABSENT, RAM, StorageDevice, StorageError, Stored
 from ..records.sizes import approx_size
 from ..service import janitor

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from ...errors import InvalidOptionError
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from .checks import Check, RefusedError, refusal
 
 __all__ = [

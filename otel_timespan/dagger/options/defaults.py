@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ...errors import InvalidOptionError, NotCallableError
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from ..places.processors import distance
 from .declaring import TASK_OPTIONS, check, is_option, unknown_option
 from .options import SCOPES, Options, made

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...errors import InvalidOptionError, NotCallableError
-from ...timespans.recorder import warn_once
+from ...timespans.warn import warn_once
 from .node import node_uuid
 from .topology import Topology, default_threads, positive, topology
 
