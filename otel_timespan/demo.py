@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from .errors import DTaskFailedError, InvalidOptionError, unwrap_exception
 
-__all__ = ["Failure", "FunctionFacts", "ModuleFacts", "Report", "analyse", "analyse_in_order", "find_modules"]
+__all__ = ["FunctionFacts", "ModuleFacts", "ModuleFailure", "Report", "analyse", "analyse_in_order", "find_modules"]
 
 DEFAULT_LIMIT = 300
 """Modules that the demo takes unless told otherwise: some 1,200 tasks, 6,000 spans."""
@@ -76,7 +76,7 @@ class ModuleFacts(NamedTuple):
     imports: frozenset[str]
 
 
-class Failure(NamedTuple):
+class ModuleFailure(NamedTuple):
     """A module without measurements: which of its tasks failed, and with what."""
 
     module: str
@@ -231,15 +231,15 @@ class _Steps(NamedTuple):
 
 
 def analyse(
-    modules: Sequence[Module], on_settled: Callable[[Module, Failure | None], None] | None = None
-) -> tuple[Report, list[Failure]]:
+    modules: Sequence[Module], on_settled: Callable[[Module, ModuleFailure | None], None] | None = None
+) -> tuple[Report, list[ModuleFailure]]:
     """Measure the modules as tasks of the current context: (report, what failed).
 
     `on_settled(module, failure)` is called in the calling thread after each module, in order.
     """
     from .dagger import fetch, spawn
 
-    failures: list[Failure] = []
+    failures: list[ModuleFailure] = []
     measured: list[Any] = []
     leaves: list[Any] = []
     with _quiet_parser():
@@ -283,18 +283,18 @@ def _spawn_steps(module: Module) -> _Steps:
     return _Steps(module, {source.id: "read", tree.id: "parse", facts.id: "measure"}, facts)
 
 
-def _failure(steps: _Steps) -> Failure | None:
+def _failure(steps: _Steps) -> ModuleFailure | None:
     try:
         steps.measured.fetch()
     except DTaskFailedError as error:
-        return Failure(steps.module.name, steps.ids[error.root.id], _one_line(unwrap_exception(error)))
+        return ModuleFailure(steps.module.name, steps.ids[error.root.id], _one_line(unwrap_exception(error)))
     return None
 
 
-def analyse_in_order(modules: Sequence[Module]) -> tuple[Report, list[Failure]]:
+def analyse_in_order(modules: Sequence[Module]) -> tuple[Report, list[ModuleFailure]]:
     """The same job as a plain loop, without the scheduler: what `analyse` must agree with."""
     measured: list[ModuleFacts] = []
-    failures: list[Failure] = []
+    failures: list[ModuleFailure] = []
     with _quiet_parser():
         for module in modules:
             step = "read"
@@ -305,7 +305,7 @@ def analyse_in_order(modules: Sequence[Module]) -> tuple[Report, list[Failure]]:
                 step = "measure"
                 measured.append(measure(tree, source, module.name))
             except Exception as error:
-                failures.append(Failure(module.name, step, _one_line(error)))
+                failures.append(ModuleFailure(module.name, step, _one_line(error)))
     return summarize(*measured), failures
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .demo import TOP, Failure, Module, Report, analyse, find_modules
+from .demo import TOP, Module, ModuleFailure, Report, analyse, find_modules
 from .session import Session, check_writable, logged
 from .viz.critical_path import CriticalPath, critical_path, where_time_went
 from .viz.rows import LogTable, read_logs
@@ -35,7 +35,7 @@ def run_demo(limit: int, source: Path | None, trace: Path) -> None:
     print_session(console, session, trace)
 
 
-def _with_progress(modules: list[Module]) -> tuple[Report, list[Failure]]:
+def _with_progress(modules: list[Module]) -> tuple[Report, list[ModuleFailure]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -49,7 +49,7 @@ def _with_progress(modules: list[Module]) -> tuple[Report, list[Failure]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=len(modules))
 
-        def settled(module: Module, failure: Failure | None) -> None:
+        def settled(module: Module, failure: ModuleFailure | None) -> None:
             progress.update(bar, advance=1, description=module.name)
             if failure is not None:
                 progress.console.print(f"failed: {failure.module} ({failure.step}): {failure.error}", markup=False)
@@ -60,7 +60,7 @@ def _with_progress(modules: list[Module]) -> tuple[Report, list[Failure]]:
 # ---- the report of the job ---------------------------------------------------------------------
 
 
-def _print_report(console: Console, report: Report, failures: list[Failure]) -> None:
+def _print_report(console: Console, report: Report, failures: list[ModuleFailure]) -> None:
     mean = report.complexity / report.functions if report.functions else 0.0
     console.print(
         f"\n[bold]{report.modules:,} modules[/], {report.lines:,} lines, {report.classes:,} classes, "

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 from .session import jaeger_url, otlp_endpoint, trace_id_of, why_not_exported
 
-__all__ = ["Step", "check_stack", "prometheus_url"]
+__all__ = ["CheckStep", "check_stack", "prometheus_url"]
 
 _POLL_S = 0.25
 _REQUEST_TIMEOUT_S = 5.0
 _COMPOSE = "start the back ends with `docker compose up -d`"
 
 
-class Step(NamedTuple):
+class CheckStep(NamedTuple):
     """One answer: what was looked at, whether it is fine, and where or why not (with the cure)."""
 
     what: str
@@ -34,8 +34,8 @@ def prometheus_url(environ: Mapping[str, str] = os.environ) -> str:
     return (environ.get("PROMETHEUS_URL") or "http://localhost:9090").rstrip("/")
 
 
-def check_stack(timeout_s: float = 30.0) -> Iterator[Step]:
-    """Check collector, Jaeger and Prometheus, then send a test run and wait `timeout_s` for it to arrive.
+def check_stack(timeout_s: float = 30.0) -> Iterator[CheckStep]:
+    """CheckStep collector, Jaeger and Prometheus, then send a test run and wait `timeout_s` for it to arrive.
 
     Steps are yielded as they are known. What can't be reached is not waited for. Raises
     `InvalidOptionError` for a bad OTLP endpoint.
@@ -43,18 +43,19 @@ def check_stack(timeout_s: float = 30.0) -> Iterator[Step]:
     reason = why_not_exported()
     endpoint = otlp_endpoint()
     cure = f"{reason}; {_COMPOSE}, or name another one in OTEL_EXPORTER_OTLP_ENDPOINT"
-    yield Step("collector", reason is None, endpoint.url if reason is None else cure)
+    yield CheckStep("collector", reason is None, endpoint.url if reason is None else cure)
     jaeger, prometheus = jaeger_url(), prometheus_url()
     sees_spans = _refusal(f"{jaeger}/api/services")
-    yield Step("Jaeger", sees_spans is None, jaeger if sees_spans is None else f"{jaeger}: {sees_spans}; set JAEGER_UI")
+    detail = jaeger if sees_spans is None else f"{jaeger}: {sees_spans}; set JAEGER_UI"
+    yield CheckStep("Jaeger", sees_spans is None, detail)
     sees_metrics = _refusal(f"{prometheus}/-/ready")
     detail = prometheus if sees_metrics is None else f"{prometheus}: {sees_metrics}; set PROMETHEUS_URL"
-    yield Step("Prometheus", sees_metrics is None, detail)
+    yield CheckStep("Prometheus", sees_metrics is None, detail)
     if reason is not None:
         return
     name = f"stack_check_{secrets.token_hex(4)}"
     run = _send(name)
-    yield Step("delivery", run.delivered, f"the collector took {run.exported} of {run.recorded} spans")
+    yield CheckStep("delivery", run.delivered, f"the collector took {run.exported} of {run.recorded} spans")
     if sees_spans is None:
         yield _arrival(
             "test span", timeout_s, f"{jaeger}/trace/{run.trace_id}", lambda: _trace_known(jaeger, run.trace_id)
@@ -95,18 +96,18 @@ def _send(name: str) -> _Sent:
     return _Sent(trace_id_of(run), delivered and not stats["pending"], stats["exported"], stats["recorded"])
 
 
-def _arrival(what: str, timeout_s: float, where: str, look: Callable[[], bool]) -> Step:
+def _arrival(what: str, timeout_s: float, where: str, look: Callable[[], bool]) -> CheckStep:
     """Look until it is there or the time is over."""
     deadline = time.monotonic() + timeout_s
     last = "not there"
     while True:
         try:
             if look():
-                return Step(what, True, where)
+                return CheckStep(what, True, where)
         except (OSError, ValueError) as error:
             last = str(error)
         if time.monotonic() > deadline:
-            return Step(what, False, f"{last} after {timeout_s:g} s: {where}; look at the collector's own log")
+            return CheckStep(what, False, f"{last} after {timeout_s:g} s: {where}; look at the collector's own log")
         time.sleep(_POLL_S)
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,50 +15,54 @@ import pytest
 ROOT = Path(__file__).parent.parent / "otel_timespan"
 FILES = sorted(ROOT.rglob("*.py"))
 
-ALLOWED = {
-    "dagger": {"errors", "timespans", "dagger"},
-    "timespans": {"errors", "timespans"},
-    "events": {"errors", "timespans", "events"},
-    "otel": {"errors", "timespans", "events", "otel"},
-    "viz": {"errors", "timespans", "viz"},
-}
-"""Who may import whom when it is imported. Anything may be imported later, inside a function."""
-
-JOINS = {"dagger/logging.py"}
-"""What joins scheduler and consumers (design/rulings.md 30): loaded lazily, may import both."""
-
 ONLY_UNDER = {"opentelemetry": "otel", "dask": "dagger/drivers", "matplotlib": "viz", "graphviz": "viz"}
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 700, 80
 
 
-def _imports(tree: ast.Module, package: list[str]) -> list[str]:
-    """Absolute names of the modules imported at import time (not inside functions or TYPE_CHECKING)."""
-    found = []
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if node.level == 0:
-                found.append(node.module or "")
-            else:
-                base = package[: len(package) - node.level + 1]
-                stem = ".".join(base + ([node.module] if node.module else []))
-                found += [stem] if node.module else [f"{stem}.{alias.name}" for alias in node.names]
-    return found
+def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The contracts of pyproject.toml, held against the package in a folder."""
+    pytest.importorskip("importlinter", reason="import-linter is not installed: `make lint` installs it, and runs this")
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_follow_the_table(path: Path) -> None:
-    """A room imports only the rooms that it may."""
-    parts = path.relative_to(ROOT.parent).with_suffix("").parts
-    room = parts[1] if len(parts) > 2 else ""
-    package = list(parts[:-1])
-    for name in _imports(ast.parse(path.read_text()), package):
-        if name.startswith("otel_timespan.__"):
-            continue  # the version, the name
-        if name.startswith("otel_timespan.") and room in ALLOWED and "/".join(parts[1:]) + ".py" not in JOINS:
-            assert name.split(".")[1] in ALLOWED[room], f"{path.name} imports {name}"
+WRONG_WAYS = [
+    ("dagger/core/costs.py", "from ..bodies.run import run", "dagger.core.costs -> otel_timespan.dagger.bodies.run"),
+    ("dagger/places/node.py", "from ..fetching import fetch", "dagger.places.node -> otel_timespan.dagger.fetching"),
+    ("timespans/journal.py", "from ..otel import semconv", "timespans.journal -> otel_timespan.otel.semconv"),
+    ("otel/spans/ids.py", "from ..export import wire", "otel.spans.ids -> otel_timespan.otel.export.wire"),
+    ("events/load.py", "import opentelemetry.trace", "events.load -> opentelemetry"),
+]
+
+
+@pytest.mark.parametrize(("file", "line", "chain"), WRONG_WAYS, ids=lambda value: value.split(".")[0])
+def test_an_import_against_the_direction_fails_with_its_chain(tmp_path: Path, file: str, line: str, chain: str) -> None:
+    """Whoever imports upwards, inside of a function too, is told which module imports which."""
+    shutil.copytree(ROOT, tmp_path / ROOT.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT.parent / "pyproject.toml", tmp_path)
+    victim = tmp_path / ROOT.name / file
+    victim.write_text(f"{victim.read_text()}\n\ndef _late() -> None:\n    {line}\n")
+    done = _lint_imports(tmp_path)
+    assert done.returncode != 0
+    assert f"otel_timespan.{chain}" in done.stdout
+
+
+def test_imports_go_one_way() -> None:
+    """The contracts hold for the package as it is."""
+    done = _lint_imports(ROOT.parent)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """One name a concept: no class of the package is called like another, those of one file's own aside."""
+    homes: dict[str, set[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+    assert not {name: files for name, files in homes.items() if len(files) > 1}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -91,9 +99,6 @@ def test_public_names_are_there_and_sorted(name: str) -> None:
 
 def test_the_top_imports_nothing_heavy() -> None:
     """`import otel_timespan` loads neither OpenTelemetry nor any optional library."""
-    import subprocess
-    import sys
-
     code = (
         "import sys, otel_timespan as ts; ts.spawn; ts.NoOpLog;"
         "heavy = {'opentelemetry', 'grpc', 'pandas', 'matplotlib', 'rich', 'click', 'dask', 'asyncio'};"

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from .context import eager_state
 from .core.machine import Core
-from .records.describe import function_name
+from .records.describe import callable_name
 from .tasks.dtask import DONE, FAILED, LAUNCHED, DTask, Result
 
 __all__ = ["status"]
@@ -47,7 +47,7 @@ def _level(core: Core, tasks: list[DTask], depth: int, shown: set[int]) -> Itera
     indent = "  " * depth
     for task in new[:WIDTH]:
         shown.add(task.id)
-        yield f"{indent}{flags(core, task):<3} {task.id}: {function_name(task._f) if task._f else 'done'}\n"
+        yield f"{indent}{flags(core, task):<3} {task.id}: {callable_name(task._f) if task._f else 'done'}\n"
         below = [sub for sub in list(task._subs) if type(sub) is DTask]
         if below and depth < DEPTH:
             yield from _level(core, below, depth + 1, shown)

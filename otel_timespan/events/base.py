@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..timespans.model import ChunkInfo, Event, EventId
+from ..timespans.model import Event, EventId
 
-__all__ = ["MAX_OPEN", "OpenSpans", "Sampler", "function_name", "id_field", "thunk_id"]
+__all__ = ["MAX_OPEN", "OpenSpans", "Sampler", "id_field", "thunk_id"]
 
 MAX_OPEN = 100_000
 """Open spans that a consumer remembers; of spans that never finish the oldest are forgotten."""
@@ -63,11 +63,3 @@ def id_field(event: Event, name: str) -> Any:
 def thunk_id(event: Event) -> Any:
     """The task that an event is about, None where it is about none."""
     return id_field(event, "thunk_id")
-
-
-def function_name(f: Any) -> str:
-    """The plain name of a function; of other callables, and of chunks, the name of their type."""
-    if isinstance(f, ChunkInfo):
-        return f.type.__name__
-    name = getattr(f, "__name__", None)
-    return name if isinstance(name, str) else type(f).__name__

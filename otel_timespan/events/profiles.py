@@ -7,8 +7,8 @@ import os
 import tempfile
 import weakref
 
-from ..timespans.model import Event
-from .base import function_name, thunk_id
+from ..timespans.model import Event, function_name
+from .base import thunk_id
 from .flame import flame_svg, speedscope
 
 __all__ = ["ProfileHandle", "ProfileMetrics"]

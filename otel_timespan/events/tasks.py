@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..timespans.model import ChunkInfo, Event, TaskRef, ValueInfo
+from ..timespans.model import ChunkInfo, Event, TaskRef, ValueInfo, function_name
 from ..timespans.warn import warn_once
-from .base import OpenSpans, function_name, id_field, thunk_id
+from .base import OpenSpans, id_field, thunk_id
 
 __all__ = [
     "LoggedMutableObject",

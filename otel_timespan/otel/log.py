@@ -46,7 +46,7 @@ from .spans.plain import Enclosing, is_program
 from .spans.redact import Redact, redacted
 from .spans.runs import Run, Runs, Sampled, current_run
 from .spans.spandata import SpanData
-from .spans.tasks import function_name
+from .spans.tasks import task_name
 
 __all__ = ["OTelLog"]
 
@@ -250,7 +250,7 @@ class OTelLog(Sink):
         backend = self._backend
         assert backend is not None
         task = self._detail == "task"
-        name = function_name(function) if task else semconv.COMPUTE
+        name = task_name(function) if task else semconv.COMPUTE
         above = parent.span_id if task else ids.span_id(parent.seed, task_id, ids.TASK, 0, attempt)
         span = BodySpan(
             name, parent.trace_id, own, above, parent.flags, parent.trace_state, start_ns + self._offset_ns,

@@ -25,6 +25,7 @@ __all__ = [
     "Timeline",
     "Timespan",
     "ValueInfo",
+    "function_name",
     "make_timespan",
 ]
 
@@ -239,3 +240,11 @@ class TaskRef(NamedTuple):
     """A task as the log shows it."""
 
     id: int
+
+
+def function_name(f: Any) -> str:
+    """The plain name of a function as the log shows it; of other callables, and of chunks, the name of their type."""
+    if isinstance(f, ChunkInfo):
+        return f.type.__name__
+    name = getattr(f, "__name__", None)
+    return name if isinstance(name, str) else type(f).__name__

@@ -14,7 +14,7 @@ from .model import Event
 from .sink import NoOpLog, write_event
 from .warn import warn_once
 
-__all__ = ["Recorder", "TraceParent", "recorder_for", "warn_once"]
+__all__ = ["Recorder", "TraceParent", "recorder_for", "tee_recorder"]
 
 TraceParent = Any
 """What a sink wants to remember of the caller of `spawn` (OpenTelemetry: the parent span). Opaque here."""

@@ -22,7 +22,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ..errors import InvalidOptionError, unwrap_exception
-from ..timespans.model import ChunkInfo, Event, EventId, Timespan, ValueInfo
+from ..timespans.model import ChunkInfo, Event, EventId, Timespan, ValueInfo, function_name
 
 __all__ = ["PHASES", "Half", "LogTable", "Span", "TaskRow", "id_field", "log_kind", "read_logs"]
 
@@ -422,7 +422,7 @@ def _add_thunk(reader: _Reader, half: Half) -> None:
     timeline = half.timeline
     if timeline is None:
         return
-    task.function = function_name(getattr(timeline, "f", None)) or task.function
+    task.function = _label_of(getattr(timeline, "f", None)) or task.function
     task.label = getattr(timeline, "name", None) or task.label
     task.dependencies = _unique(d[1] for d in getattr(timeline, "deps", None) or ()) or task.dependencies
     task.spawned_by = getattr(timeline, "spawned_by", 0) or 0
@@ -451,7 +451,7 @@ def _move(reader: _Reader, half: Half) -> None:
 
 def _compute(reader: _Reader, half: Half) -> None:
     if task := reader.task(half):
-        task.function = task.function or function_name(getattr(half.timeline, "f", None))
+        task.function = task.function or _label_of(getattr(half.timeline, "f", None))
         _note_result(task, half.timeline)
 
 
@@ -477,10 +477,9 @@ def _annotation(reader: _Reader, half: Half) -> None:
     reader.table.names[getattr(objectid, "objid", objectid)] = str(name)
 
 
-def function_name(f: Any) -> str:
-    """The name of a function or of its description, "" where there is none."""
-    name = f if isinstance(f, str) else getattr(f, "__name__", None)
-    return name if isinstance(name, str) else "" if f is None else type(f).__name__
+def _label_of(f: Any) -> str:
+    """A function as rows show it: its name, the text that stands for it in a saved log, "" where there is none."""
+    return f if isinstance(f, str) else "" if f is None else function_name(f)
 
 
 _AT_START: dict[str, Any] = {

@@ -143,14 +143,14 @@ def _is_ours(frame: FrameType) -> bool:
     return isinstance(name, str) and name.partition(".")[0] == _PACKAGE
 
 
-class _Threads:
+class _Executing:
     """What every thread executes: an attribute, since CPython may switch threads after a call."""
 
     current = staticmethod(sys._current_frames)
     frames = property(operator.methodcaller("current"))
 
 
-_threads = _Threads()
+_executing = _Executing()
 
 
 def _raise_in(ident: int, line: list[FrameType]) -> bool:
@@ -158,7 +158,7 @@ def _raise_in(ident: int, line: list[FrameType]) -> bool:
 
     From the first look to the call of `interrupt` there is no call, no backward jump and no collection: one step.
     """
-    interrupt, threads, error = _set_async_exc, _threads, TaskCancelled
+    interrupt, threads, error = _set_async_exc, _executing, TaskCancelled
     again = itertools.accumulate(itertools.repeat("f_back", len(line) - 1), getattr, initial=line[0])
     with uncollected(), contextlib.suppress(KeyError):  # no such thread any more
         if threads.frames[ident] is line[0] and [*again] == line:

@@ -10,10 +10,10 @@ import functools
 import types
 from typing import Any
 
-from ...timespans.model import ChunkInfo, ValueInfo
+from ...timespans.model import ChunkInfo, ValueInfo, function_name
 from .sizes import FIXED, approx_size
 
-__all__ = ["FIXED_INFO", "FunctionInfo", "describe_function", "describe_value", "function_name", "is_mutable"]
+__all__ = ["FIXED_INFO", "FunctionInfo", "callable_name", "describe_function", "describe_value", "is_mutable"]
 
 
 class FunctionInfo:
@@ -69,12 +69,9 @@ def _bound_to_data(f: Any) -> bool:
     return not (owner is None or isinstance(owner, (types.ModuleType, type)))
 
 
-def function_name(f: Any) -> str:
-    """The plain name of a function; for callable objects that of their type; for chunks of their type."""
-    if isinstance(f, ChunkInfo):
-        return f.type.__name__
-    name = getattr(describe_function(f), "__name__", None)
-    return name if isinstance(name, str) else type(f).__name__
+def callable_name(f: Any) -> str:
+    """`function_name` of what `spawn` was given, as the log will show it."""
+    return function_name(f if isinstance(f, ChunkInfo) else describe_function(f))
 
 
 _IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), type, enum.Enum, types.FunctionType)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..options.options import Options
-from ..records.describe import function_name
+from ..records.describe import callable_name
 from .failures import Failure
 
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ def summarize(task: DTask) -> TaskSummary:
     if count <= 4:
         inputs = tuple(_show(a) for a in task._args)
         inputs += tuple(f"{name}={_show(a)}" for name, a in (task._kwargs or {}).items())
-    return TaskSummary(task.id, function_name(task._f), inputs)
+    return TaskSummary(task.id, callable_name(task._f), inputs)
 
 
 def _show(value: Any) -> str:

@@ -20,7 +20,7 @@ from ..spans import failures
 from ..spans.bodyspan import span_context
 from ..spans.mapping import SpanMapper
 from ..spans.runs import Run
-from ..spans.tasks import OpenTask, code_attributes, function_name
+from ..spans.tasks import OpenTask, code_attributes, task_name
 from .gauges import ConsumerGauges
 from .hub import MeterHub, Points
 from .recording import HistogramRecorder
@@ -124,7 +124,7 @@ class LogMetrics:
         counts[key] = counts.get(key, 0) + amount
 
     def _function(self, task: OpenTask) -> str:
-        name = code_attributes(task.f).get(semconv.FUNCTION_NAME) or function_name(task.f)
+        name = code_attributes(task.f).get(semconv.FUNCTION_NAME) or task_name(task.f)
         found = self._functions.get(name)
         if found is None:
             found = name if len(self._functions) < semconv.MAX_FUNCTION_NAMES else semconv.OTHER

@@ -19,7 +19,7 @@ from .ids import TraceParent
 from .paths import Path
 from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
 
-__all__ = ["Done", "OpenTask", "code_attributes", "function_name", "processor_name"]
+__all__ = ["Done", "OpenTask", "code_attributes", "processor_name", "task_name"]
 
 RESULTS = {"success": "finished", "failure": "failed", "skip": "skipped", "cancellation": "cancelled"}
 """`timespan.task.result` -> `timespan.task.state`."""
@@ -200,7 +200,7 @@ def task_span(
     span: SpanData = _new(
         SpanData,
         (
-            function_name(task.f), parent.trace_id, task.span_id, parent.span_id, bounds[0] + offset,
+            task_name(task.f), parent.trace_id, task.span_id, parent.span_id, bounds[0] + offset,
             bounds[6] + offset, attributes, links, events, status, message, parent.trace_state,
             dropped, 0, 0, parent.flags, False,
         ),
@@ -366,7 +366,7 @@ def _describe_code(f: Any, code: Any) -> tuple[str, dict[str, Any]]:
     return name, attributes
 
 
-def function_name(f: Any) -> str:
+def task_name(f: Any) -> str:
     """The plain name of a task's function: the name of its span."""
     return _code(f)[0]
 
