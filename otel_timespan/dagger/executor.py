@@ -372,10 +372,11 @@ class Executor(concurrent.futures.Executor):
                 if future.task is None:  # another thread is just submitting it
                     time.sleep(0)
                     continue
-                refuse_on_loop_thread("the executor is not done, and waiting for it here")
-                step_until(future.task._core, future.done)
-                with slot_given_back():
-                    concurrent.futures.wait([future])
+                if not future.done():  # else its thread just has not taken it out of `_pending` yet
+                    refuse_on_loop_thread("the executor is not done, and waiting for it here")
+                    step_until(future.task._core, future.done)
+                    with slot_given_back():
+                        concurrent.futures.wait([future])
                 self._pending.discard(future)
 
 

@@ -22,6 +22,7 @@ import pytest
 import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan.dagger import executor as executor_module
+from otel_timespan.dagger.executor import TaskFuture
 from otel_timespan.timespans import Event
 from tests.dagger.acceptance.stubs import Meter, held
 from tests.dagger.acceptance.support import (
@@ -489,3 +490,25 @@ def test_after_a_fork() -> None:
         """
     )
     assert out == "child 5\nstatus 0\n"
+
+
+def test_a_coroutine_leaves_an_executor_whose_calls_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future that is done holds nobody up, even if the thread that ended it has not come to the next line yet."""
+    gate = threading.Event()
+    resolve = TaskFuture._resolve
+
+    def resolve_and_wait(future: TaskFuture) -> None:
+        resolve(future)
+        gate.wait(DEADLINE_S)
+
+    monkeypatch.setattr(TaskFuture, "_resolve", resolve_and_wait)
+
+    async def body() -> int:
+        with D.Executor() as executor:
+            return await asyncio.wrap_future(executor.submit(int, 5))
+
+    with D.Context(threads=1):
+        try:
+            assert D.spawn(body).fetch(timeout=DEADLINE_S) == 5
+        finally:
+            gate.set()
