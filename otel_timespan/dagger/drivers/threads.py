@@ -121,7 +121,7 @@ def take_handed_gil(handed: list[Seat], hold: Hold, limbo: list[Seat]) -> bool:
             return False
         del handed[-1]
         cell = seat.cell
-        if cell and cell[-1].__class__ is Slot:
+        if cell and cell[-1].__class__ is Slot:  # `type` would be a call
             hold.slot = cell[-1]
             del cell[-1]
             limbo += (seat,)
@@ -632,9 +632,7 @@ class ThreadsDriver(Pinned, Driver):
             self.free.append(slot)
             self._use(slot)
 
-    def go_on(
-        self, task: DTask, coroutine: Any, context: contextvars.Context, over: Callable[..., int]
-    ) -> int:
+    def go_on(self, task: DTask, coroutine: Any, context: contextvars.Context, over: Callable[..., int]) -> int:
         """On the event loop of this scheduler."""
 
         def handed(value: Any, error: BaseException | None) -> None:

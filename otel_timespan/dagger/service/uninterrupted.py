@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
@@ -61,6 +62,8 @@ def uninterrupted(call: Callable[..., _T], *args: Any) -> _T:
 
 def _thread_is_there() -> bool:
     """Whether a thread waits for our call, started now if all are busy. Not where none can be started any more."""
+    if sys.is_finalizing():  # those that are there never run again
+        return False
     try:
         _ready.pop()
     except IndexError:
