@@ -24,6 +24,8 @@ import pytest
 import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan.dagger.core.invariants import check_idle
+from otel_timespan.dagger.drivers import threads
+from otel_timespan.dagger.tasks import atomics
 
 PACKAGE = str(Path(ts.__file__).parent)
 MOST = 6000
@@ -257,3 +259,26 @@ def test_hooks_may_raise_anything(hook: str, error: type[BaseException]) -> None
         core = context.core
         assert core is not None
         settle(core, [first, middle, sibling, last], 0)
+
+
+SECTIONS = {
+    atomics.claim_gil: 0,
+    atomics.claim_for_gil: 0,
+    atomics.settle_gil: 0,
+    threads.take_free_gil: 0,
+    threads.take_away_gil: 0,
+    threads.take_handed_gil: 0,
+    threads.give_back_gil: 0,
+    threads.sweep_gil: 0,
+    threads.hand_free_gil: 1,
+    threads.hand_resuming_gil: 1,
+}
+"""Each section, and how many calls it makes: one at most, and then as its last step, of a C function."""
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda f: f.__name__)
+def test_sections_make_no_calls(section: Any) -> None:
+    """Nothing stands in a section at which CPython would look for signals or let another thread run."""
+    calls = [one for one in dis.get_instructions(section) if one.opname.startswith("CALL")]
+    calls = [one for one in calls if not one.opname.startswith("CALL_INTRINSIC")]
+    assert len(calls) == SECTIONS[section]

@@ -520,7 +520,7 @@ def test_looking_and_interrupting_is_one_step() -> None:
     switching = ("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "FOR_ITER", "RESUME", "SEND", "YIELD", "BEFORE_WITH")
     assert between
     assert not [name for name in between if name.startswith(switching) and not name.startswith("CALL_INTRINSIC")]
-    assert isinstance(interrupts._Threads.frames.fget, operator.methodcaller)
+    assert isinstance(interrupts._Executing.frames.fget, operator.methodcaller)
 
 
 @pytest.fixture
