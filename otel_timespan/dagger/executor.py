@@ -30,6 +30,7 @@ from .api import current_core, launch
 from .bodies import interrupts
 from .bodies.ending import fail
 from .context import Context, eager_context
+from .cycles import Wait, refuse_cycle
 from .data.read import read
 from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
 from .options.options import Options
@@ -140,7 +141,14 @@ class TaskFuture(concurrent.futures.Future[Any]):
         refuse_on_loop_thread("the future is not done, and waiting for it here")
         if timeout is None:
             step_until(task._core, self.done)
-        return slot_given_back()
+        body = running_task()
+        if body is None:
+            return contextlib.nullcontext()
+        refuse_cycle(body, task)
+        block = contextlib.ExitStack()
+        block.enter_context(Wait(body, task))
+        block.enter_context(slot_given_back())
+        return block
 
 
 class Call(functools.partial):  # type: ignore[type-arg]

@@ -28,6 +28,7 @@ from ..errors import (
 from .bodies import interrupts
 from .bodies.results import as_chunk
 from .core.limits import refuse_deadlock
+from .cycles import Wait, is_declared, refuse_cycle
 from .data.chunks import Chunk
 from .data.read import may_wait, read
 from .tasks.atomics import subscribe
@@ -145,17 +146,24 @@ def wait_done(task: DTask, timeout: float | None) -> None:
     check_launched(task)
     refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
     body = running_task() if current.get() is not None else None
-    if body is not None and timeout is None:
-        refuse_deadlock(body, task)
+    if body is not None:
+        if not is_declared(body, task):
+            with Wait(body, task):
+                wait_done(task, timeout)
+            return
+        if timeout is None:
+            refuse_deadlock(body, task)
     if timeout is None and not ("asyncio" in sys.modules and in_event_loop()):
         task._core.driver.help(task)
         if interrupts.used:
             interrupts.check()
         if task._state >= DONE:
             return
+    if body is not None:
+        refuse_cycle(body, task)
     lock = allocate_lock()
     lock.acquire()
-    notify: Callable[[], Any] = lock.release if running_task() is None else _Once(lock.release)
+    notify: Callable[[], Any] = lock.release if body is None else _Once(lock.release)
     if not subscribe(task, notify):
         return
     try:
@@ -300,13 +308,17 @@ async def awaitable(task: DTask) -> Any:
     if task._state < DONE:
         check_launched(task)
         step_until(task._core, lambda: task._state >= DONE)
-        if (body := running_task()) is not None:
+        body = running_task()
+        if body is not None:
             refuse_deadlock(body, task)
-        if subscribe(task, wake):
-            try:
-                await done
-            finally:
-                unsubscribe(task, wake)
+        with contextlib.nullcontext() if body is None else Wait(body, task):
+            if body is not None:
+                refuse_cycle(body, task)
+            if subscribe(task, wake):
+                try:
+                    await done
+                finally:
+                    unsubscribe(task, wake)
     if task._state == FAILED:
         raise failure_of(task)
     if may_wait(task._outcome):  # reading a file must not hold up the loop

@@ -31,7 +31,9 @@ def pack_or_fail(core: Core, task: DTask, value: Any, recorder: Any) -> tuple[An
     except Exception as refused:
         value = None
         inner: BaseException | None = refused
-        while inner is not None:
+        seen: set[int] = set()  # chains of causes may go round
+        while inner is not None and id(inner) not in seen:
+            seen.add(id(inner))
             traceback.clear_frames(inner.__traceback__)
             inner = inner.__cause__ or inner.__context__
         return None, refused

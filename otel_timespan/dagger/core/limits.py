@@ -13,6 +13,7 @@ See docs/users.md.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
@@ -158,6 +159,21 @@ def _hand_out(admitted: Sequence[DTask]) -> None:
             task._core.hand_on([task])
     finally:
         _local.left = None
+
+
+def _in_child() -> None:
+    """After a fork: the limits hold here, too, but nobody has a place: those who had one are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    _holds.clear()
+    _waits.clear()
+    for limit in _limits.values():
+        limit.taken = 0
+        limit.waiting.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def waiting_of(core: Core) -> list[DTask]:

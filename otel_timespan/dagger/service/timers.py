@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import os
 import threading
 import time
@@ -12,6 +13,11 @@ from collections.abc import Callable
 from .threads import start_bare
 
 __all__ = ["Timer", "call_later"]
+
+LOGGER = logging.getLogger("otel_timespan")
+
+LONGEST_PAUSE_S = 1e6
+"""How long the thread sleeps at most: a lock can't wait for ever. Whatever is later is looked at again."""
 
 FEW = 64
 """So many timers that were cancelled may stay in the list of those to come."""
@@ -64,14 +70,17 @@ class _Timekeeper:
         while True:
             with self._changed:
                 while not self._due or self._due[0][0] > time.monotonic():
-                    pause = self._due[0][0] - time.monotonic() if self._due else None
-                    self._changed.wait(pause)
+                    pause = self._due[0][0] - time.monotonic() if self._due else LONGEST_PAUSE_S
+                    self._changed.wait(min(pause, LONGEST_PAUSE_S))
                 timer = heapq.heappop(self._due)[2]
                 call, timer.call = timer.call, None
                 if call is None:
                     self._dropped -= 1
             if call is not None:
-                call()
+                try:
+                    call()
+                except BaseException:  # the calls to come are others'
+                    LOGGER.exception("a timed call failed")
             call = None  # nor may this thread keep a task alive
 
 
