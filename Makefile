@@ -29,8 +29,9 @@ lint: $(VENV)/.dev ## ruff, and who imports whom (import-linter)
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 
-types: $(VENV)/.dev ## mypy --strict on the package
+types: $(VENV)/.dev ## mypy --strict on the package; mypy and pyright on programs that use it
 	@$(BIN)/mypy --strict otel_timespan
+	@$(BIN)/python -m pytest tests/typing
 
 clean: ## removes the virtual environment and all caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

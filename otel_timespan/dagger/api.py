@@ -3,13 +3,16 @@
 See docs/concepts.md and docs/users.md; upstream: https://juliaparallel.org/Dagger.jl/dev/task-spawning/.
 """
 
+# One overload covers a part of the next: the first that fits is meant.
+# mypy: disable-error-code="overload-overlap, overload-cannot-match"
+
 from __future__ import annotations
 
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from ..errors import InvalidOptionError, NotCallableError, TaskCancelled
 from . import context as _context
@@ -28,9 +31,26 @@ from .tasks.dtask import DTask
 from .tasks.environment import SyncBlock, current, running_task
 
 if TYPE_CHECKING:
-    from .core.machine import Core
+    from typing_extensions import Unpack
 
-__all__ = ["Spawn", "Task", "setitem", "spawn", "sync", "task"]
+    from .core.machine import Core
+    from .options.keywords import TaskKeywords
+    from .signatures import Argument, Body, Call, Missing, Spawn
+    from .tasks.references import Reference
+
+__all__ = ["Task", "setitem", "spawn", "sync", "task"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+E = TypeVar("E")
+G = TypeVar("G")
+P = ParamSpec("P")
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any], covariant=True)
 
 _copy_context = contextvars.copy_context
 _next_id = _context.ids.next
@@ -125,22 +145,10 @@ def _give_up(core: Core, task: DTask) -> None:
     core.driver.perform_effects()
 
 
-def _opts(**options: Any) -> Callable[..., DTask]:
+def _opts(**options: Unpack[TaskKeywords]) -> Call:
     """`spawn` with these options: `spawn.opts(scope=s)(f, 1, 2)`."""
     given = Options(**drop_removed(options))
-    return lambda f, *args, **kwargs: _spawn(f, given, *args, **kwargs)
-
-
-class Spawn(Protocol):
-    """The type of `spawn`: a function that has a method."""
-
-    def __call__(self, f: Any, /, *args: Any, **kwargs: Any) -> DTask:
-        """See `spawn`."""
-        ...
-
-    def opts(self, **options: Any) -> Callable[..., DTask]:
-        """`spawn` with these options."""
-        ...
+    return lambda f, *args, **kwargs: _spawn(f, given, *args, **kwargs)  # type: ignore[return-value]
 
 
 _spawn.__name__ = _spawn.__qualname__ = "spawn"
@@ -179,26 +187,216 @@ def all_dependencies(f: Any, deps: tuple[DTask, ...], kwargs: dict[str, Any], op
     return tuple(found)
 
 
-class Task:
+class Task(Generic[Decorated]):
     """A function whose calls are tasks; made by the decorator `task`. `.local()` calls it plainly."""
 
-    def __init__(self, f: Callable[..., Any], options: dict[str, Any]) -> None:
+    def __init__(self, f: Decorated, options: dict[str, Any]) -> None:
         functools.update_wrapper(self, f)
         self._f = f
         self._options = Options(**drop_removed(options)) if options else None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> DTask:
+    @overload
+    def __call__(self: Task[Callable[[], Body[T]]], /, **kwargs: Reference) -> DTask[T]: ...
+    @overload
+    def __call__(self: Task[Callable[[], T]], /, **kwargs: Reference) -> DTask[T]: ...
+    @overload
+    def __call__(self: Task[Callable[[A], Body[T]]], a: Argument[A], /, **kwargs: Reference) -> DTask[T]: ...
+    @overload
+    def __call__(self: Task[Callable[[A], T]], a: Argument[A], /, **kwargs: Reference) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B], Body[T]]], a: Argument[A], b: Argument[B], /, **kwargs: Reference
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B], T]], a: Argument[A], b: Argument[B], /, **kwargs: Reference
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B, C], Body[T]]], a: Argument[A], b: Argument[B], c: Argument[C], /, **kwargs: Reference
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B, C], T]], a: Argument[A], b: Argument[B], c: Argument[C], /, **kwargs: Reference
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B, C, D], Body[T]]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        d: Argument[D],
+        /,
+        **kwargs: Reference,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B, C, D], T]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        d: Argument[D],
+        /,
+        **kwargs: Reference,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B, C, D, E], Body[T]]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        d: Argument[D],
+        e: Argument[E],
+        /,
+        **kwargs: Reference,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B, C, D, E], T]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        d: Argument[D],
+        e: Argument[E],
+        /,
+        **kwargs: Reference,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B, C, D, E, G], Body[T]]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        d: Argument[D],
+        e: Argument[E],
+        g: Argument[G],
+        /,
+        **kwargs: Reference,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[[A, B, C, D, E, G], T]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        d: Argument[D],
+        e: Argument[E],
+        g: Argument[G],
+        /,
+        **kwargs: Reference,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(self: Task[Callable[P, Body[T]]], /, *args: P.args, **kwargs: P.kwargs) -> DTask[T]: ...
+    @overload
+    def __call__(self: Task[Callable[P, T]], /, *args: P.args, **kwargs: P.kwargs) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[Concatenate[A, P], Body[T]]], a: Argument[A], /, *args: P.args, **kwargs: P.kwargs
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[Concatenate[A, P], T]], a: Argument[A], /, *args: P.args, **kwargs: P.kwargs
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[Concatenate[A, B, P], Body[T]]],
+        a: Argument[A],
+        b: Argument[B],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[Concatenate[A, B, P], T]],
+        a: Argument[A],
+        b: Argument[B],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[Concatenate[A, B, C, P], Body[T]]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[Concatenate[A, B, C, P], T]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(self: Task[Callable[Concatenate[NoReturn, ...], object]], /) -> Missing[U]: ...
+    @overload
+    def __call__(self: Task[Callable[..., Body[T]]], /, **kwargs: Reference) -> DTask[T]: ...
+    @overload
+    def __call__(self: Task[Callable[..., T]], /, **kwargs: Reference) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[Concatenate[A, B, C, D, E, G, ...], Body[T]]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        d: Argument[D],
+        e: Argument[E],
+        g: Argument[G],
+        more: Any,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> DTask[T]: ...
+    @overload
+    def __call__(
+        self: Task[Callable[Concatenate[A, B, C, D, E, G, ...], T]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        d: Argument[D],
+        e: Argument[E],
+        g: Argument[G],
+        more: Any,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> DTask[T]: ...
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Spawn a call of the function."""
         if self._options is None:
             return spawn(self._f, *args, **kwargs)
         return spawn(self._f, self._options, *args, **kwargs)
 
-    def local(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function itself, here and now."""
-        return self._f(*args, **kwargs)
+    if TYPE_CHECKING:
+
+        @property
+        def local(self) -> Decorated:
+            """The function itself."""
+
+    else:
+
+        def local(self, *args: Any, **kwargs: Any) -> Any:
+            """Call the function itself, here and now."""
+            return self._f(*args, **kwargs)
 
 
-def task(f: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+class _Decorator(Protocol):
+    def __call__(self, f: Function, /) -> Task[Function]: ...
+
+
+@overload
+def task(f: Function, /, **options: Unpack[TaskKeywords]) -> Task[Function]: ...
+@overload
+def task(f: None = None, /, **options: Unpack[TaskKeywords]) -> _Decorator: ...
+def task(f: Any = None, /, **options: Any) -> Any:
     """Decorator: calling the function spawns it. `@task` or `@task(name="load", scope=s)`."""
     if f is None:
         return lambda g: task(g, **options)
@@ -207,7 +405,7 @@ def task(f: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     return Task(f, options)
 
 
-def setitem(obj: Any, index: Any, value: Any) -> DTask:
+def setitem(obj: Any, index: Any, value: Argument[T]) -> DTask[T]:
     """Spawn `obj[index] = value`; the task's value is `value`."""
     return spawn(_setitem, obj, index, value)
 

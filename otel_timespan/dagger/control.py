@@ -29,7 +29,9 @@ HALT_PATIENCE_S = 5.0
 """How long a halt waits for bodies that are interrupted."""
 
 
-def cancel(target: Any = None, *, force: bool = False, graceful: bool = True, halt_sch: bool = False) -> None:
+def cancel(
+    target: DTask | int | None = None, *, force: bool = False, graceful: bool = True, halt_sch: bool = False
+) -> None:
     """Cancel a task (a `DTask` or its id), or with None every unfinished task of the current scheduler.
 
     Fetchers get `DTaskFailedError` with a `TaskCancelled` in it (a `CancelledError`, too), at once.

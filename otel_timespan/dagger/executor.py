@@ -7,6 +7,9 @@ futures are real `concurrent.futures.Future`s, so `wait`, `as_completed`, `async
 What differs from a thread pool, and why, stands in docs/users.md.
 """
 
+# One overload covers a part of the next: the first that fits is meant.
+# mypy: disable-error-code="overload-overlap, overload-cannot-match"
+
 from __future__ import annotations
 
 import concurrent.futures
@@ -23,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from ..errors import InvalidOptionError, NotCallableError, StorageError, TaskCancelled
 from .api import current_core, launch
@@ -41,9 +44,21 @@ from .tasks.dtask import FAILED, DTask, summarize
 from .tasks.environment import running_task
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .core.machine import Core
+    from .options.keywords import TaskKeywords
+    from .signatures import Argument, Body
+    from .tasks.references import Reference
 
 __all__ = ["Executor", "TaskFuture"]
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+P = ParamSpec("P")
 
 LOGGER = logging.getLogger("otel_timespan")
 
@@ -53,7 +68,7 @@ LOOK_AGAIN_S = 1.0
 _PENDING, _RUNNING = "PENDING", "RUNNING"
 
 
-class TaskFuture(concurrent.futures.Future[Any]):
+class TaskFuture(concurrent.futures.Future[T]):
     """The future of a call given to an `Executor`; `task` is its `DTask`, None only while it is being submitted.
 
     Differs from others in what it can do more: waiting for it in the body of a task gives that body's slot
@@ -62,7 +77,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def __init__(self, executor: Executor) -> None:
         super().__init__()
-        self.task: DTask | None = None
+        self.task: DTask[T] | None = None
         self._executor = executor
 
     def begin(self) -> bool:
@@ -114,7 +129,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         except InvalidStateError:  # it was cancelled
             self.set_running_or_notify_cancel()
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """The value; raises what the body raised, as it is. See `concurrent.futures.Future.result`."""
         with self._patiently(timeout):
             try:
@@ -158,7 +173,7 @@ class Call(functools.partial):  # type: ignore[type-arg]
     call takes where several calls make one task; 0 for a single call.
     """
 
-    future: TaskFuture
+    future: TaskFuture[Any]
     width: int
 
     @property
@@ -201,7 +216,7 @@ class Executor(concurrent.futures.Executor):
         initargs: tuple[Any, ...] = (),
         *,
         context: Context | None = None,
-        **options: Any,
+        **options: Unpack[TaskKeywords],
     ) -> None:
         if max_workers is not None and context is not None:
             raise InvalidOptionError("give max_workers or context, not both: a context has its own threads")
@@ -224,20 +239,72 @@ class Executor(concurrent.futures.Executor):
         self._broken: str | None = None
         self._closed = False
         self._lock = threading.Lock()
-        self._pending: set[TaskFuture] = set()
+        self._pending: set[TaskFuture[Any]] = set()
         _live.add(self)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
+    @overload
+    def submit(self, fn: Callable[[], Body[T]], /, **kwargs: Reference) -> TaskFuture[T]: ...
+    @overload
+    def submit(self, fn: Callable[[], T], /, **kwargs: Reference) -> TaskFuture[T]: ...
+    @overload
+    def submit(self, fn: Callable[[A], Body[T]], a: Argument[A], /, **kwargs: Reference) -> TaskFuture[T]: ...
+    @overload
+    def submit(self, fn: Callable[[A], T], a: Argument[A], /, **kwargs: Reference) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self, fn: Callable[[A, B], Body[T]], a: Argument[A], b: Argument[B], /, **kwargs: Reference
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self, fn: Callable[[A, B], T], a: Argument[A], b: Argument[B], /, **kwargs: Reference
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self, fn: Callable[[A, B, C], Body[T]], a: Argument[A], b: Argument[B], c: Argument[C], /, **kwargs: Reference
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self, fn: Callable[[A, B, C], T], a: Argument[A], b: Argument[B], c: Argument[C], /, **kwargs: Reference
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(self, fn: Callable[P, Body[T]], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self,
+        fn: Callable[Concatenate[A, B, C, ...], Body[T]],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        more: Any,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self,
+        fn: Callable[Concatenate[A, B, C, ...], T],
+        a: Argument[A],
+        b: Argument[B],
+        c: Argument[C],
+        more: Any,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> TaskFuture[T]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Have `fn(*args, **kwargs)` called; its future, at once.
 
         Raises RuntimeError after `shutdown`, `NotCallableError` (a TypeError) when `fn` can't be called.
         """
         return self._submit(fn, args, kwargs, 0)
 
-    def _submit(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> TaskFuture:
+    def _submit(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> TaskFuture[Any]:
         if not callable(fn):
             raise NotCallableError(f"submit needs something to call, not {fn!r}: submit(f, 1), not submit(f(1))")
-        future = TaskFuture(self)
+        future: TaskFuture[Any] = TaskFuture(self)
         call = Call(fn)
         call.future, call.width = future, width
         with self._lock:
@@ -281,6 +348,106 @@ class Executor(concurrent.futures.Executor):
             raise BrokenThreadPool(self._broken) from error
         self._local.ready = True
 
+    @overload  # type: ignore[override]  # of four inputs and more only the number is not looked at
+    def map(
+        self,
+        fn: Callable[[A], Body[T]],
+        a: Iterable[Argument[A]],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A], T],
+        a: Iterable[Argument[A]],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B], Body[T]],
+        a: Iterable[Argument[A]],
+        b: Iterable[Argument[B]],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B], T],
+        a: Iterable[Argument[A]],
+        b: Iterable[Argument[B]],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C], Body[T]],
+        a: Iterable[Argument[A]],
+        b: Iterable[Argument[B]],
+        c: Iterable[Argument[C]],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A, B, C], T],
+        a: Iterable[Argument[A]],
+        b: Iterable[Argument[B]],
+        c: Iterable[Argument[C]],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Body[T]],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        d: Iterable[Any],
+        /,
+        *more: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        d: Iterable[Any],
+        /,
+        *more: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]: ...
     def map(
         self,
         fn: Callable[..., Any],
@@ -311,7 +478,7 @@ class Executor(concurrent.futures.Executor):
             groups = iter(lambda: tuple(itertools.islice(items, chunksize)), ())
             calls = (tuple(itertools.chain.from_iterable(group)) for group in groups)
         width = len(iterables) if batched else 0
-        futures: deque[TaskFuture] = deque()
+        futures: deque[TaskFuture[Any]] = deque()
         try:
             for args in itertools.islice(calls, buffersize):
                 futures.append(self._submit(fn, args, {}, width))
@@ -324,8 +491,8 @@ class Executor(concurrent.futures.Executor):
 
     @staticmethod
     def _results(
-        futures: deque[TaskFuture],
-        submit: Callable[[tuple[Any, ...]], TaskFuture],
+        futures: deque[TaskFuture[Any]],
+        submit: Callable[[tuple[Any, ...]], TaskFuture[Any]],
         more: Iterator[tuple[Any, ...]],
         deadline: float | None,
         batched: bool,

@@ -14,7 +14,7 @@ import sys
 import time
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from ..errors import (
     ConcurrencyViolationError,
@@ -42,7 +42,27 @@ if TYPE_CHECKING:
 
 __all__ = ["awaitable", "fetch", "fetch_all", "future", "wait", "waitall", "waitany"]
 
+T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
+K = TypeVar("K")
+Content = TypeVar("Content", covariant=True)
 
+
+class _Fetched(Protocol[Content]):
+    """What refers to data: a chunk, a file, ..."""
+
+    def fetch(self) -> Content: ...
+
+
+@overload
+def fetch(x: DTask[T], *, timeout: float | None = None, raw: Literal[False] = False) -> T: ...
+@overload
+def fetch(x: DTask[T], *, timeout: float | None = None, raw: Literal[True]) -> Chunk[T]: ...
+@overload
+def fetch(x: DTask[T], *, timeout: float | None = None, raw: bool) -> T | Chunk[T]: ...
+@overload
+def fetch(x: _Fetched[T], *, timeout: float | None = None, raw: bool = False) -> T: ...
 def fetch(x: Any, *, timeout: float | None = None, raw: bool = False) -> Any:
     """The value of a task, a chunk, or anything else that refers to data (a `File`, ...).
 
@@ -88,6 +108,30 @@ def note_failure(task: DTask) -> None:
         task._outcome.retrieved = True
 
 
+@overload
+def fetch_all(x: DTask[T] | Chunk[T], *, timeout: float | None = None) -> T: ...
+@overload
+def fetch_all(x: list[DTask[T]] | list[Chunk[T]], *, timeout: float | None = None) -> list[T]: ...
+@overload
+def fetch_all(x: list[list[DTask[T]]], *, timeout: float | None = None) -> list[list[T]]: ...
+@overload
+def fetch_all(x: set[DTask[T]] | set[Chunk[T]], *, timeout: float | None = None) -> set[T]: ...
+@overload
+def fetch_all(x: frozenset[DTask[T] | Chunk[T]], *, timeout: float | None = None) -> frozenset[T]: ...
+@overload
+def fetch_all(x: tuple[DTask[T] | Chunk[T], DTask[U] | Chunk[U]], *, timeout: float | None = None) -> tuple[T, U]: ...
+@overload
+def fetch_all(
+    x: tuple[DTask[T] | Chunk[T], DTask[U] | Chunk[U], DTask[V] | Chunk[V]], *, timeout: float | None = None
+) -> tuple[T, U, V]: ...
+@overload
+def fetch_all(x: tuple[DTask[T] | Chunk[T], ...], *, timeout: float | None = None) -> tuple[T, ...]: ...
+@overload
+def fetch_all(x: dict[K, DTask[T]] | dict[K, Chunk[T]], *, timeout: float | None = None) -> dict[K, T]: ...
+@overload
+def fetch_all(x: dict[K, list[DTask[T]]], *, timeout: float | None = None) -> dict[K, list[T]]: ...
+@overload
+def fetch_all(x: object, *, timeout: float | None = None) -> Any: ...
 def fetch_all(x: Any, *, timeout: float | None = None) -> Any:
     """The same structure of lists, tuples, sets and dicts with every task and chunk replaced by its value."""
     if isinstance(x, (DTask, Chunk)):
@@ -263,9 +307,9 @@ def refuse_in_event_loop(what: str, instead: str) -> None:
         raise ConcurrencyViolationError(f"{what} would stop this event loop: use {instead}")
 
 
-def future(task: DTask) -> concurrent.futures.Future[Any]:
+def future(task: DTask[T]) -> concurrent.futures.Future[T]:
     """A `concurrent.futures.Future` of a task's value; a cancelled task gives a cancelled future."""
-    made: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    made: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     if not subscribe(task, lambda: resolve_future(task, made)):
         resolve_future(task, made)
@@ -294,7 +338,7 @@ def is_cancelled(task: DTask) -> bool:
     return task._state == FAILED and isinstance(unwrap_exception(task._outcome.ex), TaskCancelled)
 
 
-async def awaitable(task: DTask) -> Any:
+async def awaitable(task: DTask[T]) -> T:
     """The coroutine behind `await task`: never blocks the event loop."""
     import asyncio
 
@@ -323,7 +367,8 @@ async def awaitable(task: DTask) -> Any:
         raise failure_of(task)
     if may_wait(task._outcome):  # reading a file must not hold up the loop
         return await loop.run_in_executor(None, read, task._outcome)
-    return read(task._outcome)
+    value: T = read(task._outcome)
+    return value
 
 
 def set_done(done: asyncio.Future[None]) -> None:

@@ -6,6 +6,9 @@ which it would stop, it raises.
 See docs/users.md.
 """
 
+# One overload covers a part of the next: the first that fits is meant.
+# mypy: disable-error-code="overload-overlap, overload-cannot-match"
+
 from __future__ import annotations
 
 import contextvars
@@ -14,7 +17,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..errors import FetchTimeoutError, InvalidOptionError, NotCallableError
 from .api import current_core, spawn
@@ -35,7 +38,19 @@ from .service import janitor
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, DTask
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options.keywords import TaskKeywords
+    from .signatures import Argument, Body
+
 __all__ = ["as_completed", "map"]
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+Item = TypeVar("Item", covariant=True)
 
 LEAST_PENDING = 16
 PENDING_PER_SLOT = 4
@@ -147,18 +162,18 @@ class Source:
         raise NotImplementedError
 
 
-class Loop:
+class Loop(Generic[Item]):
     """What can be looped over once, by `for` or by `async for`."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._iterator: Generator[Any, None, None] | None = None
-        self._async_iterator: AsyncGenerator[Any, None] | None = None
+        self._iterator: Generator[Item, None, None] | None = None
+        self._async_iterator: AsyncGenerator[Item, None] | None = None
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Item]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Item:
         refuse_in_event_loop("this loop", "`async for`")
         if self._iterator is None:
             self._iterator = self._source.steps()
@@ -171,10 +186,10 @@ class Loop:
             self._iterator = self._source.steps()
         self._iterator.close()
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[Item]:
         return self
 
-    def __anext__(self) -> Awaitable[Any]:
+    def __anext__(self) -> Awaitable[Item]:
         if self._async_iterator is None:
             self._async_iterator = self._source.async_steps()
         return self._async_iterator.__anext__()
@@ -244,7 +259,7 @@ class _AsCompleted(Source):
         return FetchTimeoutError(f"{left} tasks were not done within {self._timeout:g} s; they go on")
 
 
-def as_completed(tasks: Iterable[DTask], *, timeout: float | None = None) -> Loop:
+def as_completed(tasks: Iterable[DTask[T]], *, timeout: float | None = None) -> Loop[DTask[T]]:
     """The tasks in the order in which they finish, each once, well or not: `for` or `async for` over it.
 
     Raises `FetchTimeoutError` when `timeout` seconds from now end first; the tasks go on. A `for` in an event
@@ -305,6 +320,7 @@ class _Mapped(Source):
             self._fill()
             while self._window or self._finished:
                 task = self._window[0] if self._ordered else self._finished.take()
+                assert task is not None
                 value = fetch(task)
                 if self._ordered:
                     self._window.popleft()
@@ -342,6 +358,98 @@ def _cancel_all(tasks: list[DTask]) -> None:
         note_failure(task)
 
 
+@overload
+def map(
+    f: Callable[[A], Body[T]],
+    a: Iterable[Argument[A]],
+    /,
+    *,
+    max_pending: int | None = None,
+    ordered: bool = True,
+    **options: Unpack[TaskKeywords],
+) -> Loop[T]: ...
+@overload
+def map(
+    f: Callable[[A], T],
+    a: Iterable[Argument[A]],
+    /,
+    *,
+    max_pending: int | None = None,
+    ordered: bool = True,
+    **options: Unpack[TaskKeywords],
+) -> Loop[T]: ...
+@overload
+def map(
+    f: Callable[[A, B], Body[T]],
+    a: Iterable[Argument[A]],
+    b: Iterable[Argument[B]],
+    /,
+    *,
+    max_pending: int | None = None,
+    ordered: bool = True,
+    **options: Unpack[TaskKeywords],
+) -> Loop[T]: ...
+@overload
+def map(
+    f: Callable[[A, B], T],
+    a: Iterable[Argument[A]],
+    b: Iterable[Argument[B]],
+    /,
+    *,
+    max_pending: int | None = None,
+    ordered: bool = True,
+    **options: Unpack[TaskKeywords],
+) -> Loop[T]: ...
+@overload
+def map(
+    f: Callable[[A, B, C], Body[T]],
+    a: Iterable[Argument[A]],
+    b: Iterable[Argument[B]],
+    c: Iterable[Argument[C]],
+    /,
+    *,
+    max_pending: int | None = None,
+    ordered: bool = True,
+    **options: Unpack[TaskKeywords],
+) -> Loop[T]: ...
+@overload
+def map(
+    f: Callable[[A, B, C], T],
+    a: Iterable[Argument[A]],
+    b: Iterable[Argument[B]],
+    c: Iterable[Argument[C]],
+    /,
+    *,
+    max_pending: int | None = None,
+    ordered: bool = True,
+    **options: Unpack[TaskKeywords],
+) -> Loop[T]: ...
+@overload
+def map(
+    f: Callable[..., Body[T]],
+    a: Iterable[Any],
+    b: Iterable[Any],
+    c: Iterable[Any],
+    d: Iterable[Any],
+    /,
+    *more: Iterable[Any],
+    max_pending: int | None = None,
+    ordered: bool = True,
+    **options: Unpack[TaskKeywords],
+) -> Loop[T]: ...
+@overload
+def map(
+    f: Callable[..., T],
+    a: Iterable[Any],
+    b: Iterable[Any],
+    c: Iterable[Any],
+    d: Iterable[Any],
+    /,
+    *more: Iterable[Any],
+    max_pending: int | None = None,
+    ordered: bool = True,
+    **options: Unpack[TaskKeywords],
+) -> Loop[T]: ...
 def map(
     f: Callable[..., Any],
     /,
@@ -349,7 +457,7 @@ def map(
     max_pending: int | None = None,
     ordered: bool = True,
     **options: Any,
-) -> Loop:
+) -> Loop[Any]:
     """Spawn `f` for each item (of several iterables: for the items side by side), and loop over the results.
 
     Lazy: inputs are read as results are taken, so that they may have no end. At most `max_pending` tasks are

@@ -7,6 +7,9 @@ for `spawn`.
 See docs/concepts.md; upstream: https://juliaparallel.org/Dagger.jl/dev/task-spawning/#Lazy-API.
 """
 
+# One overload covers a part of the next: the first that fits is meant.
+# mypy: disable-error-code="overload-overlap"
+
 from __future__ import annotations
 
 import contextvars
@@ -14,7 +17,7 @@ import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..errors import (
     DynamicThunkError,
@@ -40,7 +43,16 @@ from .options.options import DEFAULT, Options
 from .options.scoped import effective
 from .tasks.dtask import DTask
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options.keywords import TaskKeywords
+    from .signatures import Body
+
 __all__ = ["SchedulerOptions", "Thunk", "collect", "compute", "delayed"]
+
+T = TypeVar("T")
+Result = TypeVar("Result", covariant=True)
 
 _ids = itertools.count(1)
 _warned = False
@@ -68,7 +80,7 @@ class SchedulerOptions:
 
 
 @process_bound
-class Thunk:
+class Thunk(Generic[Result]):
     """A call that has not been made: `f`, `inputs` (args and kwargs), `options`. Compared by identity."""
 
     __slots__ = ("__weakref__", "args", "f", "id", "kwargs", "options")
@@ -83,7 +95,7 @@ class Thunk:
         """The arguments, positional ones first."""
         return (*self.args, *self.kwargs.values())
 
-    def upstreams(self) -> list[Thunk]:
+    def upstreams(self) -> list[Thunk[Any]]:
         """The thunks among the function, the arguments and the syncdeps."""
         given = [self.f, *self.args, *self.kwargs.values(), *(self.options.syncdeps or ())]
         return [value for value in given if isinstance(value, Thunk)]
@@ -95,7 +107,19 @@ class Thunk:
         return f"Thunk({self.id}, {getattr(self.f, '__name__', self.f)})"
 
 
-def delayed(f: Any, options: Options | None = None, /, **opts: Any) -> Callable[..., Thunk]:
+@overload
+def delayed(
+    f: Callable[..., Body[T]], options: Options | None = None, /, **opts: Unpack[TaskKeywords]
+) -> Callable[..., Thunk[T]]: ...
+@overload
+def delayed(
+    f: Callable[..., T], options: Options | None = None, /, **opts: Unpack[TaskKeywords]
+) -> Callable[..., Thunk[T]]: ...
+@overload
+def delayed(
+    f: Chunk | Shard | Thunk[Any], options: Options | None = None, /, **opts: Unpack[TaskKeywords]
+) -> Callable[..., Thunk[Any]]: ...
+def delayed(f: Any, options: Options | None = None, /, **opts: Any) -> Callable[..., Thunk[Any]]:
     """`delayed(f, **options)(*args)`: the call as a `Thunk`, not made. Thunks as arguments are inputs.
 
     Legacy, as upstream: prefer `spawn`. Warns once. Raises `NotCallableError` for what can't be called.
@@ -114,12 +138,16 @@ def delayed(f: Any, options: Options | None = None, /, **opts: Any) -> Callable[
     if options is not None:
         given = options.merge(given)
 
-    def call(*args: Any, **kwargs: Any) -> Thunk:
+    def call(*args: Any, **kwargs: Any) -> Thunk[Any]:
         return Thunk(f, args, kwargs, given.copy())  # a copy each: dependency sets must not be shared
 
     return call
 
 
+@overload
+def compute(ctx: Thunk[T] | Chunk[T], *, options: SchedulerOptions | None = None) -> Chunk[T]: ...
+@overload
+def compute(ctx: Context, thunk: Thunk[T] | Chunk[T], *, options: SchedulerOptions | None = None) -> Chunk[T]: ...
 def compute(ctx: Any, thunk: Any = None, *, options: SchedulerOptions | None = None) -> Chunk:
     """Run everything that `thunk` needs in a scheduler of its own; the `Chunk` of its result.
 
@@ -146,12 +174,16 @@ def compute(ctx: Any, thunk: Any = None, *, options: SchedulerOptions | None = N
     return chunk
 
 
+@overload
+def collect(ctx: Thunk[T] | Chunk[T], *, options: SchedulerOptions | None = None) -> T: ...
+@overload
+def collect(ctx: Context, thunk: Thunk[T] | Chunk[T], *, options: SchedulerOptions | None = None) -> T: ...
 def collect(ctx: Any, thunk: Any = None, *, options: SchedulerOptions | None = None) -> Any:
     """`compute`, then the value. A chunk is just retrieved."""
     return compute(ctx, thunk, options=options).fetch(unwrap=True)
 
 
-def _run(ctx: Context, thunk: Thunk, options: SchedulerOptions) -> Chunk:
+def _run(ctx: Context, thunk: Thunk[Any], options: SchedulerOptions) -> Chunk:
     batch = ctx.for_batch()
     core = batch.start()
     core.is_batch = True
@@ -192,10 +224,10 @@ def _noted(task: DTask, error: BaseException) -> BaseException:
     return error
 
 
-def _instantiate(core: Core, root: Thunk, options: SchedulerOptions) -> DTask:
+def _instantiate(core: Core, root: Thunk[Any], options: SchedulerOptions) -> DTask:
     """Make tasks of all that `root` needs and submit them, deepest first."""
     order = _order(root)
-    tasks: dict[Thunk, DTask] = {}
+    tasks: dict[Thunk[Any], DTask] = {}
     for thunk in _topological(root):
         tasks[thunk] = _task_of(core, thunk, tasks, options)
     core.batch += [task.id for task in tasks.values()]
@@ -208,7 +240,7 @@ def _instantiate(core: Core, root: Thunk, options: SchedulerOptions) -> DTask:
     return tasks[root]
 
 
-def _task_of(core: Core, thunk: Thunk, tasks: dict[Thunk, DTask], run: SchedulerOptions) -> DTask:
+def _task_of(core: Core, thunk: Thunk[Any], tasks: dict[Thunk[Any], DTask], run: SchedulerOptions) -> DTask:
     def swap(value: Any) -> Any:
         return tasks[value] if isinstance(value, Thunk) else value
 
@@ -226,10 +258,10 @@ def _task_of(core: Core, thunk: Thunk, tasks: dict[Thunk, DTask], run: Scheduler
     return DTask(_context.ids.next(), swap(thunk.f), args, kwargs or None, options, deps, context, core)
 
 
-def _topological(root: Thunk) -> list[Thunk]:
+def _topological(root: Thunk[Any]) -> list[Thunk[Any]]:
     """Upstreams before downstreams, without recursion. Raises `InvalidOptionError` for a cycle."""
-    done: dict[Thunk, bool] = {}  # False while on the way down
-    ordered: list[Thunk] = []
+    done: dict[Thunk[Any], bool] = {}  # False while on the way down
+    ordered: list[Thunk[Any]] = []
     stack = [(root, iter(root.upstreams()))]
     done[root] = False
     while stack:
@@ -248,19 +280,19 @@ def _topological(root: Thunk) -> list[Thunk]:
     return ordered
 
 
-def _order(root: Thunk) -> dict[Thunk, int]:
+def _order(root: Thunk[Any]) -> dict[Thunk[Any], int]:
     """Root 1, then breadth-first, upstreams with fewer (transitive) downstream tasks first."""
-    downstream: dict[Thunk, int] = {}
+    downstream: dict[Thunk[Any], int] = {}
     bit = {thunk: 1 << n for n, thunk in enumerate(_topological(root))}
     for thunk in reversed(list(bit)):
         mine = downstream.setdefault(thunk, 0) | bit[thunk]
         for up in thunk.upstreams():
             downstream[up] = downstream.get(up, 0) | mine
     count = {thunk: mask.bit_count() for thunk, mask in downstream.items()}
-    order: dict[Thunk, int] = {}
+    order: dict[Thunk[Any], int] = {}
     level = [root]
     while level:
-        below: list[Thunk] = []
+        below: list[Thunk[Any]] = []
         for thunk in level:
             if thunk not in order:
                 order[thunk] = len(order) + 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InvalidOptionError, NotCallableError
 from .api import spawn
@@ -29,14 +29,16 @@ from .places.topology import topology
 
 __all__ = ["mutable", "shard"]
 
+_T = TypeVar("_T")
+
 
 def mutable(
-    f: Callable[[], Any],
+    f: Callable[[], _T],
     *,
     worker: int | None = None,
     processor: Processor | None = None,
     scope: Scope | None = None,
-) -> Chunk:
+) -> Chunk[_T]:
     """Run `f()` as a task on a worker or processor, wait for it, and keep what it returns there for good.
 
     Where: `worker` or `processor`, by default the worker that asks. `scope` is where tasks that use the chunk
@@ -57,12 +59,12 @@ def mutable(
 
 
 def shard(
-    f: Callable[[], Any],
+    f: Callable[[], _T],
     *,
     procs: Iterable[Processor] | None = None,
     workers: Iterable[int] | None = None,
     per_thread: bool = False,
-) -> Shard:
+) -> Shard[_T]:
     """Run `f()` once on each of several processors, wait, and keep each result there: a `Shard`.
 
     Where: on each of `procs`; or on each of `workers`, by default all of the context; with `per_thread`
@@ -122,7 +124,7 @@ def _own_scope(processor: Processor) -> Scope:
     return ProcessScope(processor) if isinstance(processor, OSProc) else ExactScope(processor)
 
 
-def _pieces(f: Callable[[], Any], scopes: dict[Processor, Scope]) -> dict[Processor, Chunk]:
+def _pieces(f: Callable[[], _T], scopes: dict[Processor, Scope]) -> dict[Processor, Chunk[_T]]:
     """`f()` at each place, as a chunk of that place and scope."""
     context = contextvars.copy_context()
     context.run(scoped_options.set, None)  # not in a queue, not kept plain, not elsewhere

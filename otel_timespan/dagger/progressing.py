@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from ..errors import InvalidOptionError, MissingExtraError
 from .fetching import unsubscribe
@@ -22,6 +22,8 @@ from .tasks.atomics import subscribe
 from .tasks.dtask import FAILED, DTask
 
 __all__ = ["progress"]
+
+T = TypeVar("T")
 
 LINES = 10
 """Into how many parts the lines of text divide the tasks."""
@@ -199,7 +201,7 @@ class _Progress(Source):
                     yield task
 
 
-class Progress(Loop):
+class Progress(Loop[DTask[T]]):
     """What `progress` gives: `for` or `async for` over it, or `wait`."""
 
     def wait(self) -> None:
@@ -208,7 +210,7 @@ class Progress(Loop):
             pass
 
 
-def progress(tasks: Iterable[DTask], *, description: str | None = None, file: TextIO | None = None) -> Progress:
+def progress(tasks: Iterable[DTask[T]], *, description: str | None = None, file: TextIO | None = None) -> Progress[T]:
     """Loop over tasks in the order in which they finish, or wait for them, and show how far they are.
 
         for task in progress(tasks, description="loading"):

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, Span, get_current_span, set_span_in_context
 
 from ..errors import InvalidOptionError
 from ..timespans import scheduler
@@ -58,7 +58,7 @@ class dag:  # noqa: N801 - used like a function
         self._name, self._attributes = name, attributes
         self._entered: list[tuple[Any, Run | None, Any, Any]] = []
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Span:
         """The root span; `set_attribute` and the like work on it."""
         log = None
         try:
@@ -74,7 +74,8 @@ class dag:  # noqa: N801 - used like a function
         otel_context.attach(set_span_in_context(run.span, before))
         current_run.set(run)
         self._entered.append((log, run, before, run_before))
-        return run.span
+        span: Span = run.span
+        return span
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

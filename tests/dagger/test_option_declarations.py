@@ -17,7 +17,7 @@ import pytest
 import otel_timespan
 from otel_timespan import dagger as D
 from otel_timespan.dagger.options import checks, declaring
-from otel_timespan.dagger.options.__main__ import options_markdown
+from otel_timespan.dagger.options.__main__ import keywords_python, options_markdown
 from otel_timespan.dagger.options.declaring import BLOCK_OPTIONS, TASK_OPTIONS, declare, option
 from otel_timespan.dagger.options.options import Options
 from otel_timespan.errors import InvalidOptionError
@@ -80,6 +80,11 @@ def test_the_page_of_options() -> None:
     """docs/options.md is what the declarations say."""
     page = Path(__file__).parents[2] / "docs" / "options.md"
     assert page.read_text(encoding="utf-8") == options_markdown()
+
+
+def test_the_keywords_for_type_checkers() -> None:
+    """options/keywords.py is what the declarations say."""
+    assert (PACKAGE / "dagger" / "options" / "keywords.py").read_text(encoding="utf-8") == keywords_python()
 
 
 @pytest.mark.parametrize("name", [name for name, one in TASK_OPTIONS.items() if one.check is not checks.ANYTHING])

@@ -13,13 +13,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...timespans.model import ChunkInfo
 from ..places.processors import CPURAMMemorySpace, Processor, memory_space
 from ..places.scopes import AnyScope, Scope
 from ..records import kinds as records
 from ..records.sizes import FIXED, approx_size
+from ..tasks.references import Reference, Value
 from .bound import process_bound
 from .read import read
 
@@ -116,7 +118,7 @@ class LoggedDRef(DRef):
 
 
 @process_bound
-class Chunk:
+class Chunk(Reference[Value, NoReturn]):
     """A reference to data held by some worker. Immutable; thread-safe; equal when the handle is the same.
 
     `chunktype` is the type of the content, `domain` its index ranges, `processor` where it was made,
@@ -124,6 +126,9 @@ class Chunk:
     """
 
     __slots__ = ("__weakref__", "chunktype", "domain", "handle", "processor", "scope")
+
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(GenericAlias)
 
     scoped_exist = False
     """Whether any chunk or result of this process ever had a scope: until then placement need not look."""
@@ -142,9 +147,9 @@ class Chunk:
         """The memory space of the worker that holds the data."""
         return CPURAMMemorySpace(self.handle.worker)
 
-    def fetch(self, unwrap: bool = False) -> Any:
+    def fetch(self, unwrap: bool = False) -> Value:
         """The content, here. `unwrap` follows nested chunks."""
-        value = read(self.handle)
+        value: Value = read(self.handle)
         while unwrap and isinstance(value, Chunk):
             value = read(value.handle)
         return value

@@ -9,19 +9,20 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ...errors import InvalidOptionError, NotCallableError
 from ..places.devices import FileFormat
 from ..places.processors import OSProc
 from ..places.scopes import ProcessScope
+from ..tasks.references import Reference
 
 __all__ = ["File", "tofile"]
 
 PathLike = str | os.PathLike[str]
 
 
-class File:
+class File(Reference[Any, NoReturn]):
     """A lazy reference to the contents of a file. Immutable; thread-safe; equal when path and format are.
 
     `path`: relative to the current folder now. `deserialize(source)` gets an open binary file, its path

@@ -6,7 +6,7 @@ See docs/data.md.
 from __future__ import annotations
 
 from types import NoneType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from ...errors import InvalidOptionError
 from ..places.processors import OSProc, Processor
@@ -16,7 +16,35 @@ from .spilling import keep_chunk
 
 __all__ = ["tochunk"]
 
+_T = TypeVar("_T")
 
+
+@overload
+def tochunk(
+    x: Chunk[_T],
+    proc: Processor | None = None,
+    scope: Scope | None = None,
+    *,
+    device: Any = None,
+    type: type | None = None,
+    rewrap: bool = False,
+    tag: Any = None,
+    leaf_tag: Any = None,
+    retain: bool = False,
+) -> Chunk[_T]: ...
+@overload
+def tochunk(
+    x: _T,
+    proc: Processor | None = None,
+    scope: Scope | None = None,
+    *,
+    device: Any = None,
+    type: type | None = None,
+    rewrap: bool = False,
+    tag: Any = None,
+    leaf_tag: Any = None,
+    retain: bool = False,
+) -> Chunk[_T]: ...
 def tochunk(
     x: Any,
     proc: Processor | None = None,

@@ -1,11 +1,17 @@
-"""The text of docs/options.md, made of the declarations: `python -m otel_timespan.dagger.options`."""
+"""What is made of the declarations: the text of docs/options.md, and with the argument `keywords` that of keywords.py.
+
+The latter is what type checkers know of `**options`: only there can they not look at the class `Options` itself.
+"""
 
 from __future__ import annotations
+
+import ast
+import sys
 
 from .declaring import BLOCK_OPTIONS, MOMENTS, REMOVED, TASK_OPTIONS, Declaration
 from .options import BlockOptions, Options
 
-__all__ = ["options_markdown"]
+__all__ = ["keywords_python", "options_markdown"]
 
 _HEAD = """# Options of tasks
 
@@ -24,9 +30,32 @@ _DECLARING = """## Declaring one
 
 An option is one attribute of the class `Options`: annotation, check, text, default, when it takes effect. The keyword
 and the attribute for type checkers, the error texts, what `with_options` and `set_default_option` take, how it is
-handed down, and the table above follow from it. What is left to do is to read it, `task.options.<name>`, where it
+handed down, and the table above follow from it; `python -m otel_timespan.dagger.options keywords` makes
+`otel_timespan/dagger/options/keywords.py` anew. What is left to do is to read it, `task.options.<name>`, where it
 takes effect.
 """
+
+_KEYWORDS = '''"""The options of a task as keywords, for type checkers: what `**options` takes in `map` and its like.
+
+Made from options.py by `python -m otel_timespan.dagger.options keywords`; a test compares. Not loaded at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypedDict
+
+from ..places.devices import StorageDevice
+from ..places.processors import Processor
+from ..places.scopes import Scope
+
+__all__ = ["TaskKeywords"]
+
+
+class TaskKeywords(TypedDict, total=False):
+    """The names of `Options`; see there."""
+
+'''
 
 
 def options_markdown() -> str:
@@ -38,6 +67,20 @@ def options_markdown() -> str:
         f"## Options of a block only\n\n{_table(BlockOptions)}\n"
         f"## Gone\n\n{removed}: they do nothing any more, with a warning.\n\n{_DECLARING}"
     )
+
+
+def keywords_python() -> str:
+    """The text of keywords.py."""
+    return _KEYWORDS + "".join(f"    {name}: {_given(text)}\n" for name, text in Options.__annotations__.items())
+
+
+def _given(annotation: str) -> str:
+    """The type as which an option may be given."""
+    node = ast.parse(annotation, mode="eval").body
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Kept":
+        assert isinstance(node.slice, ast.Tuple)
+        return f"{ast.unparse(node.slice.elts[0])} | None"
+    return ast.unparse(node)
 
 
 def _table(declaring: type[Options]) -> str:
@@ -61,4 +104,4 @@ def _meaning(one: Declaration) -> str:
 
 
 if __name__ == "__main__":
-    print(options_markdown(), end="")
+    print(keywords_python() if sys.argv[1:] == ["keywords"] else options_markdown(), end="")

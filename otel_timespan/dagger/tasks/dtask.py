@@ -16,11 +16,13 @@ import operator
 import reprlib
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, overload
 
 from ..options.options import Options
 from ..records.describe import callable_name
 from .failures import Failure
+from .references import Reference, Value
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -90,11 +92,11 @@ class Result:
         self.value = value
 
 
-class DTask:
+class DTask(Reference[Value, NoReturn]):
     """A task that was spawned. All methods may be called from any thread.
 
     `id` (also `uid`) is its number, `options` its effective `Options`. Dropping the handle never stops
-    the task.
+    the task. For type checkers `DTask[int]` is one whose result is an int.
     """
 
     # What each slot means, and who may write it when; the table of docs/architecture.md says the same. The *submitter*
@@ -165,6 +167,9 @@ class DTask:
         "id",
     )
 
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(GenericAlias)
+
     id: int
     _open: bool
     _claim: bool
@@ -224,6 +229,12 @@ class DTask:
 
     isready = istaskdone
 
+    @overload
+    def fetch(self, timeout: float | None = None, raw: Literal[False] = False) -> Value: ...
+    @overload
+    def fetch(self, timeout: float | None = None, *, raw: Literal[True]) -> Chunk[Value]: ...
+    @overload
+    def fetch(self, timeout: float | None = None, raw: bool = False) -> Value | Chunk[Value]: ...
     def fetch(self, timeout: float | None = None, raw: bool = False) -> Any:
         """Wait for the result and return it; see `otel_timespan.dagger.fetch`."""
         return VERBS.fetch(self, timeout=timeout, raw=raw)
@@ -236,11 +247,11 @@ class DTask:
         """Cancel it; see `otel_timespan.dagger.cancel`."""
         VERBS.cancel(self, force=force, graceful=graceful)
 
-    def future(self) -> concurrent.futures.Future[Any]:
+    def future(self) -> concurrent.futures.Future[Value]:
         """A `concurrent.futures.Future` of the result: for code written for those."""
         return VERBS.future(self)
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, Value]:
         return VERBS.awaitable(self).__await__()
 
     def __getitem__(self, key: Any) -> DTask:
