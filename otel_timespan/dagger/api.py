@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .core.machine import Core
     from .options.keywords import TaskKeywords
-    from .signatures import Argument, Body, Call, Missing, Spawn
+    from .signatures import Argument, Body, Missing, Spawn, SpawnCall
     from .tasks.references import Reference
 
 __all__ = ["Task", "setitem", "spawn", "sync", "task"]
@@ -145,7 +145,7 @@ def _give_up(core: Core, task: DTask) -> None:
     core.driver.perform_effects()
 
 
-def _opts(**options: Unpack[TaskKeywords]) -> Call:
+def _opts(**options: Unpack[TaskKeywords]) -> SpawnCall:
     """`spawn` with these options: `spawn.opts(scope=s)(f, 1, 2)`."""
     given = Options(**drop_removed(options))
     return lambda f, *args, **kwargs: _spawn(f, given, *args, **kwargs)  # type: ignore[return-value]

@@ -19,7 +19,7 @@ from .options.options import Options
 from .tasks.dtask import DTask
 from .tasks.references import Reference
 
-__all__ = ["Argument", "ArgumentsMissing", "Body", "Call", "Missing", "Spawn"]
+__all__ = ["Argument", "ArgumentsMissing", "Body", "Missing", "Spawn", "SpawnCall"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -55,7 +55,7 @@ Missing: TypeAlias = "Coroutine[U, ArgumentsMissing, ArgumentsMissing]"
 """The type of such a call. Checkers refuse it in every use: nobody awaits that coroutine, nothing tells the `U`."""
 
 
-class Call(Protocol):
+class SpawnCall(Protocol):
     """`spawn`, with options or without."""
 
     # By position: each argument is a value or stands for one.
@@ -487,10 +487,10 @@ class Call(Protocol):
     def __call__(self, f: Reference, /, *args: Any, **kwargs: Any) -> DTask: ...
 
 
-class Spawn(Call, Protocol):
+class Spawn(SpawnCall, Protocol):
     """The type of `spawn`: a function that has a method."""
 
     @staticmethod
-    def opts(**options: Unpack[TaskKeywords]) -> Call:
+    def opts(**options: Unpack[TaskKeywords]) -> SpawnCall:
         """`spawn` with these options."""
         ...
