@@ -148,7 +148,11 @@ def _give_up(core: Core, task: DTask) -> None:
 def _opts(**options: Unpack[TaskKeywords]) -> SpawnCall:
     """`spawn` with these options: `spawn.opts(scope=s)(f, 1, 2)`."""
     given = Options(**drop_removed(options))
-    return lambda f, *args, **kwargs: _spawn(f, given, *args, **kwargs)  # type: ignore[return-value]
+
+    def call(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
+        return _spawn(f, given, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
 
 
 _spawn.__name__ = _spawn.__qualname__ = "spawn"
@@ -375,6 +379,16 @@ class Task(Generic[Decorated]):
             return spawn(self._f, *args, **kwargs)
         return spawn(self._f, self._options, *args, **kwargs)
 
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """In a class: the method of an instance (or of the class) whose calls are tasks."""
+        bind = getattr(self._f, "__get__", None)
+        bound = self._f if bind is None else bind(instance, owner)
+        if bound is self._f:
+            return self
+        made = Task(bound, {})
+        made._options = self._options
+        return made
+
     if TYPE_CHECKING:
 
         @property
@@ -397,10 +411,10 @@ def task(f: Function, /, **options: Unpack[TaskKeywords]) -> Task[Function]: ...
 @overload
 def task(f: None = None, /, **options: Unpack[TaskKeywords]) -> _Decorator: ...
 def task(f: Any = None, /, **options: Any) -> Any:
-    """Decorator: calling the function spawns it. `@task` or `@task(name="load", scope=s)`."""
+    """Decorator: calling the function spawns it. `@task` or `@task(name="load", scope=s)`; of methods, too."""
     if f is None:
         return lambda g: task(g, **options)
-    if not callable(f):
+    if not callable(f) and not isinstance(f, classmethod):
         raise NotCallableError(f"@task decorates functions, not {f!r}")
     return Task(f, options)
 

@@ -8,6 +8,7 @@ See docs/concepts.md and docs/scheduling.md.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -38,6 +39,8 @@ from .tasks.dtask import DTask
 from .tasks.ids import IdBlocks
 
 __all__ = ["Context", "addprocs", "eager_context", "eager_state", "nprocs", "procs", "rmprocs", "workers"]
+
+LOGGER = logging.getLogger("otel_timespan")
 
 ids: IdBlocks = IdBlocks()
 """The task ids of this process. The first belongs to the eager scheduler's internal root, which is never seen."""
@@ -383,7 +386,11 @@ def _refuse_in_worker() -> None:
 
 
 def _at_exit() -> None:
-    """The interpreter ends: drop what waits, give running bodies a moment, never hang."""
+    """The interpreter ends: drop what waits, and say so; give running bodies a moment; never hang."""
+    waiting = sum(1 for core in running_cores() for task in core.unfinished() if task not in core.running)
+    if waiting:
+        text = "the program ends, and %d tasks that were spawned have not begun: fetch or wait for them, or spawn in a "
+        LOGGER.warning(text + "`with Context():`, which waits", waiting)
     for context in list(_running):
         context.shutdown()
     unseen.flush()

@@ -17,10 +17,12 @@ from tests.dagger.acceptance.support import (
     add,
     boom,
     failure,
+    finish,
     identity,
     mul,
     outcome,
     poll,
+    program,
     where,
 )
 
@@ -542,3 +544,66 @@ def test_s1_7_fire_and_forget_children_run(two: D.Context) -> None:
     D.fetch(D.spawn(parent))
     poll(lambda: len(ran) == 20)
     assert sorted(ran) == list(range(20))
+
+
+class Store:
+    """Methods of all kinds whose calls are tasks."""
+
+    base = 10
+
+    @D.task(name="add to base", retries=1)
+    def plus(self, x: int, /, *, f: int = 0) -> int:
+        """Of an instance."""
+        return self.base + x + f
+
+    @classmethod
+    @D.task
+    def of_class(cls, x: int) -> int:
+        """Of the class, the task inside."""
+        return cls.base + x
+
+    @D.task
+    @classmethod
+    def of_class_too(cls, x: int) -> int:
+        """Of the class, the task outside."""
+        return cls.base + x
+
+    @D.task
+    @staticmethod
+    def of_nobody(x: int) -> int:
+        """Of neither."""
+        return x
+
+
+def test_tasks_that_are_methods() -> None:
+    """`@task` works in a class: on methods, class methods and static methods, with its options, called either way."""
+    store = Store()
+    tasks = [store.plus(1), Store.plus(store, 2), Store.of_class(3), store.of_class_too(4), store.of_nobody(5)]
+    assert D.fetch_all(tasks) == [11, 12, 13, 14, 5]
+    assert tasks[0].options.name == tasks[1].options.name == "add to base"
+    assert store.plus.local(3) == 13
+
+
+def test_names_of_keywords_are_the_functions() -> None:
+    """No keyword of a call collides with a name of ours, whichever way it is spawned."""
+    names = {"f": 1, "self": 2, "options": 3, "args": 4, "task": 5}
+    assert D.fetch(D.spawn(dict, **names)) == names
+    assert D.fetch(D.spawn.opts(name="all")(dict, **names)) == names
+    assert D.fetch(D.task(dict)(**names)) == names
+    with D.Executor(1) as executor:
+        assert executor.submit(dict, **names).result() == names
+
+
+def test_a_program_that_ends_says_what_it_drops() -> None:
+    """Tasks that had not begun when the program ended are told of, in one line; where all did, nothing is said."""
+    drops = """
+        import time
+        from otel_timespan import dagger as D
+        for _ in range(10):
+            D.spawn(time.sleep, 0.2)
+        """
+    code, _, err = finish(program(drops))
+    assert code == 0
+    assert "tasks that were spawned have not begun" in err and err.count("\n") == 1
+    code, _, err = finish(program("from otel_timespan import dagger as D\nD.fetch(D.spawn(int))"))
+    assert (code, err) == (0, "")
