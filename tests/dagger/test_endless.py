@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,3 +185,14 @@ def test_a_wait_is_declared_while_it_lasts() -> None:
         end = time.monotonic() + DEADLINE_S
         while cycles.is_declared(outer, inner):
             assert time.monotonic() < end
+
+
+@pytest.mark.parametrize("module", ["asyncio", "ipykernel", "ctypes"])
+def test_modules_that_are_just_imported_are_let_be(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that another thread is still importing, and that has no names yet, stops no fetch."""
+    monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+    with D.Context(threads=2):
+        task = D.spawn(lambda: [ctypes.c_void_p(1)])
+        assert len(D.fetch(D.spawn(lambda x: x, task))) == 1
+        assert D.fetch(D.spawn(int), timeout=DEADLINE_S) == 0
+        D.waitall([D.spawn(int)])

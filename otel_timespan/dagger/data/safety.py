@@ -10,8 +10,8 @@ See docs/data.md.
 from __future__ import annotations
 
 import collections
+import ctypes
 import functools
-import sys
 import types
 from collections.abc import Iterator
 from itertools import islice
@@ -97,12 +97,9 @@ def _is_raw_pointer(value: Any) -> bool:
     kind = type(value)
     if kind.__name__ == "PyCapsule" or kind.__module__ == "_cffi_backend":
         return True
-    ctypes = sys.modules.get("ctypes")
-    if ctypes is None:
-        return False
-    pointers = (ctypes._Pointer, ctypes._CFuncPtr, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p, ctypes.CDLL)
+    pointers: Any = (ctypes._Pointer, ctypes._CFuncPtr, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p, ctypes.CDLL)
     if isinstance(value, ctypes.Array):
-        element = value._type_
+        element: Any = value._type_
         while issubclass(element, ctypes.Array):
             element = element._type_
         return issubclass(element, pointers)
