@@ -389,7 +389,7 @@ def _at_exit() -> None:
     """The interpreter ends: drop what waits, and say so; give running bodies a moment; never hang."""
     waiting = sum(1 for core in running_cores() for task in core.unfinished() if task not in core.running)
     if waiting:
-        text = "the program ends, and %d tasks that were spawned have not begun: fetch or wait for them, or spawn in a "
+        text = "the program ends, and %d of the tasks it spawned have not begun: fetch or wait for them, or spawn in a "
         LOGGER.warning(text + "`with Context():`, which waits", waiting)
     for context in list(_running):
         context.shutdown()

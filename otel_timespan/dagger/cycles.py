@@ -8,6 +8,7 @@ See docs/scheduling.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from ..errors import DynamicThunkError
@@ -15,32 +16,32 @@ from .tasks.dtask import DONE, DTask
 
 __all__ = ["Wait", "is_declared", "refuse_cycle"]
 
-_waits: dict[DTask, DTask] = {}
-"""What each body waits for that waits right now."""
+_waits: dict[DTask, list[DTask]] = {}
+"""What each body waits for that waits right now: one task, or several where its threads or coroutines wait."""
 
 
 class Wait:
     """A block in which a body waits for a task, perhaps running it or others itself."""
 
-    __slots__ = ("_before", "_body", "_task")
+    __slots__ = ("_body", "_task")
 
     def __init__(self, body: DTask, task: DTask) -> None:
         self._body, self._task = body, task
-        self._before = _waits.get(body)  # a body's threads may wait for several
 
     def __enter__(self) -> None:
-        _waits[self._body] = self._task
+        _waits.setdefault(self._body, []).append(self._task)
 
     def __exit__(self, *raised: object) -> None:
-        if self._before is None:
+        mine = _waits.get(self._body, [])
+        with contextlib.suppress(ValueError):  # we are in a forked child
+            mine.remove(self._task)
+        if not mine:
             _waits.pop(self._body, None)
-        else:
-            _waits[self._body] = self._before
 
 
 def is_declared(body: DTask, task: DTask) -> bool:
     """Whether we are in such a block already."""
-    return _waits.get(body) is task
+    return task in _waits.get(body, ())
 
 
 def refuse_cycle(body: DTask, task: DTask) -> None:
@@ -52,9 +53,7 @@ def refuse_cycle(body: DTask, task: DTask) -> None:
         if one is body:
             raise DynamicThunkError(_told(body, task, came_from), "self_fetch" if task is body else "dominated")
         needed = [up for up in one._deps if up._state < DONE]
-        inner = _waits.get(one)
-        if inner is not None and inner._state < DONE:
-            needed.append(inner)
+        needed += [inner for inner in _waits.get(one, ()) if inner._state < DONE]
         for next_one in needed:
             if next_one not in came_from or next_one is body:
                 came_from[next_one] = one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import sys
 import threading
@@ -95,6 +96,25 @@ class TestCycles:
             own.append(D.spawn(body))
             gate.set()
             assert isinstance(reason(lambda: own[0].fetch(timeout=DEADLINE_S)), D.DynamicThunkError)
+
+    def test_several_waits_of_one_body(self) -> None:
+        """A body whose coroutines or threads wait for several tasks, in any order, leaves nothing behind."""
+        gates = [threading.Event() for _ in range(3)]
+
+        async def body(tasks: list[D.DTask]) -> list[Any]:
+            return list(await asyncio.gather(*(wait(task) for task in tasks)))
+
+        async def wait(task: D.DTask) -> Any:
+            return await task
+
+        with D.Context(threads=4):
+            inner = [D.spawn(gate.wait, DEADLINE_S) for gate in gates]
+            outer = D.spawn(lambda: body(inner))
+            poll(lambda: all(cycles.is_declared(outer, task) for task in inner))
+            for gate in gates:
+                gate.set()
+            assert outer.fetch(timeout=DEADLINE_S) == [True] * 3
+        assert not cycles._waits
 
     def test_waits_that_end_are_none(self) -> None:
         """Bodies that wait for many tasks, and those for others, are let be."""

@@ -40,15 +40,13 @@ from .coroutines import ASYNC, refusal
 from .ending import abandon, end, fail, release_inputs
 from .logged import RunLog, end_row, logged_body, threads
 from .results import given_as, learn, pack_or_fail, saved_chunk
+from .signals import is_of_a_handler
 
 if TYPE_CHECKING:
     from ..core.machine import Core
     from ..core.placement import Slot
 
-__all__ = ["UserInterrupt", "conclude", "run"]
-
-UserInterrupt = (KeyboardInterrupt, SystemExit)
-"""In a body that the main thread runs while it waits, these are the user's, not the task's."""
+__all__ = ["conclude", "run"]
 
 _SPECIAL = frozenset((Chunk, *ASYNC))
 """Types of what a body gives that is not simply its result."""
@@ -58,7 +56,7 @@ _SPECIAL = frozenset((Chunk, *ASYNC))
 def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
     """Run a task that was claimed, on this thread, in this slot: how many tasks became ready, and are queued.
 
-    With `helping` a `KeyboardInterrupt` or `SystemExit` ends the task as cancelled and is raised here.
+    With `helping` what a signal handler raises meanwhile ends the task as cancelled, and is raised here.
     """
     f, args, kwargs, context = task._f, task._args, task._kwargs, task._context
     if task._state >= DONE or context is None:  # settled between its claim and here
@@ -243,7 +241,7 @@ def conclude(
     How many tasks became ready, and are queued. From any thread; the task is not among the running ones any more.
     A late result of a cancelled one is dropped.
     """
-    interrupt = error if helping and isinstance(error, UserInterrupt) else None
+    interrupt = error if helping and error is not None and is_of_a_handler(error) else None
     extra = task._live
     if interrupt is not None:
         error = TaskCancelled("interrupted by the user")

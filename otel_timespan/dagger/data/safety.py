@@ -97,7 +97,8 @@ def _is_raw_pointer(value: Any) -> bool:
     kind = type(value)
     if kind.__name__ == "PyCapsule" or kind.__module__ == "_cffi_backend":
         return True
-    pointers: Any = (ctypes._Pointer, ctypes._CFuncPtr, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p, ctypes.CDLL)
+    functions = ctypes._CFuncPtr  # type: ignore[attr-defined]
+    pointers: Any = (ctypes._Pointer, functions, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p, ctypes.CDLL)
     if isinstance(value, ctypes.Array):
         element: Any = value._type_
         while issubclass(element, ctypes.Array):

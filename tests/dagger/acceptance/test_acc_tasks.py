@@ -604,6 +604,6 @@ def test_a_program_that_ends_says_what_it_drops() -> None:
         """
     code, _, err = finish(program(drops))
     assert code == 0
-    assert "tasks that were spawned have not begun" in err and err.count("\n") == 1
+    assert "of the tasks it spawned have not begun" in err and err.count("\n") == 1
     code, _, err = finish(program("from otel_timespan import dagger as D\nD.fetch(D.spawn(int))"))
     assert (code, err) == (0, "")
