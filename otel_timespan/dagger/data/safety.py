@@ -13,6 +13,7 @@ import collections
 import ctypes
 import functools
 import types
+from _ctypes import CFuncPtr
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -97,7 +98,7 @@ def _is_raw_pointer(value: Any) -> bool:
     kind = type(value)
     if kind.__name__ == "PyCapsule" or kind.__module__ == "_cffi_backend":
         return True
-    pointers: Any = (ctypes._Pointer, ctypes._CFuncPtr, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p, ctypes.CDLL)
+    pointers: Any = (ctypes._Pointer, CFuncPtr, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p, ctypes.CDLL)
     if isinstance(value, ctypes.Array):
         element: Any = value._type_
         while issubclass(element, ctypes.Array):
