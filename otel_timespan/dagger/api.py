@@ -379,6 +379,16 @@ class Task(Generic[Decorated]):
             return spawn(self._f, *args, **kwargs)
         return spawn(self._f, self._options, *args, **kwargs)
 
+    @overload  # of a class method
+    def __get__(
+        self: Task[Callable[Concatenate[type[A], P], T]], instance: object, owner: type[A]
+    ) -> Task[Callable[P, T]]: ...
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> Task[Decorated]: ...
+    @overload
+    def __get__(self: Task[Callable[Concatenate[A, P], T]], instance: A, owner: Any = None) -> Task[Callable[P, T]]: ...
+    @overload  # of a static method
+    def __get__(self, instance: object, owner: Any = None) -> Task[Decorated]: ...
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """In a class: the method of an instance (or of the class) whose calls are tasks."""
         bind = getattr(self._f, "__get__", None)

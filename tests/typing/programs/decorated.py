@@ -25,6 +25,30 @@ async def co(x: int) -> str:
 def none() -> None: ...
 
 
+class Model:
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    @task
+    def scaled(self, x: int, y: float = 1.0) -> float:
+        return self.n * x * y
+
+    @task(retries=2)
+    async def loaded(self, path: str) -> bytes:
+        return path.encode()
+
+    @task
+    @classmethod
+    def of(cls, x: int) -> "Model":
+        return cls(x)
+
+    @task
+    @staticmethod
+    def named(x: int) -> str:
+        return str(x)
+
+
+model = Model(1)
 number = spawn(len, "a")
 
 assert_type(f(1), DTask[str])
@@ -41,6 +65,21 @@ assert_type(g.local(1, z=2), list[int])
 assert_type(co(1), DTask[str])
 assert_type(co(number), DTask[str])
 assert_type(none(), DTask[None])
+assert_type(model.scaled(1), DTask[float])
+assert_type(model.scaled(number, 2.0), DTask[float])
+assert_type(model.scaled(x=1), DTask[float])
+assert_type(model.scaled.local(1), float)
+assert_type(model.loaded("a"), DTask[bytes])
+assert_type(Model.scaled(model, 1), DTask[float])
+assert_type(Model.of(1), DTask[Model])
+assert_type(model.of(number), DTask[Model])
+assert_type(Model.named(1), DTask[str])
+assert_type(model.named(number), DTask[str])
+Model.of("wrong")  # error
+model.named("wrong")  # error
+model.scaled("wrong")  # error
+model.scaled()  # error
+model.loaded(1)  # error
 f("wrong")  # error
 f(f(1))  # error
 f()  # error
