@@ -1,75 +1,108 @@
 """Waits that could never end: a body that waits for its own task, or for one that waits for it.
 
-While a body waits, `Wait` says for which task. Whoever is about to block follows what that task needs: its unfinished
-upstreams, and what their bodies wait for. If that leads back to the body, the wait is refused.
+While a body blocks, `Wait` says for which task; and where that thread has other bodies below, which wait for this one
+to return, it says that, too. Whoever is about to block follows what its task needs: the unfinished upstreams, and what
+bodies wait for. If that leads back to a body of this thread, the wait is refused. A thread that a body started is not
+the body's own: it may wait for what it likes, since the body does not wait for it.
 
-See docs/scheduling.md.
+See docs/users.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from _thread import get_ident
 
 from ..errors import DynamicThunkError
+from .bodies import interrupts
 from .tasks.dtask import DONE, DTask
+from .tasks.environment import loop_threads
 
-__all__ = ["Wait", "is_declared", "refuse_cycle"]
+__all__ = ["Wait", "is_declared"]
+
+LONGEST_WAY = 8
+"""Steps of a way that are told; of a longer one its ends."""
 
 _waits: dict[DTask, list[DTask]] = {}
-"""What each body waits for that waits right now: one task, or several where its threads or coroutines wait."""
+"""What each body waits for that waits right now: one task, or several where its coroutines wait."""
 
 
 class Wait:
-    """A block in which a body waits for a task, perhaps running it or others itself."""
+    """A block in which a body blocks until a task is done. Raises `DynamicThunkError` where that could never be."""
 
-    __slots__ = ("_body", "_task")
+    __slots__ = ("_body", "_pairs", "_task")
 
     def __init__(self, body: DTask, task: DTask) -> None:
         self._body, self._task = body, task
+        self._pairs: list[tuple[DTask, DTask]] = []
 
     def __enter__(self) -> None:
-        _waits.setdefault(self._body, []).append(self._task)
+        below = _own_bodies(self._body)
+        pairs = [*zip(below, [self._task, *below], strict=False)]
+        if below:
+            _refuse_cycle(below, self._task)
+        for waiter, wanted in pairs:
+            _waits.setdefault(waiter, []).append(wanted)
+        self._pairs = pairs
+        if below:
+            try:
+                _refuse_cycle(below, self._task)  # again: two that came at once see each other now
+            except DynamicThunkError:
+                self.__exit__()
+                raise
 
     def __exit__(self, *raised: object) -> None:
-        mine = _waits.get(self._body, [])
-        with contextlib.suppress(ValueError):  # we are in a forked child
-            mine.remove(self._task)
-        if not mine:
-            _waits.pop(self._body, None)
+        for waiter, wanted in self._pairs:
+            mine = _waits.get(waiter, [])
+            with contextlib.suppress(ValueError):  # we are in a forked child
+                mine.remove(wanted)
+            if not mine:
+                _waits.pop(waiter, None)
 
 
 def is_declared(body: DTask, task: DTask) -> bool:
-    """Whether we are in such a block already."""
+    """Whether a body blocks until this task is done."""
     return task in _waits.get(body, ())
 
 
-def refuse_cycle(body: DTask, task: DTask) -> None:
-    """Raise `DynamicThunkError`, naming the way round, where `task` can't end before `body` does."""
-    came_from: dict[DTask, DTask] = {task: body}
+def _own_bodies(body: DTask) -> list[DTask]:
+    """The bodies that this thread is in, innermost first; none where it is not the body's own thread or coroutine."""
+    coroutine = body._live.coroutine if body._live is not None else None
+    if coroutine is not None:
+        asyncio = sys.modules["asyncio"]
+        return [body] if get_ident() in loop_threads and coroutine.is_run_by(asyncio.current_task()) else []
+    below = interrupts.bodies_here()
+    return below if below and below[0] is body else []
+
+
+def _refuse_cycle(below: list[DTask], task: DTask) -> None:
+    came_from: dict[DTask, DTask | None] = {task: None}
     stack = [task]
     while stack:
         one = stack.pop()
-        if one is body:
-            raise DynamicThunkError(_told(body, task, came_from), "self_fetch" if task is body else "dominated")
+        if one in below:
+            raise DynamicThunkError(_told(below[0], one, came_from), "self_fetch" if task is below[0] else "dominated")
         needed = [up for up in one._deps if up._state < DONE]
-        needed += [inner for inner in _waits.get(one, ()) if inner._state < DONE]
+        needed += [wanted for wanted in _waits.get(one, ()) if wanted._state < DONE]
         for next_one in needed:
-            if next_one not in came_from or next_one is body:
+            if next_one not in came_from:
                 came_from[next_one] = one
                 stack.append(next_one)
 
 
-def _told(body: DTask, task: DTask, came_from: dict[DTask, DTask]) -> str:
-    if task is body:
+def _told(body: DTask, found: DTask, came_from: dict[DTask, DTask | None]) -> str:
+    if came_from[found] is None and found is body:
         return f"task {body.id} waits for itself: its body can't fetch its own result"
-    way = [body.id]
-    one = came_from[body]
-    while one is not body and len(way) < 20:
-        way.append(one.id)
+    way: list[str] = []
+    one: DTask | None = found
+    while one is not None:
+        way.append(str(one.id))
         one = came_from[one]
-    steps = " → ".join(map(str, [body.id, *reversed(way)]))
-    return f"task {body.id} waits for task {task.id}, which waits for it ({steps}): return the task instead"
+    way = [str(body.id), *reversed(way)]
+    steps = " → ".join(way if len(way) <= LONGEST_WAY else [*way[:3], "...", *way[-2:]])
+    return f"task {body.id} waits for task {way[1]}, which can't end before it ({steps}): return the task instead"
 
 
 def _in_child() -> None:

@@ -33,7 +33,7 @@ from .api import current_core, launch
 from .bodies import interrupts
 from .bodies.ending import fail
 from .context import Context, eager_context
-from .cycles import Wait, refuse_cycle
+from .cycles import Wait
 from .data.read import read
 from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
 from .options.options import Options
@@ -159,7 +159,6 @@ class TaskFuture(concurrent.futures.Future[T]):
         body = running_task()
         if body is None:
             return contextlib.nullcontext()
-        refuse_cycle(body, task)
         block = contextlib.ExitStack()
         block.enter_context(Wait(body, task))
         block.enter_context(slot_given_back())

@@ -28,7 +28,7 @@ from ..errors import (
 from .bodies import interrupts
 from .bodies.results import as_chunk
 from .core.limits import refuse_deadlock
-from .cycles import Wait, is_declared, refuse_cycle
+from .cycles import Wait
 from .data.chunks import Chunk
 from .data.read import may_wait, read
 from .tasks.atomics import subscribe
@@ -190,28 +190,22 @@ def wait_done(task: DTask, timeout: float | None) -> None:
     check_launched(task)
     refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
     body = running_task() if current.get() is not None else None
-    if body is not None:
-        if not is_declared(body, task):
-            with Wait(body, task):
-                wait_done(task, timeout)
-            return
-        if timeout is None:
-            refuse_deadlock(body, task)
+    if body is not None and timeout is None:
+        refuse_deadlock(body, task)
     if timeout is None and not ("asyncio" in sys.modules and in_event_loop()):
         task._core.driver.help(task)
         if interrupts.used:
             interrupts.check()
         if task._state >= DONE:
             return
-    if body is not None:
-        refuse_cycle(body, task)
     lock = allocate_lock()
     lock.acquire()
     notify: Callable[[], Any] = lock.release if body is None else _Once(lock.release)
     if not subscribe(task, notify):
         return
     try:
-        _block(lock, timeout, task, notify)
+        with contextlib.nullcontext() if body is None else Wait(body, task):
+            _block(lock, timeout, task, notify)
     finally:
         unsubscribe(task, notify)
 
@@ -356,8 +350,6 @@ async def awaitable(task: DTask[T]) -> T:
         if body is not None:
             refuse_deadlock(body, task)
         with contextlib.nullcontext() if body is None else Wait(body, task):
-            if body is not None:
-                refuse_cycle(body, task)
             if subscribe(task, wake):
                 try:
                     await done

@@ -97,23 +97,39 @@ class TestCycles:
             gate.set()
             assert isinstance(reason(lambda: own[0].fetch(timeout=DEADLINE_S)), D.DynamicThunkError)
 
-    def test_several_waits_of_one_body(self) -> None:
-        """A body whose coroutines or threads wait for several tasks, in any order, leaves nothing behind."""
-        gates = [threading.Event() for _ in range(3)]
+    def test_what_a_body_started_may_wait_for_it(self) -> None:
+        """Threads and asyncio tasks that a body started outlive it, and may wait for its task."""
+        own: list[D.DTask] = []
+        gate, found = threading.Event(), []
 
-        async def body(tasks: list[D.DTask]) -> list[Any]:
-            return list(await asyncio.gather(*(wait(task) for task in tasks)))
+        async def coroutine() -> int:
+            gate.wait(DEADLINE_S)
+            later.append(asyncio.create_task(wait()))
+            return 1
 
-        async def wait(task: D.DTask) -> Any:
-            return await task
+        async def wait() -> None:
+            found.append(await own[0])
 
-        with D.Context(threads=4):
-            inner = [D.spawn(gate.wait, DEADLINE_S) for gate in gates]
-            outer = D.spawn(lambda: body(inner))
-            poll(lambda: all(cycles.is_declared(outer, task) for task in inner))
-            for gate in gates:
-                gate.set()
-            assert outer.fetch(timeout=DEADLINE_S) == [True] * 3
+        def function() -> int:
+            gate.wait(DEADLINE_S)
+            tls = D.get_tls()
+
+            def beside() -> None:
+                D.set_tls(tls)
+                found.append(D.fetch(own[1]))
+
+            threads.append(threading.Thread(target=beside))
+            threads[0].start()
+            return 2
+
+        later: list[Any] = []
+        threads: list[threading.Thread] = []
+        with D.Context(threads=2):
+            own += [D.spawn(coroutine), D.spawn(function)]
+            gate.set()
+            assert D.fetch_all(own) == [1, 2]
+            poll(lambda: sorted(found) == [1, 2])
+            threads[0].join(DEADLINE_S)
         assert not cycles._waits
 
     def test_waits_that_end_are_none(self) -> None:

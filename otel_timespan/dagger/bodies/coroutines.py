@@ -94,6 +94,10 @@ class CoroutineBody:
         self._aio = None
         self._end(value, error)
 
+    def is_run_by(self, aio: asyncio.Task[Any] | None) -> bool:
+        """Whether this asyncio task is the body itself, and none that it started."""
+        return aio is not None and aio is self._aio
+
     def drop(self) -> None:
         """It will never run: nobody wants its result, or the loop is gone."""
         self._coroutine.close()

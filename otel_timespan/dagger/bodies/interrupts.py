@@ -40,7 +40,7 @@ from ..tasks.environment import running_task
 if TYPE_CHECKING:
     from ..core.machine import Core
 
-__all__ = ["check", "deliver", "force", "forced_error", "is_forced", "see_through", "wakeable"]
+__all__ = ["bodies_here", "check", "deliver", "force", "forced_error", "is_forced", "see_through", "wakeable"]
 
 WANTED, SENT = 1, 2
 """`Live.forced`: an interrupt is to be raised in the body; it was. 0 without a forced cancellation."""
@@ -188,6 +188,19 @@ def deliver() -> None:
 
     For where a body ended by an exception: only then its last code may not have met the interrupt yet.
     """
+
+
+def bodies_here() -> list[DTask]:
+    """The tasks whose bodies this thread is in, innermost first: several where it helps from within a body."""
+    found: list[DTask] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _entry:
+            task = frame.f_locals.get("task")
+            if task is not None:
+                found.append(task)
+        frame = frame.f_back
+    return found
 
 
 def check() -> None:
