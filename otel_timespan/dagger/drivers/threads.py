@@ -168,15 +168,17 @@ def sweep_gil(queue: deque[DTask]) -> None:
             try:
                 task._claim  # noqa: B018 - to look, without a call
                 break
-            except AttributeError:
-                del queue[-1]
+            except AttributeError:  # another thread may have come, as the error was made
+                if queue[-1] is task:
+                    del queue[-1]
         while True:
             task = queue[0]
             try:
                 task._claim  # noqa: B018
                 return
             except AttributeError:
-                del queue[0]
+                if queue[0] is task:
+                    del queue[0]
     except IndexError:
         return
 
