@@ -20,7 +20,8 @@ step, of a C function) happens as a whole or not at all. `x = list_[-1]; del lis
 `list_.pop()` is not: an interrupt after the call loses what it returned. Nor may a section make an object, be it an
 exception, between two looks at what others see: up to Python 3.11 that may start a collection of garbage, whose
 finalizers let other threads run. The functions here are such sections; what a broken-off thread had in hand then
-stands in a field of its, where whoever mends it finds it (drivers/threads.py, bodies/ending.py). tests/dagger/test_endings.py interrupts each of those places.
+stands in a field of its, where whoever mends it finds it (drivers/threads.py, bodies/ending.py).
+tests/dagger/test_endings.py interrupts each of those places.
 
 On a free-threaded build nothing of this is one step: there is a second variant of each, with a lock of a small
 pool where one is needed. List and deque operations lock by themselves there. An interrupt can lose a task there.
