@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,13 @@ class Run:
     def round_robin(self, kind: str, workload: str, systems: Sequence[str], size: int, rounds: int) -> dict[str, Any]:
         """{system: {figure: [values]}}: the systems take turns, and begin with another one each round."""
         gathered: dict[str, dict[str, list[float]]] = {system: {} for system in systems}
-        for turn in range(rounds):
-            for system in [*systems[turn % len(systems) :], *systems[: turn % len(systems)]]:
-                for name, value in self.sample(kind, workload, system, size).items():
+        first = [turn % len(systems) for turn in range(rounds)]
+        turns = [system for n in first for system in (*systems[n:], *systems[:n])]
+        # Side by side where no figure counts.
+        with ThreadPoolExecutor(os.cpu_count() if self.quick else 1) as pool:
+            samples = pool.map(lambda system: self.sample(kind, workload, system, size), turns)
+            for system, sample in zip(turns, samples, strict=True):
+                for name, value in sample.items():
                     gathered[system].setdefault(name, []).extend(value if isinstance(value, list) else [value])
         self.samples[f"{kind}.{workload}.{size}"] = gathered
         return gathered

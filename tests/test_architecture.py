@@ -37,16 +37,16 @@ WRONG_WAYS = [
 ]
 
 
-@pytest.mark.parametrize(("file", "line", "chain"), WRONG_WAYS, ids=lambda value: value.split(".")[0])
-def test_an_import_against_the_direction_fails_with_its_chain(tmp_path: Path, file: str, line: str, chain: str) -> None:
+def test_imports_against_the_direction_fail_with_their_chains(tmp_path: Path) -> None:
     """Whoever imports upwards, inside of a function too, is told which module imports which."""
     shutil.copytree(ROOT, tmp_path / ROOT.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT.parent / "pyproject.toml", tmp_path)
-    victim = tmp_path / ROOT.name / file
-    victim.write_text(f"{victim.read_text()}\n\ndef _late() -> None:\n    {line}\n")
+    for file, line, _ in WRONG_WAYS:
+        victim = tmp_path / ROOT.name / file
+        victim.write_text(f"{victim.read_text()}\n\ndef _late() -> None:\n    {line}\n")
     done = _lint_imports(tmp_path)
     assert done.returncode != 0
-    assert f"otel_timespan.{chain}" in done.stdout
+    assert not [chain for _, _, chain in WRONG_WAYS if f"otel_timespan.{chain}" not in done.stdout], done.stdout
 
 
 def test_imports_go_one_way() -> None:
