@@ -249,6 +249,21 @@ def conclude(
         error = interrupts.forced_error(task, error)
     if extra is not None and extra.timer is not None:
         uninterrupted(extra.timer.cancel)
+    try:
+        if error is None:
+            queued = _end_with(core, task, value, None, log, ns)
+        else:  # a failure is made where no signal comes, from its first step to its last
+            queued = uninterrupted(_end_with, core, task, None, error, log, ns)
+    finally:
+        error = value = None  # a traceback may refer to this frame
+    if interrupt is not None:
+        raise interrupt
+    return queued
+
+
+def _end_with(
+    core: Core, task: DTask, value: Any, error: BaseException | None, log: RunLog | None, ns: int
+) -> int:
     outcome: Any = None
     if error is None:
         outcome, error = pack_or_fail(core, task, value, None if log is None else log.recorder)
@@ -271,8 +286,6 @@ def conclude(
         outcome.retrieved = True
     elif error is not None and tell is not None:
         tell(task, error)
-    if interrupt is not None:
-        raise interrupt
     return queued
 
 

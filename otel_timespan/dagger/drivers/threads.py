@@ -45,7 +45,7 @@ from ..core.placement import Slot, slots_of
 from ..places.processors import OSProc
 from ..records import kinds as records
 from ..service.threads import start_bare
-from ..service.uninterrupted import on_main_thread, uninterrupted
+from ..service.uninterrupted import on_main_thread, soon, uninterrupted
 from ..tasks.atomics import GIL, claim, claim_for
 from ..tasks.dtask import DONE, DTask
 from ..tasks.environment import current, running_task
@@ -284,7 +284,9 @@ class ThreadsDriver(Pinned, Driver):
         if not effects or local.performing:
             return
         if on_main_thread():
-            uninterrupted(self.perform_effects)
+            # Pinned tasks begin when they can; what can only fail is to have failed when `spawn` returns.
+            pinned_only = all([type(effect) is Slot for effect in list(effects)])
+            soon(self.perform_effects) if pinned_only else uninterrupted(self.perform_effects)
             return
         local.performing = True
         try:
@@ -480,7 +482,7 @@ class ThreadsDriver(Pinned, Driver):
             pass
         if self.core.waiting:
             for one in (slot,) if slot is not None else list(self.core.waiting):
-                uninterrupted(self.dispatch, one)
+                soon(self.dispatch, one)
         if self.free and self.queue:
             self.wake()
 

@@ -3,12 +3,13 @@
 Python runs signal handlers in the main thread, between any two steps of whatever that executes, and what they raise
 (Ctrl-C) comes out there. What must not stop half way, and is too long to be one step (tasks/atomics.py), is called
 here: in another thread the call is simply made, in the main thread a thread of ours makes it, and the main thread
-waits. An interrupt of that wait leaves the call alone. It costs the main thread two switches, so that it is for what
-happens seldom.
+waits. An interrupt of that wait leaves the call alone. It costs the main thread two switches (beside threads that
+compute, 5 ms each), so that it is for what happens seldom.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import sys
@@ -19,7 +20,9 @@ from typing import Any, TypeVar
 
 from ..service.threads import start_bare
 
-__all__ = ["on_main_thread", "uninterrupted"]
+__all__ = ["on_main_thread", "soon", "uninterrupted"]
+
+LOGGER = logging.getLogger("otel_timespan")
 
 _T = TypeVar("_T")
 
@@ -58,6 +61,21 @@ def uninterrupted(call: Callable[..., _T], *args: Any) -> _T:
     if raised:
         raise raised.pop()
     return found.pop()
+
+
+def soon(call: Callable[..., object], *args: Any) -> None:
+    """`uninterrupted`, but the main thread does not wait for it. What the call raises there is logged."""
+    if not on_main_thread() or not _thread_is_there():
+        call(*args)
+        return
+
+    def make() -> None:
+        try:
+            call(*args)
+        except BaseException:
+            LOGGER.exception("something that was left to another thread failed")
+
+    _calls.put(make)
 
 
 def _thread_is_there() -> bool:
