@@ -486,8 +486,15 @@ class SpanPipeline:
         return self._closing_at is not None and time.monotonic() >= self._closing_at
 
     def _account(self, part: list[_Entry], outcome: Outcome) -> None:
+        refused = min(outcome.rejected, len(part)) if outcome.status == ACCEPTED else len(part)
         with self._cond:
-            refused = min(outcome.rejected, len(part)) if outcome.status == ACCEPTED else len(part)
+            if self._closed:
+                return
+            new_refusal = refused > 0 and not self._refused
+            self._refused = refused > 0
+        if new_refusal:  # said before it is settled: who flushes finds it said
+            _log.warning("%s refused %d spans: %s", self.transport.target, refused, outcome.message)
+        with self._cond:
             if self._closed:
                 return
             self._accounts.lose(refused, "rejected")
@@ -497,12 +504,8 @@ class SpanPipeline:
             recovered, self._outage = self._outage and outcome.status == ACCEPTED, False
             if caught_up:
                 self._block_left_s, self._full = self.block_timeout_s, False
-            new_refusal = refused > 0 and not self._refused
-            self._refused = refused > 0
         if recovered:
             _log.info("%s takes spans again", self.transport.target)
-        if new_refusal:
-            _log.warning("%s refused %d spans: %s", self.transport.target, refused, outcome.message)
 
     def _settle(self, count: int, part: list[_Entry] | None, dropped: str | None = None) -> None:
         """Spans in flight have come to an end. Call with the lock; does nothing once closed."""
