@@ -40,15 +40,12 @@ class Wait:
 
     def __enter__(self) -> None:
         below = _own_bodies(self._body)
-        pairs = [*zip(below, [self._task, *below], strict=False)]
-        if below:
-            _refuse_cycle(below, self._task)
-        for waiter, wanted in pairs:
+        self._pairs = [*zip(below, [self._task, *below], strict=False)]
+        for waiter, wanted in self._pairs:
             _waits.setdefault(waiter, []).append(wanted)
-        self._pairs = pairs
         if below:
             try:
-                _refuse_cycle(below, self._task)  # again: two that came at once see each other now
+                _refuse_cycle(below, self._task)  # after saying so: of two that come at once one sees the other
             except DynamicThunkError:
                 self.__exit__()
                 raise

@@ -250,10 +250,13 @@ def conclude(
     if extra is not None and extra.timer is not None:
         uninterrupted(extra.timer.cancel)
     try:
+        outcome: Any = None
         if error is None:
-            queued = _end_with(core, task, value, None, log, ns)
-        else:  # a failure is made where no signal comes, from its first step to its last
-            queued = uninterrupted(_end_with, core, task, None, error, log, ns)
+            outcome, error = pack_or_fail(core, task, value, None if log is None else log.recorder)
+        if error is None:
+            queued = _end_well(core, task, outcome, log, ns)
+        else:  # made where no signal comes, from its first step to its last
+            queued = uninterrupted(_end_failed, core, task, error, log)
     finally:
         error = value = None  # a traceback may refer to this frame
     if interrupt is not None:
@@ -261,38 +264,33 @@ def conclude(
     return queued
 
 
-def _end_with(
-    core: Core, task: DTask, value: Any, error: BaseException | None, log: RunLog | None, ns: int
-) -> int:
-    outcome: Any = None
-    if error is None:
-        outcome, error = pack_or_fail(core, task, value, None if log is None else log.recorder)
-        value = None
-    if error is None:
-        if ns and task._state < DONE:
+def _end_well(core: Core, task: DTask, outcome: Any, log: RunLog | None, ns: int) -> int:
+    if task._state < DONE:
+        if ns:
             learn(core, task._slot, task._f, task._args, task._kwargs, ns, outcome)
-        if task._options.checkpoint is not None and task._state < DONE:
+        if task._options.checkpoint is not None:
             uninterrupted(save, task._options.checkpoint, "Thunk", task, saved_chunk(task, outcome))
-    else:
-        outcome = uninterrupted(_failure_of, task, error)
-        if task._options.retries and uninterrupted(_retry, core, task, outcome, log):
-            return 0
-    tell = core.on_body_error
-    if error is not None and (tell is not None or task._state >= DONE):
-        outcome.retrieved = True  # nobody wants to know, or `compute` raises it
-    row, state = ((), "") if log is None else end_row(core, task, outcome, log)
-    queued = end(core, task, outcome, None if log is None else log.recorder, row, state, True, error is not None)
-    if error is not None and task._outcome is not outcome:
-        outcome.retrieved = True
-    elif error is not None and tell is not None:
-        tell(task, error)
-    return queued
+    if log is None:
+        return end(core, task, outcome)
+    return end(core, task, outcome, log.recorder, *end_row(core, task, outcome, log))
 
 
-def _failure_of(task: DTask, error: BaseException) -> Failure:
+def _end_failed(core: Core, task: DTask, error: BaseException, log: RunLog | None) -> int:
     task._summary = summarize(task)
     forget_frames(error)
-    return Failure(task._summary, error)
+    failure = Failure(task._summary, error)
+    if task._options.retries and _retry(core, task, failure, log):
+        return 0
+    tell = core.on_body_error
+    if tell is not None or task._state >= DONE:
+        failure.retrieved = True  # nobody wants to know, or `compute` raises it
+    row, state = ((), "") if log is None else end_row(core, task, failure, log)
+    queued = end(core, task, failure, None if log is None else log.recorder, row, state, True, True)
+    if task._outcome is not failure:
+        failure.retrieved = True
+    elif tell is not None:
+        tell(task, error)
+    return queued
 
 
 def _go_on(
