@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..timespans.model import Event
 from ..timespans.rows import Columns
+from ..timespans.taskrecords import Steps
 from .base import Sampler
 
 __all__ = [
@@ -203,6 +204,14 @@ class EventSaturation:
             elif count:
                 del counts[category]
         return counts.copy()
+
+    def take_steps(self, steps: Steps) -> None:
+        """The same for records: only bodies outlast one."""
+        count = self._counts.get("compute", 0) + len(steps.begun) - len(steps.returned)
+        if count > 0:
+            self._counts["compute"] = count
+        else:
+            self._counts.pop("compute", None)
 
     def init_similar(self) -> EventSaturation:
         """A fresh one."""

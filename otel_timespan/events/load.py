@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from operator import itemgetter
 from typing import Any
 
 from ..timespans.model import ChunkInfo, Event
+from ..timespans.taskrecords import Steps
 from .base import id_field
 
 __all__ = ["BytesAllocd", "ProcessorSaturation", "WorkerSaturation"]
 
 _MAX_GONE = 1000
+_begun_on, _returned_on = itemgetter(6), itemgetter(5)  # the processor's number, of a START and of a RETURN
 
 
 class BytesAllocd:
@@ -39,13 +43,22 @@ class BytesAllocd:
             self._take_back(getattr(event.timeline, "data", None), event.worker)
         return self.value
 
+    def take_steps(self, steps: Steps) -> None:
+        """The same for records."""
+        for record in steps.returned:
+            if record[8] is not None and record[10] == 1:
+                self._hold(record[7], record[8])
+        for record in steps.evicted:
+            self._let_go(record[2], record[6])
+
     def _keep(self, chunk: Any, worker: int) -> None:
-        if not isinstance(chunk, ChunkInfo) or chunk.nbytes is None or chunk.worker != worker:
-            return
-        handle = chunk.handle
+        if isinstance(chunk, ChunkInfo) and chunk.nbytes is not None and chunk.worker == worker:
+            self._hold(chunk.handle, chunk.nbytes)
+
+    def _hold(self, handle: Any, nbytes: int) -> None:
         if handle not in self._held and handle not in self._spilled and handle not in self._gone:
-            self._held[handle] = chunk.nbytes
-            self.value += chunk.nbytes
+            self._held[handle] = nbytes
+            self.value += nbytes
 
     def _take_back(self, chunk: Any, worker: int) -> None:
         if isinstance(chunk, ChunkInfo):
@@ -54,9 +67,10 @@ class BytesAllocd:
 
     def _evict(self, chunk: Any, reason: str) -> None:
         """Each evict is two events; the second finds nothing to do."""
-        if not isinstance(chunk, ChunkInfo):
-            return
-        handle = chunk.handle
+        if isinstance(chunk, ChunkInfo):
+            self._let_go(chunk.handle, reason)
+
+    def _let_go(self, handle: Any, reason: str) -> None:
         self.value -= self._held.pop(handle, 0)
         if reason == "spilled":
             if handle not in self._gone:  # it may have died while it was being written
@@ -87,6 +101,10 @@ class WorkerSaturation:
             self.value = max(0, self.value + (1 if event.phase == "start" else -1))
         return self.value
 
+    def take_steps(self, steps: Steps) -> None:
+        """The same for records."""
+        self.value = max(0, self.value + len(steps.begun) - len(steps.returned))
+
     def init_similar(self) -> WorkerSaturation:
         """A fresh one."""
         return WorkerSaturation()
@@ -108,14 +126,24 @@ class ProcessorSaturation:
     def __call__(self, event: Event) -> list[tuple[Any, int]]:
         """See the class."""
         if event.category == "compute":
-            processor = id_field(event, "processor")
-            count = self._counts.get(processor, 0) + (1 if event.phase == "start" else -1)
-            if count > 0:
-                self._counts[processor] = count
-            else:
-                self._counts.pop(processor, None)
-            self.value = list(self._counts.items())
+            self._count(id_field(event, "processor"), 1 if event.phase == "start" else -1)
         return self.value
+
+    def take_steps(self, steps: Steps) -> None:
+        """The same for records."""
+        changes = Counter(map(_begun_on, steps.begun))
+        changes.subtract(Counter(map(_returned_on, steps.returned)))
+        for code, change in changes.items():
+            if change:
+                self._count(steps.processors[code], change)
+
+    def _count(self, processor: Any, change: int) -> None:
+        count = self._counts.get(processor, 0) + change
+        if count > 0:
+            self._counts[processor] = count
+        else:
+            self._counts.pop(processor, None)
+        self.value = list(self._counts.items())
 
     def init_similar(self) -> ProcessorSaturation:
         """A fresh one."""

@@ -144,6 +144,21 @@ class Backend:
         if self._output is not None:
             self._output.pipeline.put(spans, self)
 
+    @property
+    def packing_limits(self) -> Limits | None:
+        """The span limits that hold for packed spans; None where spans do not leave as bytes."""
+        pipeline = getattr(self._output, "pipeline", None)
+        return pipeline.limits if pipeline is not None and pipeline.transport.wire else None
+
+    def put_packed(self, packed: list[bytes], count: int) -> None:
+        """Hand on spans that are bytes already."""
+        from .export.pipeline import _Entry
+        from .export.transport import Request
+        from .export.wire import encode_packed
+        pipeline = self._output.pipeline
+        body = Request(encode_packed(packed, pipeline.resource, pipeline.scope))
+        pipeline._put([_Entry(body, len(body))], self)
+
     def account(self) -> tuple[int, dict[str, int]]:
         """(exported, {reason: dropped}) of one moment, of the spans that were put here."""
         if self._output is None:

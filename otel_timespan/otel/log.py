@@ -38,6 +38,7 @@ from .export.shutdown import SOURCES, on_exit
 from .metrics.gauges import ConsumerGauges, default_consumers
 from .metrics.hub import PREPARE_S, hub_for
 from .metrics.logmetrics import LogMetrics
+from .packing.lane import Lane, Taken
 from .spans import ids
 from .spans.bodyspan import BodySpan, span_context
 from .spans.ids import Root, TraceParent
@@ -115,7 +116,7 @@ class OTelLog(Sink):
         self._start_empty()
         self._enclosing = Enclosing(self._sample_plain)
         self._force = False  # the next drain ends idle runs at once
-        self._journal = Journal(self._process)
+        self._journal = Journal(self._process, raw=True)
         self.recorder = Recorder(
             self._append, put=self._journal.put, on_submit=self._on_submit, on_body=self._on_body, wants_cpu=True
         )
@@ -129,9 +130,12 @@ class OTelLog(Sink):
         quiet_ns = int(self._options.root_quiet_s * 1e9)
         self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
         self._mapper = SpanMapper(self._runs, detail=self._detail, offset_ns=self._offset_ns)
+        self._lane = Lane(self._mapper, self._offset_ns, None, None if self._real_time else self._restamped)
         self._mapper.observer = self._metrics
+        if self._backend is not None:
+            self._lane.limits = self._backend.packing_limits if self._redact is None else None
         if self._metrics is not None:
-            self._metrics.mapper = self._mapper
+            self._metrics.mapper, self._metrics.lane = self._mapper, self._lane
 
     def _after_fork(self) -> None:
         """In a forked child: what was under way is the parent's."""
@@ -320,40 +324,35 @@ class OTelLog(Sink):
             warn_once(self, "an event could not be placed in a trace")
         self._journal.append(record)
 
-    def _process(self, events: list[Event]) -> None:
+    def _process(self, records: list[Any]) -> None:
         """Called by the journal, never twice at once."""
-        out: list[SpanData] = []
-        if not self._real_time:
-            events = list(map(self._restamped, events))
         with self._lock:
-            feed, metrics = self._mapper.feed_into, self._metrics
+            metrics = self._metrics
             if metrics is not None:
                 metrics.begin_batch()
-            bad: list[Event] = []
-            for event in events:
-                try:
-                    feed(event, out)
-                except Exception:
-                    bad.append(event)
-                    warn_once(self._mapper, "an event could not be turned into spans: %.300r", event)
-            if bad:
-                self._failed += len(bad)
-                events = [event for event in events if not any(event is one for one in bad)]
-            interrupt = self._measure(events)
+            taken = self._lane.take(records)
+            if self._force:
+                taken.spans += self._lane.hand_over(begun=True)  # their `queue` is over
+            self._failed += taken.failed
+            interrupt = self._measure(taken)
+            out = taken.spans
             self._end_runs(self._runs.tick(self._force), out)
             self._force = False
-            self._count(out)
+            self._count(len(out) + taken.count)
             waiting = self._runs.idle_but_open()
-        self._deliver(out)
+        self._deliver(taken)
         if waiting and not self._closed:
             self._journal.put(_TICK)  # come back: a run ends when it has been quiet
         if interrupt is not None:
             raise interrupt
 
-    def _measure(self, events: list[Event]) -> KeyboardInterrupt | None:
-        """Have the metrics look at events that the mapper had. Ctrl-C in a consumer comes back."""
+    def _measure(self, taken: Taken) -> KeyboardInterrupt | None:
+        """Have the metrics look at what was taken. Ctrl-C in a consumer comes back."""
         try:
-            return self._metrics.feed(events) if self._metrics is not None else None
+            if self._metrics is None:
+                return None
+            self._metrics.tasks_packed(taken)
+            return self._metrics.feed(taken.events)
         except Exception:
             warn_once(self._metrics, "events could not be counted; the metrics of tasks are wrong")
             return None
@@ -372,16 +371,19 @@ class OTelLog(Sink):
                 self._failed += 1
                 warn_once(self._runs, "the root of a run could not be built")
 
-    def _count(self, spans: list[SpanData]) -> None:
+    def _count(self, count: int) -> None:
         """Spans were made; they are pending until the backend says more. Call with the lock."""
         backend = self._backend
         if backend is None or backend.takes_spans:
-            self._made += len(spans)
+            self._made += count
 
-    def _deliver(self, spans: list[SpanData]) -> None:
+    def _deliver(self, taken: Taken) -> None:
+        spans = taken.spans
+        backend = self._backend
+        if taken.packed and backend is not None:
+            backend.put_packed(taken.packed, taken.count)
         if not spans:
             return
-        backend = self._backend
         try:
             if backend is None:
                 self._lost += len(spans)
@@ -404,12 +406,13 @@ class OTelLog(Sink):
         return self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
 
     def _abandon(self) -> None:
-        out: list[SpanData] = []
         with self._lock:
-            out += self._mapper.abandon(self._clock())
-            self._end_runs(self._runs.end_all(), out)
-            self._count(out)
-        self._deliver(out)
+            taken = Taken()
+            taken.spans += self._lane.hand_over()
+            taken.spans += self._mapper.abandon(self._clock())
+            self._end_runs(self._runs.end_all(), taken.spans)
+            self._count(len(taken.spans))
+        self._deliver(taken)
 
     def _losses(self) -> int:
         backend = self._backend
@@ -434,6 +437,7 @@ class OTelLog(Sink):
                 self.recorder.append = self.recorder.put = _ignore
                 return None
             self._backend = backend
+            self._lane.limits = backend.packing_limits if self._redact is None else None
             self._forget_exit = on_exit(self._close_at_exit, SOURCES, self._options.exit_timeout_s)
             return backend
 
@@ -451,7 +455,7 @@ class OTelLog(Sink):
                 account=self.stats,
                 worker=lambda: scheduler.this_worker(),
             )
-            self._metrics.mapper = self._mapper
+            self._metrics.mapper, self._metrics.lane = self._mapper, self._lane
             self._mapper.observer = self._metrics
             hub.add(self._metrics)
         except Exception:

@@ -49,6 +49,7 @@ class Instrument(NamedTuple):
 
 
 DAG = "dag"
+TASK_SPAN = "<function>"
 SCHEDULE = "schedule"
 QUEUE = "queue"
 MOVE = "move"
@@ -58,16 +59,16 @@ FINISH = "finish"
 SPANS = (
     SpanName("dag", "task", "one run that the log opened by itself, from busy to idle"),
     SpanName("dag <name>", "task", "one run opened with dag(name)"),
-    SpanName("<function>", "task", "a task, from submission to finish"),
+    SpanName(TASK_SPAN, "task", "a task, from submission to finish"),
     SpanName(
         SCHEDULE,
-        "phases",
+        "scheduler",
         "ready until placed, by waiting for a worker or a place of a limit too; one more a placement anew",
     ),
     SpanName(QUEUE, "phases", "ready and placed, until a processor took it"),
     SpanName(MOVE, "phases", "one argument that was moved (a chunk, shard or file, or by a custom move)"),
     SpanName(COMPUTE, "phases", "the body and packing its result; current while the body runs"),
-    SpanName(FINISH, "phases", "from the end of the body until the result was handed on"),
+    SpanName(FINISH, "scheduler", "from the end of the body until the result was handed on"),
     SpanName("steal", "scheduler", "one attempt to take a task from another processor's queue"),
     SpanName(
         "evict", "scheduler", "a chunk's data left its worker's memory: the last reference died, or it was spilled"

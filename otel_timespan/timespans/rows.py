@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from .model import Event
+from .taskrecords import KINDS
 
 __all__ = ["Columns", "Shape", "record_kind", "short_way"]
 
@@ -20,8 +21,14 @@ _expanders: list[Callable[[Any, list[Event]], None]] = []
 _row_makers: list[Callable[[Any, Columns], Shape | None]] = []
 
 
-def record_kind(expand: Callable[[Any, list[Event]], None]) -> int:
-    """Make known a kind of record: its number. `expand(record, out)` appends the record's events to `out`."""
+def record_kind(expand: Callable[[Any, list[Event]], None], kind: int | None = None) -> int:
+    """Make known a kind of record: its number. `expand(record, out)` appends the record's events to `out`.
+
+    `kind`: one of the numbers of taskrecords.py.
+    """
+    if kind is not None:
+        _expanders[kind] = expand
+        return kind
     _expanders.append(expand)
     _row_makers.append(_no_rows)
     return len(_expanders) - 1
@@ -40,6 +47,14 @@ def expander_of(record: Any) -> Callable[[Any, list[Event]], None]:
 
 def _no_rows(record: Any, columns: Columns) -> Shape | None:
     return None
+
+
+def _no_scheduler(record: Any, out: list[Event]) -> None:
+    raise LookupError("the scheduler whose record this is was not loaded")
+
+
+for _ in KINDS:
+    record_kind(_no_scheduler)
 
 
 class Columns:

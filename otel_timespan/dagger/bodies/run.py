@@ -114,7 +114,7 @@ def _run_logged(
     code = function_code(f) if code is None else code
     profiled = core.context.profile_computes
     plain = type(code) is int and task._options is DEFAULT and core.devices is None
-    if plain and not (profiled or task._kwargs or move.custom or recorder.wants_cpu or recorder.on_body is not None):
+    if plain and not (profiled or task._kwargs or move.custom):
         try:
             return _run_plainly(core, task, slot, context, recorder, helping, code, f, args)
         finally:
@@ -151,25 +151,30 @@ def _run_plainly(
     f: Any,
     args: Any,
 ) -> int:
-    """`_run_logged` for most tasks: no options, a well-known function, a log that asks for nothing more."""
+    """`_run_logged` for most tasks: no options, no keywords, a well-known function."""
     thread = threads.info
+    told: list[Any] | None = None if recorder.on_body is None and not recorder.wants_cpu else []
     begun = 0 if task.id & core.costs.skip else core.clock()
     value: Any = None
     error: BaseException | None = None
     try:  # as `called`, without a call
         try:
-            value = context.run(_plain_logged_body, core, task, slot, recorder, code, thread, f, args)
+            value = context.run(_plain_logged_body, core, task, slot, recorder, code, thread, f, args, told)
         except BaseException as raised:
             error = raised
             interrupts.deliver()
     except TaskCancelled as late:
         error = late
     ended = core.clock()
+    cpu_ns = span = None
+    if told:
+        span = told[0]
+        cpu_ns = time.thread_time_ns() - told[1] if len(told) == 2 else None
     kind, extra = type(value), task._live
     special = error is not None or kind in _SPECIAL or (extra is not None and extra.forced)
     if special or (args and kind not in FIXED and given_as(value, args) is not None):
         log = RunLog(recorder, slot.code, code)
-        log.ended = ended
+        log.ended, log.cpu_ns, log.span = ended, cpu_ns, span
         try:
             if kind in ASYNC:
                 return _go_on(core, task, value, context, log, helping)
@@ -183,15 +188,24 @@ def _run_plainly(
     if begun and task._state < DONE:
         learn(core, slot, f, args, None, ended - begun, ref)
     packed = ended if kind in FIXED else core.clock()
-    number, nbytes, worker = ref._number, ref._nbytes, ref.worker
-    row = (records.RETURN, ended, packed, core.uid, task.id, slot.code, code, number, nbytes, kind, worker, thread)
+    what = (ref._number, ref._nbytes, kind, ref.worker)
+    row = (records.RETURN, ended, packed, core.uid, task.id, slot.code, code, *what, cpu_ns, span, thread)
     return end(core, task, ref, recorder, row)
 
 
 @interrupts.see_through
 def _plain_logged_body(
-    core: Core, task: DTask, slot: Slot, recorder: Any, code: int, thread: tuple[int, str], f: Any, args: Any
+    core: Core,
+    task: DTask,
+    slot: Slot,
+    recorder: Any,
+    code: int,
+    thread: tuple[int, str],
+    f: Any,
+    args: Any,
+    told: list[Any] | None,
 ) -> Any:
+    """`told` takes what is noted before the body, of what the log asks for: its span, the CPU time of the thread."""
     began = moved = core.clock()
     current.set(task)
     moves: Any = ()
@@ -207,6 +221,15 @@ def _plain_logged_body(
     finally:
         samples = recorder.sample() if recorder.samplers else None
         recorder.append((records.START, began, moves, moved, core.uid, task.id, slot.code, code, None, thread, samples))
+    if told is not None:
+        if recorder.on_body is not None:
+            extra = task._live
+            attempt, trace = (1, None) if extra is None else (extra.attempt, extra.trace)
+            told.append(recorder.on_body(task.id, attempt, records.function_of(code), None, trace, moved))
+        else:
+            told.append(None)
+        if recorder.wants_cpu:
+            told.append(time.thread_time_ns())
     return f(*args)
 
 

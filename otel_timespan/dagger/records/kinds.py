@@ -35,11 +35,28 @@ from ...timespans.model import (
     id_layout,
 )
 from ...timespans.rows import record_kind
+from ...timespans.taskrecords import EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
 from ..options.options import DEFAULT
 from ..places.processors import OSProc, ThreadProc
 from .describe import describe_function
 
-__all__ = ["EVENT_CATEGORIES", "code_of", "function_code", "next_handle", "next_seq"]
+__all__ = [
+    "END",
+    "EVENT_CATEGORIES",
+    "EVICT",
+    "FINISH",
+    "OWNER_BITS",
+    "RESULTS",
+    "RETURN",
+    "SCHEDULE",
+    "SPAN",
+    "START",
+    "SUBMIT",
+    "code_of",
+    "function_code",
+    "next_handle",
+    "next_seq",
+]
 
 EVENT_CATEGORIES = (
     "add_thunk",
@@ -80,9 +97,6 @@ next_seq = itertools.count(1).__next__
 FUNCTION_VALUE = ValueInfo(types.FunctionType, None, 0)
 """What the move of a task's function shows, at position 0."""
 _FUNCTION = (0, FUNCTION_VALUE, "value", None)
-RESULTS = "results"
-"""Begins the moves of a task all of whose arguments are results on its own worker (`describe_moves`)."""
-
 _new = tuple.__new__
 CORE_WORKER = 1
 """Where the scheduler is."""
@@ -121,9 +135,6 @@ _lock = threading.Lock()
 def function_of(code: Any) -> Any:
     """The function, as the log shows it, that `function_code` stands for."""
     return _functions[code] if type(code) is int else code
-
-
-OWNER_BITS = 32
 
 
 def code_of(processor: Any) -> Any:
@@ -340,13 +351,13 @@ def expand_end(record: Any, out: list[Event]) -> None:
 
 
 def expand_return(record: Any, out: list[Event]) -> None:
-    """(_, tb, t1, uid, thunk_id, processor, f, handle, nbytes, type, worker, thread, state, samples).
+    """(_, tb, t1, uid, thunk_id, processor, f, handle, nbytes, type, worker, cpu_ns, span, thread, state, samples).
 
     The common case of `expand_end`: a body that returned a value, of which a chunk was made.
     """
-    _, tb, t1, uid, thunk_id, processor, f, handle, nbytes, type, worker, thread, state, samples = record
+    _, tb, t1, uid, thunk_id, processor, f, handle, nbytes, type, worker, cpu, span, thread, state, samples = record
     result = ChunkInfo(handle, nbytes, type, worker)
-    whole = (_, tb, t1, uid, thunk_id, processor, f, result, None, None, thread, NO_SAMPLES, state, samples)
+    whole = (_, tb, t1, uid, thunk_id, processor, f, result, cpu, span, thread, NO_SAMPLES, state, samples)
     expand_end(whole, out)
 
 
@@ -390,14 +401,14 @@ def _worker_of(processor: Any) -> int:
     return getattr(processor, "owner", None) or getattr(processor, "pid", None) or CORE_WORKER
 
 
+record_kind(expand_submit, SUBMIT)
+record_kind(expand_schedule, SCHEDULE)
+record_kind(expand_start, START)
+record_kind(expand_return, RETURN)
+record_kind(expand_evict, EVICT)
 SPAN = record_kind(expand_span)
-SUBMIT = record_kind(expand_submit)
-SCHEDULE = record_kind(expand_schedule)
-START = record_kind(expand_start)
 END = record_kind(expand_end)
-RETURN = record_kind(expand_return)
 FINISH = record_kind(expand_finish)
-EVICT = record_kind(expand_evict)
 STEAL = record_kind(expand_steal)
 BURIED = record_kind(expand_buried)
 STORAGE_WAIT = record_kind(expand_storage_wait)

@@ -175,7 +175,7 @@ _STARTED = _Started()
 
 def return_rows(record: Any, columns: Columns) -> Shape | None:
     """See `records.expand_return`."""
-    _, tb, t1, uid, thunk_id, code, _, _, _, _, _, _, state, samples = record
+    _, tb, t1, uid, thunk_id, code, _, _, _, _, _, _, _, _, state, samples = record
     if samples is not None or type(code) is not int or code >> OWNER_BITS != _HOME:
         return None
     if t1 < tb + 2:

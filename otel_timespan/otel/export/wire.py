@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-__all__ = ["encode_request", "encode_span"]
+__all__ = [
+    "encode_link_attribute",
+    "encode_name",
+    "encode_request",
+    "encode_span",
+    "encode_span_attribute",
+    "framed",
+    "tail",
+    "varint",
+]
 
 _CACHE_ENTRIES = 4096
 """Entries that a cache may hold. A full one is emptied: simpler than LRU, and constants are back at once."""
@@ -50,7 +59,7 @@ _times = struct.Struct("<BQBQ").pack
 _ONE_BYTE = [bytes((n,)) for n in range(128)]
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     if value < 128:
         return _ONE_BYTE[value]
     out = bytearray()
@@ -78,39 +87,39 @@ def _text(value: Any) -> str:
         return f"<unprintable {type(value).__name__}>"
 
 
-def _field(tag: bytes, body: bytes) -> bytes:
-    return tag + _varint(len(body)) + body
+def framed(tag: bytes, body: bytes) -> bytes:
+    return tag + varint(len(body)) + body
 
 
 def _text_field(tag: bytes, text: Any) -> bytes:
-    return _field(tag, _utf8(text)) if text else b""
+    return framed(tag, _utf8(text)) if text else b""
 
 
 def _count_field(tag: bytes, count: int) -> bytes:
-    return tag + _varint(min(count, 0xFFFFFFFF)) if count > 0 else b""
+    return tag + varint(min(count, 0xFFFFFFFF)) if count > 0 else b""
 
 
 def _any_value(value: Any, depth: int = 0) -> bytes:
     """An `AnyValue` message."""
     if isinstance(value, str):
-        return _field(b"\x0a", _utf8(value))
+        return framed(b"\x0a", _utf8(value))
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
         if not -(1 << 63) <= value < 1 << 63:
-            return _field(b"\x0a", _digits(value))
-        return b"\x18" + _varint(value & _U64)
+            return framed(b"\x0a", _digits(value))
+        return b"\x18" + varint(value & _U64)
     if isinstance(value, float):
         return b"\x21" + _double(value)
     if value is None:
         return b""
     if isinstance(value, (bytes, bytearray)):
-        return _field(b"\x3a", bytes(value))
+        return framed(b"\x3a", bytes(value))
     if depth < _DEEPEST and isinstance(value, Sequence):
-        return _field(b"\x2a", b"".join([_field(b"\x0a", _any_value(item, depth + 1)) for item in value]))
+        return framed(b"\x2a", b"".join([framed(b"\x0a", _any_value(item, depth + 1)) for item in value]))
     if depth < _DEEPEST and isinstance(value, Mapping):
-        return _field(b"\x32", b"".join([_key_value(b"\x0a", k, v, depth + 1) for k, v in value.items()]))
-    return _field(b"\x0a", _utf8(_text(value)))
+        return framed(b"\x32", b"".join([_key_value(b"\x0a", k, v, depth + 1) for k, v in value.items()]))
+    return framed(b"\x0a", _utf8(_text(value)))
 
 
 def _digits(value: int) -> bytes:
@@ -122,7 +131,7 @@ def _digits(value: int) -> bytes:
 
 def _key_value(tag: bytes, key: Any, value: Any, depth: int = 0) -> bytes:
     """A `KeyValue` as the field `tag` of the message around it."""
-    return _field(tag, _field(b"\x0a", _utf8(key)) + _field(b"\x12", _any_value(value, depth)))
+    return framed(tag, framed(b"\x0a", _utf8(key)) + framed(b"\x12", _any_value(value, depth)))
 
 
 def _attribute_encoder(tag: bytes) -> Callable[[Mapping[str, Any], list[bytes]], None]:
@@ -146,7 +155,7 @@ def _attribute_encoder(tag: bytes) -> Callable[[Mapping[str, Any], list[bytes]],
             elif type(value) is bool:
                 _store(others, (key, value), encoded)
             elif type(value) is int and 0 <= value < 1 << 63:
-                number = _varint(value)
+                number = varint(value)
                 _store(ints, (key, len(number)), encoded[: -len(number)])
         return encoded
 
@@ -158,7 +167,7 @@ def _attribute_encoder(tag: bytes) -> Callable[[Mapping[str, Any], list[bytes]],
                 cached = texts.get((key, value))
                 out.append(slow(key, value) if cached is None else cached)
             elif kind is int and 0 <= value < 1 << 63:
-                number = _varint(value)
+                number = varint(value)
                 cached = ints.get((key, len(number)))
                 out.append(slow(key, value) if cached is None else cached + number)
             elif kind is float:
@@ -188,7 +197,7 @@ _scope_attributes = _attribute_encoder(b"\x1a")
 _names: dict[str, bytes] = {}
 
 
-def _name(name: str) -> bytes:
+def encode_name(name: str) -> bytes:
     """The fields name and kind; the kind is always INTERNAL, in other processes too."""
     cached = _names.get(name)
     if cached is None:
@@ -209,27 +218,34 @@ def encode_span(span: SpanData) -> bytes:
         out.append(_text_field(b"\x1a", span.trace_state))
     if parent_id:
         out.append(b"\x22\x08" + (parent_id & _U64).to_bytes(8, "big"))
-    out.append(_name(span.name))
+    out.append(encode_name(span.name))
     out.append(_times(0x39, span.start_ns & _U64, 0x41, span.end_ns & _U64))
     _span_attributes(span.attributes, out)
     if span.dropped_attributes:
         out.append(_count_field(b"\x50", span.dropped_attributes))
     for event in span.events:
-        out.append(_field(b"\x5a", _event(event)))
+        out.append(framed(b"\x5a", _event(event)))
     if span.dropped_events:
         out.append(_count_field(b"\x60", span.dropped_events))
     for link in span.links:
-        out.append(_field(b"\x6a", _link(link)))
+        out.append(framed(b"\x6a", _link(link)))
     if span.dropped_links:
         out.append(_count_field(b"\x70", span.dropped_links))
-    out.append(_status(span) if span.status or span.status_message else b"\x7a\x00")
-    remote = _IS_REMOTE if span.parent_is_remote and parent_id else 0
-    out.append(b"\x85\x01" + _fixed32(span.flags & 0xFF | _HAS_IS_REMOTE | remote))
+    out.append(tail(span))
     return b"".join(out)
 
 
+def tail(span: SpanData | LinkData) -> bytes:
+    """What ends a Span message, its status and flags, and a Link message, its flags."""
+    if isinstance(span, LinkData):
+        return b"\x35" + _fixed32(span.flags & 0xFF | _HAS_IS_REMOTE)
+    remote = _IS_REMOTE if span.parent_is_remote and span.parent_id else 0
+    status = _status(span) if span.status or span.status_message else b"\x7a\x00"
+    return status + b"\x85\x01" + _fixed32(span.flags & 0xFF | _HAS_IS_REMOTE | remote)
+
+
 def _status(span: SpanData) -> bytes:
-    return _field(b"\x7a", _text_field(b"\x12", span.status_message) + _count_field(b"\x18", span.status))
+    return framed(b"\x7a", _text_field(b"\x12", span.status_message) + _count_field(b"\x18", span.status))
 
 
 def _event(event: EventData) -> bytes:
@@ -244,8 +260,21 @@ def _link(link: LinkData) -> bytes:
     if link.trace_state:
         out.append(_text_field(b"\x1a", link.trace_state))
     _link_attributes(link.attributes, out)
-    out.append(b"\x35" + _fixed32(link.flags & 0xFF | _HAS_IS_REMOTE))
+    out.append(tail(link))
     return b"".join(out)
+
+
+# ---- for packers ---------------------------------------------------------------------------------------------
+
+
+def encode_span_attribute(key: str, value: Any) -> bytes:
+    """One attribute of a span, as the field of its message."""
+    return _key_value(b"\x4a", key, value)
+
+
+def encode_link_attribute(key: str, value: Any) -> bytes:
+    """One attribute of a link, as the field of its message."""
+    return _key_value(b"\x22", key, value)
 
 
 def encode_request(encoded_spans: Sequence[bytes], resource: Resource, scope: InstrumentationScope) -> bytes:
@@ -253,12 +282,17 @@ def encode_request(encoded_spans: Sequence[bytes], resource: Resource, scope: In
 
     Requests may be concatenated: protobuf then reads one request with the parts of both.
     """
-    spans = b"".join([part for span in encoded_spans for part in (b"\x12", _varint(len(span)), span)])
-    scope_spans = _field(b"\x0a", _scope(scope)) + spans + _text_field(b"\x1a", scope.schema_url)
+    return encode_packed([framed(b"\x12", span) for span in encoded_spans], resource, scope)
+
+
+def encode_packed(packed: Sequence[bytes], resource: Resource, scope: InstrumentationScope) -> bytes:
+    """As `encode_request`, of spans that are fields of their ScopeSpans message already."""
+    spans = b"".join(packed)
+    scope_spans = framed(b"\x0a", _scope(scope)) + spans + _text_field(b"\x1a", scope.schema_url)
     head: list[bytes] = []
     _resource_attributes(resource.attributes, head)
-    body = _field(b"\x0a", b"".join(head)) + _field(b"\x12", scope_spans) + _text_field(b"\x1a", resource.schema_url)
-    return _field(b"\x0a", body)
+    body = framed(b"\x0a", b"".join(head)) + framed(b"\x12", scope_spans) + _text_field(b"\x1a", resource.schema_url)
+    return framed(b"\x0a", body)
 
 
 def _scope(scope: InstrumentationScope) -> bytes:

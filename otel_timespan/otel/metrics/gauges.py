@@ -25,10 +25,19 @@ from ...events import (
 )
 from ...timespans.calling import Caller, Plans, copy_for, is_sampler, kind_of, same_home
 from ...timespans.model import Event
+from ...timespans.taskrecords import Steps
 from ...timespans.warn import warn_once
 from .. import semconv
 
 __all__ = ["BY_STREAM", "READINGS", "ConsumerGauges", "Levels", "Reading", "default_consumers"]
+
+ORDINARY = tuple(
+    (category, phase)
+    for category in ("add_thunk", "schedule", "fire", "enqueue", "proc_run_fetch", "move", "compute", "finish",
+                     "storage_safe_scan", "evict")
+    for phase in ("start", "finish")
+)  # fmt: skip
+"""The events of an ordinary task."""
 
 MAX_SERIES = 2000
 """Distinct label sets of one gauge; more are left out."""
@@ -196,11 +205,19 @@ class ConsumerGauges:
         interrupt = None
         workers = set(map(_worker_of, events))
         for worker in workers:
-            if worker not in self._workers:
-                self._workers[worker] = _WorkerConsumers(worker, self._consumers, self.levels)
             some = events if len(workers) == 1 else [event for event in events if event.worker == worker]
-            interrupt = self._workers[worker].feed(some) or interrupt
+            interrupt = self._of_worker(worker).feed(some) or interrupt
         return interrupt
+
+    def take_steps(self, steps: Steps) -> None:
+        """Records of worker 1 of which no events were made. Never raises."""
+        self._of_worker(1).take_steps(steps)
+
+    def _of_worker(self, worker: int) -> _WorkerConsumers:
+        found = self._workers.get(worker)
+        if found is None:
+            found = self._workers[worker] = _WorkerConsumers(worker, self._consumers, self.levels)
+        return found
 
     def read(self, instrument: str, worker: int) -> list[Point]:
         """The points of an instrument. A consumer that samples the moment is asked now, for this process (`worker`)."""
@@ -230,6 +247,7 @@ class _WorkerConsumers:
         self._called: list[tuple[Caller, Reading | None]] = []
         self._carrying: dict[str, tuple[Any, Reading]] = {}  # by instrument: those that were called already
         self._whole: list[tuple[Caller, Any, Reading]] = []
+        self._told = False  # of steps
         self._plans = Plans(self._plan)
         for original, reading in consumers:
             consumer = copy_for(worker, original)
@@ -272,6 +290,26 @@ class _WorkerConsumers:
             except BaseException as error:
                 interrupt = caller.isolate(error) or interrupt
         return interrupt
+
+    def take_steps(self, steps: Steps) -> None:
+        """As `ConsumerGauges.take_steps`."""
+        if not self._told:  # make known what the events of an ordinary task would have
+            self._told = True
+            for kind in ORDINARY:
+                self._plans[kind]
+        for caller, reading in self._called:
+            try:
+                caller.consumer.take_steps(steps)
+                if reading is not None and reading.labelled:
+                    self._levels.note(reading, self._worker, [(one, 1) for one in steps.processors.values()])
+            except Exception as error:
+                caller.isolate(error)
+        for caller, last, reading in self._whole:
+            try:
+                caller.consumer.take_steps(steps)
+                self._levels.take(reading, self._worker, last(()))
+            except Exception as error:
+                caller.isolate(error)
 
     def settle(self, instrument: str) -> None:
         """Somebody is about to look."""

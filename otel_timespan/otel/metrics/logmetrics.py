@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from ...timespans.model import Event
+from ...timespans.taskrecords import Steps
 from .. import semconv
-from ..spans import failures
+from ..packing.lane import FIRST_BOUNDARY, Lane, Taken
+from ..spans import failures, ids
 from ..spans.bodyspan import span_context
 from ..spans.mapping import SpanMapper
 from ..spans.runs import Run
@@ -54,11 +56,13 @@ class LogMetrics:
         self._clock, self._lock, self._worker = clock, lock, worker
         self._prepare, self._account = prepare, account
         self.mapper: SpanMapper | None = None
+        self.lane: Lane | None = None
         self.events = 0
         self._counts: dict[str, dict[tuple[Any, ...], float]] = {
             item.name: {} for item in semconv.INSTRUMENTS if item.kind == "counter"
         }
         self._functions: dict[str, str] = {}
+        self._names: dict[Any, str] = {}  # by what stands for a function in records
         self._error_types: set[str] = set()
         self._record = {
             item.name: HistogramRecorder(hub.histogram(item.name))
@@ -100,6 +104,41 @@ class LogMetrics:
         for i, phase in enumerate(_WAITS[: max(1, reached)]):
             self._observe(semconv.TASK_WAIT, (phase,), bounds[i + 1] - bounds[i], task, task.span_id)
 
+    def tasks_packed(self, taken: Taken) -> None:
+        """What the fast lane took: ordinary tasks, all of which succeeded. Must not raise."""
+        self.events += taken.quiet
+        for code, f in taken.functions:
+            name = self._names[code] = self._name(f)
+            self._counts[semconv.TASK_COUNT].setdefault(("success", name), 0)
+        self._gauges.take_steps(Steps(taken.begun, taken.ended, taken.evicted, taken.processors))
+        tasks = taken.tasks
+        if not tasks:
+            return
+        by_function: dict[str, list[tuple[Any, ...]]] = {}
+        for task in tasks:
+            by_function.setdefault(self._names[task[0]], []).append(task)
+        for name, some in by_function.items():
+            self._count(semconv.TASK_COUNT, ("success", name), len(some))
+            self._observe_all(semconv.TASK_DURATION, (name, "success"), some, 0, 6)
+        for n, phase in enumerate(_WAITS):
+            self._observe_all(semconv.TASK_WAIT, (phase,), tasks, n, n + 1)
+
+    def _observe_all(
+        self, name: str, key: tuple[Any, ...], tasks: Sequence[tuple[Any, ...]], start: int, end: int
+    ) -> None:
+        """The times between two boundaries of packed tasks. A bucket that may get an exemplar gets one of them."""
+        first, last = FIRST_BOUNDARY + start, FIRST_BOUNDARY + end
+        values = [(task[last] - task[first]) / 1e9 for task in tasks]
+        buckets = [bisect.bisect_left(semconv.BOUNDARIES_S, value) for value in values]
+        for bucket in set(buckets):
+            if (name, key, bucket) not in self._exemplars and tasks[buckets.index(bucket)][1].parent.flags & 1:
+                at = buckets.index(bucket)
+                task = tasks[at]
+                self._observe(name, key, task[last] - task[first], task[1], ids.swapped(task[2]))
+                del values[at], buckets[at]
+                tasks = [*tasks[:at], *tasks[at + 1 :]]
+        self._record[name].record_all(values, key, self._labels_of(name, key))
+
     def move_done(self, task: OpenTask, start_ns: int, end_ns: int, timeline: Any, nbytes: int | None) -> None:
         """An argument was moved."""
         key = (timeline.source, timeline.destination)
@@ -124,7 +163,10 @@ class LogMetrics:
         counts[key] = counts.get(key, 0) + amount
 
     def _function(self, task: OpenTask) -> str:
-        name = code_attributes(task.f).get(semconv.FUNCTION_NAME) or task_name(task.f)
+        return self._name(task.f)
+
+    def _name(self, f: Any) -> str:
+        name = code_attributes(f).get(semconv.FUNCTION_NAME) or task_name(f)
         found = self._functions.get(name)
         if found is None:
             found = name if len(self._functions) < semconv.MAX_FUNCTION_NAMES else semconv.OTHER
@@ -150,12 +192,15 @@ class LogMetrics:
                 self._exemplars.add(bucket)
                 of_span = span_context(parent.trace_id, own_id, parent.flags, parent.trace_state)
                 context = set_span_in_context(NonRecordingSpan(of_span), Context())
+        self._record[name].record(seconds, key, self._labels_of(name, key), context)
+
+    def _labels_of(self, name: str, key: tuple[Any, ...]) -> dict[str, Any]:
         labels = self._labels.get((name, key))
         if labels is None:
             labels = dict(zip(semconv.instrument(name).attributes, key))  # noqa: B905
             if len(self._labels) < 10_000:
                 self._labels[name, key] = labels
-        self._record[name].record(seconds, key, labels, context)
+        return labels
 
     # ---- read by the hub -----------------------------------------------------------------------
 
@@ -185,15 +230,26 @@ class LogMetrics:
         return list(self._counts[instrument].items())
 
     def _levels(self, instrument: str) -> Points:
-        active = self.mapper.active if self.mapper is not None else {}
         if instrument == semconv.TASK_ACTIVE:
-            return [((state,), len(tasks)) for state, tasks in active.items()]
+            return [((state,), count) for state, (count, _) in self._active().items()]
         if instrument == semconv.TASK_OLDEST_AGE:
             now = self._clock()
-            return [((s,), max(0, now - next(iter(t.values()), now)) / 1e9) for s, t in active.items()]
+            ages = {state: now if since is None else since for state, (_, since) in self._active().items()}
+            return [((state,), max(0, now - since) / 1e9) for state, since in ages.items()]
         if instrument == semconv.SPANS_PENDING:
             return [((), self._account()["pending"])]
         return self._gauges.read(instrument, self._worker())
+
+    def _active(self) -> dict[str, tuple[int, int | None]]:
+        """State → (how many tasks, since when the oldest one)."""
+        generally = self.mapper.active if self.mapper is not None else {}
+        ordinary = self.lane.active() if self.lane is not None else {}
+        found: dict[str, tuple[int, int | None]] = {}
+        for state, tasks in generally.items():
+            count, since = ordinary.get(state, (0, None))
+            times = [time for time in (since, next(iter(tasks.values()), None)) if time is not None]
+            found[state] = len(tasks) + count, min(times, default=None)
+        return found
 
     def close(self) -> None:
         """Leave the hub."""
@@ -220,3 +276,8 @@ class _Occurrences:
                 self._count(semconv.STEAL_COUNT, (event.worker,), 1)
         elif getattr(event.timeline, "in_memory", True) is not False:  # a spilled chunk dies in no memory
             self._count(semconv.EVICT_COUNT, (event.worker,), 1)
+
+    def take_steps(self, steps: Steps) -> None:
+        """The same for records."""
+        if steps.evicted:
+            self._count(semconv.EVICT_COUNT, (1,), len(steps.evicted))

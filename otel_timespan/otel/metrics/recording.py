@@ -8,7 +8,8 @@ delta temporality) the public way is used for all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentelemetry.context import Context
@@ -51,6 +52,23 @@ class HistogramRecorder:
         for aggregation in bound:
             aggregation.aggregate(self._value, False)
 
+    def record_all(self, values: Sequence[float], key: tuple[Any, ...], labels: Mapping[str, Any]) -> None:
+        """Record values without exemplars, at once where that can be done."""
+        if not values:
+            return
+        self.record(values[0], key, labels, None)
+        bound = self._bound.get(key)
+        for aggregation in bound or ():
+            if type(aggregation).__name__ == _EXPLICIT:
+                _add(aggregation, values[1:])
+            else:
+                for value in values[1:]:
+                    self._value.value = value
+                    aggregation.aggregate(self._value, False)
+        if bound is None:
+            for value in values[1:]:
+                self._histogram.record(value, labels, _EMPTY)
+
     def _bind(self, labels: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """The aggregations of these labels, one a reader; None where the short way can't be taken."""
         try:
@@ -61,6 +79,26 @@ class HistogramRecorder:
             )
         except (AttributeError, TypeError, LookupError):
             return None
+
+
+_EXPLICIT = "_ExplicitBucketHistogramAggregation"
+
+
+def _add(aggregation: Any, values: Sequence[float]) -> None:
+    """As its `aggregate` for each of these, with its lock taken once."""
+    if not values:
+        return
+    bounds = aggregation._boundaries
+    with aggregation._lock:
+        if aggregation._value is None:
+            aggregation._value = [0] * (len(bounds) + 1)
+        counts = aggregation._value
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        aggregation._sum += sum(values)
+        if aggregation._record_min_max:
+            aggregation._min = min(aggregation._min, min(values))
+            aggregation._max = max(aggregation._max, max(values))
 
 
 def _aggregation(match: Any, labels: Mapping[str, Any]) -> Any:

@@ -166,7 +166,7 @@ class BodySpan(Span, ReadableSpan):
     def merged(self, span: SpanData) -> SpanData:
         """Our span with what the user added; ends this one."""
         self._ended, self._end_ns, self._recorded = True, span.end_ns, ()
-        if not (self._set or self._added or self._linked or self._status_code or self._renamed):
+        if not self.is_touched:
             return span
         status, text = span.status, span.status_message
         if self._status_code == OK or (self._status_code == ERROR and status != ERROR):
@@ -182,6 +182,12 @@ class BodySpan(Span, ReadableSpan):
             dropped_events=span.dropped_events + self._lost_events,
             dropped_links=span.dropped_links + self._lost_links,
         )
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether the user put anything on it, beyond a limit too."""
+        kept = self._set or self._added or self._linked or self._status_code or self._renamed
+        return bool(kept or self._lost_attributes or self._lost_events or self._lost_links)
 
     def _open(self) -> bool:
         if self._ended:

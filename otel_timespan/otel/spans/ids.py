@@ -1,8 +1,8 @@
 """Ids that are derived, not drawn, and what a task remembers of its caller.
 
-A span's id is a mix of (seed, task, phase, position, attempt). So both ends of a link are known before
-either span exists, a body knows the id of its compute span before there is one, and a replay of a saved
-log gives the same ids. The mix is splitmix64's: 0.5 µs, against 1.5 for a digest.
+A span's id follows from (seed, task, phase, position, attempt): the first two are mixed, once a task, the others
+are a mask over that. So both ends of a link are known before either span exists, a body knows the id of its compute
+span before there is one, and a replay of a saved log gives the same ids.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ __all__ = [
     "Root",
     "TraceParent",
     "digest",
+    "mask",
+    "mixed",
     "pack",
     "span_id",
+    "swapped",
     "unpack",
 ]
 
@@ -74,14 +77,36 @@ def unpack(value: Any) -> TraceParent | None:
     return TraceParent._make((*value[:5], None if root is None else Root._make(root)))
 
 
-def span_id(seed: int, task: int, phase: int, position: Any = 0, attempt: int = 1) -> int:
-    """The id of a span, never 0. `position` is an argument's number or name."""
+def mixed(seed: int, task: int) -> int:
+    """What the ids of all spans of a task are made of: splitmix64's mix of (seed, task)."""
+    bits = (seed + task * 0x9E3779B97F4A7C15) & _MASK
+    bits = ((bits ^ bits >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    bits = ((bits ^ bits >> 27) * 0x94D049BB133111EB) & _MASK
+    return bits ^ bits >> 31
+
+
+def mask(phase: int, position: Any = 0, attempt: int = 1) -> int:
+    """What tells the spans of one task apart, by exclusive or. 0 for the task's own."""
     if position.__class__ is not int:
         position = 0x80000000 | zlib.crc32(str(position).encode("utf-8", "surrogatepass"))
-    mixed = (seed + task * 0x9E3779B97F4A7C15 + (phase | attempt << 4 | position << 20) * 0xD1342543DE82EF95) & _MASK
-    mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-    mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & _MASK
-    return mixed ^ mixed >> 31 or 1
+    number = phase - TASK | (attempt - 1) << 4 | position << 20
+    return mixed(_MASKS, number) if number else 0
+
+
+_MASKS = 0xD1342543DE82EF95
+_PHASE_MASKS = tuple([mask(phase) if phase else 0 for phase in range(FINISH + 1)])
+
+
+def swapped(number: int) -> int:
+    """The bytes of an id the other way round: messages have them from the first to the last, `mixed` is little-endian."""
+    return int.from_bytes(number.to_bytes(8, "little"), "big")
+
+
+def span_id(seed: int, task: int, phase: int, position: Any = 0, attempt: int = 1) -> int:
+    """The id of a span, never 0. `position` is an argument's number or name."""
+    simple = attempt == 1 and position == 0
+    own = _PHASE_MASKS[phase] if simple else mask(phase, position, attempt)
+    return swapped(mixed(seed, task) ^ own) or 1
 
 
 def digest(bits: int, *parts: Any) -> int:

@@ -13,8 +13,8 @@ See docs/events.md for the events, docs/otel-catalogue.md for the spans.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Protocol
 
 from ...errors import InvalidOptionError
@@ -23,8 +23,8 @@ from ...timespans.warn import warn_once
 from .. import semconv
 from . import failures, ids, tasks
 from .bodyspan import BodySpan
-from .ids import TraceParent
-from .paths import extend
+from .ids import Root, TraceParent
+from .paths import Path, extend
 from .plain import PlainSpans
 from .runs import Run, Runs
 from .spandata import ERROR, UNSET, EventData, SpanData
@@ -34,6 +34,7 @@ __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
 
 DETAILS = ("task", "phases", "scheduler")
 MAX_DONE = 65_536
+_SOME = 4096  # forgotten at once: one by one a dict takes ever longer
 CLOCK_SLACK_NS = 60_000_000_000
 """How much older than its run a task may be: where the drain of the log opens the run, it may lag behind."""
 
@@ -92,13 +93,13 @@ class SpanMapper:
     ) -> None:
         if detail not in DETAILS:
             raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
-        self._runs = runs
+        self._runs, self.detail = runs, detail
         self._config = SpanConfig(offset_ns, link_limit, detail)
         self._phases, self._keeps_scheduler = detail != "task", detail == "scheduler"
         self.observer = observer
         self._tasks: dict[int, OpenTask] = {}
         self._late: dict[tuple[int, Any], OpenTask] = {}  # has a result, its body still runs
-        self._done: OrderedDict[int, Done] = OrderedDict()
+        self.done: dict[int, Done] = {}
         self._plain = PlainSpans(runs, offset_ns)
         self.active: dict[str, dict[int, int]] = {name: {} for name in ("waiting", "queued", "moving", "running")}
         self.sampled = 0
@@ -121,7 +122,7 @@ class SpanMapper:
     @property
     def saw_tasks(self) -> bool:
         """Whether any task was seen."""
-        return bool(self._tasks or self._done)
+        return bool(self._tasks or self.done)
 
     def feed(self, event: Event) -> list[SpanData]:
         """The spans that this event completed, in the order in which they ended."""
@@ -140,6 +141,30 @@ class SpanMapper:
             handler(event, id, out)
         elif self._keeps_scheduler and category not in _NEVER_SPANS:
             self.sampled += self._plain.scheduler(event, self._run_of(id.get("thunk_id")), out)
+
+    @property
+    def spans_per_task(self) -> int:
+        """How many spans an ordinary task has: its own, `queue` and `compute`."""
+        return 3 if self._phases else 1
+
+    def forget_oldest(self) -> None:
+        """Keep the number of finished tasks that are remembered within its bound."""
+        if len(self.done) > MAX_DONE + _SOME:
+            for task in list(islice(self.done, _SOME)):
+                del self.done[task]
+
+    def settle_run(self, root: Root | None, count: int, first_ns: int, last_ns: int, path: Path) -> None:
+        """`count` tasks of a run have succeeded, between these times; `path`: the longest that ends with one of them."""
+        run = self._runs.find(root)
+        if run is None:
+            return
+        run.finished += count
+        if first_ns < run.root.start_ns - CLOCK_SLACK_NS and run.root.start_ns:
+            warn_once(self, "tasks are stamped by another clock than the log's: give OTelLog(clock=...) that one")
+        run.cover(first_ns, last_ns)
+        self._runs.touch(run)
+        if run.path is None or path.length_ns > run.path.length_ns:
+            run.path = path
 
     def end_run(self, run: Run) -> list[SpanData]:
         """The root span of a run that is over; nothing where it was not sampled."""
@@ -177,7 +202,7 @@ class SpanMapper:
         timeline = event.timeline
         task_id: int = id.thunk_id
         attempt = getattr(timeline, "attempt", 1) or 1
-        seen = self._tasks.get(task_id) or self._done.get(task_id)
+        seen = self._tasks.get(task_id) or self.done.get(task_id)
         if seen is not None and seen.attempt >= attempt:
             return  # told twice: its span has its id already
         replaced = self._retry(task_id, attempt, event.timestamp, out)
@@ -202,7 +227,7 @@ class SpanMapper:
         """When its last upstream had finished: from then on it waits for a worker, or a place of its limit."""
         ready = task.submitted
         for _, up in task.deps:
-            done = self._done.get(up)
+            done = self.done.get(up)
             if done is None:  # forgotten, or of another log
                 return now
             ready = max(ready, done.finished_ns)
@@ -214,7 +239,7 @@ class SpanMapper:
             return
         task.placed = event.timestamp
         self._enter(task, "queued", event.timestamp)
-        if self._phases:
+        if self._keeps_scheduler:
             start = task.placing or task.placed
             self._phase(task, semconv.SCHEDULE, ids.SCHEDULE, start, task.placed, out, task.placements)
         task.placements += 1  # again when the processor goes away that it waits for
@@ -229,7 +254,8 @@ class SpanMapper:
         task.taken = at
         self._enter(task, "moving", at)
         if self._phases and task.placed:
-            self._phase(task, semconv.QUEUE, ids.QUEUE, task.placed, at, out)
+            task.latest = max(task.latest, at)
+            self._put(task, tasks.defined, out, semconv.QUEUE)
 
     def _move_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task_id = id["thunk_id"]
@@ -388,7 +414,7 @@ class SpanMapper:
     def _task(self, task_id: int, event: Event) -> OpenTask | None:
         """The open task of a start; one whose submission this log did not see is opened with what is known."""
         task = self._tasks.get(task_id)
-        if task is None and task_id not in self._done:
+        if task is None and task_id not in self.done:
             task = OpenTask(task_id, self._parent_of(event.timeline), event.timestamp)
             self._tasks[task_id] = task
             self._enter(task, "waiting", event.timestamp)
@@ -396,7 +422,7 @@ class SpanMapper:
 
     def _revive(self, id: Any, event: Event) -> OpenTask | None:
         """A body that begins although its task has a result: it was cancelled on the way there."""
-        done = self._done.get(id.thunk_id)
+        done = self.done.get(id.thunk_id)
         if done is None:
             return None
         task = OpenTask(id.thunk_id, done.parent, event.timestamp, done.attempt)
@@ -408,8 +434,10 @@ class SpanMapper:
         """Close the attempt that a new one replaces; (trace id, span id) of it, if there is one."""
         before = self._tasks.pop(task_id, None)
         if before is None:
-            done = self._done.get(task_id) if attempt > 1 else None
-            return (done.parent.trace_id, done.span_id) if done is not None else None
+            done = self.done.get(task_id) if attempt > 1 else None
+            if done is None:
+                return None
+            return done.parent.trace_id, ids.span_id(done.parent.seed, task_id, ids.TASK, 0, done.attempt)
         if before.body_end:  # it ended then: the delay until the next attempt is nobody's time
             now = before.body_end
         before.finished = before.latest = max(before.latest, now)
@@ -433,39 +461,32 @@ class SpanMapper:
         run = self._runs.find(root)
         upstreams = []
         for _, up in task.deps:
-            done = self._done.get(up)
+            done = self.done.get(up)
             if done is not None and (done.parent.root is root or done.parent.root == root):
                 upstreams.append(done.path)
         path = extend(task.id, bounds[5] - bounds[3] if task.taken else 0, upstreams)
-        self._done[task.id] = Done(task.parent, task.span_id, task.finished, task.attempt, path)
-        if len(self._done) > MAX_DONE:
-            self._done.popitem(last=False)
+        self.done[task.id] = Done(task.parent, task.finished, task.attempt, path)
+        self.forget_oldest()
         if run is None:
             return
-        run.finished += 1
-        if bounds[0] < run.root.start_ns - CLOCK_SLACK_NS and run.root.start_ns:
-            warn_once(self, "tasks are stamped by another clock than the log's: give OTelLog(clock=...) that one")
-        run.cover(bounds[0], bounds[6])
         run.moved += task.moved
         run.failed += result == "failure"
         run.skipped += result == "skip"
         run.cancelled += result == "cancellation"
         run.late += bool(task.body_start and not task.body_end)
-        self._runs.touch(run)
-        if run.path is None or path.length_ns > run.path.length_ns:
-            run.path = path
+        self.settle_run(root, 1, bounds[0], bounds[6], path)
 
     def _emit_task(
         self, task: OpenTask, result: str, out: list[SpanData], bounds: tuple[int, ...] | None = None
     ) -> None:
         sampled = task.parent.flags & 1
         if not sampled:
-            self.sampled += 1 + (self._phases and result in tasks.RESULTS)
+            self.sampled += 1 + (self._keeps_scheduler and result in tasks.RESULTS)
             return
         bounds = bounds or task.bounds()
-        if self._phases and result in tasks.RESULTS:
+        if self._keeps_scheduler and result in tasks.RESULTS:
             out.append(tasks.finish_span(task, self._config, bounds))
-        out.append(tasks.task_span(task, self._config, bounds, result, self._done.get))
+        out.append(tasks.task_span(task, self._config, bounds, result, self.done.get))
 
     def _phase(
         self, task: OpenTask, name: str, phase: int, start: int, end: int, out: list[SpanData], position: int = 0

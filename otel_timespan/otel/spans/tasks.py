@@ -19,7 +19,55 @@ from .ids import TraceParent
 from .paths import Path
 from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
 
-__all__ = ["Done", "OpenTask", "code_attributes", "processor_name", "task_name"]
+__all__ = [
+    "BOUNDARIES",
+    "OF_SHAPE",
+    "SECONDS",
+    "SPANS",
+    "Done",
+    "OpenTask",
+    "code_attributes",
+    "processor_name",
+    "task_name",
+]
+
+BOUNDARIES = ("submitted", "ready", "placed", "taken", "body_start", "body_end", "finished")
+"""What cuts a task's time, in order: attributes of `OpenTask`, entries of its `bounds`."""
+
+SECONDS = (
+    (semconv.WAIT_DEPENDENCY, "submitted", "ready"),
+    (semconv.WAIT_SCHEDULE, "ready", "placed"),
+    (semconv.WAIT_QUEUE, "placed", "taken"),
+    (semconv.WAIT_MOVE, "taken", "body_start"),
+    (semconv.RUN_WALL, "body_start", "body_end"),
+    (semconv.WAIT_FINISH, "body_end", "finished"),
+)
+"""The attributes that say how long a task took from one boundary to the next: together, its whole span."""
+
+
+class Definition(NamedTuple):
+    """A span of a task: its number for ids, and the boundaries from which to which it lasts."""
+
+    phase: int
+    start: str
+    end: str
+
+
+SPANS = {
+    semconv.TASK_SPAN: Definition(ids.TASK, "submitted", "finished"),
+    semconv.QUEUE: Definition(ids.QUEUE, "placed", "taken"),
+    semconv.COMPUTE: Definition(ids.COMPUTE, "body_start", "body_end"),
+    semconv.FINISH: Definition(ids.FINISH, "body_end", "finished"),
+}
+"""By name, the spans that each task has once at most and that last from boundary to boundary."""
+
+OF_SHAPE = frozenset(
+    (
+        semconv.TASK_STATE, semconv.TASK_ATTEMPT, semconv.TASK_RESULT, semconv.FUNCTION_NAME, semconv.FILE_PATH,
+        semconv.LINE_NUMBER, semconv.WORKER_ID, semconv.PROCESSOR, semconv.THREAD_ID, semconv.THREAD_NAME,
+    )
+)  # fmt: skip
+"""Attributes that tasks of one shape share: same function, outcome, processor and thread."""
 
 RESULTS = {"success": "finished", "failure": "failed", "skip": "skipped", "cancellation": "cancelled"}
 """`timespan.task.result` -> `timespan.task.state`."""
@@ -32,7 +80,6 @@ class Done(NamedTuple):
     """What is remembered of a finished task, for links and the critical path."""
 
     parent: TraceParent
-    span_id: int
     finished_ns: int
     attempt: int
     path: Path
@@ -148,6 +195,13 @@ def child(
     )  # fmt: skip
 
 
+def defined(task: OpenTask, config: SpanConfig, name: str, attributes: Mapping[str, Any] | None = None) -> SpanData:
+    """One of `SPANS` that is a phase; by default it says whose."""
+    phase, start, end = SPANS[name]
+    attributes = {semconv.TASK_ID: task.id} if attributes is None else attributes
+    return child(task, config, name, phase, getattr(task, start), getattr(task, end), attributes)
+
+
 def compute_span(task: OpenTask, config: SpanConfig, abandoned: bool = False) -> SpanData:
     """The body's span, with its exception and what the user recorded on it."""
     attributes: dict[str, Any] = {semconv.TASK_ID: task.id, semconv.WORKER_ID: task.worker}
@@ -158,7 +212,7 @@ def compute_span(task: OpenTask, config: SpanConfig, abandoned: bool = False) ->
         attributes[semconv.RUN_CPU] = task.cpu_ns / 1e9
     if abandoned:
         attributes[semconv.TASK_STATE] = "abandoned"
-    span = child(task, config, semconv.COMPUTE, ids.COMPUTE, task.body_start, task.body_end, attributes)
+    span = defined(task, config, semconv.COMPUTE, attributes)
     body = task.span
     if body is not None:
         span = span._replace(span_id=body.span_id)
@@ -211,17 +265,11 @@ def task_span(
 
 
 def _attributes(task: OpenTask, bounds: tuple[int, ...], result: str) -> dict[str, Any]:
-    submitted, ready, placed, taken, body_start, body_end, end = bounds
     attributes: dict[str, Any] = {
         semconv.TASK_ID: task.id,
         semconv.TASK_STATE: RESULTS.get(result, result),
         semconv.TASK_ATTEMPT: task.attempt,
-        semconv.WAIT_DEPENDENCY: (ready - submitted) / 1e9,
-        semconv.WAIT_SCHEDULE: (placed - ready) / 1e9,
-        semconv.WAIT_QUEUE: (taken - placed) / 1e9,
-        semconv.WAIT_MOVE: (body_start - taken) / 1e9,
-        semconv.RUN_WALL: (body_end - body_start) / 1e9,
-        semconv.WAIT_FINISH: (end - body_end) / 1e9,
+        **{key: (bounds[n + 1] - bounds[n]) / 1e9 for n, (key, _, _) in enumerate(SECONDS)},
         **code_attributes(task.f),
     }
     if result in RESULTS:
@@ -289,7 +337,8 @@ def _link(task: OpenTask, up: int, done: Done | None, attributes: Mapping[str, A
         trace, span = parent.trace_id, ids.span_id(task.seed, up, ids.TASK)
         return LinkData(trace, span, attributes, parent.trace_state, parent.flags)
     parent = done.parent
-    return LinkData(parent.trace_id, done.span_id, attributes, parent.trace_state, parent.flags)
+    span = ids.span_id(parent.seed, up, ids.TASK, 0, done.attempt)
+    return LinkData(parent.trace_id, span, attributes, parent.trace_state, parent.flags)
 
 
 def _links(

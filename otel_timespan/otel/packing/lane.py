@@ -1,0 +1,414 @@
+"""The fast lane: records of ordinary tasks straight to bytes, everything else to the general way, in order.
+
+Of a task under way `Lane.take` keeps just its records (taskrecords.py). When its body returned, they become the bytes of
+its spans by the packer of its shape (packer.py). The first task of each shape goes the general way, for the packer to be
+made from its spans. So does, with all that it had told so far, a task that turns out not to be ordinary: one that has a
+label or moves chunks, whose body put something on its span, that failed, was cancelled or is tried again, or whose clock
+readings are out of order. The general way is the `SpanMapper`: both see the same finished tasks and the same runs.
+
+Not thread-safe: the log's lock guards it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from ...timespans.journal import expand_all
+from ...timespans.model import Event, EventId
+from ...timespans.taskrecords import EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
+from ...timespans.warn import warn_once
+from ..export.wire import varint
+from ..spans import ids
+from ..spans.ids import TraceParent
+from ..spans.limits import Limits, clip
+from ..spans.mapping import MOVED_KINDS, SpanMapper
+from ..spans.paths import Path
+from ..spans.spandata import SpanData
+from ..spans.tasks import Done
+from .packer import Facts, Packer, compile_packer
+
+__all__ = ["FIRST_BOUNDARY", "Lane", "Taken"]
+
+FIRST_BOUNDARY = 5
+"""Where the boundaries begin in an entry of `Taken.tasks`."""
+
+MAX_SHAPES = 4096
+"""Packers kept, about 2 KB each; beyond it all are forgotten, and made again."""
+
+MAX_LINKS = 16
+"""A task with more dependencies goes the general way."""
+
+MAX_PARENTS = 4096
+"""Callers whose ids are kept in the form that packers want."""
+
+MAX_LOOKED_AT = 10_000
+"""Open tasks among which the oldest of a state is looked for."""
+
+_SMALL = [varint(number) for number in range(1 << 14)]
+_new = tuple.__new__
+_M64 = (1 << 64) - 1
+
+
+class _Caller(NamedTuple):
+    """What a task has of its caller, as the packers want it."""
+
+    parent: TraceParent
+    trace: bytes
+    span: int
+
+
+class _Open:
+    """A task under way: its records, and what was read of them."""
+
+    __slots__ = ("caller", "placed", "placing", "schedule", "start", "submission")
+
+    def __init__(self, submission: Any, caller: _Caller) -> None:
+        self.submission, self.caller = submission, caller
+        self.placing = self.placed = 0
+        self.schedule: Any = None
+        self.start: Any = None
+
+    def records(self) -> list[Any]:
+        """All that it told so far."""
+        return [record for record in (self.submission, self.schedule, self.start) if record is not None]
+
+
+class Taken:
+    """What came of some records.
+
+    `packed`: the bytes of `count` spans, as fields of a ScopeSpans message. `spans`: those of the general way. `events`:
+    what the general way expanded; `failed` of them could not be turned into spans. `tasks`: (function's code, caller,
+    base of its ids, CPU ns, path, then the seven boundaries) of each that took the lane to its end, sampled or not.
+    `functions`: (code, function) of those not seen before. `begun`, `ended`, `evicted`, `processors`: as in `Steps`.
+    `quiet`: how many events the records hold that were not expanded.
+    """
+
+    __slots__ = (
+        "begun", "count", "ended", "events", "evicted", "failed", "functions", "packed", "processors", "quiet", "spans",
+        "tasks",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.packed: list[bytes] = []
+        self.count = self.failed = self.quiet = 0
+        self.spans: list[SpanData] = []
+        self.events: list[Event] = []
+        self.tasks: list[tuple[Any, ...]] = []
+        self.begun: list[Any] = []
+        self.ended: list[Any] = []
+        self.evicted: list[Any] = []
+        self.functions: list[tuple[Any, Any]] = []
+        self.processors: Mapping[int, Any] = {}
+
+
+class Lane:
+    """See the module. `offset_ns` is wall clock minus monotonic clock; `restamp` changes events of the general way.
+
+    `limits`: those of the pipeline that takes bytes, None where there is none: then only tasks that are not sampled go
+    the fast way. With detail "scheduler", whose spans are of events, none does.
+    """
+
+    def __init__(
+        self, mapper: SpanMapper, offset_ns: int, limits: Limits | None, restamp: Callable[[Event], Event] | None = None
+    ) -> None:
+        self.mapper, self._offset, self.limits, self._restamp = mapper, offset_ns, limits, restamp
+        self._is_open = mapper.detail != "scheduler"
+        self._per_task = mapper.spans_per_task
+        self._open: dict[int, _Open] = {}
+        self._shapes: dict[Any, Packer | None] = {}
+        self._callers: dict[tuple[Any, ...], _Caller | None] = {}
+        self._last: tuple[Any, _Caller | None] = (None, None)
+        self._functions: set[Any] = set()
+        self._processors: dict[int, Any] = {}
+        self._taken = Taken()
+        self._example: tuple[Any, Facts, list[int]] | None = None
+
+    def take(self, records: Sequence[Any]) -> Taken:
+        """Take records, and events among them, in order."""
+        taken = self._taken = Taken()
+        opened, known, functions = self._open, self.mapper.done, self._functions
+        quiet = 0
+        for record in records:
+            kind = record[0] if self._is_open else -1
+            if kind == RETURN:
+                task = opened.get(record[4])
+                if task is not None and self._returned(record, task):
+                    quiet += 5
+                    continue
+            elif kind == START:
+                task = opened.get(record[5])
+                if task is not None and task.start is None and task.placed and self._is_near(record):
+                    moves = record[2]
+                    if not moves or moves[0] is RESULTS or _stay(moves):
+                        task.start = record
+                        taken.begun.append(record)
+                        quiet += 5 + 2 * (len(moves) // 4 if moves and moves[0] is RESULTS else len(moves))
+                        continue
+            elif kind == SUBMIT:
+                caller = self._caller(record)
+                if caller is not None and record[3] not in opened and record[3] not in known:
+                    task = opened[record[3]] = _Open(record, caller)
+                    if record[4] not in functions:
+                        self._meet(record)
+                    place = record[13]
+                    quiet += 2
+                    if place is not None:
+                        t0, t1 = (record[12], 0) if type(place) is int else place[1:3]
+                        task.placing, task.placed = t0, t1 if t1 > t0 else t0 + 1
+                        quiet += 6
+                    continue
+            elif kind == SCHEDULE:
+                task = opened.get(record[5])
+                if task is not None and not task.placed and record[6] is not None:
+                    task.schedule, t0, t1 = record, record[1], record[2]
+                    task.placing, task.placed = t0, t1 if t1 > t0 else t0 + 1
+                    quiet += 6
+                    continue
+            elif kind == EVICT and record[5] == 1:
+                taken.evicted.append(record)
+                quiet += 2
+                continue
+            self._generally(record)
+        taken.quiet, taken.processors = quiet, self._processors
+        self._settle_runs()
+        self.mapper.forget_oldest()
+        return taken
+
+    # ---- a task -------------------------------------------------------------------------------------
+
+    def _caller(self, submission: Any) -> _Caller | None:
+        """The caller of an ordinary task; None for a task that goes the general way from the beginning."""
+        options, packed = submission[6], submission[11]
+        if packed is None or submission[10] != 1 or (options is not None and options.name is not None):
+            return None
+        known, caller = self._last
+        if known is packed:
+            return caller
+        try:
+            caller = self._callers[packed[:5]]
+        except (KeyError, TypeError):
+            caller = self._new_caller(packed)
+        self._last = (packed, caller)
+        return caller
+
+    def _new_caller(self, packed: Any) -> _Caller | None:
+        parent = ids.unpack(packed)
+        if parent is None or parent.trace_state or (parent.flags & 1 and self.limits is None):
+            return None
+        caller = _Caller(parent, parent.trace_id.to_bytes(16, "big"), ids.swapped(parent.span_id))
+        if len(self._callers) >= MAX_PARENTS:
+            self._callers.clear()
+        self._callers[packed[:5]] = caller
+        return caller
+
+    def _meet(self, submission: Any) -> None:
+        """The first task of a function."""
+        if len(self._functions) >= MAX_SHAPES:
+            self._functions.clear()
+        self._functions.add(submission[4])
+        self._taken.functions.append((submission[4], expand_all([submission])[0].timeline.f))
+
+    def _is_near(self, start: Any) -> bool:
+        """Whether a body runs on worker 1, on a processor that has a number."""
+        code = start[6]
+        if code in self._processors:
+            return True
+        if type(code) is not int or code >> OWNER_BITS != 1:
+            return False
+        self._processors[code] = expand_all([start])[-1].id.processor
+        return True
+
+    def _returned(self, record: Any, task: _Open) -> bool:
+        """A body returned: pack its task. False where it has to go the general way."""
+        start, submission, caller = task.start, task.submission, task.caller
+        span = record[12]
+        if start is None or record[14] is None or (span is not None and span.is_touched):
+            return False
+        t0, t2, t3 = submission[1], task.placed, start[1] + 1
+        t4, t5 = start[3], record[2]
+        if t4 < t3 + 4:
+            t4 = t3 + 4
+        if t5 < record[1] + 2:
+            t5 = record[1] + 2
+        id, seed, args = record[4], caller.parent.seed, submission[5]
+        ready, blocking = t0, 0
+        best: Path | None = None
+        positions: Any = ()
+        ups: list[int] = []
+        if args or submission[7]:
+            found = self._upstreams(submission, caller.parent)
+            if found is None:
+                return False
+            positions, ups, ready, blocking, best = found
+        t1 = ready if ready < task.placing else task.placing
+        if t1 < t0:
+            t1 = t0
+        cpu_ns, nbytes, spawned_by = record[11], record[8], submission[8]
+        if not t1 <= t2 < t3 <= t4 < t5 or (nbytes is not None and nbytes < 0):  # the clock went back; or nonsense
+            return False
+        id_bytes = _SMALL[id] if id < 16384 else varint(id)
+        size = b"" if nbytes is None else _SMALL[nbytes] if nbytes < 16384 else varint(nbytes)
+        spawner = varint(spawned_by) if spawned_by else b""
+        # As `ids.mixed`.
+        base = (seed + id * 0x9E3779B97F4A7C15) & _M64
+        base = ((base ^ base >> 30) * 0xBF58476D1CE4E5B9) & _M64
+        base = ((base ^ base >> 27) * 0x94D049BB133111EB) & _M64
+        base ^= base >> 31
+        t6 = t5 + 2
+        taken = self._taken
+        if not caller.parent.flags & 1:
+            self.mapper.sampled += self._per_task
+        else:
+            shape = (
+                record[6], record[5], record[13], len(id_bytes), len(size), len(spawner), positions, blocking, cpu_ns is None
+            )  # fmt: skip
+            facts = (caller.trace, base, caller.span, id_bytes, self._offset, cpu_ns or 0, size, spawner)
+            pack = self._shapes.get(shape)
+            if pack is None:
+                if shape not in self._shapes:
+                    self._example = (shape, Facts(*facts, (t0, t1, t2, t3, t4, t5, t6)), ups)
+                return False
+            taken.packed.append(pack(*facts, t0, t1, t2, t3, t4, t5, t6, *ups))
+            taken.count += self._per_task
+        del self._open[id]
+        path = Path(id, t5 - t3 + (best.length_ns if best is not None else 0), best)
+        self.mapper.done[id] = _new(Done, (caller.parent, t6, 1, path))
+        taken.ended.append(record)
+        taken.tasks.append((record[6], caller, base, cpu_ns, path, t0, t1, t2, t3, t4, t5, t6))
+        return True
+
+    def _upstreams(self, submission: Any, parent: TraceParent) -> tuple[Any, list[int], int, int, Path | None] | None:
+        """(positions, mixed ids, when the last one finished, which one that was, the longest path of them).
+
+        None where the general way has to tell: many, the same twice, forgotten ones, of another trace or attempt.
+        """
+        links = [(position, up) for position, up in _dependencies(submission[5], submission[7])]
+        if len(links) > MAX_LINKS:
+            return None
+        ready, blocking, latest = submission[1], 0, 0
+        best: Path | None = None
+        known, seed, ups = self.mapper.done, parent.seed, list[int]()
+        for n, (_, up) in enumerate(links):
+            done = known.get(up)
+            if done is None or done[2] != 1:
+                return None
+            above, finished, _, path = done
+            if above is not parent:
+                if above[0] != parent[0] or above[2:5] != parent[2:5]:
+                    return None
+                if above[5] != parent[5]:
+                    path = None
+            if finished > latest:
+                latest, blocking = finished, n
+                if finished > ready:
+                    ready = finished
+            if path is not None and (best is None or path.length_ns > best.length_ns):
+                best = path
+            ups.append(ids.mixed(seed, up))
+        if len(links) > 1 and len(set(ups)) < len(ups):
+            return None
+        return tuple([position for position, _ in links]), ups, ready, blocking, best
+
+    def _settle_runs(self) -> None:
+        """Account for the packed tasks: the counts of their runs, and the critical paths."""
+        found: dict[int, list[Any]] = {}
+        for task in self._taken.tasks:
+            caller, path, first, last = task[1], task[4], task[5], task[11]
+            sums = found.get(id(caller))
+            if sums is None:
+                found[id(caller)] = [caller, 1, first, last, path]
+                continue
+            sums[1] += 1
+            if first < sums[2]:
+                sums[2] = first
+            if last > sums[3]:
+                sums[3] = last
+            if path.length_ns > sums[4].length_ns:
+                sums[4] = path
+        for caller, count, first, last, path in found.values():
+            self.mapper.settle_run(caller.parent.root, count, first, last, path)
+
+    # ---- the general way ----------------------------------------------------------------------------
+
+    def _generally(self, record: Any) -> None:
+        """A record for the mapper. Whatever it says of a task of ours: that task is the mapper's from here on."""
+        taken, before = self._taken, len(self._taken.spans)
+        events = expand_all([record])
+        for event in events if self._restamp is None else map(self._restamp, events):
+            id = event.id
+            if self._open and type(id) is EventId:
+                task = id.get("thunk_id") or getattr(event.timeline, "thunk_id", None)
+                if task in self._open:
+                    self._hand_over(task)
+            taken.events.append(event)
+            self._feed(event)
+        if self._example is not None:
+            (shape, facts, ups), self._example = self._example, None
+            self._learn(shape, facts, ups, taken.spans[before:])
+
+    def _hand_over(self, task: int) -> None:
+        for event in expand_all(self._open.pop(task).records()):
+            self._feed(event)
+
+    def hand_over(self, *, begun: bool = False) -> list[SpanData]:
+        """Give all open tasks (`begun`: those whose body runs) to the mapper: the spans that this completed."""
+        self._taken = taken = Taken()
+        for task in [id for id, open in self._open.items() if open.start is not None or not begun]:
+            self._hand_over(task)
+        return taken.spans
+
+    def _feed(self, event: Event) -> None:
+        try:
+            self.mapper.feed_into(event, self._taken.spans)
+        except Exception:
+            self._taken.failed += 1
+            warn_once(self.mapper, "an event could not be turned into spans: %.300r", event)
+
+    def _learn(self, shape: Any, facts: Facts, ups: list[int], spans: list[SpanData]) -> None:
+        """Make the packer of a shape from the spans of its first task."""
+        if len(self._shapes) >= MAX_SHAPES:
+            self._shapes.clear()
+        limits = self.limits
+        if limits is None or len(spans) != self._per_task:
+            self._shapes[shape] = None
+        else:
+            self._shapes[shape] = compile_packer([clip(span, limits) for span in spans], facts, ups)
+
+    # ---- who is under way ---------------------------------------------------------------------------
+
+    def active(self) -> dict[str, tuple[int, int | None]]:
+        """State of open tasks → (how many, since when the oldest one)."""
+        found: dict[str, tuple[int, int | None]] = {}
+        for task in islice(self._open.values(), MAX_LOOKED_AT):
+            if task.start is not None:
+                state, since = "running", task.start[3]
+            elif task.placed:
+                state, since = "queued", task.placed
+            else:
+                state, since = "waiting", task.submission[1]
+            count, oldest = found.get(state, (0, None))
+            found[state] = count + 1, since if oldest is None else min(oldest, since)
+        more = len(self._open) - MAX_LOOKED_AT
+        if more > 0:  # what comes last is what waits
+            count, oldest = found.get("waiting", (0, None))
+            found["waiting"] = count + more, oldest
+        return found
+
+
+def _stay(moves: Any) -> bool:
+    """Whether none of these moves is one that has a span."""
+    return not any(move[2] in MOVED_KINDS for move in moves)
+
+
+def _dependencies(args: tuple[Any, ...], others: tuple[Any, ...]) -> Iterator[tuple[Any, int]]:
+    """(position, task) of each dependency, in the order of the event `add_thunk`."""
+    for position, value in enumerate(args, 1):
+        if type(value) is int:
+            yield position, value
+        elif type(value) is dict:
+            for name, given in value.items():
+                if type(given) is int:
+                    yield name, given
+    yield from others
