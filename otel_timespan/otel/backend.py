@@ -30,6 +30,7 @@ from .setup import (
 from .spans.limits import Limits, limits_of
 from .spans.runs import Sampled
 from .spans.spandata import SpanData
+from .spans.values import plain_attributes
 
 __all__ = ["Backend", "ExportOptions", "check_options", "connect"]
 
@@ -134,7 +135,7 @@ class Backend:
         try:
             result = self.sampler.should_sample(above, trace_id, name, SpanKind.INTERNAL, attributes, ())
             state = result.trace_state.to_header() if result.trace_state else ""
-            return Sampled(int(result.decision.is_sampled()), state, dict(result.attributes or {}))
+            return Sampled(int(result.decision.is_sampled()), state, plain_attributes(result.attributes)[0])
         except Exception:
             warn_once(self.sampler, "the sampler raised; the run is taken")
             return Sampled(1)

@@ -47,6 +47,7 @@ from .spans.redact import Redact, redacted
 from .spans.runs import Run, Runs, Sampled, current_run
 from .spans.spandata import SpanData
 from .spans.tasks import task_name
+from .spans.values import plain_text
 
 __all__ = ["OTelLog"]
 
@@ -129,6 +130,8 @@ class OTelLog(Sink):
         quiet_ns = int(self._options.root_quiet_s * 1e9)
         self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
         self._mapper = SpanMapper(self._runs, detail=self._detail, offset_ns=self._offset_ns)
+        if self._backend is not None:
+            self._mapper.limit_links(self._backend.limits.links)
         self._mapper.observer = self._metrics
         if self._metrics is not None:
             self._metrics.mapper = self._mapper
@@ -335,7 +338,8 @@ class OTelLog(Sink):
                     feed(event, out)
                 except Exception:
                     bad.append(event)
-                    warn_once(self._mapper, "an event could not be turned into spans: %.300r", event)
+                    category = plain_text(event.category)[:256]  # not its texts, which may be anybody's
+                    warn_once(self._mapper, "an event %r could not be turned into spans", category)
             if bad:
                 self._failed += len(bad)
                 events = [event for event in events if not any(event is one for one in bad)]
@@ -433,6 +437,7 @@ class OTelLog(Sink):
                 self._closed = True
                 self.recorder.append = self.recorder.put = _ignore
                 return None
+            self._mapper.limit_links(backend.limits.links)
             self._backend = backend
             self._forget_exit = on_exit(self._close_at_exit, SOURCES, self._options.exit_timeout_s)
             return backend
