@@ -43,7 +43,7 @@ from .spans.bodyspan import BodySpan, span_context
 from .spans.ids import Root, TraceParent
 from .spans.mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
 from .spans.plain import Enclosing, is_program
-from .spans.redact import Redact, redacted
+from .spans.redact import LineFilter, Redact, redacted
 from .spans.runs import Run, Runs, Sampled, current_run
 from .spans.spandata import SpanData
 from .spans.tasks import task_name
@@ -62,9 +62,10 @@ class OTelLog(Sink):
     does, "block", "drop" or "spill"; `max_bytes` bounds it. `block_timeout_s`: how long a full queue may
     hold the program up, in all per outage. `exit_timeout_s`: how long the last flush may take.
     `root_quiet_s`: how long nothing must happen until a run that was not opened with `dag` ends.
-    `redact(key, text) -> text or None`: asked about every text that leaves. `clock`: monotonic ns, the clock that
-    the events are stamped with. Where that is simulated (`clock=lambda: driver.now`), the moment that the log
-    is made is the present, and later ones lie that much in the future; only `flush` and `close` end implicit runs.
+    `redact(key, text) -> text or None`: asked about every text that leaves (otel/spans/redact.py).
+    `clock`: monotonic ns, the clock that the events are stamped with. Where that is simulated
+    (`clock=lambda: driver.now`), the moment that the log is made is the present, and later ones lie that much in the
+    future; only `flush` and `close` end implicit runs.
 
     Raises `InvalidOptionError` for options and `OTEL_*` variables that can't work. Thread-safe. It keeps no
     log: `get_logs` raises `LogNotKeptError`.
@@ -121,6 +122,7 @@ class OTelLog(Sink):
             self._append, put=self._journal.put, on_submit=self._on_submit, on_body=self._on_body, wants_cpu=True
         )
         self._forget_exit: Callable[[], None] = _nothing
+        self._leave_lines = _filter_lines(self, redact) if redact is not None else _nothing
         tracing_logs.append(weakref.ref(self, _forget))
 
     def _start_empty(self) -> None:
@@ -168,6 +170,7 @@ class OTelLog(Sink):
         """Close what is open as abandoned, send everything within `exit_timeout_s`, and take no more events."""
         self._forget_exit()
         if self._closed:
+            self._leave_lines()
             return
         seconds = self._options.exit_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + seconds
@@ -187,6 +190,7 @@ class OTelLog(Sink):
                         self._metrics.close()  # its counters stay as they are now, for the collections to come
         except Exception:
             warn_once(self, "closing the OpenTelemetry log failed")
+        self._leave_lines()
 
     def __enter__(self) -> OTelLog:
         return self
@@ -427,7 +431,7 @@ class OTelLog(Sink):
             if self._backend is not None or self._closed:
                 return self._backend
             try:
-                backend = connect(self._options)
+                backend = connect(self._options, self._redact)
                 if backend is not None:
                     self._start_metrics(backend)
             except Exception:
@@ -455,6 +459,7 @@ class OTelLog(Sink):
                 prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
                 account=self.stats,
                 worker=lambda: scheduler.this_worker(),
+                redact=self._redact,
             )
             self._metrics.mapper = self._mapper
             self._mapper.observer = self._metrics
@@ -478,7 +483,16 @@ def _ignore(record: Any) -> None:
 
 
 def _nothing() -> None:
-    """What a log that is not registered for the exit forgets."""
+    """What a log has to undo that is not registered for the exit, or does not redact."""
+
+
+def _filter_lines(log: OTelLog, redact: Redact) -> Callable[[], object]:
+    """Have `redact` asked about the lines that this package logs, as long as the log is open; how to end that."""
+    lines = LineFilter(redact)
+    lines.install()
+    end = weakref.finalize(log, lines.remove)
+    end.atexit = False  # the log may have something to say then
+    return end
 
 
 def _after_fork() -> None:

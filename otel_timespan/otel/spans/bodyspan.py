@@ -209,7 +209,7 @@ class BodySpan(Span, ReadableSpan):
 
     def _open(self) -> bool:
         if self._ended:
-            _log.warning("a span was changed after its end: %s", self._name)
+            _log.warning("a span was changed after its end")
         return not self._ended
 
     def __reduce__(self) -> tuple[Any, ...]:
