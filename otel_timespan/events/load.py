@@ -45,9 +45,12 @@ class BytesAllocd:
 
     def take_steps(self, steps: Steps) -> None:
         """The same for records."""
-        for record in steps.returned:
-            if record[8] is not None and record[10] == 1:
-                self._hold(record[7], record[8])
+        held, spilled, gone = self._held, self._spilled, self._gone
+        for record in steps.returned:  # as `_hold`, written out: these are nearly all
+            handle, nbytes = record[7], record[8]
+            if nbytes is not None and handle not in held and handle not in gone and handle not in spilled:
+                held[handle] = nbytes
+                self.value += nbytes
         for record in steps.evicted:
             self._let_go(record[2], record[6])
 

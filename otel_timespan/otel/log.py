@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, get_current_span, set_span_in_context
 
 from ..errors import InvalidOptionError
 from ..timespans import scheduler
@@ -40,16 +40,19 @@ from .metrics.hub import PREPARE_S, hub_for
 from .metrics.logmetrics import LogMetrics
 from .packing.lane import Lane, Taken
 from .spans import ids
-from .spans.bodyspan import BodySpan, span_context
+from .spans.bodyspan import BodySpan, LazySpan, span_context
 from .spans.ids import Root, TraceParent
 from .spans.mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
 from .spans.plain import Enclosing, is_program
-from .spans.redact import Redact, redacted
+from .spans.redact import LineFilter, Redact, redacted
 from .spans.runs import Run, Runs, Sampled, current_run
 from .spans.spandata import SpanData
 from .spans.tasks import task_name
 
 __all__ = ["OTelLog"]
+
+(_SPAN_KEY,) = set_span_in_context(NonRecordingSpan(INVALID_SPAN_CONTEXT), otel_context.Context())
+"""Where a context has its span: writing it ourselves saves two copies a task."""
 
 
 class OTelLog(Sink):
@@ -62,9 +65,10 @@ class OTelLog(Sink):
     does, "block", "drop" or "spill"; `max_bytes` bounds it. `block_timeout_s`: how long a full queue may
     hold the program up, in all per outage. `exit_timeout_s`: how long the last flush may take.
     `root_quiet_s`: how long nothing must happen until a run that was not opened with `dag` ends.
-    `redact(key, text) -> text or None`: asked about every text that leaves. `clock`: monotonic ns, the clock that
-    the events are stamped with. Where that is simulated (`clock=lambda: driver.now`), the moment that the log
-    is made is the present, and later ones lie that much in the future; only `flush` and `close` end implicit runs.
+    `redact(key, text) -> text or None`: asked about every text that leaves (otel/spans/redact.py).
+    `clock`: monotonic ns, the clock that the events are stamped with. Where that is simulated
+    (`clock=lambda: driver.now`), the moment that the log is made is the present, and later ones lie that much in the
+    future; only `flush` and `close` end implicit runs.
 
     Raises `InvalidOptionError` for options and `OTEL_*` variables that can't work. Thread-safe. It keeps no
     log: `get_logs` raises `LogNotKeptError`.
@@ -112,15 +116,21 @@ class OTelLog(Sink):
         self._lock = threading.RLock()  # of the mapper and all counts
         self._closed = False
         self._metrics: LogMetrics | None = None
-        self._unpacked: tuple[Any, TraceParent | None] = (None, None)  # the last parent: tasks of a run share it
+        self._unpacked: tuple[Any, TraceParent | None, Run | None] = (None, None, None)  # the last parent, and its run
         self._start_empty()
         self._enclosing = Enclosing(self._sample_plain)
         self._force = False  # the next drain ends idle runs at once
         self._journal = Journal(self._process, raw=True)
         self.recorder = Recorder(
-            self._append, put=self._journal.put, on_submit=self._on_submit, on_body=self._on_body, wants_cpu=True
+            self._journal.append,
+            put=self._journal.put,
+            event=self._append_event,
+            on_submit=self._on_submit,
+            on_body=self._on_body,
+            wants_cpu=True,
         )
         self._forget_exit: Callable[[], None] = _nothing
+        self._leave_lines = _filter_lines(self, redact) if redact is not None else _nothing
         tracing_logs.append(weakref.ref(self, _forget))
 
     def _start_empty(self) -> None:
@@ -131,9 +141,9 @@ class OTelLog(Sink):
         self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
         self._mapper = SpanMapper(self._runs, detail=self._detail, offset_ns=self._offset_ns)
         self._lane = Lane(self._mapper, self._offset_ns, None, None if self._real_time else self._restamped)
-        self._mapper.observer = self._metrics
         if self._backend is not None:
-            self._lane.limits = self._backend.packing_limits if self._redact is None else None
+            self._take_limits(self._backend)
+        self._mapper.observer = self._metrics
         if self._metrics is not None:
             self._metrics.mapper, self._metrics.lane = self._mapper, self._lane
 
@@ -146,7 +156,7 @@ class OTelLog(Sink):
 
     def write_event(self, event: Event) -> None:
         """Take one event."""
-        self.recorder.append(event)
+        self.recorder.event(event)
 
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Send all that ended before this call, metrics too; True when it arrived (or was refused) in time.
@@ -169,13 +179,14 @@ class OTelLog(Sink):
         """Close what is open as abandoned, send everything within `exit_timeout_s`, and take no more events."""
         self._forget_exit()
         if self._closed:
+            self._leave_lines()
             return
         seconds = self._options.exit_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + seconds
         try:
             self._drain_all(seconds)
             self._closed = True
-            self.recorder.append = self.recorder.put = _ignore
+            self.recorder.append = self.recorder.put = self.recorder.event = _ignore
             tracing_logs[:] = [ref for ref in tracing_logs if ref() is not self]
             self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
             self._abandon()
@@ -188,6 +199,7 @@ class OTelLog(Sink):
                         self._metrics.close()  # its counters stay as they are now, for the collections to come
         except Exception:
             warn_once(self, "closing the OpenTelemetry log failed")
+        self._leave_lines()
 
     def __enter__(self) -> OTelLog:
         return self
@@ -229,42 +241,43 @@ class OTelLog(Sink):
     ) -> BodySpan | None:
         """Make the body's span current in the body's own context, which is thrown away after it."""
         try:
-            known, parent = self._unpacked
+            known, parent, run = self._unpacked
             if known is not packed:
                 parent = ids.unpack(packed)
-                self._unpacked = (packed, parent)
+                run = self._runs.find(parent.root) if parent is not None else None
+                self._unpacked = (packed, parent, run)
             if parent is None or self._closed:
                 return None
-            own = ids.span_id(parent.seed, task_id, self._body_phase, 0, attempt)
-            run = self._runs.find(parent.root)
-            if run is not None:
+            if run is not None and current_run.get() is not run:
                 current_run.set(run)
+            backend, before = self._backend, otel_context.get_current()
             if not parent.flags & 1:
+                own = ids.span_id(parent.seed, task_id, self._body_phase, 0, attempt)
                 context = span_context(parent.trace_id, own, 0, parent.trace_state)
-                otel_context.attach(set_span_in_context(NonRecordingSpan(context)))
+                otel_context.attach(set_span_in_context(NonRecordingSpan(context), before))
                 return None
-            return self._enter_body(task_id, attempt, function, parent, own, start_ns)
+            span = LazySpan(self._fill, parent, task_id, attempt, function, start_ns)
+            otel_context.attach(otel_context.Context({**before, _SPAN_KEY: span}))
+            if backend is not None and backend.on_start is not None:
+                backend.on_start(span, before)
+            return span
         except Exception:
             warn_once(OTelLog._on_body, "a body runs without a current span")
             return None
 
-    def _enter_body(
-        self, task_id: int, attempt: int, function: Any, parent: TraceParent, own: int, start_ns: int
-    ) -> BodySpan:
+    def _fill(self, span: LazySpan) -> None:
+        """Somebody looks at the span of a body."""
+        parent, task_id, attempt, function, start_ns = span.of
         backend = self._backend
         assert backend is not None
         task = self._detail == "task"
         name = task_name(function) if task else semconv.COMPUTE
+        own = ids.span_id(parent.seed, task_id, self._body_phase, 0, attempt)
         above = parent.span_id if task else ids.span_id(parent.seed, task_id, ids.TASK, 0, attempt)
-        span = BodySpan(
-            name, parent.trace_id, own, above, parent.flags, parent.trace_state, start_ns + self._offset_ns,
+        BodySpan.__init__(
+            span, name, parent.trace_id, own, above, parent.flags, parent.trace_state, start_ns + self._offset_ns,
             backend.limits, backend.resource, backend.scope,
         )  # fmt: skip
-        before = otel_context.get_current()
-        otel_context.attach(set_span_in_context(span, before))
-        if backend.on_start is not None:
-            backend.on_start(span, before)
-        return span
 
     @property
     def serves_scheduler(self) -> bool:
@@ -314,18 +327,21 @@ class OTelLog(Sink):
 
     # ---- the drain -----------------------------------------------------------------------------
 
-    def _append(self, record: Any) -> None:
+    def _append_event(self, event: Event) -> None:
+        """An event: a program's own has to be placed on the thread that emits it."""
         try:
-            if self._backend is None and self._connect() is None:
+            if (self._backend or self._connect()) is None:
                 return
-            if type(record) is Event and is_program(record, SCHEDULER_CATEGORIES):
-                record = self._enclosing.place(record)
+            if is_program(event, SCHEDULER_CATEGORIES):
+                event = self._enclosing.place(event)
         except Exception:
             warn_once(self, "an event could not be placed in a trace")
-        self._journal.append(record)
+        self._journal.append(event)
 
     def _process(self, records: list[Any]) -> None:
         """Called by the journal, never twice at once."""
+        if self._backend is None and self._connect() is None:
+            return
         with self._lock:
             metrics = self._metrics
             if metrics is not None:
@@ -426,7 +442,7 @@ class OTelLog(Sink):
             if self._backend is not None or self._closed:
                 return self._backend
             try:
-                backend = connect(self._options)
+                backend = connect(self._options, self._redact)
                 if backend is not None:
                     self._start_metrics(backend)
             except Exception:
@@ -434,12 +450,17 @@ class OTelLog(Sink):
                 backend = None
             if backend is None:
                 self._closed = True
-                self.recorder.append = self.recorder.put = _ignore
+                self.recorder.append = self.recorder.put = self.recorder.event = _ignore
                 return None
+            self._take_limits(backend)
             self._backend = backend
-            self._lane.limits = backend.packing_limits if self._redact is None else None
             self._forget_exit = on_exit(self._close_at_exit, SOURCES, self._options.exit_timeout_s)
             return backend
+
+    def _take_limits(self, backend: Backend) -> None:
+        self._mapper.limit_links(backend.limits.links)
+        # Who redacts is asked about every text of every span, and so sees every span.
+        self._lane.limits = backend.packing_limits if self._redact is None else None
 
     def _start_metrics(self, backend: Backend) -> None:
         if backend.meter_provider is None:
@@ -454,6 +475,7 @@ class OTelLog(Sink):
                 prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
                 account=self.stats,
                 worker=lambda: scheduler.this_worker(),
+                redact=self._redact,
             )
             self._metrics.mapper, self._metrics.lane = self._mapper, self._lane
             self._mapper.observer = self._metrics
@@ -477,7 +499,16 @@ def _ignore(record: Any) -> None:
 
 
 def _nothing() -> None:
-    """What a log that is not registered for the exit forgets."""
+    """What a log has to undo that is not registered for the exit, or does not redact."""
+
+
+def _filter_lines(log: OTelLog, redact: Redact) -> Callable[[], object]:
+    """Have `redact` asked about the lines that this package logs, as long as the log is open; how to end that."""
+    lines = LineFilter(redact)
+    lines.install()
+    end = weakref.finalize(log, lines.remove)
+    end.atexit = False  # the log may have something to say then
+    return end
 
 
 def _after_fork() -> None:

@@ -127,6 +127,6 @@ def _emit(sink: Any, phase: str, category: str, id: Any, timeline: Any, samples:
         write_event(sink, Event(phase, category, id, timeline, now, NO_GC, samples, scheduler.this_worker()))
         return
     taken = recorder.sample()
-    recorder.append(
+    recorder.event(
         Event(phase, category, id, timeline, time.monotonic_ns(), NO_GC, samples, scheduler.this_worker(), taken)
     )

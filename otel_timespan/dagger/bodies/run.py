@@ -168,7 +168,7 @@ def _run_plainly(
     ended = core.clock()
     cpu_ns = span = None
     if told:
-        span = told[0]
+        span = told[0] if told[0] is None else told[0].ended()
         cpu_ns = time.thread_time_ns() - told[1] if len(told) == 2 else None
     kind, extra = type(value), task._live
     special = error is not None or kind in _SPECIAL or (extra is not None and extra.forced)

@@ -55,10 +55,11 @@ def describe_function(f: Any) -> Any:
     if code is None and not isinstance(inner, type):
         code = getattr(getattr(type(inner), "__call__", None), "__code__", None)  # noqa: B004
     named = inner if isinstance(getattr(inner, "__name__", None), str) else type(inner)
+    qualname, module = getattr(named, "__qualname__", None), getattr(named, "__module__", None)
     return FunctionInfo(
         named.__name__,
-        str(getattr(named, "__qualname__", named.__name__)),
-        str(getattr(named, "__module__", "")),
+        qualname if isinstance(qualname, str) else named.__name__,
+        module if isinstance(module, str) else "",
         code if isinstance(code, types.CodeType) else None,
     )
 

@@ -251,6 +251,8 @@ def _status(span: SpanData) -> bytes:
 def _event(event: EventData) -> bytes:
     out = [b"\x09", _fixed64(event.time_ns & _U64), _text_field(b"\x12", event.name)]
     _event_attributes(event.attributes, out)
+    if event.dropped_attributes:
+        out.append(_count_field(b"\x20", event.dropped_attributes))
     return b"".join(out)
 
 
@@ -260,6 +262,8 @@ def _link(link: LinkData) -> bytes:
     if link.trace_state:
         out.append(_text_field(b"\x1a", link.trace_state))
     _link_attributes(link.attributes, out)
+    if link.dropped_attributes:
+        out.append(_count_field(b"\x28", link.dropped_attributes))
     out.append(tail(link))
     return b"".join(out)
 

@@ -21,21 +21,26 @@ from ..packing.lane import FIRST_BOUNDARY, Lane, Taken
 from ..spans import failures, ids
 from ..spans.bodyspan import span_context
 from ..spans.mapping import SpanMapper
+from ..spans.redact import REDACTED, Redact, redacted_text
 from ..spans.runs import Run
 from ..spans.tasks import OpenTask, code_attributes, task_name
 from .gauges import ConsumerGauges
 from .hub import MeterHub, Points
-from .recording import HistogramRecorder
+from .recording import HistogramRecorder, buckets_of
 
 __all__ = ["LogMetrics"]
 
 EXEMPLARS_S = 0.1
+NAN = float("nan")
+MAX_ANSWERS = 10_000
+"""Of `redact`, kept: a collection asks about the same texts each time."""
 
 
 class LogMetrics:
     """The metrics of one `OTelLog`: an `Observer` of its mapper and a `MetricSource` of its hub.
 
-    `prepare` drains the log; `account` gives its stats. Fed by one thread at a time, under the log's lock.
+    `prepare` drains the log; `account` gives its stats; `redact` is asked about the texts among the attributes. Fed by
+    one thread at a time, under the log's lock.
     """
 
     is_log = True
@@ -50,6 +55,7 @@ class LogMetrics:
         prepare: Callable[[], object],
         account: Callable[[], Mapping[str, Any]],
         worker: Callable[[], int],
+        redact: Redact | None = None,
     ) -> None:
         self._hub, self._gauges = hub, gauges
         gauges.listen(_Occurrences(self._count))
@@ -72,6 +78,8 @@ class LogMetrics:
         self._exemplars: set[Any] = set()
         self._renewed_s = 0.0
         self._labels: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._redact = redact
+        self._answers: dict[tuple[str, str], str] = {}
 
     # ---- fed by the log ------------------------------------------------------------------------
 
@@ -115,8 +123,11 @@ class LogMetrics:
         if not tasks:
             return
         by_function: dict[str, list[tuple[Any, ...]]] = {}
-        for task in tasks:
-            by_function.setdefault(self._names[task[0]], []).append(task)
+        if all(task[0] == tasks[0][0] for task in tasks):
+            by_function[self._names[tasks[0][0]]] = tasks
+        else:
+            for task in tasks:
+                by_function.setdefault(self._names[task[0]], []).append(task)
         for name, some in by_function.items():
             self._count(semconv.TASK_COUNT, ("success", name), len(some))
             self._observe_all(semconv.TASK_DURATION, (name, "success"), some, 0, 6)
@@ -129,15 +140,13 @@ class LogMetrics:
         """The times between two boundaries of packed tasks. A bucket that may get an exemplar gets one of them."""
         first, last = FIRST_BOUNDARY + start, FIRST_BOUNDARY + end
         values = [(task[last] - task[first]) / 1e9 for task in tasks]
-        buckets = [bisect.bisect_left(semconv.BOUNDARIES_S, value) for value in values]
-        for bucket in set(buckets):
-            if (name, key, bucket) not in self._exemplars and tasks[buckets.index(bucket)][1].parent.flags & 1:
-                at = buckets.index(bucket)
-                task = tasks[at]
+        ordered = sorted(values)
+        for bucket, at in buckets_of(ordered, semconv.BOUNDARIES_S):
+            task = tasks[values.index(ordered[at])]
+            if (name, key, bucket) not in self._exemplars and task[1].parent.flags & 1:
                 self._observe(name, key, task[last] - task[first], task[1], ids.swapped(task[2]))
-                del values[at], buckets[at]
-                tasks = [*tasks[:at], *tasks[at + 1 :]]
-        self._record[name].record_all(values, key, self._labels_of(name, key))
+                ordered[at] = NAN
+        self._record[name].record_all([value for value in ordered if value is not NAN], key, self._labels_of(name, key))
 
     def move_done(self, task: OpenTask, start_ns: int, end_ns: int, timeline: Any, nbytes: int | None) -> None:
         """An argument was moved."""
@@ -197,7 +206,7 @@ class LogMetrics:
     def _labels_of(self, name: str, key: tuple[Any, ...]) -> dict[str, Any]:
         labels = self._labels.get((name, key))
         if labels is None:
-            labels = dict(zip(semconv.instrument(name).attributes, key))  # noqa: B905
+            labels = dict(zip(semconv.instrument(name).attributes, self._shown(name, key)))  # noqa: B905
             if len(self._labels) < 10_000:
                 self._labels[name, key] = labels
         return labels
@@ -211,9 +220,25 @@ class LogMetrics:
     def observe(self, instrument: str) -> Points:
         """The present points of one instrument."""
         with self._lock:
-            if instrument in self._counts:
-                return self._counters(instrument)
-            return self._levels(instrument)
+            points = self._counters(instrument) if instrument in self._counts else self._levels(instrument)
+            return points if self._redact is None else [(self._shown(instrument, key), n) for key, n in points]
+
+    def _shown(self, instrument: str, key: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The values of an instrument's attributes as they may leave."""
+        if self._redact is None:
+            return key
+        names = semconv.instrument(instrument).attributes
+        return tuple(self._answer(name, value) for name, value in zip(names, key, strict=False))
+
+    def _answer(self, name: str, value: Any) -> Any:
+        if self._redact is None or not isinstance(value, str):
+            return value
+        answer = self._answers.get((name, value))
+        if answer is None:
+            answer = redacted_text(self._redact, name, value) or REDACTED
+            if len(self._answers) < MAX_ANSWERS:
+                self._answers[name, value] = answer
+        return answer
 
     def _counters(self, instrument: str) -> Points:
         if instrument == semconv.EVENTS:

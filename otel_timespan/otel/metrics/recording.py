@@ -8,8 +8,8 @@ delta temporality) the public way is used for all.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from opentelemetry.context import Context
@@ -53,7 +53,7 @@ class HistogramRecorder:
             aggregation.aggregate(self._value, False)
 
     def record_all(self, values: Sequence[float], key: tuple[Any, ...], labels: Mapping[str, Any]) -> None:
-        """Record values without exemplars, at once where that can be done."""
+        """Record ascending values without exemplars, at once where that can be done."""
         if not values:
             return
         self.record(values[0], key, labels, None)
@@ -89,16 +89,26 @@ def _add(aggregation: Any, values: Sequence[float]) -> None:
     if not values:
         return
     bounds = aggregation._boundaries
+    found = list(buckets_of(values, bounds))
     with aggregation._lock:
         if aggregation._value is None:
             aggregation._value = [0] * (len(bounds) + 1)
         counts = aggregation._value
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
+        for (bucket, at), (_, end) in zip(found, [*found[1:], (0, len(values))], strict=True):
+            counts[bucket] += end - at
         aggregation._sum += sum(values)
         if aggregation._record_min_max:
-            aggregation._min = min(aggregation._min, min(values))
-            aggregation._max = max(aggregation._max, max(values))
+            aggregation._min = min(aggregation._min, values[0])
+            aggregation._max = max(aggregation._max, values[-1])
+
+
+def buckets_of(ordered: Sequence[float], bounds: Sequence[float]) -> Iterator[tuple[int, int]]:
+    """(bucket, index of its first value) of each bucket that has any of these ascending values."""
+    at = 0
+    while at < len(ordered):
+        bucket = bisect_left(bounds, ordered[at])
+        yield bucket, at
+        at = bisect_right(ordered, bounds[bucket], at) if bucket < len(bounds) else len(ordered)
 
 
 def _aggregation(match: Any, labels: Mapping[str, Any]) -> Any:

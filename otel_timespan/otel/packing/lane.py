@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ...timespans.journal import expand_all
@@ -24,15 +25,16 @@ from ..spans import ids
 from ..spans.ids import TraceParent
 from ..spans.limits import Limits, clip
 from ..spans.mapping import MOVED_KINDS, SpanMapper
-from ..spans.paths import Path
+from ..spans.paths import AnyPath, extend, length_of
 from ..spans.spandata import SpanData
 from ..spans.tasks import Done
+from ..spans.values import plain_text
 from .packer import Facts, Packer, compile_packer
 
 __all__ = ["FIRST_BOUNDARY", "Lane", "Taken"]
 
-FIRST_BOUNDARY = 5
-"""Where the boundaries begin in an entry of `Taken.tasks`."""
+_PATH, _ID, FIRST_BOUNDARY = 4, 5, 6
+"""Where an entry of `Taken.tasks` has its path, its id, and the first of its boundaries."""
 
 MAX_SHAPES = 4096
 """Packers kept, about 2 KB each; beyond it all are forgotten, and made again."""
@@ -49,6 +51,11 @@ MAX_LOOKED_AT = 10_000
 _SMALL = [varint(number) for number in range(1 << 14)]
 _new = tuple.__new__
 _M64 = (1 << 64) - 1
+_submitted, _finished = itemgetter(FIRST_BOUNDARY), itemgetter(FIRST_BOUNDARY + 6)
+
+
+def _path_length(task: tuple[Any, ...]) -> int:
+    return length_of(task[_PATH])
 
 
 class _Caller(NamedTuple):
@@ -57,22 +64,17 @@ class _Caller(NamedTuple):
     parent: TraceParent
     trace: bytes
     span: int
+    seed: int
+    sampled: bool
 
 
-class _Open:
-    """A task under way: its records, and what was read of them."""
+_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START = range(6)
+"""A task under way: a list of its records and of what was read of them, for an object costs three times as much."""
 
-    __slots__ = ("caller", "placed", "placing", "schedule", "start", "submission")
 
-    def __init__(self, submission: Any, caller: _Caller) -> None:
-        self.submission, self.caller = submission, caller
-        self.placing = self.placed = 0
-        self.schedule: Any = None
-        self.start: Any = None
-
-    def records(self) -> list[Any]:
-        """All that it told so far."""
-        return [record for record in (self.submission, self.schedule, self.start) if record is not None]
+def _records_of(task: list[Any]) -> list[Any]:
+    """All that a task told so far."""
+    return [record for record in (task[_SUBMISSION], task[_SCHEDULE], task[_START]) if record is not None]
 
 
 class Taken:
@@ -116,19 +118,21 @@ class Lane:
         self.mapper, self._offset, self.limits, self._restamp = mapper, offset_ns, limits, restamp
         self._is_open = mapper.detail != "scheduler"
         self._per_task = mapper.spans_per_task
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, list[Any]] = {}
         self._shapes: dict[Any, Packer | None] = {}
         self._callers: dict[tuple[Any, ...], _Caller | None] = {}
         self._last: tuple[Any, _Caller | None] = (None, None)
         self._functions: set[Any] = set()
         self._processors: dict[int, Any] = {}
         self._taken = Taken()
-        self._example: tuple[Any, Facts, list[int]] | None = None
+        self._example: tuple[Any, Facts, Sequence[int]] | None = None
 
     def take(self, records: Sequence[Any]) -> Taken:
         """Take records, and events among them, in order."""
         taken = self._taken = Taken()
-        opened, known, functions = self._open, self.mapper.done, self._functions
+        self._packed, self._ended, self._tasks = taken.packed.append, taken.ended.append, taken.tasks.append
+        opened, known, functions, near = self._open, self.mapper.done, self._functions, self._processors
+        begun = taken.begun.append
         quiet = 0
         for record in records:
             kind = record[0] if self._is_open else -1
@@ -139,31 +143,42 @@ class Lane:
                     continue
             elif kind == START:
                 task = opened.get(record[5])
-                if task is not None and task.start is None and task.placed and self._is_near(record):
+                if task is not None and task[5] is None and task[3] and (record[6] in near or self._is_near(record)):
                     moves = record[2]
-                    if not moves or moves[0] is RESULTS or _stay(moves):
-                        task.start = record
-                        taken.begun.append(record)
-                        quiet += 5 + 2 * (len(moves) // 4 if moves and moves[0] is RESULTS else len(moves))
+                    if not moves:
+                        quiet += 5
+                    elif moves[0] is RESULTS:
+                        quiet += 5 + len(moves) // 4 * 2
+                    elif not any(move[2] in MOVED_KINDS for move in moves):
+                        quiet += 5 + len(moves) * 2
+                    else:
+                        self._generally(record)
                         continue
+                    task[5] = record
+                    begun(record)
+                    continue
             elif kind == SUBMIT:
-                caller = self._caller(record)
-                if caller is not None and record[3] not in opened and record[3] not in known:
-                    task = opened[record[3]] = _Open(record, caller)
+                caller, id, place = self._caller(record), record[3], record[13]
+                if caller is not None and id not in opened and id not in known:
                     if record[4] not in functions:
                         self._meet(record)
-                    place = record[13]
-                    quiet += 2
-                    if place is not None:
-                        t0, t1 = (record[12], 0) if type(place) is int else place[1:3]
-                        task.placing, task.placed = t0, t1 if t1 > t0 else t0 + 1
-                        quiet += 6
+                    if type(place) is int:
+                        t0 = record[12]
+                        opened[id] = [record, caller, t0, t0 + 1, None, None]
+                        quiet += 8
+                    elif place is None:
+                        opened[id] = [record, caller, 0, 0, None, None]
+                        quiet += 2
+                    else:
+                        t0 = place[1]
+                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None]
+                        quiet += 8
                     continue
             elif kind == SCHEDULE:
                 task = opened.get(record[5])
-                if task is not None and not task.placed and record[6] is not None:
-                    task.schedule, t0, t1 = record, record[1], record[2]
-                    task.placing, task.placed = t0, t1 if t1 > t0 else t0 + 1
+                if task is not None and not task[3] and record[6] is not None:
+                    t0 = record[1]
+                    task[2:5] = t0, max(record[2], t0 + 1), record
                     quiet += 6
                     continue
             elif kind == EVICT and record[5] == 1:
@@ -171,6 +186,7 @@ class Lane:
                 quiet += 2
                 continue
             self._generally(record)
+        taken.count = len(taken.packed) * self._per_task
         taken.quiet, taken.processors = quiet, self._processors
         self._settle_runs()
         self.mapper.forget_oldest()
@@ -197,7 +213,8 @@ class Lane:
         parent = ids.unpack(packed)
         if parent is None or parent.trace_state or (parent.flags & 1 and self.limits is None):
             return None
-        caller = _Caller(parent, parent.trace_id.to_bytes(16, "big"), ids.swapped(parent.span_id))
+        above = ids.swapped(parent.span_id)
+        caller = _Caller(parent, parent.trace_id.to_bytes(16, "big"), above, parent.seed, bool(parent.flags & 1))
         if len(self._callers) >= MAX_PARENTS:
             self._callers.clear()
         self._callers[packed[:5]] = caller
@@ -220,67 +237,67 @@ class Lane:
         self._processors[code] = expand_all([start])[-1].id.processor
         return True
 
-    def _returned(self, record: Any, task: _Open) -> bool:
+    def _returned(self, record: Any, task: list[Any]) -> bool:
         """A body returned: pack its task. False where it has to go the general way."""
-        start, submission, caller = task.start, task.submission, task.caller
-        span = record[12]
-        if start is None or record[14] is None or (span is not None and span.is_touched):
+        submission, caller, placing, t2, _, start = task
+        if start is None or record[14] != "success" or record[12] is not None:
             return False
-        t0, t2, t3 = submission[1], task.placed, start[1] + 1
-        t4, t5 = start[3], record[2]
+        _, trace, above, seed, sampled = caller
+        t0, t3, t4, t5 = submission[1], start[1] + 1, start[3], record[2]
         if t4 < t3 + 4:
             t4 = t3 + 4
         if t5 < record[1] + 2:
             t5 = record[1] + 2
-        id, seed, args = record[4], caller.parent.seed, submission[5]
-        ready, blocking = t0, 0
-        best: Path | None = None
-        positions: Any = ()
-        ups: list[int] = []
-        if args or submission[7]:
-            found = self._upstreams(submission, caller.parent)
+        ready, blocking, positions = t0, 0, ()
+        ups: list[int] | tuple[()] = ()
+        path: AnyPath = t5 - t3
+        id = record[4]
+        if submission[5] or submission[7]:
+            found = self._upstreams(submission, caller[0], id, t5 - t3)
             if found is None:
                 return False
-            positions, ups, ready, blocking, best = found
-        t1 = ready if ready < task.placing else task.placing
+            positions, ups, ready, blocking, path = found
+        t1 = ready if ready < placing else placing
         if t1 < t0:
             t1 = t0
         cpu_ns, nbytes, spawned_by = record[11], record[8], submission[8]
         if not t1 <= t2 < t3 <= t4 < t5 or (nbytes is not None and nbytes < 0):  # the clock went back; or nonsense
             return False
-        id_bytes = _SMALL[id] if id < 16384 else varint(id)
-        size = b"" if nbytes is None else _SMALL[nbytes] if nbytes < 16384 else varint(nbytes)
-        spawner = varint(spawned_by) if spawned_by else b""
         # As `ids.mixed`.
         base = (seed + id * 0x9E3779B97F4A7C15) & _M64
         base = ((base ^ base >> 30) * 0xBF58476D1CE4E5B9) & _M64
         base = ((base ^ base >> 27) * 0x94D049BB133111EB) & _M64
         base ^= base >> 31
         t6 = t5 + 2
-        taken = self._taken
-        if not caller.parent.flags & 1:
+        if not sampled:
             self.mapper.sampled += self._per_task
         else:
+            number = _SMALL[id] if id < 16384 else varint(id)
+            size = b"" if nbytes is None else _SMALL[nbytes] if nbytes < 16384 else varint(nbytes)
+            spawner = varint(spawned_by) if spawned_by else b""
             shape = (
-                record[6], record[5], record[13], len(id_bytes), len(size), len(spawner), positions, blocking, cpu_ns is None
+                record[6], record[5], record[13], len(number), len(size), len(spawner), positions, blocking, cpu_ns is None
             )  # fmt: skip
-            facts = (caller.trace, base, caller.span, id_bytes, self._offset, cpu_ns or 0, size, spawner)
             pack = self._shapes.get(shape)
             if pack is None:
                 if shape not in self._shapes:
-                    self._example = (shape, Facts(*facts, (t0, t1, t2, t3, t4, t5, t6)), ups)
+                    times = (t0, t1, t2, t3, t4, t5, t6)
+                    facts = Facts(trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, times)
+                    self._example = (shape, facts, ups)
                 return False
-            taken.packed.append(pack(*facts, t0, t1, t2, t3, t4, t5, t6, *ups))
-            taken.count += self._per_task
+            self._packed(pack(
+                trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6, *ups
+            ))  # fmt: skip
         del self._open[id]
-        path = Path(id, t5 - t3 + (best.length_ns if best is not None else 0), best)
-        self.mapper.done[id] = _new(Done, (caller.parent, t6, 1, path))
-        taken.ended.append(record)
-        taken.tasks.append((record[6], caller, base, cpu_ns, path, t0, t1, t2, t3, t4, t5, t6))
+        self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path))
+        self._ended(record)
+        self._tasks((record[6], caller, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6))
         return True
 
-    def _upstreams(self, submission: Any, parent: TraceParent) -> tuple[Any, list[int], int, int, Path | None] | None:
-        """(positions, mixed ids, when the last one finished, which one that was, the longest path of them).
+    def _upstreams(
+        self, submission: Any, parent: TraceParent, task: int, own_ns: int
+    ) -> tuple[Any, list[int], int, int, AnyPath] | None:
+        """(positions, mixed ids, when the last one finished, which one that was, the task's longest path).
 
         None where the general way has to tell: many, the same twice, forgotten ones, of another trace or attempt.
         """
@@ -288,47 +305,40 @@ class Lane:
         if len(links) > MAX_LINKS:
             return None
         ready, blocking, latest = submission[1], 0, 0
-        best: Path | None = None
+        paths: list[tuple[int, AnyPath]] = []
         known, seed, ups = self.mapper.done, parent.seed, list[int]()
         for n, (_, up) in enumerate(links):
             done = known.get(up)
             if done is None or done[2] != 1:
                 return None
             above, finished, _, path = done
-            if above is not parent:
-                if above[0] != parent[0] or above[2:5] != parent[2:5]:
-                    return None
-                if above[5] != parent[5]:
-                    path = None
+            if above is not parent and (above[0] != parent[0] or above[2:5] != parent[2:5]):
+                return None
+            if above is parent or above[5] == parent[5]:
+                paths.append((up, path))
             if finished > latest:
                 latest, blocking = finished, n
                 if finished > ready:
                     ready = finished
-            if path is not None and (best is None or path.length_ns > best.length_ns):
-                best = path
             ups.append(ids.mixed(seed, up))
         if len(links) > 1 and len(set(ups)) < len(ups):
             return None
-        return tuple([position for position, _ in links]), ups, ready, blocking, best
+        return tuple([position for position, _ in links]), ups, ready, blocking, extend(task, own_ns, paths)
 
     def _settle_runs(self) -> None:
         """Account for the packed tasks: the counts of their runs, and the critical paths."""
-        found: dict[int, list[Any]] = {}
-        for task in self._taken.tasks:
-            caller, path, first, last = task[1], task[4], task[5], task[11]
-            sums = found.get(id(caller))
-            if sums is None:
-                found[id(caller)] = [caller, 1, first, last, path]
-                continue
-            sums[1] += 1
-            if first < sums[2]:
-                sums[2] = first
-            if last > sums[3]:
-                sums[3] = last
-            if path.length_ns > sums[4].length_ns:
-                sums[4] = path
-        for caller, count, first, last, path in found.values():
-            self.mapper.settle_run(caller.parent.root, count, first, last, path)
+        tasks = self._taken.tasks
+        by_caller: dict[int, list[tuple[Any, ...]]] = {}
+        if tasks and all(task[1] is tasks[0][1] for task in tasks):
+            by_caller[0] = tasks
+        else:
+            for task in tasks:
+                by_caller.setdefault(id(task[1]), []).append(task)
+        for some in by_caller.values():
+            longest = max(some, key=_path_length)
+            first, last = min(map(_submitted, some)), max(map(_finished, some))
+            root = some[0][1].parent.root
+            self.mapper.settle_run(root, len(some), first, last, longest[_ID], longest[_PATH])
 
     # ---- the general way ----------------------------------------------------------------------------
 
@@ -342,31 +352,34 @@ class Lane:
                 task = id.get("thunk_id") or getattr(event.timeline, "thunk_id", None)
                 if task in self._open:
                     self._hand_over(task)
-            taken.events.append(event)
-            self._feed(event)
+            if self._feed(event):
+                taken.events.append(event)
         if self._example is not None:
             (shape, facts, ups), self._example = self._example, None
             self._learn(shape, facts, ups, taken.spans[before:])
 
     def _hand_over(self, task: int) -> None:
-        for event in expand_all(self._open.pop(task).records()):
+        for event in expand_all(_records_of(self._open.pop(task))):
             self._feed(event)
 
     def hand_over(self, *, begun: bool = False) -> list[SpanData]:
         """Give all open tasks (`begun`: those whose body runs) to the mapper: the spans that this completed."""
         self._taken = taken = Taken()
-        for task in [id for id, open in self._open.items() if open.start is not None or not begun]:
+        for task in [id for id, open in self._open.items() if open[_START] is not None or not begun]:
             self._hand_over(task)
         return taken.spans
 
-    def _feed(self, event: Event) -> None:
+    def _feed(self, event: Event) -> bool:
         try:
             self.mapper.feed_into(event, self._taken.spans)
         except Exception:
             self._taken.failed += 1
-            warn_once(self.mapper, "an event could not be turned into spans: %.300r", event)
+            category = plain_text(event.category)[:256]  # not its texts, which may be anybody's
+            warn_once(self.mapper, "an event %r could not be turned into spans", category)
+            return False
+        return True
 
-    def _learn(self, shape: Any, facts: Facts, ups: list[int], spans: list[SpanData]) -> None:
+    def _learn(self, shape: Any, facts: Facts, ups: Sequence[int], spans: list[SpanData]) -> None:
         """Make the packer of a shape from the spans of its first task."""
         if len(self._shapes) >= MAX_SHAPES:
             self._shapes.clear()
@@ -382,12 +395,12 @@ class Lane:
         """State of open tasks → (how many, since when the oldest one)."""
         found: dict[str, tuple[int, int | None]] = {}
         for task in islice(self._open.values(), MAX_LOOKED_AT):
-            if task.start is not None:
-                state, since = "running", task.start[3]
-            elif task.placed:
-                state, since = "queued", task.placed
+            if task[_START] is not None:
+                state, since = "running", task[_START][3]
+            elif task[_PLACED]:
+                state, since = "queued", task[_PLACED]
             else:
-                state, since = "waiting", task.submission[1]
+                state, since = "waiting", task[_SUBMISSION][1]
             count, oldest = found.get(state, (0, None))
             found[state] = count + 1, since if oldest is None else min(oldest, since)
         more = len(self._open) - MAX_LOOKED_AT
@@ -395,11 +408,6 @@ class Lane:
             count, oldest = found.get("waiting", (0, None))
             found["waiting"] = count + more, oldest
         return found
-
-
-def _stay(moves: Any) -> bool:
-    """Whether none of these moves is one that has a span."""
-    return not any(move[2] in MOVED_KINDS for move in moves)
 
 
 def _dependencies(args: tuple[Any, ...], others: tuple[Any, ...]) -> Iterator[tuple[Any, int]]:

@@ -19,7 +19,7 @@ from .. import semconv
 from ..export.wire import encode_link_attribute, encode_name, encode_span, encode_span_attribute, framed, tail, varint
 from ..spans import ids
 from ..spans.spandata import LinkData, SpanData
-from ..spans.tasks import BOUNDARIES, SECONDS, SPANS
+from ..spans.tasks import BOUNDARIES, OF_SHAPE, SECONDS, SPANS
 
 __all__ = ["Facts", "Packer", "compile_packer"]
 
@@ -82,15 +82,13 @@ class _Unknown(Exception):
 def _span(span: SpanData, facts: Facts, upstreams: Sequence[int]) -> Iterator[_Part]:
     """The parts of one Span message, in the order in which `encode_span` writes them."""
     definition = SPANS.get(span.name) if span.span_id != ids.swapped(facts.base) else SPANS[semconv.TASK_SPAN]
-    if definition is None or span.events or span.dropped_links:
+    if definition is None or span.events or span.dropped_links or span.dropped_attributes or span.trace_state:
         raise _Unknown(span.name)
     mask = ids.mask(definition.phase)
     yield b"\x0a\x10"
     yield _Slot("16s", 16, "trace")
     yield b"\x12\x08"
     yield _Slot("Q", 8, f"base ^ {mask}" if mask else "base")
-    if span.trace_state:
-        raise _Unknown("trace state")
     yield b"\x22\x08"
     yield _Slot("Q", 8, "parent" if definition.phase == ids.TASK else "base")
     yield encode_name(span.name) + b"\x39"
@@ -107,10 +105,12 @@ def _span(span: SpanData, facts: Facts, upstreams: Sequence[int]) -> Iterator[_P
 def _attribute(key: str, value: Any, facts: Facts) -> Iterator[_Part]:
     """One attribute: a varying one's value is the last field of it, always."""
     encoded = encode_span_attribute(key, value)
-    slot = _VARYING.get(key)
-    if slot is None:
+    if key in OF_SHAPE:
         yield encoded
         return
+    slot = _VARYING.get(key)
+    if slot is None:
+        raise _Unknown(key)
     if type(value) is float:
         size, code = 8, "d"
     else:
@@ -133,7 +133,7 @@ _VARYING = {
 
 def _link(link: LinkData, facts: Facts, upstreams: Sequence[int]) -> Iterator[_Part]:
     mixed = ids.swapped(link.span_id)
-    if mixed not in upstreams or link.trace_state:
+    if mixed not in upstreams or link.trace_state or link.dropped_attributes:
         raise _Unknown("link")
     yield b"\x0a\x10"
     yield _Slot("16s", 16, "trace")

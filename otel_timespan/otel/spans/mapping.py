@@ -24,11 +24,12 @@ from .. import semconv
 from . import failures, ids, tasks
 from .bodyspan import BodySpan
 from .ids import Root, TraceParent
-from .paths import Path, extend
+from .paths import AnyPath, extend, length_of, path_of
 from .plain import PlainSpans
 from .runs import Run, Runs
 from .spandata import ERROR, UNSET, EventData, SpanData
 from .tasks import Done, OpenTask, SpanConfig
+from .values import plain_text
 
 __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
 
@@ -88,7 +89,7 @@ class SpanMapper:
         *,
         detail: str = "phases",
         offset_ns: int = 0,
-        link_limit: int = 128,
+        link_limit: int | None = 128,
         observer: Observer | None = None,
     ) -> None:
         if detail not in DETAILS:
@@ -118,6 +119,10 @@ class SpanMapper:
             "compute": self._compute_finish,
             "finish": self._finish_finish,
         }
+
+    def limit_links(self, limit: int | None) -> None:
+        """From now on a span has at most so many links; None is no limit."""
+        self._config = self._config._replace(link_limit=limit)
 
     @property
     def saw_tasks(self) -> bool:
@@ -153,8 +158,10 @@ class SpanMapper:
             for task in list(islice(self.done, _SOME)):
                 del self.done[task]
 
-    def settle_run(self, root: Root | None, count: int, first_ns: int, last_ns: int, path: Path) -> None:
-        """`count` tasks of a run have succeeded, between these times; `path`: the longest that ends with one of them."""
+    def settle_run(
+        self, root: Root | None, count: int, first_ns: int, last_ns: int, task: int, path: AnyPath
+    ) -> None:
+        """`count` tasks of a run have their results, all within these times; the longest path of all ends with `task`."""
         run = self._runs.find(root)
         if run is None:
             return
@@ -163,8 +170,8 @@ class SpanMapper:
             warn_once(self, "tasks are stamped by another clock than the log's: give OTelLog(clock=...) that one")
         run.cover(first_ns, last_ns)
         self._runs.touch(run)
-        if run.path is None or path.length_ns > run.path.length_ns:
-            run.path = path
+        if run.path is None or length_of(path) > run.path.length_ns:
+            run.path = path_of(task, path)
 
     def end_run(self, run: Run) -> list[SpanData]:
         """The root span of a run that is over; nothing where it was not sampled."""
@@ -298,7 +305,7 @@ class SpanMapper:
             return
         attributes: dict[str, Any] = {
             semconv.TASK_ID: task.id,
-            semconv.MOVE_POSITION: str(position),
+            semconv.MOVE_POSITION: plain_text(position),
             semconv.MOVE_KIND: timeline.kind,
             semconv.MOVE_SOURCE: timeline.source,
             semconv.MOVE_DESTINATION: timeline.destination,
@@ -336,7 +343,7 @@ class SpanMapper:
         task.cpu_ns = getattr(timeline, "cpu_ns", None)
         thread = getattr(timeline, "thread_id", None)
         if thread is not None:
-            task.thread = (thread, str(getattr(timeline, "thread_name", "")))
+            task.thread = (thread, plain_text(getattr(timeline, "thread_name", "")))
         span = getattr(timeline, "span", None)
         task.span = span if isinstance(span, BodySpan) else None
         result: Any = getattr(timeline, "result", None)
@@ -463,7 +470,7 @@ class SpanMapper:
         for _, up in task.deps:
             done = self.done.get(up)
             if done is not None and (done.parent.root is root or done.parent.root == root):
-                upstreams.append(done.path)
+                upstreams.append((up, done.path))
         path = extend(task.id, bounds[5] - bounds[3] if task.taken else 0, upstreams)
         self.done[task.id] = Done(task.parent, task.finished, task.attempt, path)
         self.forget_oldest()
@@ -474,7 +481,7 @@ class SpanMapper:
         run.skipped += result == "skip"
         run.cancelled += result == "cancellation"
         run.late += bool(task.body_start and not task.body_end)
-        self.settle_run(root, 1, bounds[0], bounds[6], path)
+        self.settle_run(root, 1, bounds[0], bounds[6], task.id, path)
 
     def _emit_task(
         self, task: OpenTask, result: str, out: list[SpanData], bounds: tuple[int, ...] | None = None

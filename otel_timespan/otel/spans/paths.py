@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["Path", "extend"]
+__all__ = ["AnyPath", "Path", "extend", "length_of", "path_of"]
 
 SEGMENT = 500
 
@@ -46,7 +46,23 @@ class Path:
         return ids[::-1]
 
 
-def extend(task: int, own_ns: int, upstreams: Iterable[Path]) -> Path:
-    """The heaviest path that ends with `task`, given those of its upstreams."""
-    longest = max(upstreams, key=lambda path: path.length_ns, default=None)
-    return Path(task, own_ns + (longest.length_ns if longest is not None else 0), longest)
+AnyPath = Path | int
+"""A path; one of a single task, of which there are most, is just that task's time in ns."""
+
+
+def length_of(path: AnyPath) -> int:
+    """The time of a path in ns."""
+    return path if type(path) is int else path.length_ns  # type: ignore[union-attr]
+
+
+def path_of(task: int, path: AnyPath) -> Path:
+    """The path that ends with `task`."""
+    return Path(task, path, None) if isinstance(path, int) else path
+
+
+def extend(task: int, own_ns: int, upstreams: Iterable[tuple[int, AnyPath]]) -> AnyPath:
+    """The heaviest path that ends with `task`, given its upstreams and theirs."""
+    longest = max(upstreams, key=lambda upstream: length_of(upstream[1]), default=None)
+    if longest is None:
+        return own_ns
+    return Path(task, own_ns + length_of(longest[1]), path_of(*longest))
