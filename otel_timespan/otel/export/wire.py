@@ -60,8 +60,13 @@ _ONE_BYTE = [bytes((n,)) for n in range(128)]
 
 
 def varint(value: int) -> bytes:
+    """The bytes of a number that is 0 or more, as protobuf has them."""
     if value < 128:
         return _ONE_BYTE[value]
+    if value < 1 << 14:
+        return bytes((value & 127 | 128, value >> 7))
+    if value < 1 << 21:
+        return bytes((value & 127 | 128, value >> 7 & 127 | 128, value >> 14))
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -88,6 +93,7 @@ def _text(value: Any) -> str:
 
 
 def framed(tag: bytes, body: bytes) -> bytes:
+    """A field with a length."""
     return tag + varint(len(body)) + body
 
 

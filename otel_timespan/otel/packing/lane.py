@@ -25,7 +25,7 @@ from ..spans import ids
 from ..spans.ids import TraceParent
 from ..spans.limits import Limits, clip
 from ..spans.mapping import MOVED_KINDS, SpanMapper
-from ..spans.paths import AnyPath, extend, length_of
+from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
 from ..spans.tasks import Done
 from ..spans.values import plain_text
@@ -48,8 +48,8 @@ MAX_PARENTS = 4096
 MAX_LOOKED_AT = 10_000
 """Open tasks among which the oldest of a state is looked for."""
 
-_SMALL = [varint(number) for number in range(1 << 14)]
 _new = tuple.__new__
+_POSITIONS = [tuple(range(1, count + 1)) for count in range(MAX_LINKS + 1)]
 _M64 = (1 << 64) - 1
 _submitted, _finished = itemgetter(FIRST_BOUNDARY), itemgetter(FIRST_BOUNDARY + 6)
 
@@ -272,8 +272,8 @@ class Lane:
         if not sampled:
             self.mapper.sampled += self._per_task
         else:
-            number = _SMALL[id] if id < 16384 else varint(id)
-            size = b"" if nbytes is None else _SMALL[nbytes] if nbytes < 16384 else varint(nbytes)
+            number = varint(id)
+            size = b"" if nbytes is None else varint(nbytes)
             spawner = varint(spawned_by) if spawned_by else b""
             shape = (
                 record[6], record[5], record[13], len(number), len(size), len(spawner), positions, blocking, cpu_ns is None
@@ -289,41 +289,48 @@ class Lane:
                 trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6, *ups
             ))  # fmt: skip
         del self._open[id]
-        self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path))
+        self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
         self._ended(record)
         self._tasks((record[6], caller, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6))
         return True
 
     def _upstreams(
-        self, submission: Any, parent: TraceParent, task: int, own_ns: int
+        self, submission: Any, parent: TraceParent, task: int, own_ns: int, mixed: bool = False
     ) -> tuple[Any, list[int], int, int, AnyPath] | None:
         """(positions, mixed ids, when the last one finished, which one that was, the task's longest path).
 
         None where the general way has to tell: many, the same twice, forgotten ones, of another trace or attempt.
         """
-        links = [(position, up) for position, up in _dependencies(submission[5], submission[7])]
-        if len(links) > MAX_LINKS:
+        ups, others = submission[5], submission[7]
+        if len(ups) > MAX_LINKS:
             return None
-        ready, blocking, latest = submission[1], 0, 0
-        paths: list[tuple[int, AnyPath]] = []
-        known, seed, ups = self.mapper.done, parent.seed, list[int]()
-        for n, (_, up) in enumerate(links):
+        positions: tuple[Any, ...] = _POSITIONS[len(ups)]
+        if mixed or others or (ups and not type(ups[0]) is int is type(ups[-1])):
+            links = [*_dependencies(ups, others)]
+            positions, ups = tuple([position for position, _ in links]), [up for _, up in links]
+        ready, blocking, latest, longest = submission[1], 0, 0, -1
+        before: Any = None
+        known, bases = self.mapper.done, []
+        for n, up in enumerate(ups):
             done = known.get(up)
-            if done is None or done[2] != 1:
+            if done is None:  # forgotten, or no task but a plain value
+                return None if type(up) is int else self._upstreams(submission, parent, task, own_ns, mixed=True)
+            above, finished, attempt, path, base = done
+            if above is not parent:
+                if above[0] != parent[0] or above[2:5] != parent[2:5]:
+                    return None
+                if above[5] != parent[5]:
+                    path = -1  # of another run
+            if attempt != 1 or base in bases:
                 return None
-            above, finished, _, path = done
-            if above is not parent and (above[0] != parent[0] or above[2:5] != parent[2:5]):
-                return None
-            if above is parent or above[5] == parent[5]:
-                paths.append((up, path))
+            bases.append(base)
             if finished > latest:
                 latest, blocking = finished, n
-                if finished > ready:
-                    ready = finished
-            ups.append(ids.mixed(seed, up))
-        if len(links) > 1 and len(set(ups)) < len(ups):
-            return None
-        return tuple([position for position, _ in links]), ups, ready, blocking, extend(task, own_ns, paths)
+            length = path if type(path) is int else path.length_ns  # type: ignore[union-attr]
+            if length > longest:
+                longest, before = length, (up, path)
+        own: AnyPath = own_ns if before is None else Path(task, own_ns + longest, path_of(*before))
+        return positions, bases, max(ready, latest), blocking, own
 
     def _settle_runs(self) -> None:
         """Account for the packed tasks: the counts of their runs, and the critical paths."""

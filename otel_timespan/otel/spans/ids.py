@@ -24,6 +24,7 @@ __all__ = [
     "digest",
     "mask",
     "mixed",
+    "of",
     "pack",
     "span_id",
     "swapped",
@@ -104,9 +105,14 @@ def swapped(number: int) -> int:
 
 def span_id(seed: int, task: int, phase: int, position: Any = 0, attempt: int = 1) -> int:
     """The id of a span, never 0. `position` is an argument's number or name."""
+    return of(mixed(seed, task), phase, position, attempt)
+
+
+def of(base: int, phase: int, position: Any = 0, attempt: int = 1) -> int:
+    """The same, of what was `mixed`."""
     simple = attempt == 1 and position == 0
     own = _PHASE_MASKS[phase] if simple else mask(phase, position, attempt)
-    return swapped(mixed(seed, task) ^ own) or 1
+    return swapped(base ^ own) or 1
 
 
 def digest(bits: int, *parts: Any) -> int:

@@ -444,7 +444,7 @@ class SpanMapper:
             done = self.done.get(task_id) if attempt > 1 else None
             if done is None:
                 return None
-            return done.parent.trace_id, ids.span_id(done.parent.seed, task_id, ids.TASK, 0, done.attempt)
+            return done.parent.trace_id, ids.of(done.base, ids.TASK, 0, done.attempt)
         if before.body_end:  # it ended then: the delay until the next attempt is nobody's time
             now = before.body_end
         before.finished = before.latest = max(before.latest, now)
@@ -472,7 +472,7 @@ class SpanMapper:
             if done is not None and (done.parent.root is root or done.parent.root == root):
                 upstreams.append((up, done.path))
         path = extend(task.id, bounds[5] - bounds[3] if task.taken else 0, upstreams)
-        self.done[task.id] = Done(task.parent, task.finished, task.attempt, path)
+        self.done[task.id] = Done(task.parent, task.finished, task.attempt, path, ids.mixed(task.seed, task.id))
         self.forget_oldest()
         if run is None:
             return

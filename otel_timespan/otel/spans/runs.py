@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from opentelemetry.context import get_current
 from opentelemetry.trace import INVALID_SPAN, get_current_span
 
 from .. import semconv
@@ -131,26 +132,40 @@ class Runs:
         self._implicit: dict[int, Run] = {}  # of these the ones that end by themselves
         self._touched: deque[Run] = deque()  # explicit ones that may be over; a `tick` looks at these only
         self._cached: tuple[Any, Any, Any] = (None, None, None)
+        self._last: tuple[Any, Run | None, Run | None, Any] = (None, None, None, ())  # what the last `submit` found
 
     # ---- submitters ----------------------------------------------------------------------------
 
     def submit(self) -> tuple[Any, ...]:
         """What a task that is spawned here and now has to remember, packed. Registers it with its run."""
+        context, run = get_current(), current_run.get()
+        known, known_run, of, packed = self._last
+        # Contexts never change: the same one leads where it led, as long as that run is open.
+        if known is context and known_run is run and (of is None or self._open.get(of.root.span_id) is of):
+            if of is None:
+                return packed  # type: ignore[no-any-return]
+            if (of.root.explicit or of is self._current) and self._register(of):
+                return packed  # type: ignore[no-any-return]
+        packed, of = self._submit(run)
+        self._last = (context, run, of, packed)
+        return packed
+
+    def _submit(self, run: Run | None) -> tuple[tuple[Any, ...], Run | None]:
+        """The same, and the run that it was registered with, if any."""
         span = get_current_span()
-        run = current_run.get()
         if span is INVALID_SPAN or not span.get_span_context().is_valid:
-            return self.join().packed
+            return _joined(self.join())
         if run is not None and not (self._open.get(run.root.span_id) is run and self._register(run)):
             if span is run.span:  # a context that outlived its run: nobody is there to be a child of
-                return self.join().packed
+                return _joined(self.join())
             run = None
         if run is not None and span is run.span:
-            return run.packed
+            return run.packed, run
         cached_span, cached_run, packed = self._cached
         if cached_span is not span or cached_run is not run:
             packed = pack(self._under(span, run))
             self._cached = (span, run, packed)
-        return packed  # type: ignore[no-any-return]
+        return packed, run
 
     def join(self) -> Run:
         """Register with the implicit run; opens one where there is none."""
@@ -276,3 +291,7 @@ class Runs:
         del self._open[run.root.span_id]
         self._implicit.pop(run.root.span_id, None)
         return True
+
+
+def _joined(run: Run) -> tuple[tuple[Any, ...], Run]:
+    return run.packed, run

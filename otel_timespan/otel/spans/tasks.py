@@ -78,12 +78,13 @@ _new = tuple.__new__
 
 
 class Done(NamedTuple):
-    """What is remembered of a finished task, for links and the critical path."""
+    """What is remembered of a finished task, for links and the critical path. `base`: what its ids are made of."""
 
     parent: TraceParent
     finished_ns: int
     attempt: int
     path: AnyPath
+    base: int
 
 
 class OpenTask:
@@ -338,7 +339,7 @@ def _link(task: OpenTask, up: int, done: Done | None, attributes: Mapping[str, A
         trace, span = parent.trace_id, ids.span_id(task.seed, up, ids.TASK)
         return LinkData(trace, span, attributes, parent.trace_state, parent.flags)
     parent = done.parent
-    span = ids.span_id(parent.seed, up, ids.TASK, 0, done.attempt)
+    span = ids.of(done.base, ids.TASK, 0, done.attempt)
     return LinkData(parent.trace_id, span, attributes, parent.trace_state, parent.flags)
 
 

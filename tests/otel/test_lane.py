@@ -1,0 +1,314 @@
+"""The fast lane gives what the general way gives: every byte of every span, every count of every metric."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+import otel_timespan as ts
+from otel_timespan import dagger as D
+from otel_timespan.otel import OTelLog, semconv
+from otel_timespan.otel.export.wire import encode_span, framed
+from otel_timespan.otel.metrics.gauges import ConsumerGauges, default_consumers
+from otel_timespan.otel.metrics.hub import MeterHub
+from otel_timespan.otel.metrics.logmetrics import LogMetrics
+from otel_timespan.otel.packing.lane import Lane, Taken
+from otel_timespan.otel.replay import ReplayRuns
+from otel_timespan.otel.spans import ids
+from otel_timespan.otel.spans.limits import NO_LIMITS, clip
+from otel_timespan.otel.spans.mapping import SpanMapper
+from otel_timespan.timespans.taskrecords import KINDS, RETURN, START, SUBMIT
+
+# ---- programs that say all kinds of things -------------------------------------------------------------------
+
+
+def leaf() -> int:
+    """Nothing to say."""
+    return 1
+
+
+def sized(n: int) -> bytes:
+    """A result of so many bytes."""
+    return bytes(n)
+
+
+def join(*values: Any, **named: Any) -> int:
+    """Many dependencies, by position and by name."""
+    return len(values) + len(named)
+
+
+def failing(*values: Any) -> None:
+    """A body that raises."""
+    raise ValueError("no")
+
+
+def telling() -> None:
+    """A body that puts something on its span."""
+    trace.get_current_span().set_attribute("mine", 1)
+
+
+def looking() -> int:
+    """A body that looks at its span, and leaves it as it is."""
+    return trace.get_current_span().get_span_context().span_id
+
+
+def spawning() -> int:
+    """A body that spawns and fetches."""
+    return ts.fetch(ts.spawn(leaf)) + ts.fetch(ts.spawn(sized, 10)).count(0)
+
+
+def closure(n: int) -> Callable[[], int]:
+    """A function that carries data."""
+    return lambda: n
+
+
+async def waiting() -> int:
+    """A body that is a coroutine."""
+    return 1
+
+
+STEPS = ("leaf", "sized", "join", "mixed", "named", "failing", "telling", "looking", "spawning", "closure", "partial", "labelled",
+         "retried", "coroutine", "chunk",
+         "cancelled", "twice", "wide")  # fmt: skip
+
+
+class Program:
+    """Spawns what `steps` say, each after some of those before it, and waits for all."""
+
+    def __init__(self, steps: list[str], seed: int) -> None:
+        self.steps, self.choose = steps, random.Random(seed)
+        self.tasks: list[Any] = []
+
+    def run(self) -> None:
+        for step in self.steps:
+            self.tasks.append(getattr(self, step, self.plain)(step))
+        for task in self.tasks:
+            with contextlib.suppress(Exception):
+                ts.fetch(task)
+
+    def some(self, most: int = 3) -> list[Any]:
+        return self.choose.sample(self.tasks, min(len(self.tasks), self.choose.randrange(most + 1)))
+
+    def plain(self, step: str) -> Any:
+        return ts.spawn({"leaf": leaf, "telling": telling, "looking": looking, "spawning": spawning}[step])
+
+    def sized(self, step: str) -> Any:
+        return ts.spawn(sized, self.choose.choice((0, 100, 200, 20_000, 3_000_000)))
+
+    def join(self, step: str) -> Any:
+        return ts.spawn(join, *self.some())
+
+    def mixed(self, step: str) -> Any:
+        return ts.spawn(join, *self.some(1), 5, *self.some(2), "text")
+
+    def named(self, step: str) -> Any:
+        return ts.spawn(join, 3, *self.some(), **{f"n{n}": task for n, task in enumerate(self.some(2))})
+
+    def failing(self, step: str) -> Any:
+        return ts.spawn(failing, *self.some(1))
+
+    def closure(self, step: str) -> Any:
+        return ts.spawn(closure(self.choose.randrange(3)))
+
+    def partial(self, step: str) -> Any:
+        return ts.spawn(functools.partial(join, 1))
+
+    def labelled(self, step: str) -> Any:
+        return ts.spawn(leaf, D.Options(name="a label"))
+
+    def retried(self, step: str) -> Any:
+        return ts.spawn(failing, D.Options(retries=1))
+
+    def coroutine(self, step: str) -> Any:
+        return ts.spawn(waiting)
+
+    def chunk(self, step: str) -> Any:
+        return ts.spawn(join, D.tochunk([1, 2]), *self.some(1))
+
+    def cancelled(self, step: str) -> Any:
+        task = ts.spawn(join, *self.some())
+        task.cancel()
+        return task
+
+    def twice(self, step: str) -> Any:
+        some = self.some(1)
+        return ts.spawn(join, *some, *some)
+
+    def wide(self, step: str) -> Any:
+        return ts.spawn(join, *self.tasks[-40:])
+
+
+@contextlib.contextmanager
+def captured(**options: Any) -> Iterator[tuple[OTelLog, list[Any]]]:
+    """A log that keeps the records that it was told, and sends nothing."""
+    records: list[Any] = []
+    with ts.Context(threads=2) as context:
+        log = OTelLog(metrics=False, **options)
+        assert log._connect() is not None
+        log.recorder.append = log.recorder.put = log.recorder.event = records.append
+        context.log_sink = log
+        try:
+            yield log, records
+        finally:
+            context.log_sink = ts.NoOpLog()
+            log.close(0)
+
+
+def records_of(program: Program, **options: Any) -> list[Any]:
+    """What the scheduler says of a program."""
+    with captured(**options) as (_, records), ts.dag("run"):
+        program.run()
+    return [record for record in records if record[0] in (*KINDS, "start", "finish") or len(record) > 1]
+
+
+# ---- both ways -------------------------------------------------------------------------------------------------
+
+
+class Way:
+    """Records taken in batches, and all that came of them."""
+
+    def __init__(self, records: list[Any], fast: bool, size: int, detail: str = "phases") -> None:
+        self.runs = ReplayRuns()
+        for record in records:
+            parent = ids.unpack(record[11]) if record[0] == SUBMIT and record[11] is not None else None
+            if parent is not None and parent.root is not None:
+                self.runs.arrived(parent)
+        self.mapper = SpanMapper(self.runs, detail=detail, offset_ns=1000)
+        self.lane = Lane(self.mapper, 1000, NO_LIMITS if fast else None)
+        self.reader = InMemoryMetricReader()
+        hub = MeterHub(MeterProvider([self.reader]))
+        self.metrics = LogMetrics(
+            hub, ConsumerGauges(default_consumers()), clock=lambda: 0, lock=threading.RLock(), prepare=bool,
+            account=lambda: {"recorded": 0, "exported": 0, "sampled": 0, "pending": 0, "dropped": {}}, worker=lambda: 1,
+        )  # fmt: skip
+        self.metrics.mapper, self.metrics.lane = self.mapper, self.lane
+        self.mapper.observer = self.metrics
+        hub.add(self.metrics)
+        self.packed = self.failed = 0
+        spans = []
+        for start in range(0, len(records), size):
+            taken = self.lane.take(records[start : start + size])
+            self.metrics.tasks_packed(taken)
+            assert self.metrics.feed(taken.events) is None
+            spans += self.bodies(taken)
+        left = Taken()
+        left.spans += self.lane.hand_over()
+        left.spans += self.mapper.abandon(max(1, *(run.latest_ns for run in self.runs._open.values())))
+        for run in self.runs.end_all():
+            left.spans += self.mapper.end_run(run)
+        spans += self.bodies(left)
+        message = ScopeSpans.FromString(b"".join(spans))
+        self.spans = {span.span_id: span for span in message.spans}
+        assert len(self.spans) == len(message.spans), "a span was told twice"
+
+    def bodies(self, taken: Taken) -> list[bytes]:
+        self.packed += taken.count
+        self.failed += taken.failed
+        return [*taken.packed, *(framed(b"\x12", encode_span(clip(span, NO_LIMITS))) for span in taken.spans)]
+
+    def points(self) -> dict[Any, Any]:
+        """Each point of each metric, but for moments and exemplars."""
+        found: dict[Any, Any] = {}
+        data = self.reader.get_metrics_data()
+        for metric in [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics]:  # type: ignore[union-attr]
+            if metric.name in (semconv.LOAD_AVERAGE, semconv.MEMORY_FREE):
+                continue
+            for point in metric.data.data_points:
+                key = (metric.name, tuple(sorted(point.attributes.items())))
+                counts = getattr(point, "bucket_counts", None)
+                found[key] = point.value if counts is None else (*counts, point.count, round(point.sum, 9), point.max)
+        return found
+
+
+def order_of(spans: dict[bytes, Any]) -> Any:
+    return sorted(spans.values(), key=lambda span: span.span_id)
+
+
+def assert_the_same(records: list[Any], size: int, detail: str = "phases") -> Way:
+    """Both ways say the same of these records; the fast one."""
+    fast, general = Way(records, True, size, detail), Way(records, False, size, detail)
+    assert general.packed == 0
+    assert fast.spans.keys() == general.spans.keys()
+    for key, span in general.spans.items():
+        assert fast.spans[key] == span
+    assert fast.failed == general.failed == 0
+    assert fast.points() == general.points()
+    for one, other in zip(fast.runs._open.values(), general.runs._open.values(), strict=True):
+        assert vars(one).keys() == vars(other).keys()
+    assert fast.mapper.done.keys() == general.mapper.done.keys()
+    return fast
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    st.lists(st.sampled_from(STEPS), min_size=1, max_size=40), st.integers(0, 1000), st.sampled_from((1, 7, 64, 10_000)),
+    st.sampled_from(("phases", "task")),
+)  # fmt: skip
+def test_both_ways_say_the_same(steps: list[str], seed: int, size: int, detail: str) -> None:
+    """Random programs: spans equal field by field, metrics point by point, in batches of any size."""
+    assert_the_same(records_of(Program(steps, seed)), size, detail)
+
+
+def test_ordinary_tasks_are_packed() -> None:
+    """Of many tasks of one function all but the first ones of their shapes go the fast way."""
+    way = assert_the_same(records_of(Program(["leaf"] * 200 + ["join"] * 200, 1)), 64)
+    assert way.packed > 0.7 * len(way.spans)
+
+
+def test_detail_scheduler_takes_the_general_way() -> None:
+    """Spans of the scheduler itself are made of events."""
+    way = assert_the_same(records_of(Program(["leaf", "join"] * 20, 1)), 64, "scheduler")
+    assert way.packed == 0
+    assert {span.name for span in way.spans.values()} >= {"schedule", "finish", "fire", "enqueue"}
+
+
+@pytest.mark.parametrize("kind", [SUBMIT, START, RETURN])
+def test_a_record_is_missing(kind: int) -> None:
+    """A log that began or was cut in the middle of tasks: what is known of them, both ways the same."""
+    records = records_of(Program(["leaf", "join"] * 10, 2))
+    missing = next(n for n, record in enumerate(records) if record[0] == kind)
+    assert_the_same(records[:missing] + records[missing + 1 :], 16)
+
+
+def test_a_clock_that_goes_back() -> None:
+    """Readings that are out of order cost the fast way of that task, no span and no count."""
+    records = records_of(Program(["leaf"] * 40, 2))
+    for n, record in enumerate(records):
+        if record[0] == RETURN and record[4] % 3 == 0:
+            records[n] = (record[0], record[1] - 10**9, record[2] - 10**9, *record[3:])
+        elif record[0] == START and record[5] % 5 == 0:
+            records[n] = (record[0], record[1] - 10**9, *record[2:])
+    assert_the_same(records, 64)
+
+
+@pytest.mark.parametrize("first", [1 << 14, 1 << 21, 1 << 32, (1 << 63) - 20, 1 << 64])
+def test_ids_of_any_size(first: int) -> None:
+    """Task ids beyond 32 bits and beyond 64 are what the general way makes of them."""
+    records = records_of(Program(["leaf", "join", "sized"] * 12, 3))
+    lowest = min(record[3] for record in records if record[0] == SUBMIT)
+    at = {SUBMIT: 3, START: 5, RETURN: 4, 1: 5}
+
+    def moved(record: Any) -> Any:
+        record = list(record)
+        place = at.get(record[0])
+        if place is None:
+            return tuple(record)
+        record[place] += first - lowest
+        if record[0] == SUBMIT:
+            record[5] = tuple(a + first - lowest if type(a) is int else a for a in record[5])
+        return tuple(record)
+
+    only = [moved(record) for record in records if record[0] in at]
+    assert_the_same(only, 64)
