@@ -220,6 +220,20 @@ def sample_cancel(workload: Workload, name: str, size: int) -> dict[str, Any]:
     return cancelling.measure(name, size)
 
 
+def sample_otel_cost(workload: Workload, name: str, size: int) -> dict[str, Any]:
+    """CPU of a log that sends. See telemetry.py."""
+    from . import telemetry
+
+    return telemetry.measure_cost(workload, name, size)
+
+
+def sample_bodies(workload: Workload, name: str, size: int) -> dict[str, Any]:
+    """CPU and duration of bodies that compute. See telemetry.py."""
+    from . import telemetry
+
+    return telemetry.measure_bodies(workload, name, size)
+
+
 KINDS = {
     "time": sample_time,
     "split": sample_split,
@@ -227,6 +241,8 @@ KINDS = {
     "window": sample_window,
     "spans": sample_spans,
     "cancel": sample_cancel,
+    "otel-cost": sample_otel_cost,
+    "bodies": sample_bodies,
 }
 """What can be measured."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from . import cancelling, placement, spill
+from . import cancelling, placement, spill, telemetry
 from .run import Run, Table
 from .spans import SENDERS
 from .systems import OURS, PEERS
@@ -204,6 +204,7 @@ SECTIONS = {
     "window": window,
     "linear": linear,
     "spans": spans,
+    "telemetry": telemetry.section,
     "placement": placement.section,
     "cancel": cancelling.section,
     "spill": spill.section,
