@@ -122,6 +122,9 @@ DAG_PATH_TASKS = "timespan.dag.critical_path.tasks"
 DAG_PATH_TRUNCATED = "timespan.dag.critical_path.truncated"
 DAG_COMPLETE = "timespan.dag.complete"
 DAG_RESULT = "timespan.dag.result"
+DAG_FAILURE_TASK = "timespan.dag.failure.task"
+DAG_FAILURE_FUNCTION = "timespan.dag.failure.function"
+DAG_FAILURE_MESSAGE = "timespan.dag.failure.message"
 DROP_REASON = "timespan.drop.reason"
 SPAN_OUTCOME = "timespan.span.outcome"
 FUNCTION_NAME = "code.function.name"
@@ -183,7 +186,7 @@ ATTRIBUTES = (
     Attribute(MOVE_KIND, "string", "", "move", "chunk, shard, file or custom"),
     Attribute(MOVE_SOURCE, "int", "", "move; metrics", "the worker that it came from"),
     Attribute(MOVE_DESTINATION, "int", "", "move; metrics", "the worker that it went to"),
-    Attribute(LINK_TYPE, "string", "", "links", "dependency, retry or cause"),
+    Attribute(LINK_TYPE, "string", "", "links", "dependency, retry, cause; on dag also critical_path (its last 32 tasks)"),
     Attribute(LINK_POSITION, "string", "", "links", "the argument that the upstream is; absent for a syncdep"),
     Attribute(LINK_BLOCKING, "boolean", "", "links", "true on the dependency that finished last"),
     Attribute(EVENT_CATEGORY, "string", "", "spans named by a category; metrics", "the category of the events"),
@@ -195,8 +198,8 @@ ATTRIBUTES = (
     Attribute(DAG_NAME, "string", "", "dag", "the name given to dag()"),
     Attribute(DAG_TASKS, "int", "{task}", "dag", "tasks in all"),
     Attribute(DAG_FAILED, "int", "{task}", "dag", "tasks whose body or arguments raised"),
-    Attribute(DAG_CANCELLED, "int", "{task}", "dag", "tasks that were cancelled"),
-    Attribute(DAG_SKIPPED, "int", "{task}", "dag", "tasks that never ran because an upstream failed"),
+    Attribute(DAG_CANCELLED, "int", "{task}", "dag", "tasks that were cancelled, or dropped when the program left"),
+    Attribute(DAG_SKIPPED, "int", "{task}", "dag", "tasks that never ran because an upstream failed or was cancelled"),
     Attribute(DAG_RETRIED, "int", "{task}", "dag", "attempts that were replaced by another one"),
     Attribute(DAG_MOVED, "int", "By", "dag", "bytes moved for arguments"),
     Attribute(DAG_PATH_LENGTH, "double", "s", "dag", "longest path over dependencies, by moves and compute"),
@@ -204,6 +207,9 @@ ATTRIBUTES = (
     Attribute(DAG_PATH_TRUNCATED, "boolean", "", "dag", "true when the list of the path is not whole"),
     Attribute(DAG_COMPLETE, "boolean", "", "dag", "false when spans were lost while the run was open"),
     Attribute(DAG_RESULT, "string", "", "dag; metrics", "success or failure"),
+    Attribute(DAG_FAILURE_TASK, "int", "", "dag", "the task that failed first, of which error.type is; absent without"),
+    Attribute(DAG_FAILURE_FUNCTION, "string", "", "dag", "its function, qualified"),
+    Attribute(DAG_FAILURE_MESSAGE, "string", "", "dag", "the text of its exception, cut at 4096 characters"),
     Attribute(DROP_REASON, "string", "", "metrics", "queue_full, rejected, shutdown, error, ..."),
     Attribute(SPAN_OUTCOME, "string", "", "metrics", "exported, sampled (not taken) or dropped"),
     Attribute(FUNCTION_NAME, "string", "", "task; metrics", "qualified name; on metrics at most 200, then other"),

@@ -98,6 +98,29 @@ def meters() -> Iterator[Callable[..., Meters]]:
             log.close()
 
 
+def test_dropped_tasks_do_not_count_as_failures(meters: Callable[..., Meters]) -> None:
+    """What the alert looks at counts the task that failed; those that the leaving program dropped are cancelled."""
+    m = meters()
+    started, go = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        started.set()
+        go.wait(20)
+
+    running = D.spawn(stuck)
+    assert started.wait(20)
+    D.wait(D.spawn(boom))
+    waiting = [D.spawn(add, running, n) for n in range(3)]
+    D.eager_context().shutdown(timeout_s=0.1)
+    go.set()
+    del waiting
+    counts = m.points("timespan.task.count")
+    by_result: dict[str, int] = {}
+    for (result, *_), count in counts.items():
+        by_result[result] = by_result.get(result, 0) + count
+    assert by_result == {"success": 0, "failure": 1, "cancellation": 4, "skip": 0}
+
+
 def test_counts_are_exact(meters: Callable[..., Meters]) -> None:
     """Tasks are counted by result and function, failures by type; durations and waits have as many values."""
     m = meters()

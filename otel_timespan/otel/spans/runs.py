@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from opentelemetry.trace import INVALID_SPAN, get_current_span
 
 from .. import semconv
+from .failures import FirstFailure
 from .ids import Root, TraceParent, pack
 from .paths import Path
 
@@ -79,6 +80,8 @@ class Run:
         self.latest_ns = self.root.start_ns
         self.start_ns = self.root.start_ns
         self.failed = self.cancelled = self.skipped = self.retried = self.moved = 0
+        self.first_failure: FirstFailure | None = None
+        """None while no task failed, and none was skipped because one did."""
         self.path: Path | None = None
         self.whole = True
         self.lost_before = 0
@@ -93,9 +96,16 @@ class Run:
         return self.finished
 
     @property
+    def block_failed(self) -> bool:
+        """Whether an exception ended the block of an explicit run: not `sys.exit()`, which is an end like any other."""
+        error = self.error
+        left = isinstance(error, GeneratorExit) or (isinstance(error, SystemExit) and not error.code)
+        return error is not None and not left
+
+    @property
     def result(self) -> str:
-        """success or failure."""
-        return "failure" if self.failed or self.skipped or self.error is not None else "success"
+        """success or failure. What was cancelled, or skipped because of that, is no failure."""
+        return "failure" if self.failed or self.first_failure is not None or self.block_failed else "success"
 
     def cover(self, start_ns: int, end_ns: int) -> None:
         """The root spans all its descendants."""

@@ -15,11 +15,12 @@ from ...timespans.model import ChunkInfo
 from .. import semconv
 from . import failures, ids
 from .bodyspan import BodySpan
+from .failures import FirstFailure
 from .ids import TraceParent
 from .paths import Path
 from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
 
-__all__ = ["Done", "OpenTask", "code_attributes", "processor_name", "task_name"]
+__all__ = ["Done", "OpenTask", "code_attributes", "first_failure", "processor_name", "span_of", "task_name"]
 
 RESULTS = {"success": "finished", "failure": "failed", "skip": "skipped", "cancellation": "cancelled"}
 """`timespan.task.result` -> `timespan.task.state`."""
@@ -50,6 +51,7 @@ class OpenTask:
         "cpu_ns",
         "deps",
         "emitted",
+        "ended_as",
         "f",
         "finish_start",
         "finished",
@@ -101,6 +103,7 @@ class OpenTask:
         self.result_nbytes: int | None = None
         self.retries: tuple[int, int] | None = None  # (trace id, span id) of the attempt that it replaces
         self.emitted = False
+        self.ended_as = ""  # its result, from its finish on
 
     def bounds(self) -> tuple[int, ...]:
         """The seven boundaries, never falling, the last one behind the first: submitted ... finished."""
@@ -149,7 +152,10 @@ def child(
 
 
 def compute_span(task: OpenTask, config: SpanConfig, abandoned: bool = False) -> SpanData:
-    """The body's span, with its exception and what the user recorded on it."""
+    """The body's span, with its exception and what the user recorded on it.
+
+    What a body raises whose task was cancelled, or dropped when the program left, is told, and is no failure.
+    """
     attributes: dict[str, Any] = {semconv.TASK_ID: task.id, semconv.WORKER_ID: task.worker}
     attributes[semconv.PROCESSOR] = task.processor
     if task.thread is not None:
@@ -163,12 +169,9 @@ def compute_span(task: OpenTask, config: SpanConfig, abandoned: bool = False) ->
     if body is not None:
         span = span._replace(span_id=body.span_id)
     span = _failed(span, task.body_failure, task.body_end + config.offset_ns)
-    if abandoned:
-        span = span._replace(status=ERROR, status_message=ABANDONED)
+    if task.ended_as == "cancellation":
+        span = span._replace(status=UNSET, status_message="")
     return body.merged(span) if body is not None else span
-
-
-ABANDONED = "the log was closed before it ended"
 
 
 def _failed(span: SpanData, text: failures.FailureText | None, time_ns: int) -> SpanData:
@@ -270,8 +273,6 @@ def _outcome(task: OpenTask, config: SpanConfig, result: str, upstreams: Callabl
         if config.detail == "task" and raised.stack:
             events = (failures.exception_event(raised, task.body_end + config.offset_ns),)
         return ERROR, raised.message, raised.type, events, ()
-    if result == "abandoned":
-        return ERROR, ABANDONED, "abandoned", (), ()
     return UNSET, "", "", (), ()
 
 
@@ -284,12 +285,34 @@ def _cause(task: OpenTask, upstreams: Callable[[int], Done | None]) -> tuple[Lin
 
 
 def _link(task: OpenTask, up: int, done: Done | None, attributes: Mapping[str, Any]) -> LinkData:
-    parent = task.parent
-    if done is None:  # forgotten, or of another log: its id follows from ours
-        trace, span = parent.trace_id, ids.span_id(task.seed, up, ids.TASK)
-        return LinkData(trace, span, attributes, parent.trace_state, parent.flags)
-    parent = done.parent
-    return LinkData(parent.trace_id, done.span_id, attributes, parent.trace_state, parent.flags)
+    parent, span_id = span_of(task.parent, up, done)
+    return LinkData(parent.trace_id, span_id, attributes, parent.trace_state, parent.flags)
+
+
+def span_of(near: TraceParent, task_id: int, done: Done | None) -> tuple[TraceParent, int]:
+    """The trace and the span id of a finished task; of one that is forgotten, or another log's, by what is `near`."""
+    if done is None:
+        return near, ids.span_id(near.seed, task_id, ids.TASK)
+    return done.parent, done.span_id
+
+
+def first_failure(task: OpenTask, result: str, upstreams: Callable[[int], Done | None]) -> FirstFailure | None:
+    """What there is to tell of a task that failed, or of the one because of which it was skipped; else None."""
+    error = task.result
+    if result == "failure":
+        text = task.body_failure or (
+            failures.describe(error) if failures.is_failure(error) else failures.FailureText("_OTHER", "", "")
+        )
+        found, function = task.id, code_attributes(task.f).get(semconv.FUNCTION_NAME) or task_name(task.f)
+    elif result == "skip" and not failures.is_cancellation(error):
+        root = getattr(error, "root", None) if isinstance(error, DTaskFailedError) else None
+        if root is None:  # of a log file, which keeps the text only
+            return None
+        found, function, text = root.id, getattr(root, "function", "a task"), failures.describe(error)
+    else:
+        return None
+    parent, span_id = span_of(task.parent, found, upstreams(found))
+    return FirstFailure(found, function, text, parent.trace_id, span_id, parent.trace_state, parent.flags)
 
 
 def _links(
