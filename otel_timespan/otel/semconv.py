@@ -186,7 +186,7 @@ ATTRIBUTES = (
     Attribute(MOVE_KIND, "string", "", "move", "chunk, shard, file or custom"),
     Attribute(MOVE_SOURCE, "int", "", "move; metrics", "the worker that it came from"),
     Attribute(MOVE_DESTINATION, "int", "", "move; metrics", "the worker that it went to"),
-    Attribute(LINK_TYPE, "string", "", "links", "dependency, retry, cause; on dag also critical_path (its last 32 tasks)"),
+    Attribute(LINK_TYPE, "string", "", "links", "dependency, retry, cause, critical_path (of dag: its last 32 tasks)"),
     Attribute(LINK_POSITION, "string", "", "links", "the argument that the upstream is; absent for a syncdep"),
     Attribute(LINK_BLOCKING, "boolean", "", "links", "true on the dependency that finished last"),
     Attribute(EVENT_CATEGORY, "string", "", "spans named by a category; metrics", "the category of the events"),
@@ -232,6 +232,7 @@ ATTRIBUTES = (
 )
 
 BYTES_ALLOCD = "timespan.bytes_allocd"
+FUNCTION_BYTES = "timespan.function.bytes_allocd"
 WORKER_SATURATION = "timespan.worker.saturation"
 PROCESSOR_SATURATION = "timespan.processor.saturation"
 EVENT_SATURATION = "timespan.event.saturation"
@@ -241,6 +242,8 @@ TASK_COUNT = "timespan.task.count"
 TASK_ACTIVE = "timespan.task.active"
 TASK_OLDEST_AGE = "timespan.task.oldest_age"
 TASK_DURATION = "timespan.task.duration"
+TASK_RUN = "timespan.task.run"
+TASK_CPU = "timespan.task.cpu"
 TASK_WAIT = "timespan.task.wait"
 MOVE_DURATION = "timespan.move.duration"
 MOVE_IO = "timespan.move.io"
@@ -259,6 +262,7 @@ SPANS_PENDING = "timespan.spans.pending"
 _WORKER = (WORKER_ID,)
 INSTRUMENTS = (
     Instrument(BYTES_ALLOCD, "gauge", "By", "Live bytes of task results.", _WORKER),
+    Instrument(FUNCTION_BYTES, "gauge", "By", "Live bytes of a function's results.", (FUNCTION_NAME,)),
     Instrument(WORKER_SATURATION, "gauge", "{task}", "Running bodies.", _WORKER),
     Instrument(PROCESSOR_SATURATION, "gauge", "{task}", "Running bodies of a processor.", (WORKER_ID, PROCESSOR)),
     Instrument(EVENT_SATURATION, "gauge", "{event}", "Open timespans.", (WORKER_ID, EVENT_CATEGORY)),
@@ -282,6 +286,10 @@ INSTRUMENTS = (
     ),
     Instrument(TASK_OLDEST_AGE, "gauge", "s", "How long the oldest task has been in a state.", (TASK_STATE,)),
     Instrument(TASK_DURATION, "histogram", "s", "A task from submission to finish.", (FUNCTION_NAME, TASK_RESULT)),
+    Instrument(TASK_RUN, "histogram", "s", "A body, every attempt; waits inside it included.", (FUNCTION_NAME,)),
+    Instrument(
+        TASK_CPU, "counter", "s", "CPU time of the threads of bodies, while these ran there.", (FUNCTION_NAME,), ()
+    ),
     Instrument(TASK_WAIT, "histogram", "s", "What a task waited for.", (WAIT_PHASE,)),
     Instrument(MOVE_DURATION, "histogram", "s", "Moving one argument.", (MOVE_SOURCE, MOVE_DESTINATION)),
     Instrument(MOVE_IO, "counter", "By", "Bytes moved for arguments.", (MOVE_SOURCE, MOVE_DESTINATION), ()),

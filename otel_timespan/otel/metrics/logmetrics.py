@@ -14,7 +14,7 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
-from ...timespans.model import Event
+from ...timespans.model import ChunkInfo, Event
 from .. import semconv
 from ..spans import failures
 from ..spans.bodyspan import span_context
@@ -28,6 +28,7 @@ from .recording import HistogramRecorder
 __all__ = ["LogMetrics"]
 
 EXEMPLARS_S = 0.1
+MAX_GONE = 10_000
 
 
 class LogMetrics:
@@ -50,7 +51,9 @@ class LogMetrics:
         worker: Callable[[], int],
     ) -> None:
         self._hub, self._gauges = hub, gauges
+        self._bytes = _FunctionBytes()
         gauges.listen(_Occurrences(self._count))
+        gauges.listen(self._bytes)
         self._clock, self._lock, self._worker = clock, lock, worker
         self._prepare, self._account = prepare, account
         self.mapper: SpanMapper | None = None
@@ -84,9 +87,17 @@ class LogMetrics:
         return self._gauges.feed(events)
 
     def task_opened(self, task: OpenTask) -> None:
-        """A new task: its function's series begins at 0."""
+        """A new task: its function's series begin at 0."""
         name = self._function(task)
         self._counts[semconv.TASK_COUNT].setdefault(("success", name), 0)
+        self._counts[semconv.TASK_CPU].setdefault((name,), 0)
+
+    def body_done(self, task: OpenTask) -> None:
+        """A body ended: what ranks functions, as a task's duration is mostly what it waited for."""
+        key = (self._function(task),)
+        self._observe(semconv.TASK_RUN, key, task.body_end - task.body_start, task, task.span_id)
+        if task.cpu_ns is not None:
+            self._count(semconv.TASK_CPU, key, task.cpu_ns / 1e9)
 
     def task_done(self, task: OpenTask, result: str, bounds: tuple[int, ...]) -> None:
         """A task has its result."""
@@ -94,6 +105,8 @@ class LogMetrics:
         key: tuple[Any, ...] = (result, name)
         if result == "failure" and failures.is_failure(task.result):
             key = (result, name, self._error_type(task))
+        elif isinstance(task.result, ChunkInfo):
+            self._bytes.made(task.result, name)
         self._count(semconv.TASK_COUNT, key, 1)
         self._observe(semconv.TASK_DURATION, (name, result), bounds[6] - bounds[0], task, task.span_id)
         reached = 1 + sum(1 for b in (task.ready, task.placed, task.taken) if b)
@@ -191,6 +204,8 @@ class LogMetrics:
         if instrument == semconv.TASK_OLDEST_AGE:
             now = self._clock()
             return [((s,), max(0, now - next(iter(t.values()), now)) / 1e9) for s, t in active.items()]
+        if instrument == semconv.FUNCTION_BYTES:
+            return [((name,), nbytes) for name, nbytes in self._bytes.live.items()]
         if instrument == semconv.SPANS_PENDING:
             return [((), self._account()["pending"])]
         return self._gauges.read(instrument, self._worker())
@@ -220,3 +235,51 @@ class _Occurrences:
                 self._count(semconv.STEAL_COUNT, (event.worker,), 1)
         elif getattr(event.timeline, "in_memory", True) is not False:  # a spilled chunk dies in no memory
             self._count(semconv.EVICT_COUNT, (event.worker,), 1)
+
+
+class _FunctionBytes:
+    """Live bytes of results by the function that made them: of the chunks that `BytesAllocd` counts in all.
+
+    Told of each result by the log (`made`), and as a consumer of what becomes of it.
+    """
+
+    categories = frozenset(("evict", "storage_wait"))
+    phase = "finish"
+
+    def __init__(self) -> None:
+        self.live: dict[str, int] = {}
+        self._held: dict[Any, tuple[str, int]] = {}
+        self._spilled: dict[Any, tuple[str, int]] = {}
+        self._gone: dict[Any, None] = {}  # the last that died: news of their birth may come late
+
+    def made(self, chunk: ChunkInfo, function: str) -> None:
+        """A task has this result. A chunk that several tasks have counts for the first."""
+        handle = chunk.handle
+        known = handle in self._held or handle in self._spilled or handle in self._gone
+        if chunk.nbytes is not None and not known:
+            self._keep(handle, (function, chunk.nbytes))
+
+    def __call__(self, event: Event) -> None:
+        chunk = getattr(event.timeline, "data", None)
+        if not isinstance(chunk, ChunkInfo):
+            return
+        handle = chunk.handle
+        if event.category == "storage_wait":
+            if handle in self._spilled:
+                self._keep(handle, self._spilled.pop(handle))
+            return
+        made = self._held.pop(handle, None)
+        if made is not None:
+            self.live[made[0]] -= made[1]
+        if getattr(event.timeline, "reason", "") == "spilled":
+            if made is not None:
+                self._spilled[handle] = made
+            return
+        self._spilled.pop(handle, None)
+        self._gone[handle] = None
+        if len(self._gone) > MAX_GONE:
+            del self._gone[next(iter(self._gone))]
+
+    def _keep(self, handle: Any, made: tuple[str, int]) -> None:
+        self._held[handle] = made
+        self.live[made[0]] = self.live.get(made[0], 0) + made[1]

@@ -64,6 +64,9 @@ class Observer(Protocol):
     def task_opened(self, task: OpenTask) -> None:
         """A task was submitted."""
 
+    def body_done(self, task: OpenTask) -> None:
+        """A body ended, whatever becomes of its task."""
+
     def task_done(self, task: OpenTask, result: str, bounds: tuple[int, ...]) -> None:
         """A task has its result; `bounds` as `OpenTask.bounds` gives them."""
 
@@ -312,6 +315,8 @@ class SpanMapper:
         if task is None or not task.body_start:
             return
         self._end_body(task, event)
+        if self.observer is not None:
+            self.observer.body_done(task)
         if self._phases:
             self._put(task, tasks.compute_span, out)
         if late is not None:
