@@ -391,14 +391,28 @@ def _refuse_in_worker() -> None:
         raise ConcurrencyViolationError("a scheduler starts on worker 1 only: spawn there, or from inside a task")
 
 
-def _at_exit() -> None:
-    """The interpreter ends: drop what waits, and say so; give running bodies a moment; never hang."""
-    waiting = sum(1 for core in running_cores() for task in core.unfinished() if task not in core.running)
-    if waiting:
+def tasks_not_begun() -> int:
+    """How many tasks of this process would be dropped if it ended now."""
+    return sum(1 for core in running_cores() for task in core.unfinished() if task not in core.running)
+
+
+def tell_dropped(tasks: int) -> None:
+    """Say that a program ended before so many of its tasks had begun, if any."""
+    if tasks:
         text = "the program ends, and %d of the tasks it spawned have not begun: fetch or wait for them, or spawn in a "
-        LOGGER.warning(text + "`with Context():`, which waits", waiting)
+        LOGGER.warning(text + "`with Context():`, which waits", tasks)
+
+
+def leave() -> None:
+    """The program is over: drop what waits, give running bodies a moment, end all schedulers; never hang."""
     for context in list(_running):
         context.shutdown()
+
+
+def _at_exit() -> None:
+    """The interpreter ends."""
+    tell_dropped(tasks_not_begun())
+    leave()
     unseen.flush()
     janitor.finish()
 

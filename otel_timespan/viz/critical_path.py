@@ -19,7 +19,16 @@ from .realised import stretches
 from .rows import PHASES, LogTable, TaskRow, read_logs
 from .units import pretty_time
 
-__all__ = ["NAMES", "CriticalPath", "FunctionTime", "Step", "TimeAccount", "critical_path", "where_time_went"]
+__all__ = [
+    "NAMES",
+    "CriticalPath",
+    "FunctionTime",
+    "Step",
+    "TimeAccount",
+    "critical_path",
+    "where_time_went",
+    "worth_telling",
+]
 
 
 class Step(NamedTuple):
@@ -125,7 +134,7 @@ class TimeAccount:
         total = self.total_ns or 1
         for phase, ns in worth_telling(self.waits).items():
             bar = "█" * round(30 * ns / total)
-            lines.append(f"  {phase:<12}{pretty_time(ns):>14}  {100 * ns / total:5.1f} %  {bar}".rstrip())
+            lines.append(f"  {NAMES[phase]:<12}{pretty_time(ns):>14}  {100 * ns / total:5.1f} %  {bar}".rstrip())
         return "\n".join(lines)
 
 
@@ -133,10 +142,12 @@ SHARE_WORTH_TELLING = 0.0005
 """What takes less of the whole reads as 0.0 %."""
 
 NAMES = {
-    **{phase: phase for phase in ("dependency", "schedule", "queue", "move", "retry", "compute", "nested", "finish")},
     "submit": "submit (waiting for the submitter)",
+    **{phase: phase for phase in ("dependency", "schedule", "queue", "move", "retry", "compute")},
+    "nested": "nested (its slot ran others)",
+    "finish": "finish",
 }
-"""How phases are called in texts for people."""
+"""How phases are called in texts for people, in their order."""
 
 
 def worth_telling(waits: dict[str, int]) -> dict[str, int]:

@@ -96,6 +96,9 @@ class TaskRow:
     spawned_by: int = 0
     run_id: int | None = None
     error: str | None = None
+    """What it raised, or what that task raised because of which it was skipped: type and text, one line."""
+    failure: BaseException | None = None
+    """The same as an exception, with its traceback, where the log has that."""
     first_move_ns: int | None = None
 
     @property
@@ -534,7 +537,7 @@ def _finish(reader: _Reader, half: Half) -> None:
     if task := reader.task(half):
         task.finished_ns = half.timestamp
         task.state = getattr(half.timeline, "state", None) or task.state
-        task.error = None  # an earlier attempt's
+        task.error = task.failure = None  # an earlier attempt's
         _note_result(task, half.timeline)
 
 
@@ -544,6 +547,7 @@ def _note_result(task: TaskRow, timeline: Any) -> None:
         task.result_bytes = result.nbytes
     elif isinstance(result, BaseException):
         error = unwrap_exception(result)  # of a skipped task: what the one it depends on raised
+        task.failure = error
         task.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
