@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import LogFormatError
-from .realised import stretches
+from .realised import legs
 from .rows import PHASES, LogTable, TaskRow, read_logs
 from .units import pretty_time
 
@@ -164,7 +164,7 @@ def critical_path(logs: Any) -> CriticalPath:
     """
     log = read_logs(logs)
     critical = longest_path(log)
-    steps = tuple(Step(s.task.task_id, s.task.name, s.task.own_ns, s.waits()) for s in stretches(log))
+    steps = tuple(Step(s.task.task_id, s.task.name, s.task.own_ns, s.waits()) for s in legs(log))
     waits = dict.fromkeys(("submit", *PHASES), 0)
     for step in steps:
         for phase, ns in step.waits.items():

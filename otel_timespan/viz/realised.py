@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..errors import LogFormatError
 from .rows import LogTable, TaskRow
 
-__all__ = ["PHASES_ON_PATH", "Stretch", "realised_path", "stretches"]
+__all__ = ["PHASES_ON_PATH", "Leg", "realised_path", "legs"]
 
 PAUSE_NS = 100_000
 """A submitter that submits nothing for so long waits for something; a loop of `spawn` takes some 10 µs a task."""
@@ -26,7 +26,7 @@ PHASES_ON_PATH = ("submit", "dependency", "schedule", "queue", "move", "retry", 
 """The phases of a stretch, in order: "submit" is the wait for the submitter."""
 
 
-class Stretch(NamedTuple):
+class Leg(NamedTuple):
     """One task's part of the path: it begins where the one before ends. Times are monotonic ns."""
 
     task: TaskRow
@@ -47,15 +47,15 @@ class Stretch(NamedTuple):
 
 def realised_path(log: LogTable) -> list[TaskRow]:
     """The tasks on the path, first task first."""
-    return [stretch.task for stretch in stretches(log)]
+    return [leg.task for leg in legs(log)]
 
 
-def stretches(log: LogTable) -> list[Stretch]:
+def legs(log: LogTable) -> list[Leg]:
     """The path, from the first submission to the end of the task that ended last."""
     submissions = _Submissions(log)
     ends = submissions.ends
     at = max(ends, key=lambda d: (ends[d], -d), default=None)
-    path: list[Stretch] = []
+    path: list[Leg] = []
     until = ends[at] if at is not None else 0
     seen: set[int] = set()
     while at is not None:
@@ -65,7 +65,7 @@ def stretches(log: LogTable) -> list[Stretch]:
         task = log.tasks[at]
         cause = submissions.cause(task, seen)
         begin = cause[1] if cause is not None else min(submissions.first_ns, task.marks()[0], until)
-        path.append(Stretch(task, min(begin, until), until))
+        path.append(Leg(task, min(begin, until), until))
         at, until = cause if cause is not None else (None, 0)
         until = min(until, begin)
     return path[::-1]
