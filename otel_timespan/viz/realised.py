@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..errors import LogFormatError
 from .rows import LogTable, TaskRow
 
-__all__ = ["PHASES_ON_PATH", "Leg", "realised_path", "legs"]
+__all__ = ["PHASES_ON_PATH", "Leg", "legs", "realised_path"]
 
 PAUSE_NS = 100_000
 """A submitter that submits nothing for so long waits for something; a loop of `spawn` takes some 10 µs a task."""
