@@ -41,9 +41,10 @@ from tests.conftest import pytest_terminal_summary
 """
 
 
-@pytest.fixture
-def output(tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What is printed of a few tests that have everything."""
+    tmp_path = tmp_path_factory.mktemp("tests")
     (tmp_path / "test_some.py").write_text(TESTS)
     (tmp_path / "conftest.py").write_text(CONFTEST)
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
