@@ -83,12 +83,11 @@ class _Submissions:
         self.first_ns = known[0].submitted_ns if known and known[0].submitted_ns is not None else 0
         if not known:
             self.first_ns = min((marks[0] for task in log.tasks.values() if (marks := task.marks())), default=0)
-        self._lines: dict[int, list[TaskRow]] = {}
-        self._place: dict[int, int] = {}
+        self._burst_ns: dict[int, int] = {}
+        before: dict[int, TaskRow] = {}  # the newest of each line
         for task in known:
-            line = self._lines.setdefault(task.spawned_by, [])
-            self._place[task.task_id] = len(line)
-            line.append(task)
+            self._burst_ns[task.task_id] = self._begin_of_burst(task, before.get(task.spawned_by))
+            before[task.spawned_by] = task
 
     def cause(self, task: TaskRow, seen: set[int]) -> tuple[int, int] | None:
         """(task, moment) of what it waited for last; None for what the program did on its own account."""
@@ -99,7 +98,7 @@ class _Submissions:
             return after
         spawner = self.tasks.get(task.spawned_by)
         began = spawner.body_start_ns if spawner is not None and spawner.task_id not in seen else None
-        for end, other in self._ended_before(self._begin_of_burst(task)):
+        for end, other in self._ended_before(self._burst_ns[task.task_id]):
             if (after is not None and end <= after[1]) or (began is not None and end <= began):
                 break
             if other not in seen:
@@ -108,19 +107,14 @@ class _Submissions:
             return spawner.task_id, task.submitted_ns
         return after
 
-    def _begin_of_burst(self, task: TaskRow) -> int:
-        """When its submitter, without a pause since then, began to submit."""
-        line = self._lines[task.spawned_by]
-        place = self._place[task.task_id]
-        begin = _submitted(task)
-        while place > 0:
-            before = line[place - 1]
-            ended = self.ends[before.task_id]
-            if begin - _submitted(before) >= PAUSE_NS or ended <= begin:  # it paused, or fetched that very task
-                break
-            begin = _submitted(before)
-            place -= 1
-        return begin
+    def _begin_of_burst(self, task: TaskRow, before: TaskRow | None) -> int:
+        """When its submitter, without a pause since then, began to submit; `before` is what it submitted before."""
+        at = _submitted(task)
+        if before is None or at - _submitted(before) >= PAUSE_NS:
+            return at
+        if self.ends[before.task_id] <= at:  # it fetched that very task
+            return at
+        return self._burst_ns[before.task_id]
 
     def _ended_before(self, moment: int) -> Iterator[tuple[int, int]]:
         """(end, task) of the tasks that ended until then, the last one first."""
