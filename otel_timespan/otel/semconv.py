@@ -206,7 +206,7 @@ ATTRIBUTES = (
     Attribute(DAG_PATH_TASKS, "int[]", "", "dag", "the task ids of that path, in order; at most its last 1000"),
     Attribute(DAG_PATH_TRUNCATED, "boolean", "", "dag", "true when the list of the path is not whole"),
     Attribute(DAG_COMPLETE, "boolean", "", "dag", "false when spans were lost while the run was open"),
-    Attribute(DAG_RESULT, "string", "", "dag; metrics", "success or failure"),
+    Attribute(DAG_RESULT, "string", "", "dag; metrics", "success, failure, or cancellation of what its block did"),
     Attribute(DAG_FAILURE_TASK, "int", "", "dag", "the task that failed first, of which error.type is; absent without"),
     Attribute(DAG_FAILURE_FUNCTION, "string", "", "dag", "its function, qualified"),
     Attribute(DAG_FAILURE_MESSAGE, "string", "", "dag", "the text of its exception, cut at 4096 characters"),

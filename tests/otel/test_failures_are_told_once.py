@@ -162,3 +162,44 @@ def test_leaving_with_sys_exit_is_no_failure(bench: Callable[..., Bench]) -> Non
             sys.exit(code)
     assert b.one("dag well").status.status_code is UNSET and not b.one("dag well").events
     assert b.one("dag badly").status.status_code is ERROR
+
+
+def test_a_body_that_passes_a_failure_on_tells_it_by_a_link(bench: Callable[..., Bench]) -> None:
+    """It failed, too, and points at the task that raised; the exception stands there alone, and not on the roots."""
+    b = bench()
+
+    def outer() -> None:
+        D.fetch(D.spawn(boom, "disk"))
+
+    with pytest.raises(DTaskFailedError), dag("around"), dag("inside"):
+        D.fetch(D.spawn(outer))
+    spans = b.spans()
+    inner, passed = (next(s for s in tasks_of(spans) if s.name == name) for name in ("boom", "outer"))
+    assert [s.parent.span_id for s in spans for e in s.events if e.name == "exception"] == [id_of(inner)]
+    assert passed.status.status_code is ERROR and passed.attributes["error.type"] == "OSError"
+    causes = [link for link in passed.links if link.attributes[semconv.LINK_TYPE] == "cause"]
+    assert [link.context.span_id for link in causes] == [id_of(inner)]
+    for name in ("dag around", "dag inside"):
+        root = b.one(name)
+        assert root.status.status_code is ERROR and root.attributes is not None
+        assert root.attributes[semconv.DAG_FAILURE_TASK] == inner.attributes[semconv.TASK_ID]
+        assert next(iter(root.links)).context.span_id == id_of(inner)
+
+
+def test_a_block_that_a_cancellation_ended_did_not_fail(bench: Callable[..., Bench]) -> None:
+    """Its result says so; nothing is red."""
+    b = bench()
+    started, go = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        started.set()
+        go.wait(20)
+
+    with pytest.raises(DTaskFailedError), dag("cancelled"):
+        running = D.spawn(stuck)
+        assert started.wait(20)
+        D.cancel(running)
+        D.fetch(running)
+    go.set()
+    root = eventually(lambda: b.named("dag cancelled"))[0]
+    assert root.status.status_code is UNSET and root.attributes[semconv.DAG_RESULT] == "cancellation"

@@ -150,6 +150,8 @@ class SpanMapper:
         if not run.parent.flags & 1:
             self.sampled += 1
             return []
+        if run.first_failure is None:  # the task of another run, of a block inside of this one's
+            run.first_failure = tasks.failure_behind(run.error, run.parent, self._done.get)
         return [root_span(run, self._config.offset_ns, self._links_of_root(run))]
 
     def _links_of_root(self, run: Run) -> tuple[LinkData, ...]:
@@ -341,7 +343,8 @@ class SpanMapper:
 
     def _describe_failure(self, task: OpenTask, error: Any) -> None:
         text = failures.describe(error)
-        if task.span is not None and task.span.has_recorded(error):
+        told = isinstance(error, DTaskFailedError)  # on the task that it fetched
+        if told or (task.span is not None and task.span.has_recorded(error)):
             text = text._replace(stack="")
         task.body_failure = None if failures.is_cancellation(error) else text
 
@@ -552,7 +555,8 @@ def root_span(run: Run, offset_ns: int, links: tuple[LinkData, ...] = ()) -> Spa
         status, message = ERROR, str(first)
     elif run.failed:
         status, message = ERROR, f"{run.failed} of {run.finished} tasks failed"
-    if run.error is not None and run.block_failed and not (first and isinstance(run.error, DTaskFailedError)):
+    told = first is not None and isinstance(run.error, DTaskFailedError)
+    if run.error is not None and run.block_failed and not told:
         text = failures.describe(run.error)
         attributes[semconv.ERROR_TYPE] = text.type
         status, message = ERROR, text.message

@@ -14,6 +14,7 @@ finished or taken back.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import itertools
 import threading
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 from opentelemetry.trace import INVALID_SPAN, get_current_span
 
 from .. import semconv
-from .failures import FirstFailure
+from .failures import FirstFailure, is_cancellation
 from .ids import Root, TraceParent, pack
 from .paths import Path
 
@@ -96,16 +97,23 @@ class Run:
         return self.finished
 
     @property
+    def block_cancelled(self) -> bool:
+        """Whether a cancellation ended the block of an explicit run: of a task, or of the coroutine it is in."""
+        return isinstance(self.error, asyncio.CancelledError) or is_cancellation(self.error)
+
+    @property
     def block_failed(self) -> bool:
-        """Whether an exception ended the block of an explicit run: not `sys.exit()`, which is an end like any other."""
+        """Whether an exception ended the block. `sys.exit()` is an end like any other."""
         error = self.error
         left = isinstance(error, GeneratorExit) or (isinstance(error, SystemExit) and not error.code)
-        return error is not None and not left
+        return error is not None and not left and not self.block_cancelled
 
     @property
     def result(self) -> str:
-        """success or failure. What was cancelled, or skipped because of that, is no failure."""
-        return "failure" if self.failed or self.first_failure is not None or self.block_failed else "success"
+        """success, failure or cancellation. What was cancelled, or skipped because of that, is no failure."""
+        if self.failed or self.first_failure is not None or self.block_failed:
+            return "failure"
+        return "cancellation" if self.block_cancelled else "success"
 
     def cover(self, start_ns: int, end_ns: int) -> None:
         """The root spans all its descendants."""

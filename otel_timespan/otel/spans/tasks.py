@@ -20,7 +20,16 @@ from .ids import TraceParent
 from .paths import Path
 from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
 
-__all__ = ["Done", "OpenTask", "code_attributes", "first_failure", "processor_name", "span_of", "task_name"]
+__all__ = [
+    "Done",
+    "OpenTask",
+    "code_attributes",
+    "failure_behind",
+    "first_failure",
+    "processor_name",
+    "span_of",
+    "task_name",
+]
 
 RESULTS = {"success": "finished", "failure": "failed", "skip": "skipped", "cancellation": "cancelled"}
 """`timespan.task.result` -> `timespan.task.state`."""
@@ -257,7 +266,7 @@ def _outcome(task: OpenTask, config: SpanConfig, result: str, upstreams: Callabl
         events: tuple[EventData, ...] = ()
         if alone and text.stack:
             events = (failures.exception_event(text, (task.body_end or task.finish_start) + config.offset_ns),)
-        return ERROR, text.message, text.type, events, ()
+        return ERROR, text.message, text.type, events, _cause(task, upstreams)
     if result == "failure":
         return ERROR, "", "_OTHER", (), ()
     if result == "skip":
@@ -298,21 +307,29 @@ def span_of(near: TraceParent, task_id: int, done: Done | None) -> tuple[TracePa
 
 def first_failure(task: OpenTask, result: str, upstreams: Callable[[int], Done | None]) -> FirstFailure | None:
     """What there is to tell of a task that failed, or of the one because of which it was skipped; else None."""
-    error = task.result
-    if result == "failure":
-        text = task.body_failure or (
-            failures.describe(error) if failures.is_failure(error) else failures.FailureText("_OTHER", "", "")
-        )
-        found, function = task.id, code_attributes(task.f).get(semconv.FUNCTION_NAME) or task_name(task.f)
-    elif result == "skip" and not failures.is_cancellation(error):
-        root = getattr(error, "root", None) if isinstance(error, DTaskFailedError) else None
-        if root is None:  # of a log file, which keeps the text only
-            return None
-        found, function, text = root.id, getattr(root, "function", "a task"), failures.describe(error)
-    else:
+    error, parent = task.result, task.parent
+    if result == "skip":
+        return failure_behind(error, parent, upstreams)
+    if result != "failure":
         return None
-    parent, span_id = span_of(task.parent, found, upstreams(found))
-    return FirstFailure(found, function, text, parent.trace_id, span_id, parent.trace_state, parent.flags)
+    text = task.body_failure
+    if text is None:
+        known = failures.is_failure(error)
+        text = failures.describe(error) if known else failures.FailureText("_OTHER", "", "")
+    function = code_attributes(task.f).get(semconv.FUNCTION_NAME) or task_name(task.f)
+    return FirstFailure(task.id, function, text, parent.trace_id, task.span_id, parent.trace_state, parent.flags)
+
+
+def failure_behind(error: Any, near: TraceParent, upstreams: Callable[[int], Done | None]) -> FirstFailure | None:
+    """The failure of a task that an error tells of; None where it tells of none, or of a cancellation."""
+    while isinstance(error, DTaskFailedError) and isinstance(error.ex, DTaskFailedError):
+        error = error.ex  # a body that fetched it passed it on
+    root = getattr(error, "root", None) if isinstance(error, DTaskFailedError) else None
+    if root is None or failures.is_cancellation(error):
+        return None
+    text, function = failures.describe(error), getattr(root, "function", "a task")
+    parent, span_id = span_of(near, root.id, upstreams(root.id))
+    return FirstFailure(root.id, function, text, parent.trace_id, span_id, parent.trace_state, parent.flags)
 
 
 def _links(
