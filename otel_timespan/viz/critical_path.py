@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..errors import LogFormatError
 from .realised import legs
 from .rows import PHASES, LogTable, TaskRow, read_logs
-from .units import pretty_time
+from .units import pretty_bytes, pretty_time
 
 __all__ = [
     "NAMES",
@@ -93,6 +93,12 @@ class FunctionTime(NamedTuple):
     cpu_ns: int | None = None
     nbytes: int | None = None
 
+    def cells(self, with_cpu: bool) -> str:
+        """As columns of a text."""
+        cpu = "" if self.cpu_ns is None else pretty_time(self.cpu_ns)
+        nbytes = "" if self.nbytes is None else pretty_bytes(self.nbytes, 1)
+        return f"{self.tasks:>9,}{pretty_time(self.own_ns):>14}{cpu:>{14 if with_cpu else 0}}{nbytes:>14}".rstrip()
+
     def plus(self, task: TaskRow, own_ns: int) -> FunctionTime:
         """With one more task."""
         cpu_ns, nbytes = task.own_cpu_ns, task.result_bytes
@@ -135,7 +141,18 @@ class TimeAccount:
         for phase, ns in worth_telling(self.waits).items():
             bar = "█" * round(30 * ns / total)
             lines.append(f"  {NAMES[phase]:<12}{pretty_time(ns):>14}  {100 * ns / total:5.1f} %  {bar}".rstrip())
+        with_cpu = any(found.cpu_ns is not None for found in self.by_function.values())
+        if self.by_function:
+            cpu = f"{'CPU':>14}" if with_cpu else ""
+            lines += ["", f"  {'function':<32}{'tasks':>9}{'compute':>14}{cpu}{'results':>14}"]
+        for name, found in list(self.by_function.items())[:_MOST_FUNCTIONS]:
+            lines.append(f"  {name[:31]:<32}{found.cells(with_cpu)}")
+        if len(self.by_function) > _MOST_FUNCTIONS:
+            lines.append(f"  (the {_MOST_FUNCTIONS} largest of {len(self.by_function):,} functions)")
         return "\n".join(lines)
+
+
+_MOST_FUNCTIONS = 10
 
 
 SHARE_WORTH_TELLING = 0.0005

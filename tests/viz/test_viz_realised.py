@@ -238,7 +238,9 @@ def test_cpu_and_bytes_stand_beside_the_time_of_a_function() -> None:
     for event in run.events:
         if event.category == "compute" and event.phase == "finish":
             event.timeline.cpu_ns = 60 if event.timeline.f is load else 45
-    by_function = viz.where_time_went(run.raw()).by_function
+    account = viz.where_time_went(run.raw())
+    assert "count                                   1         50 ns         45 ns          80 B" in str(account)
+    by_function = account.by_function
     assert (by_function["load"].cpu_ns, by_function["count"].cpu_ns) == (15, 45)
     assert by_function["load"].nbytes == 80 and by_function["load"].tasks == 1
     bare = viz.where_time_went(run.streams(timeline=False)).by_function
