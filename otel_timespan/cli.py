@@ -104,7 +104,8 @@ def _run_script(script: Path, arguments: Sequence[str], trace: Path | None) -> i
     import click
     from rich.console import Console
 
-    from .report import print_session
+    from .dagger.context import leave, tasks_not_begun, tell_dropped
+    from .report import print_failure, print_session
     from .session import check_writable, logged
 
     if not script.is_file():
@@ -112,34 +113,40 @@ def _run_script(script: Path, arguments: Sequence[str], trace: Path | None) -> i
     if trace is not None:
         check_writable(trace)
         trace = trace.absolute()  # the script may change the folder
+    console = Console(stderr=True)
     with logged(script.name) as session:
-        code = _execute(script, arguments)
-    print_session(Console(stderr=True), session, trace)
+        code, session.error = _execute(script, arguments)
+        dropped = tasks_not_begun()
+        leave()  # as `python script` would now
+        print_failure(console, session.take_logs())
+        _show(session.error, str(script))
+        tell_dropped(dropped)
+    print_session(console, session, trace)
     return code
 
 
-def _execute(script: Path, arguments: Sequence[str]) -> int:
-    """Run the script as `python script` would, and say with which code that would have ended."""
+def _execute(script: Path, arguments: Sequence[str]) -> tuple[int, BaseException | None]:
+    """Run the script as `python script` would: the code with which that would end, and the exception that ended it."""
     argv, path = sys.argv[:], sys.path[:]
     sys.argv[:] = [str(script), *arguments]
     sys.path[0:1] = [str(script.resolve().parent)]
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as exit:
-        if exit.code is None or isinstance(exit.code, int):
-            return exit.code or 0
-        print(exit.code, file=sys.stderr)
-        return 1
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None), exit
     except BaseException as error:
-        _show(error, str(script))
-        return 130 if isinstance(error, KeyboardInterrupt) else 1
+        return 130 if isinstance(error, KeyboardInterrupt) else 1, error
     finally:
         sys.argv[:], sys.path[:] = argv, path
-    return 0
+    return 0, None
 
 
-def _show(error: BaseException, script: str) -> None:
+def _show(error: BaseException | None, script: str) -> None:
     """What Python prints of an uncaught exception: from the script's own frame on, without ours."""
+    if error is None or isinstance(error, SystemExit):
+        if error is not None and not isinstance(error.code, int | None):
+            print(error.code, file=sys.stderr)
+        return
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename != script:
         frames = frames.tb_next

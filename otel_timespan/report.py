@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .demo import TOP, Module, ModuleFailure, Report, analyse, find_modules
 from .session import Session, check_writable, logged
-from .viz.critical_path import CriticalPath, critical_path, where_time_went
-from .viz.rows import LogTable, read_logs
-from .viz.units import pretty_time
+from .viz.critical_path import (
+    NAMES,
+    CriticalPath,
+    FunctionTime,
+    TimeAccount,
+    critical_path,
+    where_time_went,
+    worth_telling,
+)
+from .viz.failed import failed_run
+from .viz.rows import LogTable, id_field, length_of, read_logs
+from .viz.units import pretty_bytes, pretty_time
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["category_rows", "print_session", "run_demo"]
+__all__ = ["category_rows", "print_failure", "print_session", "run_demo"]
 
 _PATH_ROWS = 12
+
+MOMENT_NS = 1000
+"""A category whose longest timespan is shorter tells when something happened, not how long it took."""
 
 
 def run_demo(limit: int, source: Path | None, trace: Path) -> None:
@@ -103,7 +115,10 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def print_session(console: Console, session: Session, trace: Path | None) -> None:
-    """The tables about a logged block, then the trace file and the link. Nothing recorded is one line."""
+    """The tables about a logged block, then the trace file and the link. Nothing recorded is one line.
+
+    What failed is not among them: `print_failure`.
+    """
     table = read_logs(session.logs)
     if not table.spans:
         console.print("nothing was recorded: no task was spawned in the eager context" + _replaced(session))
@@ -116,6 +131,13 @@ def print_session(console: Console, session: Session, trace: Path | None) -> Non
         write_chrome_trace(session.logs, trace)
         console.print(f"trace: {trace} (open it in https://ui.perfetto.dev)", soft_wrap=True, highlight=False)
     console.print(_exported(session), soft_wrap=True, highlight=False, markup=False)
+
+
+def print_failure(console: Console, logs: Any) -> None:
+    """What failed first, with the user's own line, and how much else; nothing where nothing failed."""
+    failed = failed_run(read_logs(logs))
+    if failed is not None:
+        console.print(f"{failed}\n", soft_wrap=True, highlight=False, markup=False)
 
 
 def _replaced(session: Session) -> str:
@@ -137,15 +159,24 @@ def _exported(session: Session) -> str:
 
 
 def category_rows(table: LogTable) -> list[tuple[str, int, int, int]]:
-    """(category, count, total ns, longest ns) of all finished spans, the largest total first."""
-    sums: dict[str, list[int]] = {}
+    """(category, count, total ns, longest ns) of the timespans that take time, the largest total first.
+
+    "compute" are the bodies, in total what they took for themselves; "move" the moves of a task's arguments,
+    which go side by side, as one. What only marks a moment (fire, evict, ...) is left out.
+    """
+    taken: dict[str, list[int]] = {}
+    moves: dict[Any, list[tuple[int, int]]] = {}
     for span in table.spans:
-        if not span.open:
-            took = span.finish - span.start
-            entry = sums.setdefault(span.category, [0, 0, 0])
-            entry[0], entry[1], entry[2] = entry[0] + 1, entry[1] + took, max(entry[2], took)
-    rows = [(name, count, total, longest) for name, (count, total, longest) in sums.items()]
-    return sorted(rows, key=lambda row: (-row[2], row[0]))
+        if span.category == "move":
+            moves.setdefault((span.worker, id_field(span.id, "thunk_id")), []).append((span.start, span.finish))
+        else:
+            taken.setdefault(span.category, []).append(span.finish - span.start)
+    if moves:
+        taken["move"] = [length_of(parts) for parts in moves.values()]
+    rows = [(name, len(times), sum(times), max(times)) for name, times in taken.items()]
+    own_ns = where_time_went(table).own_ns
+    rows = [(name, count, own_ns if name == "compute" else total, most) for name, count, total, most in rows]
+    return sorted((row for row in rows if row[3] >= MOMENT_NS), key=lambda row: (-row[2], row[0]))
 
 
 def _categories(table: LogTable) -> Table:
@@ -159,38 +190,64 @@ def _print_time(console: Console, table: LogTable) -> None:
     account, path = where_time_went(table), critical_path(table)
     console.print(
         f"\n[bold]Where the time went[/]: {account.tasks:,} tasks in {pretty_time(account.wall_ns)} on "
-        f"{account.slots} threads, {account.utilisation:.0%} busy"
+        f"{account.slots} threads, {account.utilisation:.0%} busy",
+        soft_wrap=True,
     )
-    total = account.total_ns or 1
-    phases = _table("", "phase", "all tasks", "share", "slowest path")
-    for phase in dict.fromkeys([*path.waits, *account.waits]):
-        spent, on_path = account.waits.get(phase), path.waits.get(phase, 0)
-        whole = ("", "") if spent is None else (pretty_time(spent), f"{spent / total:.1%}")
-        phases.add_row(phase, *whole, pretty_time(on_path))
-    console.print(phases)
-    functions = _table("", "function", "in bodies")
-    for name, spent in list(account.functions.items())[:TOP]:
-        functions.add_row(name, pretty_time(spent))
-    console.print(functions)
+    console.print(_phases(account, path))
+    console.print(_functions(account))
     _print_path(console, path)
+
+
+def _phases(account: TimeAccount, path: CriticalPath) -> Table:
+    """The phases of all tasks beside those of the slowest path: both columns add up."""
+    shown = _table("", "phase", "all tasks", "share", "slowest path", "share of it")
+    told = {**worth_telling(path.waits), **worth_telling(account.waits)}
+    for phase in (phase for phase in NAMES if phase in told):
+        cells = []
+        for waits in (account.waits, path.waits):
+            spent = waits.get(phase)
+            cells += ["", ""] if spent is None else [pretty_time(spent), f"{spent / (sum(waits.values()) or 1):.1%}"]
+        shown.add_row(NAMES[phase], *cells)
+    shown.add_row("in all", pretty_time(account.total_ns), "", pretty_time(path.duration_ns), "")
+    return shown
+
+
+def _functions(account: TimeAccount) -> Table:
+    """Compute of all tasks by function, with its CPU time and the bytes of the results."""
+    found = account.by_function
+    shown = _table("", "function", "tasks", "compute", "CPU", "results")
+    for name, of in list(found.items())[:TOP]:
+        shown.add_row(name, f"{of.tasks:,}", pretty_time(of.own_ns), *_cpu_and_bytes([of]))
+    rest = list(found.values())[TOP:]
+    for name, some in ((f"{len(rest):,} more", rest), ("in all", list(found.values()) if len(found) > 1 else [])):
+        if some:
+            tasks, own_ns = sum(of.tasks for of in some), sum(of.own_ns for of in some)
+            shown.add_row(name, f"{tasks:,}", pretty_time(own_ns), *_cpu_and_bytes(some))
+    return shown
+
+
+def _cpu_and_bytes(functions: list[FunctionTime]) -> tuple[str, str]:
+    cpu = [of.cpu_ns for of in functions if of.cpu_ns is not None]
+    nbytes = [of.nbytes for of in functions if of.nbytes is not None]
+    return pretty_time(sum(cpu)) if cpu else "", pretty_bytes(sum(nbytes), 1) if nbytes else ""
 
 
 def _print_path(console: Console, path: CriticalPath) -> None:
     console.print(
-        f"\n[bold]Slowest path[/]: {len(path.steps)} tasks, {pretty_time(path.duration_ns)}; "
-        f"with any number of workers at least {pretty_time(path.length_ns)}"
+        f"\n[bold]Slowest path[/]: {len(path.steps):,} tasks, {pretty_time(path.duration_ns)}; "
+        f"with any number of workers at least {pretty_time(path.length_ns)}",
+        soft_wrap=True,
     )
     longest = sorted(path.steps, key=lambda step: -step.duration_ns)[:_PATH_ROWS]
     shown = _table("", "task", "took", "in its body", "waited for")
     for step in (step for step in path.steps if step in longest):
-        waits = {phase: spent for phase, spent in step.waits.items() if phase != "compute" and spent}
-        worst = max(waits, key=lambda phase: waits[phase], default=None)
+        spent, worst = max((spent, phase) for phase, spent in step.waits.items() if phase != "compute")
         shown.add_row(
             step.name,
             pretty_time(step.duration_ns),
             pretty_time(step.waits["compute"]),
-            f"{worst} {pretty_time(waits[worst])}" if worst else "",
+            f"{NAMES[worst]} {pretty_time(spent)}" if spent >= MOMENT_NS else "",
         )
     console.print(shown)
     if len(path.steps) > len(longest):
-        console.print(f"(the {len(longest)} longest of {len(path.steps)} steps)")
+        console.print(f"(the {len(longest)} longest of {len(path.steps):,} steps)")

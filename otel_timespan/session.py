@@ -117,6 +117,8 @@ def check_writable(path: Path) -> None:
 class Session:
     """What a `logged` block gives. `logs`, `stats` and `delivered` are there when the block has ended.
 
+    `error` is what ended the program, for the root of the run; to be set in the block, by who caught it.
+    `take_logs` empties the log into `logs` before that, for who can't wait until all is exported.
     `not_exported` is the reason why nothing is exported, None when it is. `stats` are those of the
     `OTelLog`; `delivered` says whether all was handed over in time.
     """
@@ -126,9 +128,19 @@ class Session:
     trace_id: str | None = None
     sink: Any = None
     replaced: bool = False
+    error: BaseException | None = None
     delivered: bool = True
     logs: Any = None
+    kept: Any = None
     stats: Mapping[str, Any] = field(default_factory=dict)
+
+    def take_logs(self) -> Any:
+        """What was logged so far: `{worker: {stream: list}}`; once, the log is empty afterwards."""
+        from .timespans import get_logs
+
+        if self.logs is None:
+            self.logs = get_logs(self.kept)
+        return self.logs
 
     @property
     def link(self) -> str | None:
@@ -144,24 +156,30 @@ def logged(name: str, **attributes: Any) -> Iterator[Session]:
     """
     from .dagger import eager_context, enable_logging
     from .otel import OTelLog, dag
-    from .timespans import TeeLog, get_logs
+    from .timespans import TeeLog
 
     session = Session(name, why_not_exported())
     context = eager_context()
     before = context.log_sink
     exported = OTelLog() if session.not_exported is None else None
     enable_logging(metrics=True, timeline=True)
-    kept = context.log_sink
+    session.kept = kept = context.log_sink
+    kept.recorder.wants_cpu = True
     session.sink = context.log_sink = TeeLog(kept, exported) if exported else TeeLog(kept)
     try:
         with dag(name, **attributes) as run:
             session.trace_id = trace_id_of(run)
             yield session
+            if session.error is not None:
+                raise session.error
+    except BaseException as error:
+        if error is not session.error:
+            raise
     finally:
         session.replaced = context.log_sink is not session.sink
         if not session.replaced:
             context.log_sink = before
-        session.logs = get_logs(kept)
+        session.take_logs()
         kept.close()
         if exported:
             session.delivered = exported.flush(FLUSH_TIMEOUT_S)

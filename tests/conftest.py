@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import backends
+from tests.progress import Progress, tell_skipped
 
 _STATE = pytest.StashKey["Readiness"]()
 
@@ -34,11 +35,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(patch.undo)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In the quiet mode, which is the default here, a line of progress takes the place of the dots."""
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None and session.config.option.verbose < 0:
+        session.config.pluginmanager.register(Progress(reporter), "progress")
+
+
 class Readiness:
     """Whether the back ends can be had: one of `backend` and `reason` is set."""
 
     def __init__(self, backend: backends.Backend | None = None, reason: str = "") -> None:
-        self.backend, self.reason, self.skipped = backend, reason, 0
+        self.backend, self.reason = backend, reason
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,18 +72,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         reason = " ".join(str(error).split())
         if backends.required():
             pytest.exit(f"the real back ends are required (TIMESPAN_REQUIRE_STACK): {reason}", returncode=1)
-        config.stash[_STATE] = Readiness(reason=reason)
+        config.stash[_STATE] = Readiness(reason=f"the collector, Jaeger and Prometheus are not here: {reason}")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly what was not tested, and what to install."""
-    state = config.stash.get(_STATE, None)
-    if state is not None and state.skipped:
-        for report in terminalreporter.getreports("skipped"):
-            if report.longrepr[2].endswith(state.reason):  # one line for all of them
-                report.longrepr = (__file__, None, "tests of the real back ends, see above")
-        terminalreporter.section("NOT TESTED: collector, Jaeger, Prometheus", sep="!", yellow=True, bold=True)
-        terminalreporter.line(f"{state.skipped} tests of the real back ends were skipped: {state.reason}")
+    tell_skipped(terminalreporter)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -119,9 +121,7 @@ def _running_stack(request: pytest.FixtureRequest) -> Iterator[backends.Stack | 
 def stack(_running_stack: backends.Stack | None, request: pytest.FixtureRequest) -> backends.Stack:
     """The real collector, Jaeger and Prometheus with the project's files, shared by all tests of the run."""
     if _running_stack is None:
-        state = request.config.stash[_STATE]
-        state.skipped += 1
-        pytest.skip(state.reason)
+        pytest.skip(request.config.stash[_STATE].reason)
     return _running_stack
 
 

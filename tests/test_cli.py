@@ -140,6 +140,49 @@ def test_run_shows_the_traceback_of_the_script_alone(script, text, frames):
     assert shown.count("in <module>") == frames
 
 
+FAILS = """
+import json
+import threading
+import otel_timespan as ts
+
+def load(n):
+    if n == 3:
+        return json.loads("{")
+    return n
+
+def merge(*n):
+    return sum(n)
+
+def held():
+    threading.Event().wait(30)
+
+ts.spawn(held)
+loaded = [ts.spawn(load, n) for n in range(6)]
+whole = ts.spawn(merge, *loaded)
+"""
+
+
+@pytest.mark.parametrize("ending", ["ts.fetch(whole)", "ts.wait(whole)", "ts.wait(whole); raise SystemExit(3)"])
+def test_run_tells_the_first_failure_before_anything_else(script, ending):
+    """Function, task, type, message and the user's own line; then what else failed, was skipped, was dropped."""
+    path = script(FAILS + ending)
+    done = cli("run", path)
+    lines = done.stderr.splitlines()
+    assert re.fullmatch(r"failed: load \(task \d+\) raised JSONDecodeError: Expecting property name .*", lines[0])
+    number = 1 + FAILS.splitlines().index('        return json.loads("{")')
+    assert lines[1:3] == [f'  File "{path}", line {number}, in load', '    return json.loads("{")']
+    assert re.match(r"1 of 8 tasks failed, 1 were skipped because of that, [1-5] were cancelled, or dropped", lines[3])
+    assert done.stderr.count("failed: ") == 1
+
+
+def test_run_tells_nothing_of_failures_where_there_are_none(script):
+    """Tasks that the program dropped are none; how many these are is said as without the command."""
+    dropping = "ts.eager_context()\nheld = [ts.spawn(threading.Event().wait, 20) for _ in range(9)]\n"
+    done = cli("run", script("import threading\nimport otel_timespan as ts\n" + dropping))
+    assert done.returncode == 0 and "failed" not in done.stderr
+    assert re.match(r"the program ends, and \d+ of the tasks it spawned have not begun", done.stderr)
+
+
 def test_run_finds_modules_beside_the_script(script, tmp_path):
     """The script's folder is the first place that it imports from, as with `python script.py`."""
     (tmp_path / "beside.py").write_text("value = 'found'\n")

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NoWorkersError, SchedulingError, TaskCancelled
-from ..timespans.model import EventId
+from ..timespans.model import EventId, Timeline
 from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.scheduler import set_scheduler
 from ..timespans.sink import NoOpLog
@@ -153,7 +153,7 @@ class Context:
             debug.attach(core, traced)
         self._record(core, "scheduler_init", t0, clock(), uid=core.uid)
         for worker in core.active:
-            self._record(core, "init_proc", t0, clock(), uid=core.uid, worker=worker)
+            self._record_worker(core, worker, t0)
         _running.add(self)
         return core
 
@@ -193,7 +193,7 @@ class Context:
         for worker in [w for w in workers if w not in core.active and core.driver.can_use(w)]:
             t1 = core.clock()
             core.driver.add_slots(core.add_worker(worker, slots_of(worker)))
-            self._record(core, "init_proc", t1, core.clock(), uid=core.uid, worker=worker)
+            self._record_worker(core, worker, t1)
         self._record(core, "assign_procs", t0, core.clock(), uid=core.uid)
         if core.is_batch and not core.active:
             halt(core, NoWorkersError("no remaining workers", "no_processors"))
@@ -216,10 +216,16 @@ class Context:
         else:
             self.start()
 
-    def _record(self, core: Core, category: str, t0: int, t1: int, **fields: Any) -> None:
+    def _record_worker(self, core: Core, worker: int, t0: int) -> None:
+        """A worker was set up: the event says how many slots it has, whether or not they come to run anything."""
+        slots = sum(slot.worker == worker for slot in list(core.slots.values()))
+        self._record(core, "init_proc", t0, core.clock(), Timeline(slots=slots), uid=core.uid, worker=worker)
+
+    def _record(self, core: Core, category: str, t0: int, t1: int, timeline: Any = None, **fields: Any) -> None:
         recorder = self.recorder
         if recorder is not None:
-            timeline = OSProc(1) if category.startswith("scheduler") else None
+            if category.startswith("scheduler"):
+                timeline = OSProc(1)
             recorder.append((records.SPAN, category, EventId(**fields), timeline, t0, t1, 1, recorder.sample()))
 
     def shutdown(self, error: BaseException | None = None, timeout_s: float | None = None) -> None:
@@ -385,14 +391,28 @@ def _refuse_in_worker() -> None:
         raise ConcurrencyViolationError("a scheduler starts on worker 1 only: spawn there, or from inside a task")
 
 
-def _at_exit() -> None:
-    """The interpreter ends: drop what waits, and say so; give running bodies a moment; never hang."""
-    waiting = sum(1 for core in running_cores() for task in core.unfinished() if task not in core.running)
-    if waiting:
+def tasks_not_begun() -> int:
+    """How many tasks of this process would be dropped if it ended now."""
+    return sum(1 for core in running_cores() for task in core.unfinished() if task not in core.running)
+
+
+def tell_dropped(tasks: int) -> None:
+    """Say that a program ended before so many of its tasks had begun, if any."""
+    if tasks:
         text = "the program ends, and %d of the tasks it spawned have not begun: fetch or wait for them, or spawn in a "
-        LOGGER.warning(text + "`with Context():`, which waits", waiting)
+        LOGGER.warning(text + "`with Context():`, which waits", tasks)
+
+
+def leave() -> None:
+    """The program is over: drop what waits, give running bodies a moment, end all schedulers; never hang."""
     for context in list(_running):
         context.shutdown()
+
+
+def _at_exit() -> None:
+    """The interpreter ends."""
+    tell_dropped(tasks_not_begun())
+    leave()
     unseen.flush()
     janitor.finish()
 

@@ -123,6 +123,9 @@ DAG_PATH_TASKS = "timespan.dag.critical_path.tasks"
 DAG_PATH_TRUNCATED = "timespan.dag.critical_path.truncated"
 DAG_COMPLETE = "timespan.dag.complete"
 DAG_RESULT = "timespan.dag.result"
+DAG_FAILURE_TASK = "timespan.dag.failure.task"
+DAG_FAILURE_FUNCTION = "timespan.dag.failure.function"
+DAG_FAILURE_MESSAGE = "timespan.dag.failure.message"
 DROP_REASON = "timespan.drop.reason"
 SPAN_OUTCOME = "timespan.span.outcome"
 FUNCTION_NAME = "code.function.name"
@@ -184,7 +187,7 @@ ATTRIBUTES = (
     Attribute(MOVE_KIND, "string", "", "move", "chunk, shard, file or custom"),
     Attribute(MOVE_SOURCE, "int", "", "move; metrics", "the worker that it came from"),
     Attribute(MOVE_DESTINATION, "int", "", "move; metrics", "the worker that it went to"),
-    Attribute(LINK_TYPE, "string", "", "links", "dependency, retry or cause"),
+    Attribute(LINK_TYPE, "string", "", "links", "dependency, retry, cause, critical_path (of dag: its last 32 tasks)"),
     Attribute(LINK_POSITION, "string", "", "links", "the argument that the upstream is; absent for a syncdep"),
     Attribute(LINK_BLOCKING, "boolean", "", "links", "true on the dependency that finished last"),
     Attribute(EVENT_CATEGORY, "string", "", "spans named by a category; metrics", "the category of the events"),
@@ -196,15 +199,18 @@ ATTRIBUTES = (
     Attribute(DAG_NAME, "string", "", "dag", "the name given to dag()"),
     Attribute(DAG_TASKS, "int", "{task}", "dag", "tasks in all"),
     Attribute(DAG_FAILED, "int", "{task}", "dag", "tasks whose body or arguments raised"),
-    Attribute(DAG_CANCELLED, "int", "{task}", "dag", "tasks that were cancelled"),
-    Attribute(DAG_SKIPPED, "int", "{task}", "dag", "tasks that never ran because an upstream failed"),
+    Attribute(DAG_CANCELLED, "int", "{task}", "dag", "tasks that were cancelled, or dropped when the program left"),
+    Attribute(DAG_SKIPPED, "int", "{task}", "dag", "tasks that never ran because an upstream failed or was cancelled"),
     Attribute(DAG_RETRIED, "int", "{task}", "dag", "attempts that were replaced by another one"),
     Attribute(DAG_MOVED, "int", "By", "dag", "bytes moved for arguments"),
     Attribute(DAG_PATH_LENGTH, "double", "s", "dag", "longest path over dependencies, by moves and compute"),
     Attribute(DAG_PATH_TASKS, "int[]", "", "dag", "the task ids of that path, in order; at most its last 1000"),
     Attribute(DAG_PATH_TRUNCATED, "boolean", "", "dag", "true when the list of the path is not whole"),
     Attribute(DAG_COMPLETE, "boolean", "", "dag", "false when spans were lost while the run was open"),
-    Attribute(DAG_RESULT, "string", "", "dag; metrics", "success or failure"),
+    Attribute(DAG_RESULT, "string", "", "dag; metrics", "success, failure, or cancellation of what its block did"),
+    Attribute(DAG_FAILURE_TASK, "int", "", "dag", "the task that failed first, of which error.type is; absent without"),
+    Attribute(DAG_FAILURE_FUNCTION, "string", "", "dag", "its function, qualified"),
+    Attribute(DAG_FAILURE_MESSAGE, "string", "", "dag", "the text of its exception, cut at 4096 characters"),
     Attribute(DROP_REASON, "string", "", "metrics", "queue_full, rejected, shutdown, error, ..."),
     Attribute(SPAN_OUTCOME, "string", "", "metrics", "exported, sampled (not taken) or dropped"),
     Attribute(FUNCTION_NAME, "string", "", "task; metrics", "qualified name; on metrics at most 200, then other"),
@@ -227,6 +233,7 @@ ATTRIBUTES = (
 )
 
 BYTES_ALLOCD = "timespan.bytes_allocd"
+FUNCTION_BYTES = "timespan.function.bytes_allocd"
 WORKER_SATURATION = "timespan.worker.saturation"
 PROCESSOR_SATURATION = "timespan.processor.saturation"
 EVENT_SATURATION = "timespan.event.saturation"
@@ -236,6 +243,8 @@ TASK_COUNT = "timespan.task.count"
 TASK_ACTIVE = "timespan.task.active"
 TASK_OLDEST_AGE = "timespan.task.oldest_age"
 TASK_DURATION = "timespan.task.duration"
+TASK_RUN = "timespan.task.run"
+TASK_CPU = "timespan.task.cpu"
 TASK_WAIT = "timespan.task.wait"
 MOVE_DURATION = "timespan.move.duration"
 MOVE_IO = "timespan.move.io"
@@ -254,6 +263,7 @@ SPANS_PENDING = "timespan.spans.pending"
 _WORKER = (WORKER_ID,)
 INSTRUMENTS = (
     Instrument(BYTES_ALLOCD, "gauge", "By", "Live bytes of task results.", _WORKER),
+    Instrument(FUNCTION_BYTES, "gauge", "By", "Live bytes of a function's results.", (FUNCTION_NAME,)),
     Instrument(WORKER_SATURATION, "gauge", "{task}", "Running bodies.", _WORKER),
     Instrument(PROCESSOR_SATURATION, "gauge", "{task}", "Running bodies of a processor.", (WORKER_ID, PROCESSOR)),
     Instrument(EVENT_SATURATION, "gauge", "{event}", "Open timespans.", (WORKER_ID, EVENT_CATEGORY)),
@@ -277,6 +287,10 @@ INSTRUMENTS = (
     ),
     Instrument(TASK_OLDEST_AGE, "gauge", "s", "How long the oldest task has been in a state.", (TASK_STATE,)),
     Instrument(TASK_DURATION, "histogram", "s", "A task from submission to finish.", (FUNCTION_NAME, TASK_RESULT)),
+    Instrument(TASK_RUN, "histogram", "s", "A body, every attempt; waits inside it included.", (FUNCTION_NAME,)),
+    Instrument(
+        TASK_CPU, "counter", "s", "CPU time of the threads of bodies, while these ran there.", (FUNCTION_NAME,), ()
+    ),
     Instrument(TASK_WAIT, "histogram", "s", "What a task waited for.", (WAIT_PHASE,)),
     Instrument(MOVE_DURATION, "histogram", "s", "Moving one argument.", (MOVE_SOURCE, MOVE_DESTINATION)),
     Instrument(MOVE_IO, "counter", "By", "Bytes moved for arguments.", (MOVE_SOURCE, MOVE_DESTINATION), ()),

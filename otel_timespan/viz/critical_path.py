@@ -2,8 +2,8 @@
 
 Two different questions have two answers here. "How fast could this graph be, with any number of
 workers?" is answered by the *critical path*: the longest chain of dependencies, each task weighted with
-its own time. "Why did this run take as long as it did?" is answered by the *realised path*: from the task
-that finished last, back to the dependency that it waited for (the one that finished last), and so on;
+its own time. "Why did this run take as long as it did?" is answered by the *realised path* (realised.py): from
+the task that finished last, back to what it waited for, a dependency or the program that submitted it, and so on;
 its stretches, waits included, add up to what really passed.
 
 See docs/pictures.md.
@@ -11,15 +11,24 @@ See docs/pictures.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import LogFormatError
+from .realised import legs
 from .rows import PHASES, LogTable, TaskRow, read_logs
-from .units import pretty_time
+from .units import pretty_bytes, pretty_time
 
-__all__ = ["CriticalPath", "Step", "TimeAccount", "critical_path", "where_time_went"]
+__all__ = [
+    "NAMES",
+    "CriticalPath",
+    "FunctionTime",
+    "Step",
+    "TimeAccount",
+    "critical_path",
+    "where_time_went",
+    "worth_telling",
+]
 
 
 class Step(NamedTuple):
@@ -41,8 +50,9 @@ class CriticalPath:
     """Both paths of a run, first task first. Times are nanoseconds.
 
     `tasks`, `length_ns`: the critical path and the sum of its tasks' own times. `steps`, `duration_ns`,
-    `waits`: the realised path; `waits` adds up to `duration_ns`, from the submission of its first task to
-    the finish of its last. "submit" in it is time in which the path's next task was not submitted yet.
+    `waits`: the realised path; `waits` adds up to `duration_ns`, from the first submission of the run to
+    the finish of the task that finished last. "submit" in it is the wait for the submitter: time in which
+    the path's next task was not submitted yet.
     """
 
     tasks: tuple[int, ...]
@@ -65,11 +75,39 @@ class CriticalPath:
             f"critical path: {len(self.tasks)} tasks, {pretty_time(self.length_ns)} "
             f"({share:.0f} % of the realised path)",
             f"realised path: {len(self.steps)} tasks, {pretty_time(self.duration_ns)}",
-            "  " + ", ".join(f"{phase} {pretty_time(ns)}" for phase, ns in self.waits.items() if ns),
+            "  " + ", ".join(f"{NAMES[p]} {pretty_time(ns)}" for p, ns in worth_telling(self.waits).items()),
             "",
             *_table(self.steps),
         ]
         return "\n".join(lines)
+
+
+class FunctionTime(NamedTuple):
+    """What the tasks of one function took: their number, own time of the bodies, its CPU time, bytes of results.
+
+    `cpu_ns` and `nbytes` are None where the log does not say them of any task.
+    """
+
+    tasks: int = 0
+    own_ns: int = 0
+    cpu_ns: int | None = None
+    nbytes: int | None = None
+
+    def cells(self, with_cpu: bool) -> str:
+        """As columns of a text."""
+        cpu = "" if self.cpu_ns is None else pretty_time(self.cpu_ns)
+        nbytes = "" if self.nbytes is None else pretty_bytes(self.nbytes, 1)
+        return f"{self.tasks:>9,}{pretty_time(self.own_ns):>14}{cpu:>{14 if with_cpu else 0}}{nbytes:>14}".rstrip()
+
+    def plus(self, task: TaskRow, own_ns: int) -> FunctionTime:
+        """With one more task."""
+        cpu_ns, nbytes = task.own_cpu_ns, task.result_bytes
+        return FunctionTime(
+            self.tasks + 1,
+            self.own_ns + own_ns,
+            self.cpu_ns if cpu_ns is None else (self.cpu_ns or 0) + cpu_ns,
+            self.nbytes if nbytes is None else (self.nbytes or 0) + nbytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,6 +120,7 @@ class TimeAccount:
     slots: int
     own_ns: int
     functions: dict[str, int]
+    by_function: dict[str, FunctionTime]
 
     @property
     def total_ns(self) -> int:
@@ -90,7 +129,7 @@ class TimeAccount:
 
     @property
     def utilisation(self) -> float:
-        """The share (0..1) of the time of the threads that ran bodies which was spent in bodies."""
+        """The share (0..1) of the time of all slots in which they worked: `own_ns / (slots * wall_ns)`."""
         return min(1.0, self.own_ns / (self.slots * self.wall_ns)) if self.slots and self.wall_ns else 0.0
 
     def __str__(self) -> str:
@@ -99,10 +138,39 @@ class TimeAccount:
             f"{100 * self.utilisation:.0f} % busy"
         ]
         total = self.total_ns or 1
-        for phase, ns in self.waits.items():
+        for phase, ns in worth_telling(self.waits).items():
             bar = "█" * round(30 * ns / total)
-            lines.append(f"  {phase:<12}{pretty_time(ns):>14}  {100 * ns / total:5.1f} %  {bar}".rstrip())
+            lines.append(f"  {NAMES[phase]:<12}{pretty_time(ns):>14}  {100 * ns / total:5.1f} %  {bar}".rstrip())
+        with_cpu = any(found.cpu_ns is not None for found in self.by_function.values())
+        if self.by_function:
+            cpu = f"{'CPU':>14}" if with_cpu else ""
+            lines += ["", f"  {'function':<32}{'tasks':>9}{'compute':>14}{cpu}{'results':>14}"]
+        for name, found in list(self.by_function.items())[:_MOST_FUNCTIONS]:
+            lines.append(f"  {name[:31]:<32}{found.cells(with_cpu)}")
+        if len(self.by_function) > _MOST_FUNCTIONS:
+            lines.append(f"  (the {_MOST_FUNCTIONS} largest of {len(self.by_function):,} functions)")
         return "\n".join(lines)
+
+
+_MOST_FUNCTIONS = 10
+
+
+SHARE_WORTH_TELLING = 0.0005
+"""What takes less of the whole reads as 0.0 %."""
+
+NAMES = {
+    "submit": "submit (waiting for the submitter)",
+    **{phase: phase for phase in ("dependency", "schedule", "queue", "move", "retry", "compute")},
+    "nested": "nested (its slot ran others)",
+    "finish": "finish",
+}
+"""How phases are called in texts for people, in their order."""
+
+
+def worth_telling(waits: dict[str, int]) -> dict[str, int]:
+    """The phases that took time; the others are there for the sum, and would be rows of some nanoseconds."""
+    total = sum(waits.values())
+    return {phase: ns for phase, ns in waits.items() if ns >= max(1, SHARE_WORTH_TELLING * total)}
 
 
 def critical_path(logs: Any) -> CriticalPath:
@@ -113,7 +181,7 @@ def critical_path(logs: Any) -> CriticalPath:
     """
     log = read_logs(logs)
     critical = longest_path(log)
-    steps = tuple(_realised(log))
+    steps = tuple(Step(s.task.task_id, s.task.name, s.task.own_ns, s.waits()) for s in legs(log))
     waits = dict.fromkeys(("submit", *PHASES), 0)
     for step in steps:
         for phase, ns in step.waits.items():
@@ -129,29 +197,34 @@ def critical_path(logs: Any) -> CriticalPath:
 
 
 def where_time_went(logs: Any) -> TimeAccount:
-    """The phases of all tasks, added up; the largest functions by own time; how busy the threads were.
+    """The phases of all tasks, added up; what each function took; how busy the slots were.
 
-    `waits` has each of `PHASES` (and "retry" where tasks were tried again), in nanoseconds. A body that
-    waits in a fetch is still in "compute"; `own_ns` is without what its thread ran for others meanwhile.
-    `functions` is {name: own time}, largest first. `slots` counts the threads that ran a body.
+    `waits` has each of `PHASES`, in nanoseconds, and where there is some: "nested", time of a body in which its
+    slot or its thread ran others (it waited for them in a fetch), and "retry", the time between two attempts.
+    "compute" is what bodies took for themselves, all attempts: `own_ns`, and the sum over the functions. A body
+    that waits while its slot has nothing else to run is in it. `functions` is {name: own time}, largest first;
+    `by_function` says more, in the same order. `slots`: of all workers, as they said when they were set up; where
+    the log begins later, those that ran a body in it. A thread that helps works in a slot of these.
     """
     log = read_logs(logs)
     waits = dict.fromkeys(PHASES, 0)
-    functions: dict[str, int] = {}
+    functions: dict[str, FunctionTime] = {}
     for task in log.tasks.values():
-        for phase, ns in task.waits().items():
+        spent = task.spent()
+        for phase, ns in spent.items():
             waits[phase] = waits.get(phase, 0) + ns
         if task.computes:
             name = task.function or task.name
-            functions[name] = functions.get(name, 0) + task.own_ns
-    threads = {(t.worker, t.thread_id or t.processor) for t in log.tasks.values() if t.computes}
+            functions[name] = functions.get(name, FunctionTime()).plus(task, spent["compute"])
+    ordered = dict(sorted(functions.items(), key=lambda item: (-item[1].own_ns, item[0])))
     return TimeAccount(
         waits=waits,
         tasks=len(log.tasks),
         wall_ns=log.finish_ns - log.start_ns,
-        slots=len(threads),
-        own_ns=sum(functions.values()),
-        functions=dict(sorted(functions.items(), key=lambda item: (-item[1], item[0]))),
+        slots=sum(log.slots.values()),
+        own_ns=waits["compute"],
+        functions={name: found.own_ns for name, found in ordered.items()},
+        by_function=ordered,
     )
 
 
@@ -195,38 +268,6 @@ def longest_path(log: LogTable) -> list[TaskRow]:
         path.append(log.tasks[at])
         at = behind[at]
     return path[::-1]
-
-
-def realised_path(log: LogTable) -> list[TaskRow]:
-    """From the task that finished last back along what each one waited for; first task first."""
-    ends = {task.task_id: task.marks()[-1] for task in log.tasks.values() if task.marks()}
-    at = max(ends, key=lambda d: (ends[d], -d), default=None)
-    path: list[TaskRow] = []
-    seen: set[int] = set()
-    while at is not None:
-        if at in seen:
-            raise LogFormatError(f"the log is damaged: the dependencies of task {at} go in a circle")
-        seen.add(at)
-        task = log.tasks[at]
-        path.append(task)
-        at = max((d for d in task.dependencies if d in ends), key=lambda d: (ends[d], -d), default=None)
-    return path[::-1]
-
-
-def _realised(log: LogTable) -> Iterable[Step]:
-    reached: int | None = None
-    for task in realised_path(log):
-        marks = task.marks()
-        begin = marks[0] if reached is None else reached
-        # The stretch begins where the one before it ended; what happened earlier was in its shadow.
-        waits = {"submit": max(0, min(marks[0], marks[-1]) - begin)}
-        names = ("dependency", "schedule", "queue", "move", "retry", "compute", "finish")
-        for phase, start, end in zip(names, marks, marks[1:], strict=False):
-            waits[phase] = max(0, end - max(start, begin))
-        if not waits["retry"]:
-            del waits["retry"]
-        reached = max(begin, marks[-1])
-        yield Step(task.task_id, task.name, task.own_ns, waits)
 
 
 def _table(steps: tuple[Step, ...], most: int = 30) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 from ..errors import InvalidOptionError, MissingExtraError, TimespanError
 from .colors import PALETTE, NameToColor, assign_colors
 from .counters import short_processor
-from .critical_path import realised_path
 from .dataflow import DataFlow, DataKey, read_dataflow
+from .realised import realised_path
 from .rows import LogTable, TaskRow, read_logs
 from .tables import check_color_by
 from .units import pretty_time

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidOptionError
 from .colors import PALETTE, NameToColor
-from .critical_path import realised_path
+from .realised import realised_path
 from .rows import LogTable
 from .tables import check_target, logs_to_rows
 from .units import pretty_time

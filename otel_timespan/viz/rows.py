@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from ..errors import InvalidOptionError, unwrap_exception
 from ..timespans.model import ChunkInfo, Event, EventId, Timespan, ValueInfo, function_name
 
-__all__ = ["PHASES", "Half", "LogTable", "Span", "TaskRow", "id_field", "log_kind", "read_logs"]
+__all__ = ["PHASES", "Half", "LogTable", "Span", "TaskRow", "id_field", "length_of", "log_kind", "read_logs"]
 
 PHASES = ("dependency", "schedule", "queue", "move", "compute", "finish")
 """The phases of a task, in order; their times add up to the whole (docs/events.md)."""
@@ -80,17 +80,25 @@ class TaskRow:
     body_start_ns: int | None = None
     body_end_ns: int | None = None
     finished_ns: int | None = None
+    running_until_ns: int | None = None
+    """Of a body that still runs at the end of the log: that end."""
     compute_ns: int = 0
     """Time in bodies, all attempts together."""
     nested_ns: int = 0
-    """Part of `compute_ns` in which the same thread ran other tasks' bodies (a fetch that helped)."""
+    """Part of `compute_ns` in which its thread or its slot ran other tasks' bodies (a fetch that helped, or waited)."""
     computes: int = 0
     cpu_ns: int | None = None
+    """CPU time of the threads of its bodies, all attempts together."""
+    nested_cpu_ns: int = 0
+    """Part of `cpu_ns` that is other tasks', which the same thread ran meanwhile."""
     result_bytes: int | None = None
     dependencies: tuple[int, ...] = ()
     spawned_by: int = 0
     run_id: int | None = None
     error: str | None = None
+    """What it raised, or what that task raised because of which it was skipped: type and text, one line."""
+    failure: BaseException | None = None
+    """The same as an exception, with its traceback, where the log has that."""
     first_move_ns: int | None = None
 
     @property
@@ -100,8 +108,13 @@ class TaskRow:
 
     @property
     def own_ns(self) -> int:
-        """Time in its bodies without what the same thread ran for other tasks meanwhile."""
+        """Time in its bodies without what its thread and its slot ran for other tasks meanwhile."""
         return max(0, self.compute_ns - self.nested_ns)
+
+    @property
+    def own_cpu_ns(self) -> int | None:
+        """CPU time of its bodies without that of other tasks, None where it was not measured."""
+        return None if self.cpu_ns is None else max(0, self.cpu_ns - self.nested_cpu_ns)
 
     @property
     def computed(self) -> bool:
@@ -116,7 +129,8 @@ class TaskRow:
         """
         taken = self.first_move_ns if self.taken_ns is None else self.taken_ns
         known = [self.submitted_ns, self.ready_ns, self.placed_ns, taken]
-        known += [self.first_body_ns, self.body_start_ns, self.body_end_ns, self.finished_ns]
+        body_end = self.running_until_ns if self.body_end_ns is None else self.body_end_ns
+        known += [self.first_body_ns, self.body_start_ns, body_end, self.finished_ns]
         times = [t for t in known if t is not None]
         if not times:
             return ()
@@ -153,6 +167,28 @@ class TaskRow:
             waits["retry"] = body - first_body
         return waits
 
+    def spent(self) -> dict[str, int]:
+        """As `waits`, but by who was at work: they add up to the same.
+
+        "compute" is what its bodies took for themselves, those of all attempts; "nested" what their slots and
+        threads ran for others meanwhile; "retry" only what passed between two attempts.
+        """
+        spent = self.waits()
+        earlier = min(spent.get("retry", 0), max(0, self.compute_ns - self._last_body_ns))
+        if earlier:
+            spent["retry"] -= earlier
+            spent["compute"] += earlier
+        nested = min(self.nested_ns, spent["compute"])
+        if nested:
+            spent["compute"] -= nested
+            spent["nested"] = nested
+        return spent
+
+    @property
+    def _last_body_ns(self) -> int:
+        end = self.running_until_ns if self.body_end_ns is None else self.body_end_ns
+        return 0 if end is None or self.body_start_ns is None else end - self.body_start_ns
+
 
 @dataclass
 class LogTable:
@@ -163,6 +199,8 @@ class LogTable:
     names: dict[Any, str] = field(default_factory=dict)
     """What `logs_annotate` named: identity -> name."""
     workers: tuple[int, ...] = ()
+    slots: dict[int, int] = field(default_factory=dict)
+    """How many slots a worker has: as it said when it was set up, else those that ran a body in this log."""
     streams: Mapping[int, Mapping[str, list[Any]]] = field(default_factory=dict)
     """The log itself where it is one of streams, else empty."""
     source: Any = None
@@ -363,6 +401,7 @@ class _Reader:
         table.spans.sort(key=attrgetter("start", "finish", "worker", "at"))
         table.tasks = dict(sorted(table.tasks.items()))
         _note_nested(table)
+        _note_slots(table)
 
     def _read_streams(self, streams: Mapping[str, list[Any]]) -> None:
         ids = streams.get("id") or ()
@@ -385,24 +424,57 @@ def _note_compute(task: TaskRow, span: Span) -> None:
     if task.body_start_ns is None or span.start >= task.body_start_ns:
         task.worker, task.processor = span.worker, id_field(span.id, "processor")
         task.body_start_ns, task.body_end_ns = span.start, None if span.open else span.finish
+        task.running_until_ns = span.finish if span.open else None
         task.thread_id = getattr(span.timeline, "thread_id", None)
         task.thread_name = getattr(span.timeline, "thread_name", None)
-        task.cpu_ns = getattr(span.timeline, "cpu_ns", None)
+    cpu_ns = getattr(span.timeline, "cpu_ns", None)
+    if cpu_ns is not None:
+        task.cpu_ns = (task.cpu_ns or 0) + cpu_ns
     task.computes += 1
     task.compute_ns += span.finish - span.start
 
 
 def _note_nested(table: LogTable) -> None:
-    """Whose time it is: a body that runs inside another one's fetch, on its thread, is not that one's own."""
-    open_spans: dict[Any, list[Span]] = {}
+    """Whose time it is: at any moment a slot, and a thread, works for the body that began there last.
+
+    A body inside of another one's fetch is not that one's own time, whether the same thread runs it or another
+    one that was given the slot.
+    """
+    running: dict[Any, list[Span]] = {}  # by slot, and by thread: the bodies that have not ended
+    covered: dict[int, tuple[Span, list[tuple[int, int]]]] = {}
     for span in sorted(table.computes, key=lambda s: (s.start, -s.finish)):
-        thread = getattr(span.timeline, "thread_id", None) or id_field(span.id, "processor")
-        stack = open_spans.setdefault((span.worker, thread), [])
-        while stack and stack[-1].finish <= span.start:
-            stack.pop()
-        if stack and span.finish <= stack[-1].finish and (outer := table.task_of(stack[-1])):
-            outer.nested_ns += span.finish - span.start
-        stack.append(span)
+        thread = getattr(span.timeline, "thread_id", None)
+        slot = id_field(span.id, "processor")
+        for key in ((span.worker, "thread", thread), (span.worker, "slot", slot)):
+            if key[2] is None:
+                continue
+            below = [one for one in running.get(key, ()) if one.finish > span.start]
+            for outer in below:
+                _, parts = covered.setdefault(id(outer), (outer, []))
+                parts.append((span.start, min(span.finish, outer.finish)))
+            if key[1] == "thread" and below and (task := table.task_of(below[-1])):
+                task.nested_cpu_ns += getattr(span.timeline, "cpu_ns", None) or 0
+            running[key] = [*below, span]
+    for outer, parts in covered.values():
+        if task := table.task_of(outer):
+            task.nested_ns += length_of(parts)
+
+
+def length_of(intervals: list[tuple[int, int]]) -> int:
+    """How long at least one of them lasts."""
+    total, reached = 0, 0
+    for start, end in sorted(intervals):
+        total += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def _note_slots(table: LogTable) -> None:
+    used: dict[int, set[Any]] = {}
+    for span in table.computes:
+        used.setdefault(span.worker, set()).add(id_field(span.id, "processor"))
+    for worker, processors in used.items():
+        table.slots[worker] = max(table.slots.get(worker, 0), len(processors))
 
 
 def _unique(ids: Iterable[Any]) -> tuple[int, ...]:
@@ -427,6 +499,12 @@ def _add_thunk(reader: _Reader, half: Half) -> None:
     task.dependencies = _unique(d[1] for d in getattr(timeline, "deps", None) or ()) or task.dependencies
     task.spawned_by = getattr(timeline, "spawned_by", 0) or 0
     task.run_id = getattr(timeline, "run_id", None)
+
+
+def _init_proc(reader: _Reader, half: Half) -> None:
+    slots, worker = getattr(half.timeline, "slots", None), id_field(half.id, "worker")
+    if isinstance(slots, int) and isinstance(worker, int):
+        reader.table.slots[worker] = max(slots, reader.table.slots.get(worker, 0))
 
 
 def _schedule(reader: _Reader, half: Half) -> None:
@@ -459,7 +537,7 @@ def _finish(reader: _Reader, half: Half) -> None:
     if task := reader.task(half):
         task.finished_ns = half.timestamp
         task.state = getattr(half.timeline, "state", None) or task.state
-        task.error = None  # an earlier attempt's
+        task.error = task.failure = None  # an earlier attempt's
         _note_result(task, half.timeline)
 
 
@@ -469,6 +547,7 @@ def _note_result(task: TaskRow, timeline: Any) -> None:
         task.result_bytes = result.nbytes
     elif isinstance(result, BaseException):
         error = unwrap_exception(result)  # of a skipped task: what the one it depends on raised
+        task.failure = error
         task.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
@@ -490,6 +569,7 @@ _AT_START: dict[str, Any] = {
 }
 _AT_FINISH: dict[str, Any] = {
     "add_thunk": _add_thunk,
+    "init_proc": _init_proc,
     "schedule": _schedule,
     "proc_run_fetch": _fetched,
     "proc_steal_local": _fetched,

@@ -228,7 +228,7 @@ class Way:
             for point in metric.data.data_points:
                 key = (metric.name, tuple(sorted(point.attributes.items())))
                 counts = getattr(point, "bucket_counts", None)
-                found[key] = point.value if counts is None else (*counts, point.count, round(point.sum, 9), point.max)
+                found[key] = round(point.value, 9) if counts is None else (*counts, point.count, round(point.sum, 9), point.max)
         return found
 
 

@@ -6,6 +6,7 @@ import ast
 import gc
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from otel_timespan import timespans as T
 from otel_timespan.errors import DTaskFailedError
 from otel_timespan.otel import OTelLog, catalogue, dag, semconv
 from otel_timespan.otel.metrics.gauges import default_consumers
+from tests.backends import eventually
 from tests.otel.stories import MS, half, move, submit, whole
 
 Points = dict[tuple[Any, ...], Any]
@@ -37,6 +39,13 @@ def add(a: int, b: int) -> int:
 def boom() -> None:
     """A body that raises."""
     raise ValueError("no")
+
+
+def burn() -> None:
+    """A body that computes."""
+    begun = time.thread_time()
+    while time.thread_time() - begun < 0.03:
+        pass
 
 
 class Meters:
@@ -96,6 +105,81 @@ def meters() -> Iterator[Callable[..., Meters]]:
     for one in made:
         for log in one.logs:
             log.close()
+
+
+def test_dropped_tasks_do_not_count_as_failures(meters: Callable[..., Meters]) -> None:
+    """What the alert looks at counts the task that failed; those that the leaving program dropped are cancelled."""
+    m = meters()
+    started, go = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        started.set()
+        go.wait(20)
+
+    running = D.spawn(stuck)
+    assert started.wait(20)
+    D.wait(D.spawn(boom))
+    waiting = [D.spawn(add, running, n) for n in range(3)]
+    D.eager_context().shutdown(timeout_s=0.1)
+    go.set()
+    del waiting
+    counts = m.points("timespan.task.count")
+    by_result: dict[str, int] = {}
+    for (result, *_), count in counts.items():
+        by_result[result] = by_result.get(result, 0) + count
+    assert by_result == {"success": 0, "failure": 1, "cancellation": 4, "skip": 0}
+
+
+def test_run_time_ranks_functions(meters: Callable[..., Meters]) -> None:
+    """Run time and CPU are of the bodies, by function: a quick function that queued for long is quick."""
+    m = meters()
+    started, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        started.set()
+        go.wait(20)
+
+    with D.Context(threads=1, log_sink=m.logs[0]):
+        first = D.spawn(slow)
+        assert started.wait(20)
+        quick = [D.spawn(add, n, 1) for n in range(5)]
+        threading.Timer(0.05, go.set).start()
+        D.waitall([first, *quick])
+        D.fetch(D.spawn(burn))
+    run, cpu = m.points("timespan.task.run"), m.points("timespan.task.cpu")
+    durations = m.points("timespan.task.duration")
+    name = f"{__name__}.add"
+    assert run[name,].count == 5 and run[name,].sum < durations[name, "success"].sum / 5
+    assert cpu[name,] < 0.02 <= cpu[f"{__name__}.burn",]
+
+
+def test_every_attempt_counts_as_a_body(meters: Callable[..., Meters]) -> None:
+    """A body that is tried again ran twice; one that raised took its time as well; what never ran took none."""
+    m = meters()
+    bad = D.spawn(boom, D.Options(retries=2, retry_delay=0))
+    D.wait(D.spawn(add, bad, 1))
+    run = m.points("timespan.task.run")
+    assert {key: point.count for key, point in run.items()} == {(f"{__name__}.boom",): 3}
+
+
+def test_live_bytes_by_function(meters: Callable[..., Meters]) -> None:
+    """They are those of the results that are kept, and add up to the worker's."""
+    m = meters()
+    kept = [D.spawn(bytes, n * 1000) for n in (1, 2)]
+    numbers = D.spawn(add, 1, 2)
+    D.waitall([*kept, numbers])
+
+    def both() -> tuple[dict[Any, Any], dict[Any, Any]]:
+        return m.points("timespan.function.bytes_allocd"), m.points("timespan.bytes_allocd")
+
+    by_function, by_worker = both()
+    assert by_function["bytes",] == 3000 and by_function[f"{__name__}.add",] == 8
+    assert sum(by_function.values()) == sum(by_worker.values())
+    del kept[:]
+    gc.collect()
+    eventually(lambda: both()[0]["bytes",] == 0)
+    by_function, by_worker = both()
+    assert sum(by_function.values()) == sum(by_worker.values()) == 8
 
 
 def test_counts_are_exact(meters: Callable[..., Meters]) -> None:

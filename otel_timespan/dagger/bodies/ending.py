@@ -191,7 +191,8 @@ def _skip(core: Core, tasks: Sequence[DTask], failure: Failure) -> None:
             task._summary = summarize(task)
             recorder = core.context.recorder
             row = () if recorder is None else _finish_row(core, task, failure.error_for(task._summary))
-            end(core, task, failure, recorder, row, "skip", False, True, doomed)
+            state = "cancellation" if failure.direct and _is_departure(failure.ex) else "skip"
+            end(core, task, failure, recorder, row, state, False, True, doomed)
 
 
 def _finish_row(core: Core, task: DTask, result: Any) -> tuple[Any, ...]:
@@ -219,7 +220,10 @@ def release_inputs(task: DTask) -> None:
 
 
 def fail(core: Core, task: DTask, error: BaseException, state: str = "failure", direct: bool = False) -> bool:
-    """End a task that does not run (any more) with an error; False if it has an outcome already."""
+    """End a task that does not run (any more) with an error; False if it has an outcome already.
+
+    `direct`: the scheduler went down. Its tasks failed only if it could not go on: else they were dropped.
+    """
     if on_main_thread():
         return uninterrupted(fail, core, task, error, state, direct)
     if not hasattr(task, "_open"):
@@ -228,8 +232,14 @@ def fail(core: Core, task: DTask, error: BaseException, state: str = "failure", 
     failure = Failure(task._summary, error, direct)
     recorder = core.context.recorder
     row = () if recorder is None else _finish_row(core, task, error)
+    state = "cancellation" if direct and _is_departure(error) else state
     end(core, task, failure, recorder, row, state, False, True)
     return task._outcome is failure
+
+
+def _is_departure(error: BaseException) -> bool:
+    """Whether a scheduler that goes down with this error was left, and not broken: nothing failed."""
+    return not isinstance(error, SchedulingError) or error.code == "exited"
 
 
 def perform(core: Core, effect: Doomed | Restorable) -> None:
@@ -286,12 +296,11 @@ def report_defect(core: Core, task: DTask, error: BaseException) -> None:
 
 
 def halt(core: Core, error: BaseException) -> None:
-    """Go down: every unfinished task fails with `error`, directly. Bodies that run are abandoned."""
+    """Go down: every unfinished task ends with `error`, directly. Bodies that run are abandoned."""
     if on_main_thread():
         uninterrupted(halt, core, error)
         return
     core.halted = error
-    state = "failure" if isinstance(error, SchedulingError) else "cancellation"
     for task in list(core.unfinished()):
-        fail(core, task, error, state, direct=True)
+        fail(core, task, error, direct=True)
     core.clear()

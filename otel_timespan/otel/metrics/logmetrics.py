@@ -14,7 +14,7 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
-from ...timespans.model import Event
+from ...timespans.model import ChunkInfo, Event
 from ...timespans.taskrecords import Steps
 from .. import semconv
 from ..packing.lane import FIRST_BOUNDARY, Lane, Taken
@@ -34,6 +34,7 @@ EXEMPLARS_S = 0.1
 NAN = float("nan")
 MAX_ANSWERS = 10_000
 """Of `redact`, kept: a collection asks about the same texts each time."""
+MAX_GONE = 10_000
 
 
 class LogMetrics:
@@ -58,7 +59,9 @@ class LogMetrics:
         redact: Redact | None = None,
     ) -> None:
         self._hub, self._gauges = hub, gauges
+        self._bytes = _FunctionBytes()
         gauges.listen(_Occurrences(self._count))
+        gauges.listen(self._bytes)
         self._clock, self._lock, self._worker = clock, lock, worker
         self._prepare, self._account = prepare, account
         self.mapper: SpanMapper | None = None
@@ -96,9 +99,19 @@ class LogMetrics:
         return self._gauges.feed(events)
 
     def task_opened(self, task: OpenTask) -> None:
-        """A new task: its function's series begins at 0."""
-        name = self._function(task)
+        """A new task: its function's series begin at 0."""
+        self._begin(self._function(task))
+
+    def _begin(self, name: str) -> None:
         self._counts[semconv.TASK_COUNT].setdefault(("success", name), 0)
+        self._counts[semconv.TASK_CPU].setdefault((name,), 0)
+
+    def body_done(self, task: OpenTask) -> None:
+        """A body ended: what ranks functions, as a task's duration is mostly what it waited for."""
+        key = (self._function(task),)
+        self._observe(semconv.TASK_RUN, key, task.body_end - task.body_start, task, task.span_id)
+        if task.cpu_ns is not None:
+            self._count(semconv.TASK_CPU, key, task.cpu_ns / 1e9)
 
     def task_done(self, task: OpenTask, result: str, bounds: tuple[int, ...]) -> None:
         """A task has its result."""
@@ -106,6 +119,8 @@ class LogMetrics:
         key: tuple[Any, ...] = (result, name)
         if result == "failure" and failures.is_failure(task.result):
             key = (result, name, self._error_type(task))
+        elif isinstance(task.result, ChunkInfo):
+            self._bytes.made(task.result, name)
         self._count(semconv.TASK_COUNT, key, 1)
         self._observe(semconv.TASK_DURATION, (name, result), bounds[6] - bounds[0], task, task.span_id)
         reached = 1 + sum(1 for b in (task.ready, task.placed, task.taken) if b)
@@ -117,7 +132,8 @@ class LogMetrics:
         self.events += taken.quiet
         for code, f in taken.functions:
             name = self._names[code] = self._name(f)
-            self._counts[semconv.TASK_COUNT].setdefault(("success", name), 0)
+            self._begin(name)
+        self._bytes.all_made(taken.ended, self._names)
         self._gauges.take_steps(Steps(taken.begun, taken.ended, taken.evicted, taken.processors))
         tasks = taken.tasks
         if not tasks:
@@ -131,6 +147,8 @@ class LogMetrics:
         for name, some in by_function.items():
             self._count(semconv.TASK_COUNT, ("success", name), len(some))
             self._observe_all(semconv.TASK_DURATION, (name, "success"), some, 0, 6)
+            self._observe_all(semconv.TASK_RUN, (name,), some, 4, 5)
+            self._count(semconv.TASK_CPU, (name,), sum([task[3] or 0 for task in some]) / 1e9)
         for n, phase in enumerate(_WAITS):
             self._observe_all(semconv.TASK_WAIT, (phase,), tasks, n, n + 1)
 
@@ -261,6 +279,8 @@ class LogMetrics:
             now = self._clock()
             ages = {state: now if since is None else since for state, (_, since) in self._active().items()}
             return [((state,), max(0, now - since) / 1e9) for state, since in ages.items()]
+        if instrument == semconv.FUNCTION_BYTES:
+            return [((name,), nbytes) for name, nbytes in self._bytes.live.items()]
         if instrument == semconv.SPANS_PENDING:
             return [((), self._account()["pending"])]
         return self._gauges.read(instrument, self._worker())
@@ -306,3 +326,66 @@ class _Occurrences:
         """The same for records."""
         if steps.evicted:
             self._count(semconv.EVICT_COUNT, (1,), len(steps.evicted))
+
+class _FunctionBytes:
+    """Live bytes of results by the function that made them: of the chunks that `BytesAllocd` counts in all.
+
+    Told of each result by the log (`made`), and as a consumer of what becomes of it.
+    """
+
+    categories = frozenset(("evict", "storage_wait"))
+    phase = "finish"
+
+    def __init__(self) -> None:
+        self.live: dict[str, int] = {}
+        self._held: dict[Any, tuple[str, int]] = {}
+        self._spilled: dict[Any, tuple[str, int]] = {}
+        self._gone: dict[Any, None] = {}  # the last that died: news of their birth may come late
+
+    def made(self, chunk: ChunkInfo, function: str) -> None:
+        """A task has this result. A chunk that several tasks have counts for the first."""
+        handle = chunk.handle
+        known = handle in self._held or handle in self._spilled or handle in self._gone
+        if chunk.nbytes is not None and not known:
+            self._keep(handle, (function, chunk.nbytes))
+
+    def all_made(self, returned: Sequence[Any], names: Mapping[Any, str]) -> None:
+        """The same of many results, as their records tell."""
+        held, spilled, gone = self._held, self._spilled, self._gone
+        for record in returned:
+            handle, nbytes = record[7], record[8]
+            if nbytes is not None and handle not in held and handle not in spilled and handle not in gone:
+                self._keep(handle, (names[record[6]], nbytes))
+
+    def __call__(self, event: Event) -> None:
+        chunk = getattr(event.timeline, "data", None)
+        if not isinstance(chunk, ChunkInfo):
+            return
+        handle = chunk.handle
+        if event.category == "storage_wait":
+            if handle in self._spilled:
+                self._keep(handle, self._spilled.pop(handle))
+            return
+        self._let_go(handle, getattr(event.timeline, "reason", ""))
+
+    def take_steps(self, steps: Steps) -> None:
+        """The same for records."""
+        for record in steps.evicted:
+            self._let_go(record[2], record[6])
+
+    def _let_go(self, handle: Any, reason: str) -> None:
+        made = self._held.pop(handle, None)
+        if made is not None:
+            self.live[made[0]] -= made[1]
+        if reason == "spilled":
+            if made is not None:
+                self._spilled[handle] = made
+            return
+        self._spilled.pop(handle, None)
+        self._gone[handle] = None
+        if len(self._gone) > MAX_GONE:
+            del self._gone[next(iter(self._gone))]
+
+    def _keep(self, handle: Any, made: tuple[str, int]) -> None:
+        self._held[handle] = made
+        self.live[made[0]] = self.live.get(made[0], 0) + made[1]

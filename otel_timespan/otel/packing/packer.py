@@ -67,7 +67,7 @@ def compile_packer(spans: Sequence[SpanData], facts: Facts, upstreams: Sequence[
     """
     try:
         parts = [part for span in spans for part in _framed(b"\x12", list(_span(span, facts, upstreams)))]
-    except _Unknown:
+    except _UnknownError:
         return None
     pack = _generate(parts, len(upstreams))
     made = pack(*facts[:-1], *facts.times, *upstreams)
@@ -75,7 +75,7 @@ def compile_packer(spans: Sequence[SpanData], facts: Facts, upstreams: Sequence[
     return pack if made == wanted else None
 
 
-class _Unknown(Exception):
+class _UnknownError(Exception):
     """The example holds something that is neither constant nor in the catalogue."""
 
 
@@ -83,7 +83,7 @@ def _span(span: SpanData, facts: Facts, upstreams: Sequence[int]) -> Iterator[_P
     """The parts of one Span message, in the order in which `encode_span` writes them."""
     definition = SPANS.get(span.name) if span.span_id != ids.swapped(facts.base) else SPANS[semconv.TASK_SPAN]
     if definition is None or span.events or span.dropped_links or span.dropped_attributes or span.trace_state:
-        raise _Unknown(span.name)
+        raise _UnknownError(span.name)
     mask = ids.mask(definition.phase)
     yield b"\x0a\x10"
     yield _Slot("16s", 16, "trace")
@@ -110,7 +110,7 @@ def _attribute(key: str, value: Any, facts: Facts) -> Iterator[_Part]:
         return
     slot = _VARYING.get(key)
     if slot is None:
-        raise _Unknown(key)
+        raise _UnknownError(key)
     if type(value) is float:
         size, code = 8, "d"
     else:
@@ -134,7 +134,7 @@ _VARYING = {
 def _link(link: LinkData, facts: Facts, upstreams: Sequence[int]) -> Iterator[_Part]:
     mixed = ids.swapped(link.span_id)
     if mixed not in upstreams or link.trace_state or link.dropped_attributes:
-        raise _Unknown("link")
+        raise _UnknownError("link")
     yield b"\x0a\x10"
     yield _Slot("16s", 16, "trace")
     yield b"\x12\x08"

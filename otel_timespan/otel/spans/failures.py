@@ -17,6 +17,7 @@ from .values import plain_text
 
 __all__ = [
     "FailureText",
+    "FirstFailure",
     "describe",
     "error_type",
     "exception_event",
@@ -35,6 +36,22 @@ class FailureText(NamedTuple):
     type: str
     message: str
     stack: str
+
+
+class FirstFailure(NamedTuple):
+    """The task that failed first in a run: what its root says of it, and the task's span."""
+
+    task_id: int
+    function: str
+    text: FailureText
+    trace_id: int
+    span_id: int
+    trace_state: str
+    flags: int
+
+    def __str__(self) -> str:
+        said = f": {self.text.message}" if self.text.message else ""
+        return f"{self.function} (task {self.task_id}) raised {self.text.type}{said}"
 
 
 def is_failure(result: Any) -> bool:

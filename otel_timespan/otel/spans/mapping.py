@@ -17,7 +17,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, Protocol
 
-from ...errors import InvalidOptionError
+from ...errors import DTaskFailedError, InvalidOptionError
 from ...timespans.model import ChunkInfo, Event, EventId
 from ...timespans.warn import warn_once
 from .. import semconv
@@ -27,7 +27,7 @@ from .ids import Root, TraceParent
 from .paths import AnyPath, extend, length_of, path_of
 from .plain import PlainSpans
 from .runs import Run, Runs
-from .spandata import ERROR, UNSET, EventData, SpanData
+from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
 from .tasks import Done, OpenTask, SpanConfig
 from .values import plain_text
 
@@ -36,6 +36,7 @@ __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
 DETAILS = ("task", "phases", "scheduler")
 MAX_DONE = 65_536
 _SOME = 4096  # forgotten at once: one by one a dict takes ever longer
+MAX_PATH_LINKS = 32
 CLOCK_SLACK_NS = 60_000_000_000
 """How much older than its run a task may be: where the drain of the log opens the run, it may lag behind."""
 
@@ -64,6 +65,9 @@ class Observer(Protocol):
 
     def task_opened(self, task: OpenTask) -> None:
         """A task was submitted."""
+
+    def body_done(self, task: OpenTask) -> None:
+        """A body ended, whatever becomes of its task."""
 
     def task_done(self, task: OpenTask, result: str, bounds: tuple[int, ...]) -> None:
         """A task has its result; `bounds` as `OpenTask.bounds` gives them."""
@@ -178,13 +182,28 @@ class SpanMapper:
         if not run.parent.flags & 1:
             self.sampled += 1
             return []
-        return [root_span(run, self._config.offset_ns)]
+        if run.first_failure is None:  # the task of another run, of a block inside of this one's
+            run.first_failure = tasks.failure_behind(run.error, run.parent, self.done.get)
+        return [root_span(run, self._config.offset_ns, self._links_of_root(run))]
+
+    def _links_of_root(self, run: Run) -> tuple[LinkData, ...]:
+        """To the first failure, then to the last tasks of the critical path, in their order."""
+        links = []
+        first, limit = run.first_failure, self._config.link_limit
+        if first is not None:
+            cause = {semconv.LINK_TYPE: "cause"}
+            links.append(LinkData(first.trace_id, first.span_id, cause, first.trace_state, first.flags))
+        path = run.path.tasks()[-MAX_PATH_LINKS:] if run.path is not None else ()
+        for task_id in path:
+            parent, span_id = tasks.span_of(run.parent, task_id, self.done.get(task_id))
+            on_path = {semconv.LINK_TYPE: "critical_path"}
+            links.append(LinkData(parent.trace_id, span_id, on_path, parent.trace_state, parent.flags))
+        return tuple(links[:limit])
 
     def abandon(self, now_ns: int) -> list[SpanData]:
         """Close everything that is open, as abandoned: the log ends before it does."""
         out: list[SpanData] = []
         for task in [*self._late.values(), *self._tasks.values()]:
-            late = task.finished > 0
             task.latest = max(task.latest, now_ns)
             if task.body_start and not task.body_end:
                 task.body_end = now_ns
@@ -195,7 +214,7 @@ class SpanMapper:
                 run.whole = False
                 run.cover(task.submitted, now_ns)
             if not task.emitted:
-                self._emit_task(task, "cancellation" if late else "abandoned", out)
+                self._emit_task(task, task.ended_as or "abandoned", out)
         self._tasks.clear()
         self._late.clear()
         for state in self.active.values():
@@ -331,6 +350,8 @@ class SpanMapper:
         if task is None or not task.body_start:
             return
         self._end_body(task, event)
+        if self.observer is not None:
+            self.observer.body_done(task)
         if self._phases:
             self._put(task, tasks.compute_span, out)
         if late is not None:
@@ -355,7 +376,8 @@ class SpanMapper:
 
     def _describe_failure(self, task: OpenTask, error: Any) -> None:
         text = failures.describe(error)
-        if task.span is not None and task.span.has_recorded(error):
+        told = isinstance(error, DTaskFailedError)  # on the task that it fetched
+        if told or (task.span is not None and task.span.has_recorded(error)):
             text = text._replace(stack="")
         task.body_failure = None if failures.is_cancellation(error) else text
 
@@ -368,7 +390,7 @@ class SpanMapper:
                 self._runs.touch(run)
             run.cover(task.submitted, task.latest)
         if not task.emitted:
-            self._emit_task(task, "cancellation" if failures.is_cancellation(task.result) else "failure", out)
+            self._emit_task(task, task.ended_as, out)
 
     def _finish_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._task(id["thunk_id"], event)
@@ -385,7 +407,7 @@ class SpanMapper:
         task.result = timeline.result
         if isinstance(timeline.result, ChunkInfo):
             task.result_nbytes = timeline.result.nbytes
-        result = getattr(timeline, "state", None) or _guess(timeline.result)
+        task.ended_as = result = getattr(timeline, "state", None) or _guess(timeline.result)
         del self._tasks[task.id]
         self._leave(task)
         bounds = task.bounds()
@@ -434,6 +456,7 @@ class SpanMapper:
             return None
         task = OpenTask(id.thunk_id, done.parent, event.timestamp, done.attempt)
         task.emitted, task.taken, task.finished = True, event.timestamp, done.finished_ns
+        task.ended_as = "cancellation"
         self._late[id.thunk_id, id.processor] = task
         return task
 
@@ -480,6 +503,8 @@ class SpanMapper:
         run.failed += result == "failure"
         run.skipped += result == "skip"
         run.cancelled += result == "cancellation"
+        if run.first_failure is None and result in ("failure", "skip"):
+            run.first_failure = tasks.first_failure(task, result, self.done.get)
         run.late += bool(task.body_start and not task.body_end)
         self.settle_run(root, 1, bounds[0], bounds[6], task.id, path)
 
@@ -527,9 +552,12 @@ class SpanMapper:
             task.active = ""
 
 
-def root_span(run: Run, offset_ns: int) -> SpanData:
-    """The root of a run that is over: what it counted, and what the user recorded on it."""
-    path = run.path
+def root_span(run: Run, offset_ns: int, links: tuple[LinkData, ...] = ()) -> SpanData:
+    """The root of a run that is over: what it counted, the first failure, and what the user recorded on it.
+
+    An exception that ended the block is recorded here, unless it is a task's: that is told on the task's span.
+    """
+    path, first = run.path, run.first_failure
     attributes: dict[str, Any] = {
         **run.root.attributes,
         semconv.DAG_TASKS: run.finished,
@@ -547,21 +575,30 @@ def root_span(run: Run, offset_ns: int) -> SpanData:
     status, message = UNSET, ""
     events: tuple[EventData, ...] = ()
     end_ns = max(run.latest_ns, run.left_ns or 0, run.start_ns + 1)
-    if run.error is not None:
+    if first is not None:
+        attributes[semconv.ERROR_TYPE] = first.text.type
+        attributes[semconv.DAG_FAILURE_TASK] = first.task_id
+        attributes[semconv.DAG_FAILURE_FUNCTION] = first.function
+        attributes[semconv.DAG_FAILURE_MESSAGE] = first.text.message
+        status, message = ERROR, str(first)
+    elif run.failed:
+        status, message = ERROR, f"{run.failed} of {run.finished} tasks failed"
+    told = first is not None and isinstance(run.error, DTaskFailedError)
+    if run.error is not None and run.block_failed and not told:
         text = failures.describe(run.error)
         attributes[semconv.ERROR_TYPE] = text.type
         status, message = ERROR, text.message
         recorded = isinstance(run.span, BodySpan) and run.span.has_recorded(run.error)
         events = () if recorded else (failures.exception_event(text, (run.left_ns or end_ns) + offset_ns),)
-    elif run.failed or run.skipped:
-        status, message = ERROR, f"{run.failed} of {run.finished} tasks failed, {run.skipped} never ran"
     root, parent = run.root, run.parent
     span = SpanData(
         root.name, parent.trace_id, root.span_id, root.parent_id, run.start_ns + offset_ns, end_ns + offset_ns,
-        attributes, (), events, status, message, parent.trace_state, flags=parent.flags,
+        attributes, links, events, status, message, parent.trace_state, flags=parent.flags,
     )  # fmt: skip
     return run.span.merged(span) if isinstance(run.span, BodySpan) else span
 
 
 def _guess(result: Any) -> str:
-    return "failure" if failures.is_failure(result) else "success"
+    if not failures.is_failure(result):
+        return "success"
+    return "cancellation" if failures.is_cancellation(result) else "failure"

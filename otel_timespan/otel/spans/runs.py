@@ -14,6 +14,7 @@ finished or taken back.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import itertools
 import threading
@@ -25,6 +26,7 @@ from opentelemetry.context import get_current
 from opentelemetry.trace import INVALID_SPAN, get_current_span
 
 from .. import semconv
+from .failures import FirstFailure, is_cancellation
 from .ids import Root, TraceParent, pack
 from .paths import Path
 from .values import plain_attributes
@@ -81,6 +83,8 @@ class Run:
         self.latest_ns = self.root.start_ns
         self.start_ns = self.root.start_ns
         self.failed = self.cancelled = self.skipped = self.retried = self.moved = 0
+        self.first_failure: FirstFailure | None = None
+        """None while no task failed, and none was skipped because one did."""
         self.path: Path | None = None
         self.whole = True
         self.lost_before = 0
@@ -95,9 +99,23 @@ class Run:
         return self.finished
 
     @property
+    def block_cancelled(self) -> bool:
+        """Whether a cancellation ended the block of an explicit run: of a task, or of the coroutine it is in."""
+        return isinstance(self.error, asyncio.CancelledError) or is_cancellation(self.error)
+
+    @property
+    def block_failed(self) -> bool:
+        """Whether an exception ended the block. `sys.exit()` is an end like any other."""
+        error = self.error
+        left = isinstance(error, GeneratorExit) or (isinstance(error, SystemExit) and not error.code)
+        return error is not None and not left and not self.block_cancelled
+
+    @property
     def result(self) -> str:
-        """success or failure."""
-        return "failure" if self.failed or self.skipped or self.error is not None else "success"
+        """success, failure or cancellation. What was cancelled, or skipped because of that, is no failure."""
+        if self.failed or self.first_failure is not None or self.block_failed:
+            return "failure"
+        return "cancellation" if self.block_cancelled else "success"
 
     def cover(self, start_ns: int, end_ns: int) -> None:
         """The root spans all its descendants."""

@@ -15,6 +15,7 @@ from ...timespans.model import ChunkInfo
 from .. import semconv
 from . import failures, ids
 from .bodyspan import BodySpan
+from .failures import FirstFailure
 from .ids import TraceParent
 from .paths import AnyPath
 from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
@@ -28,7 +29,10 @@ __all__ = [
     "Done",
     "OpenTask",
     "code_attributes",
+    "failure_behind",
+    "first_failure",
     "processor_name",
+    "span_of",
     "task_name",
 ]
 
@@ -99,6 +103,7 @@ class OpenTask:
         "cpu_ns",
         "deps",
         "emitted",
+        "ended_as",
         "f",
         "finish_start",
         "finished",
@@ -150,6 +155,7 @@ class OpenTask:
         self.result_nbytes: int | None = None
         self.retries: tuple[int, int] | None = None  # (trace id, span id) of the attempt that it replaces
         self.emitted = False
+        self.ended_as = ""  # its result, from its finish on
 
     def bounds(self) -> tuple[int, ...]:
         """The seven boundaries, never falling, the last one behind the first: submitted ... finished."""
@@ -205,7 +211,10 @@ def defined(task: OpenTask, config: SpanConfig, name: str, attributes: Mapping[s
 
 
 def compute_span(task: OpenTask, config: SpanConfig, abandoned: bool = False) -> SpanData:
-    """The body's span, with its exception and what the user recorded on it."""
+    """The body's span, with its exception and what the user recorded on it.
+
+    What a body raises whose task was cancelled, or dropped when the program left, is told, and is no failure.
+    """
     attributes: dict[str, Any] = {semconv.TASK_ID: task.id, semconv.WORKER_ID: task.worker}
     attributes[semconv.PROCESSOR] = task.processor
     if task.thread is not None:
@@ -219,12 +228,9 @@ def compute_span(task: OpenTask, config: SpanConfig, abandoned: bool = False) ->
     if body is not None:
         span = span._replace(span_id=body.span_id)
     span = _failed(span, task.body_failure, task.body_end + config.offset_ns)
-    if abandoned:
-        span = span._replace(status=ERROR, status_message=ABANDONED)
+    if task.ended_as == "cancellation":
+        span = span._replace(status=UNSET, status_message="")
     return body.merged(span) if body is not None else span
-
-
-ABANDONED = "the log was closed before it ended"
 
 
 def _failed(span: SpanData, text: failures.FailureText | None, time_ns: int) -> SpanData:
@@ -304,7 +310,7 @@ def _outcome(task: OpenTask, config: SpanConfig, result: str, upstreams: Callabl
         events: tuple[EventData, ...] = ()
         if alone and text.stack:
             events = (failures.exception_event(text, (task.body_end or task.finish_start) + config.offset_ns),)
-        return ERROR, text.message, text.type, events, ()
+        return ERROR, text.message, text.type, events, _cause(task, upstreams)
     if result == "failure":
         return ERROR, "", "_OTHER", (), ()
     if result == "skip":
@@ -320,8 +326,6 @@ def _outcome(task: OpenTask, config: SpanConfig, result: str, upstreams: Callabl
         if config.detail == "task" and raised.stack:
             events = (failures.exception_event(raised, task.body_end + config.offset_ns),)
         return ERROR, raised.message, raised.type, events, ()
-    if result == "abandoned":
-        return ERROR, ABANDONED, "abandoned", (), ()
     return UNSET, "", "", (), ()
 
 
@@ -334,13 +338,42 @@ def _cause(task: OpenTask, upstreams: Callable[[int], Done | None]) -> tuple[Lin
 
 
 def _link(task: OpenTask, up: int, done: Done | None, attributes: Mapping[str, Any]) -> LinkData:
-    parent = task.parent
-    if done is None:  # forgotten, or of another log: its id follows from ours
-        trace, span = parent.trace_id, ids.span_id(task.seed, up, ids.TASK)
-        return LinkData(trace, span, attributes, parent.trace_state, parent.flags)
-    parent = done.parent
-    span = ids.of(done.base, ids.TASK, 0, done.attempt)
-    return LinkData(parent.trace_id, span, attributes, parent.trace_state, parent.flags)
+    parent, span_id = span_of(task.parent, up, done)
+    return LinkData(parent.trace_id, span_id, attributes, parent.trace_state, parent.flags)
+
+
+def span_of(near: TraceParent, task_id: int, done: Done | None) -> tuple[TraceParent, int]:
+    """The trace and the span id of a finished task; of one that is forgotten, or another log's, by what is `near`."""
+    if done is None:
+        return near, ids.span_id(near.seed, task_id, ids.TASK)
+    return done.parent, ids.of(done.base, ids.TASK, 0, done.attempt)
+
+
+def first_failure(task: OpenTask, result: str, upstreams: Callable[[int], Done | None]) -> FirstFailure | None:
+    """What there is to tell of a task that failed, or of the one because of which it was skipped; else None."""
+    error, parent = task.result, task.parent
+    if result == "skip":
+        return failure_behind(error, parent, upstreams)
+    if result != "failure":
+        return None
+    text = task.body_failure
+    if text is None:
+        known = failures.is_failure(error)
+        text = failures.describe(error) if known else failures.FailureText("_OTHER", "", "")
+    function = code_attributes(task.f).get(semconv.FUNCTION_NAME) or task_name(task.f)
+    return FirstFailure(task.id, function, text, parent.trace_id, task.span_id, parent.trace_state, parent.flags)
+
+
+def failure_behind(error: Any, near: TraceParent, upstreams: Callable[[int], Done | None]) -> FirstFailure | None:
+    """The failure of a task that an error tells of; None where it tells of none, or of a cancellation."""
+    while isinstance(error, DTaskFailedError) and isinstance(error.ex, DTaskFailedError):
+        error = error.ex  # a body that fetched it passed it on
+    root = getattr(error, "root", None) if isinstance(error, DTaskFailedError) else None
+    if root is None or failures.is_cancellation(error):
+        return None
+    text, function = failures.describe(error), getattr(root, "function", "a task")
+    parent, span_id = span_of(near, root.id, upstreams(root.id))
+    return FirstFailure(root.id, function, text, parent.trace_id, span_id, parent.trace_state, parent.flags)
 
 
 def _links(
