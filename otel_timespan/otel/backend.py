@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from opentelemetry.trace import SpanKind
 
 from ..errors import InvalidOptionError
 from ..timespans.warn import warn_once
-from .export.pipeline import ON_FULL
+from .export.settings import check_sending, shown
 from .export.transport import ProcessorTransport
 from .setup import (
     TraceOutput,
@@ -58,19 +57,14 @@ def check_options(**given: Any) -> ExportOptions:
     if options.tracer_provider is not None:
         ProcessorTransport(options.tracer_provider, instrumentation_scope())
     if options.span_exporter is not None and not callable(getattr(options.span_exporter, "export", None)):
-        raise InvalidOptionError(f"span_exporter is a SpanExporter with a method export, not {options.span_exporter!r}")
+        given_as = shown(options.span_exporter)
+        raise InvalidOptionError(f"span_exporter is a SpanExporter with a method export, not {given_as}")
     if options.meter_provider is not None and not callable(getattr(options.meter_provider, "get_meter", None)):
-        raise InvalidOptionError(f"meter_provider is a MeterProvider, not {options.meter_provider!r}")
+        raise InvalidOptionError(f"meter_provider is a MeterProvider, not {shown(options.meter_provider)}")
     if not isinstance(options.metrics, bool):
-        raise InvalidOptionError(f"metrics is True or False, not {options.metrics!r}")
-    if options.on_full not in ON_FULL:
-        raise InvalidOptionError(f"on_full is one of {', '.join(ON_FULL)}, not {options.on_full!r}")
-    if isinstance(options.max_bytes, bool) or not isinstance(options.max_bytes, int) or options.max_bytes < 1:
-        raise InvalidOptionError(f"max_bytes is a number of bytes greater than 0, not {options.max_bytes!r}")
-    for name in ("block_timeout_s", "exit_timeout_s", "root_quiet_s"):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise InvalidOptionError(f"{name} is a number of seconds, at least 0, not {value!r}")
+        raise InvalidOptionError(f"metrics is True or False, not {shown(options.metrics)}")
+    check_sending({name: getattr(options, name) for name in ("on_full", "max_bytes")})
+    check_sending({name: value for name, value in given.items() if name.endswith("_s")})
     check_environment(
         traces=options.tracer_provider is None,
         metrics_too=options.metrics and options.meter_provider is None,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -28,7 +29,7 @@ from ...timespans.warn import warn_once
 from ..spans.spandata import SpanData
 from .readable import readable_from_request, to_readable
 from .settings import OtlpSettings, whole_number
-from .wire import encode_request
+from .wire import Envelope, enclose, encode_request
 
 __all__ = [
     "ACCEPTED",
@@ -41,6 +42,7 @@ __all__ = [
     "ReadableTransport",
     "Request",
     "Transport",
+    "Wrapped",
     "suppressed",
 ]
 
@@ -53,21 +55,35 @@ class Outcome(NamedTuple):
     """What came of one try.
 
     ACCEPTED (of these, `rejected` spans were refused), RETRY (later, not before `retry_after_s` seconds),
-    TOO_LARGE (send it in smaller pieces), REJECTED (it will never be accepted).
+    TOO_LARGE (send it in smaller pieces), REJECTED (it will never be accepted). `reached`: whether it is sure that
+    the receiver answered. `whole`: it was refused for what it is, not for what is in it: no part would be taken.
     """
 
     status: str
     rejected: int = 0
     retry_after_s: float | None = None
     message: str = ""
+    reached: bool = True
+    whole: bool = False
 
 
 class Request(bytes):
-    """One span as a whole `ExportTraceServiceRequest`: a span of another scope, or one read back from disk."""
+    """One span as a whole `ExportTraceServiceRequest`: a span of another scope, read back from disk."""
+
+
+class Wrapped(NamedTuple):
+    """The body of a span of another scope, or of another process."""
+
+    body: bytes
+    envelope: Envelope
+
+    def request(self) -> Request:
+        """As a request of its own."""
+        return Request(enclose([self.body], self.envelope))
 
 
 Item = Any
-"""bytes (a body of `encode_span`), `Request`, `SpanData` or `ReadableSpan`."""
+"""bytes (a body of `encode_span`), `Wrapped`, `Request`, `SpanData` or `ReadableSpan`."""
 
 
 class Transport(Protocol):
@@ -134,14 +150,14 @@ class OtlpTransport:
     def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
         """One try of at most `timeout_s` seconds. Never raises."""
         if self._cancelled:
-            return Outcome(RETRY, message="the transport is closed")
+            return Outcome(RETRY, message="the transport is closed", reached=False)
         try:
             if self._post is None:
                 self._post = self._connect()
             outcome = self._post(body, timeout_s)
         except Exception as error:
             # Whatever a library raises beside its documented errors: the pipeline warns with the message.
-            outcome = Outcome(RETRY, message=f"{type(error).__name__}: {error}")
+            outcome = Outcome(RETRY, message=f"{type(error).__name__}: {error}", reached=False)
         if outcome.status == RETRY and self.settings.protocol == "grpc":
             self._disconnect()
         return outcome
@@ -234,9 +250,28 @@ def _poster(exporter: Any, settings: OtlpSettings) -> Callable[[bytes, float], O
 def _export_objects(exporter: SpanExporter) -> Callable[[bytes, float], Outcome]:
     def post(body: bytes, timeout_s: float) -> Outcome:
         done = exporter.export(readable_from_request(body)) is SpanExportResult.SUCCESS
-        return Outcome(ACCEPTED) if done else Outcome(RETRY, message="the exporter reported a failure")
+        return Outcome(ACCEPTED) if done else Outcome(RETRY, message="the exporter reported a failure", reached=False)
 
     return post
+
+
+# --- "too large", in whatever words ----------------------------------------------------------------------
+
+_TOO_LARGE = re.compile(
+    r"too\W?(large|big|long)|larger than|bigger than|longer than"
+    r"|(message|request|body|payload|entity|content|length|size)\b.*\b(exceed|over the|limit|max)"
+    r"|(exceed|over the|limit|max)\w*\b.*\b(size|length|bytes|message)",
+    re.IGNORECASE | re.DOTALL,
+)
+_THROTTLED = re.compile(
+    r"\brates?\b|rate.?limit|quota|too many|throttl|concurren|memory|per (second|minute)", re.IGNORECASE
+)
+
+
+def _says_too_large(text: str) -> bool:
+    """Whether a refusal is about the size of the request. Each language's gRPC has words of its own for that, and
+    codes of its own too; those for a sender that is too fast look alike."""
+    return _TOO_LARGE.search(text) is not None and _THROTTLED.search(text) is None
 
 
 # --- gRPC ------------------------------------------------------------------------------------------------
@@ -244,6 +279,8 @@ def _export_objects(exporter: SpanExporter) -> Callable[[bytes, float], Outcome]
 _RETRYABLE_CODES = frozenset(
     ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
 )
+_UNREACHED_CODES = frozenset(("CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE"))  # said by our own side, too
+_WHOLE_CODES = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "NOT_FOUND"))
 
 
 def _grpc_poster(exporter: Any, settings: OtlpSettings) -> Callable[[bytes, float], Outcome] | None:
@@ -290,11 +327,12 @@ def _partial(partial: Any) -> Outcome:
 def _grpc_outcome(error: Any) -> Outcome:
     code, details = error.code().name, error.details() or ""
     message = f"{code}: {details}"
-    if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
+    if code not in _UNREACHED_CODES and _says_too_large(details):
         return Outcome(TOO_LARGE, message=message)
     if code in _RETRYABLE_CODES:
-        return Outcome(RETRY, retry_after_s=_grpc_retry_after(error), message=message)
-    return Outcome(REJECTED, message=message)
+        reached = code not in _UNREACHED_CODES
+        return Outcome(RETRY, retry_after_s=_grpc_retry_after(error), message=message, reached=reached)
+    return Outcome(REJECTED, message=message, whole=code in _WHOLE_CODES)
 
 
 def _grpc_retry_after(error: Any) -> float | None:
@@ -315,6 +353,7 @@ def _grpc_retry_after(error: Any) -> float | None:
 # --- HTTP ------------------------------------------------------------------------------------------------
 
 _RETRYABLE_STATUS = (408, 429, 502, 503, 504)
+_WHOLE_STATUS = (401, 403, 404, 405, 407, 410, 415, 501)
 
 
 def _client_poster(client: Any, signal: str) -> Callable[[bytes, float], Outcome]:
@@ -323,7 +362,7 @@ def _client_poster(client: Any, signal: str) -> Callable[[bytes, float], Outcome
     def post(body: bytes, timeout_s: float) -> Outcome:
         result = client._submit(client._compress(body), timeout_s)
         if result.status_code is None:
-            return Outcome(RETRY, message=f"{type(result.error).__name__}: {result.error}")
+            return Outcome(RETRY, message=f"{type(result.error).__name__}: {result.error}", reached=False)
         return _http_outcome(result.status_code, result.reason, result.headers(), result.content(), signal)
 
     return post
@@ -344,11 +383,12 @@ def _http_outcome(status: int, reason: Any, headers: Any, content: bytes, signal
     if 200 <= status < 300:
         return _http_accepted(content, signal)
     message = f"HTTP {status} {reason or ''}".strip()
-    if status == 413 or (status == 400 and b"too large" in content):
+    words = f"{reason or ''} {content[:2000].decode('utf-8', 'replace')}"
+    if status == 413 or (status not in (408, 429) and status not in _WHOLE_STATUS and _says_too_large(words)):
         return Outcome(TOO_LARGE, message=message)
     if status in _RETRYABLE_STATUS:
         return Outcome(RETRY, retry_after_s=_http_retry_after(headers), message=message)
-    return Outcome(REJECTED, message=message)
+    return Outcome(REJECTED, message=message, whole=status in _WHOLE_STATUS or 300 <= status < 400)
 
 
 def _http_accepted(content: bytes, signal: str) -> Outcome:
@@ -385,8 +425,8 @@ _RAISES_BEFORE_REJECTED = 5
 class ReadableTransport:
     """For an exporter that the user gave (`span_exporter=`): it is called with lists of `ReadableSpan`.
 
-    A FAILURE is tried again like an unreachable collector. An exporter that raises five times in a row for
-    the same spans loses them (counted as rejected): what raises always would hold up all that follows.
+    A FAILURE is tried again like an unreachable collector. What makes an exporter raise that raised five times in a
+    row before is refused (counted as rejected): what raises always would hold up all that follows.
     """
 
     wire = False
@@ -412,11 +452,11 @@ class ReadableTransport:
         except Exception as error:
             self._raised += 1
             status = RETRY if self._raised < _RAISES_BEFORE_REJECTED else REJECTED
-            self._raised %= _RAISES_BEFORE_REJECTED
-            return Outcome(status, message=f"{self.target}.export raised {type(error).__name__}: {error}")
+            message = f"{self.target}.export raised {type(error).__name__}: {error}"
+            return Outcome(status, message=message, reached=False)
         self._raised = 0
         if result is SpanExportResult.FAILURE:
-            return Outcome(RETRY, message=f"{self.target}.export reported a failure")
+            return Outcome(RETRY, message=f"{self.target}.export reported a failure", reached=False)
         return Outcome(ACCEPTED)  # exporters that return None are common and mean no harm
 
     def flush(self, timeout_s: float) -> bool:
@@ -439,8 +479,8 @@ def _objects(items: Sequence[Item], resource: Resource, scope: InstrumentationSc
     for item in items:
         if isinstance(item, SpanData):
             spans.append(to_readable(item, resource, scope))
-        elif isinstance(item, Request):
-            spans += readable_from_request(item)
+        elif isinstance(item, (Request, Wrapped)):
+            spans += readable_from_request(item if isinstance(item, Request) else item.request())
         elif isinstance(item, bytes):
             spans += readable_from_request(encode_request([item], resource, scope))
         else:
@@ -487,7 +527,7 @@ class ProcessorTransport:
             self._room -= 1
             if self._room <= 0:
                 self.flush(timeout_s)
-        return Outcome(ACCEPTED, lost)
+        return Outcome(ACCEPTED, lost, reached=False)
 
     def flush(self, timeout_s: float) -> bool:
         """The provider's `force_flush`."""

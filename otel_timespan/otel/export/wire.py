@@ -18,15 +18,26 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..spans.spandata import EventData, LinkData, SpanData
+from ..spans.spandata import LinkData, SpanData
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import SpanContext
 
-__all__ = ["encode_request", "encode_span"]
+__all__ = [
+    "Envelope",
+    "digits",
+    "enclose",
+    "encode_readable",
+    "encode_request",
+    "encode_span",
+    "envelope_of",
+    "text_of",
+]
 
 _CACHE_ENTRIES = 4096
 """Entries that a cache may hold. A full one is emptied: simpler than LRU, and constants are back at once."""
@@ -43,7 +54,6 @@ _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _double = struct.Struct("<d").pack
 _fixed32 = struct.Struct("<I").pack
 _fixed64 = struct.Struct("<Q").pack
-_link_head = struct.Struct(">2sQQ2sQ").pack
 _head = struct.Struct(">2sQQ2sQ").pack
 _times = struct.Struct("<BQBQ").pack
 
@@ -63,14 +73,15 @@ def _varint(value: int) -> bytes:
 
 def _utf8(text: Any) -> bytes:
     if not isinstance(text, str):
-        text = _text(text)
+        text = text_of(text)
     try:
         return text.encode()  # type: ignore[no-any-return]
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace")  # type: ignore[no-any-return]
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """`str(value)`, whatever that does."""
     try:
         return str(value)
     except Exception:
@@ -98,7 +109,7 @@ def _any_value(value: Any, depth: int = 0) -> bytes:
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
         if not -(1 << 63) <= value < 1 << 63:
-            return _field(b"\x0a", _digits(value))
+            return _field(b"\x0a", digits(value).encode())
         return b"\x18" + _varint(value & _U64)
     if isinstance(value, float):
         return b"\x21" + _double(value)
@@ -110,14 +121,15 @@ def _any_value(value: Any, depth: int = 0) -> bytes:
         return _field(b"\x2a", b"".join([_field(b"\x0a", _any_value(item, depth + 1)) for item in value]))
     if depth < _DEEPEST and isinstance(value, Mapping):
         return _field(b"\x32", b"".join([_key_value(b"\x0a", k, v, depth + 1) for k, v in value.items()]))
-    return _field(b"\x0a", _utf8(_text(value)))
+    return _field(b"\x0a", _utf8(text_of(value)))
 
 
-def _digits(value: int) -> bytes:
+def digits(value: int) -> str:
+    """The decimal text of a number; hexadecimal where that is too long for Python to write."""
     try:
-        return str(int(value)).encode()
+        return str(int(value))
     except ValueError:  # more digits than sys.set_int_max_str_digits allows
-        return hex(value).encode()
+        return hex(value)
 
 
 def _key_value(tag: bytes, key: Any, value: Any, depth: int = 0) -> bytes:
@@ -203,62 +215,118 @@ def encode_span(span: SpanData) -> bytes:
 
     Ids and times outside their 64 (128) bits are cut to them. Source: trace.proto, message Span.
     """
-    trace_id, span_id, parent_id = span.trace_id, span.span_id, span.parent_id
-    out = [_head(b"\x0a\x10", trace_id >> 64 & _U64, trace_id & _U64, b"\x12\x08", span_id & _U64)]
-    if span.trace_state:
-        out.append(_text_field(b"\x1a", span.trace_state))
-    if parent_id:
-        out.append(b"\x22\x08" + (parent_id & _U64).to_bytes(8, "big"))
-    out.append(_name(span.name))
+    out = [_ids(span.trace_id, span.span_id, span.parent_id, span.trace_state), _name(span.name)]
     out.append(_times(0x39, span.start_ns & _U64, 0x41, span.end_ns & _U64))
     _span_attributes(span.attributes, out)
     if span.dropped_attributes:
         out.append(_count_field(b"\x50", span.dropped_attributes))
     for event in span.events:
-        out.append(_field(b"\x5a", _event(event)))
+        out.append(_field(b"\x5a", _event(event.name, event.time_ns, event.attributes)))
     if span.dropped_events:
         out.append(_count_field(b"\x60", span.dropped_events))
     for link in span.links:
         out.append(_field(b"\x6a", _link(link)))
     if span.dropped_links:
         out.append(_count_field(b"\x70", span.dropped_links))
-    out.append(_status(span) if span.status or span.status_message else b"\x7a\x00")
-    remote = _IS_REMOTE if span.parent_is_remote and parent_id else 0
+    out.append(_status(span.status, span.status_message) if span.status or span.status_message else b"\x7a\x00")
+    remote = _IS_REMOTE if span.parent_is_remote and span.parent_id else 0
     out.append(b"\x85\x01" + _fixed32(span.flags & 0xFF | _HAS_IS_REMOTE | remote))
     return b"".join(out)
 
 
-def _status(span: SpanData) -> bytes:
-    return _field(b"\x7a", _text_field(b"\x12", span.status_message) + _count_field(b"\x18", span.status))
-
-
-def _event(event: EventData) -> bytes:
-    out = [b"\x09", _fixed64(event.time_ns & _U64), _text_field(b"\x12", event.name)]
-    _event_attributes(event.attributes, out)
+def encode_readable(span: ReadableSpan) -> bytes:
+    """The same of a finished span that the SDK made. Raises only where the span's own properties do."""
+    context, parent = span.context, span.parent
+    assert context is not None
+    parent_id = parent.span_id if parent is not None else 0
+    out = [_ids(context.trace_id, context.span_id, parent_id, _state(context))]
+    out.append(_text_field(b"\x2a", span.name) + b"\x30" + _varint(span.kind.value + 1))
+    out.append(_times(0x39, (span.start_time or 0) & _U64, 0x41, (span.end_time or 0) & _U64))
+    _span_attributes(span.attributes or {}, out)
+    out.append(_count_field(b"\x50", span.dropped_attributes))
+    for event in span.events:
+        body = _event(event.name, event.timestamp, event.attributes or {}, event.dropped_attributes)
+        out.append(_field(b"\x5a", body))
+    out.append(_count_field(b"\x60", span.dropped_events))
+    for link in span.links:
+        to = link.context
+        attributes: Mapping[str, Any] = link.attributes or {}
+        plain = LinkData(to.trace_id, to.span_id, attributes, _state(to), int(to.trace_flags))
+        out.append(_field(b"\x6a", _link(plain, to.is_remote, link.dropped_attributes)))
+    out.append(_count_field(b"\x70", span.dropped_links))
+    out.append(_status(span.status.status_code.value, span.status.description))
+    remote = _IS_REMOTE if parent is not None and parent.is_remote else 0
+    out.append(b"\x85\x01" + _fixed32(int(context.trace_flags) & 0xFF | _HAS_IS_REMOTE | remote))
     return b"".join(out)
 
 
-def _link(link: LinkData) -> bytes:
+def _state(context: SpanContext) -> str:
+    return context.trace_state.to_header() if context.trace_state else ""
+
+
+def _ids(trace_id: int, span_id: int, parent_id: int, trace_state: str) -> bytes:
+    out = _head(b"\x0a\x10", trace_id >> 64 & _U64, trace_id & _U64, b"\x12\x08", span_id & _U64)
+    if trace_state:
+        out += _text_field(b"\x1a", trace_state)
+    return out + b"\x22\x08" + (parent_id & _U64).to_bytes(8, "big") if parent_id else out
+
+
+def _status(code: int, message: str | None) -> bytes:
+    return _field(b"\x7a", _text_field(b"\x12", message) + _count_field(b"\x18", code))
+
+
+def _event(name: str, time_ns: int, attributes: Mapping[str, Any], dropped: int = 0) -> bytes:
+    out = [b"\x09", _fixed64(time_ns & _U64), _text_field(b"\x12", name)]
+    _event_attributes(attributes, out)
+    out.append(_count_field(b"\x20", dropped))
+    return b"".join(out)
+
+
+def _link(link: LinkData, is_remote: bool = False, dropped: int = 0) -> bytes:
     trace_id = link.trace_id
-    out = [_link_head(b"\x0a\x10", trace_id >> 64 & _U64, trace_id & _U64, b"\x12\x08", link.span_id & _U64)]
+    out = [_head(b"\x0a\x10", trace_id >> 64 & _U64, trace_id & _U64, b"\x12\x08", link.span_id & _U64)]
     if link.trace_state:
         out.append(_text_field(b"\x1a", link.trace_state))
     _link_attributes(link.attributes, out)
-    out.append(b"\x35" + _fixed32(link.flags & 0xFF | _HAS_IS_REMOTE))
+    out.append(_count_field(b"\x28", dropped))
+    out.append(b"\x35" + _fixed32(link.flags & 0xFF | _HAS_IS_REMOTE | (_IS_REMOTE if is_remote else 0)))
     return b"".join(out)
 
 
-def encode_request(encoded_spans: Sequence[bytes], resource: Resource, scope: InstrumentationScope) -> bytes:
-    """An `ExportTraceServiceRequest` of spans that share a resource and a scope.
+class Envelope(NamedTuple):
+    """All of a request but its spans: what goes before and after them, of the resource and of the scope."""
+
+    resource: bytes
+    scope: bytes
+    scope_end: bytes
+    resource_end: bytes
+
+
+def envelope_of(resource: Resource, scope: InstrumentationScope | None) -> Envelope:
+    """What says of spans who sends them."""
+    head: list[bytes] = []
+    _resource_attributes(resource.attributes, head)
+    return Envelope(
+        _field(b"\x0a", b"".join(head)),
+        _field(b"\x0a", _scope(scope)) if scope is not None else b"",
+        _text_field(b"\x1a", scope.schema_url) if scope is not None else b"",
+        _text_field(b"\x1a", resource.schema_url),
+    )
+
+
+def enclose(encoded_spans: Sequence[bytes], envelope: Envelope) -> bytes:
+    """An `ExportTraceServiceRequest` of spans that share resource and scope.
 
     Requests may be concatenated: protobuf then reads one request with the parts of both.
     """
     spans = b"".join([part for span in encoded_spans for part in (b"\x12", _varint(len(span)), span)])
-    scope_spans = _field(b"\x0a", _scope(scope)) + spans + _text_field(b"\x1a", scope.schema_url)
-    head: list[bytes] = []
-    _resource_attributes(resource.attributes, head)
-    body = _field(b"\x0a", b"".join(head)) + _field(b"\x12", scope_spans) + _text_field(b"\x1a", resource.schema_url)
-    return _field(b"\x0a", body)
+    scope_spans = _field(b"\x12", envelope.scope + spans + envelope.scope_end)
+    return _field(b"\x0a", envelope.resource + scope_spans + envelope.resource_end)
+
+
+def encode_request(encoded_spans: Sequence[bytes], resource: Resource, scope: InstrumentationScope) -> bytes:
+    """`enclose` for spans of one resource and scope."""
+    return enclose(encoded_spans, envelope_of(resource, scope))
 
 
 def _scope(scope: InstrumentationScope) -> bytes:
