@@ -17,8 +17,8 @@ from opentelemetry.trace import SpanKind
 
 from ..errors import InvalidOptionError
 from ..timespans.warn import warn_once
+from .export.objects import ProcessorTransport
 from .export.settings import check_sending, shown
-from .export.transport import ProcessorTransport
 from .setup import (
     TraceOutput,
     check_environment,

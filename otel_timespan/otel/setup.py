@@ -38,6 +38,7 @@ from .. import __version__
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
 from .export.accounts import PipelineStats
 from .export.metrics import OtlpMetricExporter, OtlpMetricReader
+from .export.objects import ProcessorTransport, ReadableTransport, halve_exports
 from .export.pipeline import SpanPipeline, close_all, flush_all
 from .export.resources import default_resource, process_resource
 from .export.settings import (
@@ -54,7 +55,7 @@ from .export.settings import (
     whole_number,
 )
 from .export.shutdown import METRICS, on_exit
-from .export.transport import OtlpTransport, ProcessorTransport, ReadableTransport, Transport
+from .export.transport import OtlpTransport, Transport
 from .semconv import SCHEMA_URL, SCOPE_NAME
 from .spans.limits import limits_of
 from .spans.spandata import SpanData
@@ -207,14 +208,16 @@ def provider_for_traces(
         return _through_exporter(span_exporter, options)
     with _Own.lock:
         configured = _configured_tracer_provider()
-        if configured is not None and configured is not _Own.tracer_provider:
+        bare = configured if _is_bare(configured) else None
+        if configured is not None and configured is not _Own.tracer_provider and bare is None:
             return _through_processors(configured, options)
-        return _through_our_own(options)
+        return _through_our_own(options, bare=bare)
 
 
 def _through_processors(provider: Any, options: dict[str, Any]) -> TraceOutput:
     scope = instrumentation_scope()
     transport = ProcessorTransport(provider, scope)
+    halve_exports(provider)
     limits = limits_of(getattr(provider, "_span_limits", None))
     pipeline = SpanPipeline(transport, resource=provider.resource, scope=scope, limits=limits, **options)
     return TraceOutput(provider, pipeline, shared=False)
@@ -229,15 +232,18 @@ def _through_exporter(exporter: SpanExporter, options: dict[str, Any]) -> TraceO
     return TraceOutput(provider, pipeline, shared=False)
 
 
-def _through_our_own(options: dict[str, Any], given: Mapping[str, Any] | None = None) -> TraceOutput | None:
-    provider, processor = _Own.tracer_provider, _Own.processor
+def _through_our_own(
+    options: dict[str, Any], given: Mapping[str, Any] | None = None, bare: TracerProvider | None = None
+) -> TraceOutput | None:
+    provider, processor = _Own.tracer_provider or bare, _Own.processor
     if provider is not None and processor is not None and not processor.pipeline.closed:
         return TraceOutput(provider, processor.pipeline, shared=True)
     names = exporter_names("traces")
     if not names:
         return None
     given = given or {}
-    resource = provider.resource if provider is not None else default_resource(given.get("resource"))
+    known = provider if provider is not bare else None
+    resource = known.resource if known is not None else default_resource(given.get("resource"))
     pipelines = [
         SpanPipeline(
             _transport(name, given.get("otlp", {}), resource),
@@ -252,10 +258,12 @@ def _through_our_own(options: dict[str, Any], given: Mapping[str, Any] | None = 
     if provider is not None and processor is not None:
         processor.pipeline = pipeline  # ours was shut down; it serves again
     else:
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False, sampler=given.get("sampler"))
+        if provider is None:
+            provider = TracerProvider(resource=resource, shutdown_on_exit=False, sampler=given.get("sampler"))
+            trace.set_tracer_provider(provider)
+        provider._resource = resource
         processor = _PipelineProcessor(pipeline)
         provider.add_span_processor(processor)
-        trace.set_tracer_provider(provider)
         _Own.tracer_provider, _Own.processor = provider, processor
         _watch_forks()
     return TraceOutput(provider, pipeline, shared=True)
@@ -290,6 +298,14 @@ def _configured_tracer_provider() -> Any:
     """The global provider, None where it is still the API's placeholder."""
     provider = _global(trace.get_tracer_provider, "OTEL_PYTHON_TRACER_PROVIDER")
     return None if isinstance(provider, trace.ProxyTracerProvider) else provider
+
+
+def _is_bare(provider: Any) -> bool:
+    """Whether it is what OTEL_PYTHON_TRACER_PROVIDER made and nobody gave a processor: its spans would go nowhere."""
+    if "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ or provider is _Own.tracer_provider:
+        return False
+    processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", None)
+    return isinstance(provider, TracerProvider) and processors == ()
 
 
 def _configured_meter_provider() -> Any:
@@ -391,7 +407,10 @@ def check_environment(*, traces: bool = True, metrics_too: bool = True, own_expo
     if sdk_disabled():
         return
     check_texts()
-    if own_exporter or (traces and _configured_tracer_provider() is None):
+    configured = _configured_tracer_provider() if traces and not own_exporter else None
+    if traces and configured is not None and configured is not _Own.tracer_provider:
+        ProcessorTransport(configured, instrumentation_scope())  # raises for one that has no processors
+    if own_exporter or (traces and (configured is None or _is_bare(configured))):
         _check_limits()
         _check_sampler()
         if not own_exporter:

@@ -36,7 +36,7 @@ class Collector:
     """A transport in memory. `answer(ids)` decides; `gate` holds tries up while it is closed."""
 
     wire = True
-    target, timeout_s = "collector", 10.0
+    target, timeout_s, host, advice = "collector", 10.0, "", "is it there?"
 
     def __init__(self, answer: Callable[[list[int]], Outcome] = lambda ids: Outcome(ACCEPTED)) -> None:
         self.answer, self.gate, self.tries = answer, threading.Event(), 0
@@ -345,7 +345,7 @@ def test_spilled_spans_reach_an_exporter_of_objects(pipelines: Make, tmp_path: P
     """A transport that wants objects gets the spilled ones as well."""
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from otel_timespan.otel.export.transport import ReadableTransport
+    from otel_timespan.otel.export.objects import ReadableTransport
 
     exporter, gate = InMemorySpanExporter(), threading.Event()
     export = exporter.export

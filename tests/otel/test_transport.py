@@ -28,6 +28,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_timespan.errors import InvalidOptionError
+from otel_timespan.otel.export.objects import ProcessorTransport, ReadableTransport
 from otel_timespan.otel.export.settings import exporter_names, read_settings
 from otel_timespan.otel.export.transport import (
     ACCEPTED,
@@ -36,8 +37,6 @@ from otel_timespan.otel.export.transport import (
     TOO_LARGE,
     OtlpTransport,
     Outcome,
-    ProcessorTransport,
-    ReadableTransport,
 )
 from otel_timespan.otel.export.wire import encode_request, encode_span
 from otel_timespan.otel.spans.spandata import ERROR, EventData, LinkData, SpanData

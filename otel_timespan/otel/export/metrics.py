@@ -30,13 +30,13 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from .settings import OtlpSettings
-from .transport import ACCEPTED, OtlpTransport
+from .transport import ACCEPTED, OtlpTransport, down_hosts
 
 __all__ = ["OtlpMetricExporter", "OtlpMetricReader"]
 
 _log = logging.getLogger("otel_timespan")
 
-_FIRST_TRY_S = 0.4
+_FIRST_TRY_S = 0.2
 """For the only collection of a program that ends before it ever reached a receiver."""
 
 _LEAST_MS = 20.0
@@ -115,10 +115,14 @@ class OtlpMetricExporter(MetricExporter):
         return result
 
     def _report(self, success: bool, message: str) -> None:
+        host = self._transport.host
         if success and self._outage:
+            down_hosts.discard(host)
             _log.info("%s takes metrics again", self._transport.target)
         elif not success and not self._outage:
-            _log.warning("metrics can't be sent to %s (%s); trying on", self._transport.target, message)
+            level = logging.INFO if host in down_hosts else logging.WARNING  # said of the spans that go there
+            down_hosts.add(host)
+            _log.log(level, "metrics can't be sent to %s (%s); trying on", self._transport.target, message)
         self._outage = not success
 
     def give_up(self) -> None:

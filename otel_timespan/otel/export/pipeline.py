@@ -15,7 +15,7 @@ are encoded before and requests built and sent outside of it.
 An outage lasts from the first failed try to the moment that the queue is half empty again: one warning,
 one info, and one second (`block_timeout_s`) of blocking in all, so that a program is never held up more than
 that by a collector that is away, and is slowed down to its pace by one that is merely slow. And a program that ends
-where no collector ever answered waits one second for it in all, whatever `exit_timeout_s` is.
+where no collector ever answered waits 1.3 seconds for it in all, whatever `exit_timeout_s` is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .entries import Entry, foreign_entry, own_entry, request_of, spillable
 from .settings import LONGEST_WAIT_S, MAX_BYTES, check_sending
 from .shutdown import PIPELINES, call_within, on_exit
 from .spill import Segment, Spill
-from .transport import ACCEPTED, Outcome, Transport, suppressed
+from .transport import ACCEPTED, Outcome, Transport, down_hosts, suppressed
 from .wire import Envelope, envelope_of
 
 __all__ = ["SpanPipeline", "close_all", "flush_all"]
@@ -53,8 +53,8 @@ __all__ = ["SpanPipeline", "close_all", "flush_all"]
 _log = logging.getLogger("otel_timespan")
 
 _CLOSING_BACKOFF_S = 0.25
-_PATIENCE_S = 1.0
-"""How long the end of a program waits, in all, for a receiver that never answered."""
+_PATIENCE_S, _PATIENCE_IN_VAIN_S = 1.3, 0.6
+"""How long the end of a program waits, in all, for a receiver that never answered; where tries failed already."""
 
 _LEAST_CANCEL_S = 0.5
 """How long the shutdown of a user's exporter may take where all time is used up."""
@@ -67,8 +67,6 @@ _FOR_ROOTS = 1.25
 
 _TELL_AGAIN_S = 60.0
 """A refusal is not told again before so long."""
-
-_HINT = "nothing has answered there so far: `docker compose up` starts a collector (docs/deploy.md)"
 
 
 class SpanPipeline:
@@ -131,9 +129,9 @@ class SpanPipeline:
         self._urgent = 0  # who waits: callers of `flush`, and of `put` for room
         self._kick = False  # a back-off is to be cut short, once
         self._closing_at: float | None = None  # the deadline of `close`
-        self._impatient_at = math.inf  # the same where nothing ever answered
+        self._closing_since = math.inf  # see `_ending_since`
         self._closed = False
-        self._block_left_s, self._patience_left_s = self.block_timeout_s, _PATIENCE_S
+        self._block_left_s, self._waited_s = self.block_timeout_s, 0.0
         self._answered = False  # the receiver did, ever
         self._outage = self._full = False  # for one warning each
         self._refusal_told_s = -math.inf
@@ -287,7 +285,11 @@ class SpanPipeline:
                 if not done:
                     break
         except OSError as error:
-            warn_once(self._spill, "spans can't be spilled to disk (%s)", error)
+            reason = str(error)
+        else:
+            reason = ""
+        if reason:  # outside: what the disk says is enough
+            warn_once(self._spill, "spans can't be spilled to disk (%s)", reason)
         return [entry for entry, _ in pairs[start:]]
 
     def _adopt(self) -> None:
@@ -342,11 +344,11 @@ class SpanPipeline:
         with self._cond:
             self._urgent -= 1
 
-    def _flushed(self, target: int, until: float, impatient: float) -> bool:
+    def _flushed(self, target: int, until: float, ending_since: float) -> bool:
         if threading.current_thread() is self._thread:
             return False
         with self._cond:
-            if not self._wait(lambda: self._settled >= target, until, impatient):
+            if not self._wait(lambda: self._settled >= target, until, ending_since):
                 return False
             if self.transport.wire:
                 return True  # nothing lies behind it
@@ -354,27 +356,28 @@ class SpanPipeline:
             self._behind_asked += 1
             mine, self._behind_until = self._behind_asked, max(until, self._behind_until)
             self._cond.notify_all()
-            return self._wait(lambda: self._behind_done >= mine, until, impatient) and self._behind_ok
+            return self._wait(lambda: self._behind_done >= mine, until, ending_since) and self._behind_ok
 
-    def _impatient(self) -> float:
-        """Until when the end of the program waits for a receiver that never answered."""
-        return time.monotonic() + self._patience_left_s
+    def _ending_since(self) -> float:
+        """Since when the end of the program waits for a receiver, with what it waited before."""
+        return time.monotonic() - self._waited_s
 
-    def _wait(self, done: Callable[[], bool], until: float, impatient: float) -> bool:
-        """Whether it is done by then, or by `impatient` where nothing ever answered. Call with the lock."""
+    def _wait(self, done: Callable[[], bool], until: float, ending_since: float = math.inf) -> bool:
+        """Whether it is done by then, or while the end of the program has patience. Call with the lock."""
         while not done():
-            left_s = (until if self._answered else min(until, impatient)) - time.monotonic()
+            patience_s = _PATIENCE_IN_VAIN_S if self._outage else _PATIENCE_S
+            left_s = (until if self._answered else min(until, ending_since + patience_s)) - time.monotonic()
             if left_s <= 0 or self._closed or self._thread is None:
                 return False
             self._cond.wait(left_s)
-            if not self._answered and impatient < math.inf:
-                self._patience_left_s = max(impatient - time.monotonic(), 0.0)
+            if ending_since < math.inf:
+                self._waited_s = time.monotonic() - ending_since
         return True
 
     def close(self, timeout_s: float | None = None) -> None:
         """Flush for at most `timeout_s` (default `exit_timeout_s`), drop the rest as "shutdown", end the thread.
 
-        A receiver that never answered is not waited for longer than a second. Called again, does nothing. Runs by
+        A receiver that never answered is not waited for longer than 1.3 s. Called again, does nothing. Runs by
         itself at interpreter exit and at SIGTERM.
         """
         close_all([self], timeout_s)
@@ -386,7 +389,7 @@ class SpanPipeline:
             if self._closed or self._closing_at is not None:
                 return False
             seconds = self.exit_timeout_s if timeout_s is None else timeout_s
-            self._closing_at, self._impatient_at, self._kick = _until(seconds), self._impatient(), True
+            self._closing_at, self._closing_since, self._kick = _until(seconds), self._ending_since(), True
             self._start_thread()
             self._cond.notify_all()
             return True
@@ -396,7 +399,7 @@ class SpanPipeline:
             assert self._closing_at is not None
             deadline, running = self._closing_at, self._start_thread()
             if running:
-                self._wait(lambda: not self.stats().pending, deadline, self._impatient_at)
+                self._wait(lambda: not self.stats().pending, deadline, self._closing_since)
         if not running:
             self._send_here()
         with self._cond:
@@ -517,11 +520,7 @@ class SpanPipeline:
 
     def _read(self, segment: Segment) -> list[Entry]:
         """The spans of a segment. Their bytes are no part of the bound."""
-        try:
-            found = segment.read()
-        except Exception:
-            warn_once(self._spill, "spilled spans can't be read back; they are lost")
-            found = {}
+        found = segment.read()
         segment.remove()
         whose = [account for account, count in segment.owners for _ in range(count)]
         lost = [Entry(b"", 0, account) for number, account in enumerate(whose, 1) if number not in found]
@@ -547,7 +546,7 @@ class SpanPipeline:
             return None
         if outcome.reached:
             with self._cond:
-                self._answered, self._patience_left_s = True, _PATIENCE_S
+                self._answered = True
         return outcome
 
     def _try_timeout_s(self) -> float:
@@ -594,6 +593,7 @@ class SpanPipeline:
             if caught_up:
                 self._block_left_s, self._full = self.block_timeout_s, False
         if recovered:
+            down_hosts.discard(self.transport.host)
             _log.info("%s takes spans again", self.transport.target)
 
     def _end(self, entries: Sequence[Entry], dropped: str | None) -> None:
@@ -610,8 +610,12 @@ class SpanPipeline:
         """A try failed that will be made again: said once per outage."""
         with self._cond:
             known, self._outage = self._outage, True
+            self._cond.notify_all()  # whoever waits may lose patience
         if not known and not self._closed:
-            _log.warning(
+            told = self.transport.host in down_hosts  # by the metrics that go there
+            down_hosts.add(self.transport.host)
+            _log.log(
+                logging.INFO if told else logging.WARNING,
                 "spans can't be sent to %s (%s); up to %d MiB of them are kept and sent later%s",
                 self.transport.target,
                 _one_line(outcome.message),
@@ -620,11 +624,10 @@ class SpanPipeline:
             )
 
     def _hint(self) -> str:
-        """What to do where a collector never answered, once."""
-        if self._answered or not self.transport.wire or self._hinted:
-            return ""
-        self._hinted = True
-        return f"; {_HINT}"
+        """What to do where a receiver never answered, once."""
+        advice = "" if self._answered or self._hinted else self.transport.advice
+        self._hinted = self._hinted or bool(advice)
+        return f"; {advice}" if advice else ""
 
     def _after_fork(self) -> None:
         parents = self._spill
@@ -639,9 +642,9 @@ class SpanPipeline:
 def flush_all(pipelines: Sequence[SpanPipeline], timeout_s: float, *, ending: bool = False) -> bool:
     """Flush several at once, within one deadline; True when all are."""
     until = _until(timeout_s)
-    asked = [(one, one._ask(), one._impatient() if ending else math.inf) for one in pipelines]
+    asked = [(one, one._ask(), one._ending_since() if ending else math.inf) for one in pipelines]
     try:
-        return all([one._flushed(target, until, impatient) for one, target, impatient in asked])
+        return all([one._flushed(target, until, since) for one, target, since in asked])
     finally:
         for pipeline in pipelines:
             pipeline._unask()

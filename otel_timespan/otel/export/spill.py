@@ -50,8 +50,9 @@ class Segment(NamedTuple):
     adopted: bool = False
 
     def read(self) -> dict[int, Item]:
-        """Its spans by their number from 1 on, without those that are damaged. Raises OSError as the disk does."""
-        with open(self.path, "rb") as file:
+        """Its spans by their number from 1 on, without those that are damaged or gone. Never raises OSError."""
+        data = b""
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:
             data = file.read()
         envelope: Envelope | None = None
         read: dict[int, Item] = {}

@@ -1,4 +1,4 @@
-"""Ways out of the process: OTLP over gRPC or HTTP, an exporter that the user gave, a provider of the user's.
+"""Ways out of the process by bytes: OTLP over gRPC or HTTP; and what all transports are.
 
 A transport makes one try and says what came of it (`Outcome`); retries, waiting and accounting are the
 pipeline's, so that a shutdown never waits for an exporter's sleep. It is called by one thread at a time;
@@ -17,19 +17,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from ...errors import InvalidOptionError, MissingExtraError
-from ...timespans.warn import warn_once
-from ..spans.spandata import SpanData
-from .readable import readable_from_request, to_readable
-from .settings import OtlpSettings, whole_number
-from .wire import Envelope, enclose, encode_request
+from ...errors import MissingExtraError
+from .readable import readable_from_request
+from .settings import OtlpSettings
+from .wire import Envelope, enclose
 
 __all__ = [
     "ACCEPTED",
@@ -38,11 +34,10 @@ __all__ = [
     "TOO_LARGE",
     "OtlpTransport",
     "Outcome",
-    "ProcessorTransport",
-    "ReadableTransport",
     "Request",
     "Transport",
     "Wrapped",
+    "down_hosts",
     "suppressed",
 ]
 
@@ -83,15 +78,20 @@ class Wrapped(NamedTuple):
 
 
 Item = Any
-"""bytes (a body of `encode_span`), `Wrapped`, `Request`, `SpanData` or `ReadableSpan`."""
+"""bytes (a body of `encode_span`), `Wrapped`, `Request`, `SpanData` or the SDK's `ReadableSpan`."""
 
 
 class Transport(Protocol):
-    """What the pipeline needs. `wire` says whether `send` (bytes) or `send_spans` (objects) is to be called."""
+    """What the pipeline needs. `wire` says whether `send` (bytes) or `send_spans` (objects) is to be called.
+
+    `host`: where it sends, "" where nobody can know; `advice`: what to do where it never answered, "" for nothing.
+    """
 
     wire: bool
     target: str
     timeout_s: float
+    host: str
+    advice: str
 
     def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
         """Send a request of `count` spans."""
@@ -142,6 +142,7 @@ class OtlpTransport:
         """Raises `MissingExtraError` when the exporter of this protocol is not installed."""
         self.settings = settings
         self.target, self.timeout_s = settings.endpoint, settings.timeout_s
+        self.host, self.advice = urlsplit(settings.endpoint).netloc or settings.endpoint, _advice(settings)
         self._exporter: Any = None
         self._post: Callable[[bytes, float], Outcome] | None = None
         self._cancelled = False
@@ -202,6 +203,15 @@ class OtlpTransport:
             except Exception as error:
                 _log.debug("closing the exporter to %s failed: %s", self.target, error)
 
+
+def _advice(settings: OtlpSettings) -> str:
+    if "://" not in settings.endpoint and not settings.insecure:
+        return f"an address without a scheme means TLS: http://{settings.endpoint} is without"
+    return "nothing has answered there so far: `docker compose up` starts a collector (docs/deploy.md)"
+
+
+down_hosts: set[str] = set()
+"""Of which it was told that they can't be reached: spans and metrics go to the same, and one line is enough."""
 
 _abandoned: list[Any] = []
 """Exporters of a parent process; kept, because their finalizers would close what the parent still uses."""
@@ -415,127 +425,3 @@ def _http_retry_after(headers: Any) -> float | None:
         return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
     except (TypeError, ValueError):
         return None  # neither form of RFC 7231: our own back-off is used
-
-
-# --- objects ---------------------------------------------------------------------------------------------
-
-_RAISES_BEFORE_REJECTED = 5
-
-
-class ReadableTransport:
-    """For an exporter that the user gave (`span_exporter=`): it is called with lists of `ReadableSpan`.
-
-    A FAILURE is tried again like an unreachable collector. What makes an exporter raise that raised five times in a
-    row before is refused (counted as rejected): what raises always would hold up all that follows.
-    """
-
-    wire = False
-
-    def __init__(self, exporter: SpanExporter, resource: Resource, scope: InstrumentationScope) -> None:
-        if not callable(getattr(exporter, "export", None)):
-            raise InvalidOptionError(f"span_exporter must be a SpanExporter with a method export, not {exporter!r}")
-        self.exporter, self.resource, self.scope = exporter, resource, scope
-        self.target, self.timeout_s = type(exporter).__name__, 10.0
-        self._raised = 0
-
-    def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
-        """As `send_spans`, of a request."""
-        return self._export(readable_from_request(body))
-
-    def send_spans(self, items: Sequence[Item], timeout_s: float) -> Outcome:
-        """One call of `export`. Never raises; the exporter has its own timeout."""
-        return self._export(_objects(items, self.resource, self.scope))
-
-    def _export(self, spans: list[ReadableSpan]) -> Outcome:
-        try:
-            result = self.exporter.export(spans)
-        except Exception as error:
-            self._raised += 1
-            status = RETRY if self._raised < _RAISES_BEFORE_REJECTED else REJECTED
-            message = f"{self.target}.export raised {type(error).__name__}: {error}"
-            return Outcome(status, message=message, reached=False)
-        self._raised = 0
-        if result is SpanExportResult.FAILURE:
-            return Outcome(RETRY, message=f"{self.target}.export reported a failure", reached=False)
-        return Outcome(ACCEPTED)  # exporters that return None are common and mean no harm
-
-    def flush(self, timeout_s: float) -> bool:
-        """The exporter's own `force_flush`."""
-        flush = getattr(self.exporter, "force_flush", None)
-        return flush(int(timeout_s * 1000)) is not False if callable(flush) else True
-
-    def cancel(self) -> None:
-        """Shut the exporter down."""
-        shutdown = getattr(self.exporter, "shutdown", None)
-        if callable(shutdown):
-            shutdown()
-
-    def after_fork(self) -> None:
-        """Nothing: the user's exporter is the user's to make safe."""
-
-
-def _objects(items: Sequence[Item], resource: Resource, scope: InstrumentationScope) -> list[ReadableSpan]:
-    spans: list[ReadableSpan] = []
-    for item in items:
-        if isinstance(item, SpanData):
-            spans.append(to_readable(item, resource, scope))
-        elif isinstance(item, (Request, Wrapped)):
-            spans += readable_from_request(item if isinstance(item, Request) else item.request())
-        elif isinstance(item, bytes):
-            spans += readable_from_request(encode_request([item], resource, scope))
-        else:
-            spans.append(item)
-    return spans
-
-
-class ProcessorTransport:
-    """For a provider that the user gave: each finished span goes to its span processors (`on_end`).
-
-    `on_start` was called by whoever opened the span, if at all (the body's recording span). A batch processor
-    drops what its queue can't hold, so it is flushed each time that half a queue was handed over.
-    Accepted means handed over; what the processors do with it is theirs, and so is their shutdown.
-    """
-
-    wire = False
-
-    def __init__(self, provider: TracerProvider, scope: InstrumentationScope) -> None:
-        """Raises `InvalidOptionError` when this is no SDK provider, which alone has processors."""
-        if not callable(getattr(getattr(provider, "_active_span_processor", None), "on_end", None)):
-            raise InvalidOptionError(
-                f"tracer_provider must be an opentelemetry.sdk.trace.TracerProvider, not {type(provider).__name__}"
-            )
-        self.provider, self.scope = provider, scope
-        self.target, self.timeout_s = type(provider).__name__, 30.0
-        self._room = self._queue_half = max((whole_number("OTEL_BSP_MAX_QUEUE_SIZE") or 2048) // 2, 1)
-
-    def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
-        """As `send_spans`, of a request."""
-        return self._hand_over(readable_from_request(body), timeout_s)
-
-    def send_spans(self, items: Sequence[Item], timeout_s: float) -> Outcome:
-        """Call `on_end` of each. A processor that raises is logged once; the others still get the span."""
-        return self._hand_over(_objects(items, self.provider.resource, self.scope), timeout_s)
-
-    def _hand_over(self, spans: list[ReadableSpan], timeout_s: float) -> Outcome:
-        processor, lost = self.provider._active_span_processor, 0
-        for span in spans:
-            try:
-                processor.on_end(span)
-            except Exception:
-                lost += 1
-                warn_once(self, "a span processor of %s failed in on_end", self.target)
-            self._room -= 1
-            if self._room <= 0:
-                self.flush(timeout_s)
-        return Outcome(ACCEPTED, lost, reached=False)
-
-    def flush(self, timeout_s: float) -> bool:
-        """The provider's `force_flush`."""
-        self._room = self._queue_half
-        return self.provider.force_flush(int(timeout_s * 1000))
-
-    def cancel(self) -> None:
-        """Nothing: the provider is the user's."""
-
-    def after_fork(self) -> None:
-        """Nothing: the processors are the user's."""
