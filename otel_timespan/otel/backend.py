@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 from ..errors import InvalidOptionError
 from ..timespans.warn import warn_once
 from .export.objects import ProcessorTransport
-from .export.settings import check_sending, shown
+from .export.settings import check_sending, checked_seconds, shown
 from .setup import (
     TraceOutput,
     check_environment,
@@ -51,7 +51,8 @@ class ExportOptions(NamedTuple):
 
 def check_options(**given: Any) -> ExportOptions:
     """Raises `InvalidOptionError` naming the option, or the `OTEL_*` variable, that can't work."""
-    options = ExportOptions(**given)
+    seconds = {name: checked_seconds(name, value) for name, value in given.items() if name.endswith("_s")}
+    options = ExportOptions(**{**given, **seconds})
     if options.tracer_provider is not None and options.span_exporter is not None:
         raise InvalidOptionError("give tracer_provider or span_exporter, not both")
     if options.tracer_provider is not None:
@@ -64,7 +65,6 @@ def check_options(**given: Any) -> ExportOptions:
     if not isinstance(options.metrics, bool):
         raise InvalidOptionError(f"metrics is True or False, not {shown(options.metrics)}")
     check_sending({name: getattr(options, name) for name in ("on_full", "max_bytes")})
-    check_sending({name: value for name, value in given.items() if name.endswith("_s")})
     check_environment(
         traces=options.tracer_provider is None,
         metrics_too=options.metrics and options.meter_provider is None,

@@ -43,6 +43,7 @@ from .export.pipeline import SpanPipeline, close_all, flush_all
 from .export.resources import default_resource, process_resource
 from .export.settings import (
     MAX_BYTES,
+    check_attributes,
     check_sending,
     check_texts,
     checked_seconds,
@@ -520,6 +521,7 @@ def setup(
             # Only the type is shown: headers carry credentials.
             raise InvalidOptionError(f"{name} is a mapping of names to values, not {type(mapping).__name__}")
     attributes = {**(resource or {}), **({"service.name": service_name} if service_name else {})}
+    check_attributes("resource", attributes)
     otlp = {
         "endpoint": endpoint,
         "protocol": protocol,

@@ -25,6 +25,7 @@ __all__ = [
     "LONGEST_WAIT_S",
     "MAX_BYTES",
     "OtlpSettings",
+    "check_attributes",
     "check_sending",
     "check_texts",
     "checked_seconds",
@@ -34,6 +35,7 @@ __all__ = [
     "sdk_disabled",
     "shown",
     "variable_text",
+    "waitable",
     "whole_number",
 ]
 
@@ -161,6 +163,28 @@ def checked_seconds(name: str, value: Any, least: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
         raise InvalidOptionError(f"{name}={shown(value)}: give a number of seconds, {least:g} or more")
     return float(min(value, LONGEST_WAIT_S))
+
+
+def waitable(name: str, value: Any) -> float:
+    """How long somebody wants to wait, as long as the platform can at most. Raises `InvalidOptionError`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        raise InvalidOptionError(f"{name}={shown(value)}: give a number of seconds")
+    return float(min(max(value, 0.0), LONGEST_WAIT_S))
+
+
+def check_attributes(name: str, attributes: Mapping[Any, Any]) -> None:
+    """Raise `InvalidOptionError` for attributes that can't be sent: they would go out with everything."""
+    for key, value in attributes.items():
+        if not isinstance(key, str) or not key:
+            raise InvalidOptionError(f"{name}: {shown(key)} is no name; give a text")
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(item, (str, bool, int, float)) for item in items):
+            raise InvalidOptionError(f"{name}[{shown(key)}]={shown(value)}: give a text, a number or a list of these")
+        for text in [key, *items]:
+            if isinstance(text, str):
+                _check_text(f"{name}[{shown(key)}]", text)
+            elif isinstance(text, int) and not -(1 << 63) <= text < 1 << 63:
+                raise InvalidOptionError(f"{name}[{shown(key)}]: a number of more than 64 bits can't be sent")
 
 
 def check_sending(options: Mapping[str, Any]) -> None:
