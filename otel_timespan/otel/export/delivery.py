@@ -6,8 +6,8 @@ answer is "never" or "later". And a receiver that is away, or overloaded, must c
 is refused, not only one span.
 
 So a part that is refused is halved until the culprit is alone: at once where the answer says that it will never be
-taken, after a few tries where it says "later". A span that is alone in being refused "later" is set aside: others
-get their turn. Only when these pass while it is refused again and again it is dropped.
+taken, after a few tries where it says "later". A span that is alone in being refused "later" is set aside, a
+suspect: others get their turn. Only when these pass while it is refused again and again it is dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _TRIES = 3
 """So often in a row a part is tried before it is halved, or set aside for others."""
 
 _TRIES_ALONE = 6
-"""So often a single span is refused, while others pass, before it is dropped."""
+"""So often a single span is refused, while more others pass than not, before it is dropped; twice as often where only
+suspects are refused any more."""
 
 _HOPELESS = 64
 """So many refusals without one request taken: it is not about what is in them. No part is halved any more."""
@@ -55,12 +56,14 @@ class Queue(Protocol):
 
 
 class _Part:
-    """Entries that are sent together. `refusals` since it was made; `passes` and `refused` of all parts then."""
+    """Entries that are sent together. `refusals` since it was made; `passes` and `refused` of all parts then;
+    `seen`: what was refused when it was looked at last."""
 
-    __slots__ = ("entries", "passes", "refusals", "refused")
+    __slots__ = ("entries", "passes", "refusals", "refused", "seen")
 
     def __init__(self, entries: list[Entry], passes: int, refused: int, refusals: int = 0) -> None:
         self.entries, self.passes, self.refused, self.refusals = entries, passes, refused, refusals
+        self.seen = -1
 
 
 class Delivery:
@@ -70,8 +73,8 @@ class Delivery:
         self._queue = queue
         self._parts: list[_Part] = []  # the next one last
         self._aside: deque[_Part] = deque()
-        self._passes = self._refused = 0  # requests taken and refused, ever
-        self._in_a_row = 0  # refused since one was taken
+        self._passes = self._refused = 0  # requests taken, and refused but for suspects, ever
+        self._in_a_row = 0  # refused since one was taken, but for suspects
         self._backoff_s = _FIRST_BACKOFF_S
 
     def deliver(self, batch: list[Entry]) -> None:
@@ -104,8 +107,9 @@ class Delivery:
             else:
                 self._halve(part)
             return True
-        self._refused += 1
-        self._in_a_row += 1
+        if not (single and part.refusals >= _TRIES):
+            self._refused += 1
+            self._in_a_row += 1
         part.refusals += 1
         if outcome.status == REJECTED:
             if single or outcome.whole or self._in_a_row > _HOPELESS:
@@ -130,7 +134,8 @@ class Delivery:
                 self._queue.settle(part.entries, outcome._replace(status=REJECTED))
                 return True
             searching = self._passes > part.passes
-        self._queue.note_outage(outcome)
+        if self._passes == part.passes:
+            self._queue.note_outage(outcome)
         if len(part.entries) > 1 and part.refusals >= _TRIES and self._in_a_row <= _HOPELESS:
             self._halve(part, _TRIES - 1)
             searching = True
@@ -141,8 +146,15 @@ class Delivery:
         return self._queue.pause(self._wait_s(outcome, searching))
 
     def _is_culprit(self, part: _Part) -> bool:
-        others_refused = self._refused - part.refused - part.refusals
-        return part.refusals >= _TRIES_ALONE and self._passes - part.passes > others_refused
+        passed = self._passes - part.passes
+        if part.refusals < _TRIES_ALONE or not passed:
+            return False
+        if passed > self._refused - part.refused - _TRIES:  # its own first tries count as refused, too
+            return True
+        if part.refusals % _TRIES_ALONE:
+            return False
+        calm, part.seen = self._refused == part.seen, self._refused
+        return calm
 
     def _halve(self, part: _Part, refusals: int = 0) -> None:
         """Its first half is next. Both have been refused as often as it takes to halve them at the next refusal."""
