@@ -110,7 +110,7 @@ def measure_cost(workload: Workload, name: str, size: int) -> dict[str, Any]:
 
 
 def measure_bodies(workload: Workload, name: str, size: int) -> dict[str, Any]:
-    """CPU µs a task, and the median and 99th percentile of a body in ms. `size`: µs of a body × 10,000 + their number."""
+    """CPU µs a task, median and 99th percentile of a body in ms. `size`: 10,000 times a body's µs, and their number."""
     micros, count = divmod(size, 10_000)
     steps = _steps_of(micros)
     took: list[int] = []

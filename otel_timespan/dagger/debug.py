@@ -42,7 +42,7 @@ def wanted() -> frozenset[str]:
     names = [name.strip().lower() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
     for name in names:
         if name != "all" and name not in CATEGORIES:
-            raise InvalidOptionError(f"{VARIABLE} names {name!r}: it knows all, {', '.join(CATEGORIES)}")
+            raise InvalidOptionError(f"{VARIABLE} names {name[:60]!a}: it knows all, {', '.join(CATEGORIES)}")
     return frozenset(CATEGORIES if "all" in names else names)
 
 

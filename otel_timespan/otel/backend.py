@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,8 +17,9 @@ from opentelemetry.trace import SpanKind
 
 from ..errors import InvalidOptionError
 from ..timespans.warn import warn_once
-from .export.pipeline import ON_FULL
-from .export.transport import ProcessorTransport
+from .export.objects import ProcessorTransport
+from .export.pipeline import SpanPipeline
+from .export.settings import check_sending, checked_seconds, shown
 from .setup import (
     TraceOutput,
     check_environment,
@@ -54,25 +54,20 @@ class ExportOptions(NamedTuple):
 
 def check_options(**given: Any) -> ExportOptions:
     """Raises `InvalidOptionError` naming the option, or the `OTEL_*` variable, that can't work."""
-    options = ExportOptions(**given)
+    seconds = {name: checked_seconds(name, value) for name, value in given.items() if name.endswith("_s")}
+    options = ExportOptions(**{**given, **seconds})
     if options.tracer_provider is not None and options.span_exporter is not None:
         raise InvalidOptionError("give tracer_provider or span_exporter, not both")
     if options.tracer_provider is not None:
         ProcessorTransport(options.tracer_provider, instrumentation_scope())
     if options.span_exporter is not None and not callable(getattr(options.span_exporter, "export", None)):
-        raise InvalidOptionError(f"span_exporter is a SpanExporter with a method export, not {options.span_exporter!r}")
+        given_as = shown(options.span_exporter)
+        raise InvalidOptionError(f"span_exporter is a SpanExporter with a method export, not {given_as}")
     if options.meter_provider is not None and not callable(getattr(options.meter_provider, "get_meter", None)):
-        raise InvalidOptionError(f"meter_provider is a MeterProvider, not {options.meter_provider!r}")
+        raise InvalidOptionError(f"meter_provider is a MeterProvider, not {shown(options.meter_provider)}")
     if not isinstance(options.metrics, bool):
-        raise InvalidOptionError(f"metrics is True or False, not {options.metrics!r}")
-    if options.on_full not in ON_FULL:
-        raise InvalidOptionError(f"on_full is one of {', '.join(ON_FULL)}, not {options.on_full!r}")
-    if isinstance(options.max_bytes, bool) or not isinstance(options.max_bytes, int) or options.max_bytes < 1:
-        raise InvalidOptionError(f"max_bytes is a number of bytes greater than 0, not {options.max_bytes!r}")
-    for name in ("block_timeout_s", "exit_timeout_s", "root_quiet_s"):
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise InvalidOptionError(f"{name} is a number of seconds, at least 0, not {value!r}")
+        raise InvalidOptionError(f"metrics is True or False, not {shown(options.metrics)}")
+    check_sending({name: getattr(options, name) for name in ("on_full", "max_bytes")})
     check_environment(
         traces=options.tracer_provider is None,
         metrics_too=options.metrics and options.meter_provider is None,
@@ -152,18 +147,14 @@ class Backend:
 
     @property
     def packing_limits(self) -> Limits | None:
-        """The span limits that hold for packed spans; None where spans do not leave as bytes."""
-        pipeline = getattr(self._output, "pipeline", None)
-        return pipeline.limits if pipeline is not None and pipeline.transport.wire else None
+        """The span limits of packed spans; None where spans do not leave as bytes, by one way only."""
+        pipeline = self._output.pipeline if self._output is not None else None
+        return pipeline.limits if isinstance(pipeline, SpanPipeline) and pipeline.transport.wire else None
 
     def put_packed(self, packed: list[bytes], count: int) -> None:
-        """Hand on spans that are bytes already."""
-        from .export.pipeline import _Entry
-        from .export.transport import Request
-        from .export.wire import encode_packed
-        pipeline = self._output.pipeline
-        body = Request(encode_packed(packed, pipeline.resource, pipeline.scope))
-        pipeline._put([_Entry(body, len(body))], self)
+        """Hand on spans that are bytes already, where `packing_limits` says that this can be done."""
+        if self._output is not None and isinstance(self._output.pipeline, SpanPipeline):
+            self._output.pipeline.put_packed(packed, count, self)
 
     def account(self) -> tuple[int, dict[str, int]]:
         """(exported, {reason: dropped}) of one moment, of the spans that were put here."""

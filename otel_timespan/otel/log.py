@@ -34,6 +34,7 @@ from ..timespans.warn import warn_once
 from . import semconv
 from .backend import Backend, check_options, connect
 from .dags import tracing_logs
+from .export.settings import shown, waitable
 from .export.shutdown import SOURCES, on_exit
 from .metrics.gauges import ConsumerGauges, default_consumers
 from .metrics.hub import PREPARE_S, hub_for
@@ -102,11 +103,11 @@ class OTelLog(Sink):
             exit_timeout_s=exit_timeout_s,
             root_quiet_s=root_quiet_s,
         )
-        if detail not in DETAILS:
-            raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
+        if not isinstance(detail, str) or detail not in DETAILS:
+            raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {shown(detail)}")
         for name, function in (("redact", redact), ("clock", clock)):
-            if function is not None and not callable(function):
-                raise InvalidOptionError(f"{name} is a function, not {function!r}")
+            if not callable(function) and (function is not None or name == "clock"):
+                raise InvalidOptionError(f"{name} is a function, not {shown(function)}")
         self._gauges = None if consumers is None else ConsumerGauges(consumers)
         self._detail, self._redact, self._clock = detail, redact, clock
         self._offset_ns, self._real_time = time.time_ns() - clock(), clock is time.monotonic_ns
@@ -163,6 +164,7 @@ class OTelLog(Sink):
 
         A run without tasks under way that was not opened with `dag` ends here.
         """
+        timeout_s = waitable("timeout_s", timeout_s)
         deadline = time.monotonic() + timeout_s
         try:
             drained = self._drain_all(timeout_s)
@@ -181,7 +183,7 @@ class OTelLog(Sink):
         if self._closed:
             self._leave_lines()
             return
-        seconds = self._options.exit_timeout_s if timeout_s is None else timeout_s
+        seconds = self._options.exit_timeout_s if timeout_s is None else waitable("timeout_s", timeout_s)
         deadline = time.monotonic() + seconds
         try:
             self._drain_all(seconds)

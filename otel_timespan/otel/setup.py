@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -37,11 +37,26 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from .. import __version__
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
 from .export.accounts import PipelineStats
-from .export.pipeline import MAX_BYTES, SpanPipeline
+from .export.metrics import OtlpMetricExporter, OtlpMetricReader
+from .export.objects import ProcessorTransport, ReadableTransport, halve_exports
+from .export.pipeline import SpanPipeline, close_all, flush_all
 from .export.resources import default_resource, process_resource
-from .export.settings import exporter_names, milliseconds, read_settings, sdk_disabled, whole_number
+from .export.settings import (
+    MAX_BYTES,
+    check_attributes,
+    check_sending,
+    check_texts,
+    checked_seconds,
+    exporter_names,
+    milliseconds,
+    read_settings,
+    sdk_disabled,
+    shown,
+    variable_text,
+    whole_number,
+)
 from .export.shutdown import METRICS, on_exit
-from .export.transport import OtlpTransport, ProcessorTransport, ReadableTransport, Transport
+from .export.transport import OtlpTransport, Transport
 from .semconv import SCHEMA_URL, SCOPE_NAME
 from .spans.limits import limits_of
 from .spans.redact import Redact
@@ -82,14 +97,13 @@ class FanOut:
         for pipeline in self.pipelines:
             pipeline.put_readable(span)
 
-    def flush(self, timeout_s: float = 30.0) -> bool:
-        """All of them; True when all are empty."""
-        return all([pipeline.flush(timeout_s) for pipeline in self.pipelines])
+    def flush(self, timeout_s: float = 30.0, *, ending: bool = False) -> bool:
+        """All of them at once, within the time; True when all are empty."""
+        return flush_all(self.pipelines, timeout_s, ending=ending)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """All of them."""
-        for pipeline in self.pipelines:
-            pipeline.close(timeout_s)
+        """All of them at once, within the time."""
+        close_all(self.pipelines, timeout_s)
 
     def stats(self, owner: Any = None) -> PipelineStats:
         """Of the first."""
@@ -115,7 +129,7 @@ class TraceOutput:
     def close(self, timeout_s: float | None = None) -> None:
         """Flush within `timeout_s` (default 5 s), and end the pipeline where it is not shared."""
         if self.shared:
-            self.pipeline.flush(5.0 if timeout_s is None else timeout_s)
+            self.pipeline.flush(5.0 if timeout_s is None else timeout_s, ending=True)
         else:
             self.pipeline.close(timeout_s)
 
@@ -198,14 +212,16 @@ def provider_for_traces(
         return _through_exporter(span_exporter, options, redact)
     with _Own.lock:
         configured = _configured_tracer_provider()
-        if configured is not None and configured is not _Own.tracer_provider:
+        bare = configured if _is_bare(configured) else None
+        if configured is not None and configured is not _Own.tracer_provider and bare is None:
             return _through_processors(configured, options)
-        return _through_our_own(options, redact=redact)
+        return _through_our_own(options, redact=redact, bare=bare)
 
 
 def _through_processors(provider: Any, options: dict[str, Any]) -> TraceOutput:
     scope = instrumentation_scope()
     transport = ProcessorTransport(provider, scope)
+    halve_exports(provider)
     limits = limits_of(getattr(provider, "_span_limits", None))
     pipeline = SpanPipeline(transport, resource=provider.resource, scope=scope, limits=limits, **options)
     return TraceOutput(provider, pipeline, shared=False)
@@ -221,16 +237,20 @@ def _through_exporter(exporter: SpanExporter, options: dict[str, Any], redact: R
 
 
 def _through_our_own(
-    options: dict[str, Any], given: Mapping[str, Any] | None = None, redact: Redact | None = None
+    options: dict[str, Any],
+    given: Mapping[str, Any] | None = None,
+    redact: Redact | None = None,
+    bare: TracerProvider | None = None,
 ) -> TraceOutput | None:
-    provider, processor = _Own.tracer_provider, _Own.processor
+    provider, processor = _Own.tracer_provider or bare, _Own.processor
     if provider is not None and processor is not None and not processor.pipeline.closed:
         return TraceOutput(provider, processor.pipeline, shared=True)
     names = exporter_names("traces")
     if not names:
         return None
     given = given or {}
-    resource = provider.resource if provider is not None else default_resource(given.get("resource"), redact)
+    known = provider if provider is not bare else None
+    resource = known.resource if known is not None else default_resource(given.get("resource"), redact)
     pipelines = [
         SpanPipeline(
             _transport(name, given.get("otlp", {}), resource),
@@ -245,10 +265,12 @@ def _through_our_own(
     if provider is not None and processor is not None:
         processor.pipeline = pipeline  # ours was shut down; it serves again
     else:
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False, sampler=given.get("sampler"))
+        if provider is None:
+            provider = TracerProvider(resource=resource, shutdown_on_exit=False, sampler=given.get("sampler"))
+            trace.set_tracer_provider(provider)
+        provider._resource = resource
         processor = _PipelineProcessor(pipeline)
         provider.add_span_processor(processor)
-        trace.set_tracer_provider(provider)
         _Own.tracer_provider, _Own.processor = provider, processor
         _watch_forks()
     return TraceOutput(provider, pipeline, shared=True)
@@ -270,6 +292,8 @@ def _batch_options() -> dict[str, Any]:
     options: dict[str, Any] = {}
     delay_ms = milliseconds("OTEL_BSP_SCHEDULE_DELAY")
     batch = whole_number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
+    for unused in ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_EXPORT_TIMEOUT"):
+        whole_number(unused)  # what is wrong with it is said all the same
     if delay_ms is not None:
         options["linger_s"] = delay_ms / 1000
     if batch is not None:
@@ -279,19 +303,43 @@ def _batch_options() -> dict[str, Any]:
 
 def _configured_tracer_provider() -> Any:
     """The global provider, None where it is still the API's placeholder."""
-    provider = trace.get_tracer_provider()
+    provider = _global(trace.get_tracer_provider, "OTEL_PYTHON_TRACER_PROVIDER")
     return None if isinstance(provider, trace.ProxyTracerProvider) else provider
+
+
+def _is_bare(provider: Any) -> bool:
+    """Whether it is what OTEL_PYTHON_TRACER_PROVIDER made and nobody gave a processor: its spans would go nowhere."""
+    if "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ or provider is _Own.tracer_provider:
+        return False
+    processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", None)
+    return isinstance(provider, TracerProvider) and processors == ()
+
+
+def _configured_meter_provider() -> Any:
+    """The same for metrics."""
+    provider = _global(metrics.get_meter_provider, "OTEL_PYTHON_METER_PROVIDER")
+    # The placeholder's class is private, hence by name.
+    return None if type(provider).__name__ == "_ProxyMeterProvider" else provider
+
+
+def _global(getter: Callable[[], Any], variable: str) -> Any:
+    """What the API says, which loads what the variable names and raises whatever that does."""
+    try:
+        return getter()
+    except Exception as error:
+        text = variable_text(variable)
+        raise InvalidOptionError(f"{variable}={shown(text)} names no provider that can be made") from error
 
 
 def _entry_point(group: str, variable: str, name: str) -> Any:
     found = metadata.entry_points(group=group)
     for entry in found:
-        if entry.name == name:
+        if entry.name.lower() == name:
             return entry.load()
     if name == "prometheus":
         raise MissingExtraError("opentelemetry-exporter-prometheus", "prometheus")
     allowed = sorted({"none", "otlp", *(entry.name for entry in found)})
-    raise InvalidOptionError(f"{variable}={name!r}: allowed are {', '.join(allowed)}")
+    raise InvalidOptionError(f"{variable}={shown(name)}: allowed are {', '.join(allowed)}")
 
 
 # --- metrics ---------------------------------------------------------------------------------------------
@@ -306,9 +354,8 @@ def meter_provider_for_metrics(*, exit_timeout_s: float = 5.0, redact: Redact | 
     if sdk_disabled():
         return None
     with _Own.lock:
-        configured = metrics.get_meter_provider()
-        # The placeholder's class is private, hence by name.
-        if type(configured).__name__ != "_ProxyMeterProvider":
+        configured = _configured_meter_provider()
+        if configured is not None:
             return configured
         return _own_meter_provider({}, exit_timeout_s, redact)
 
@@ -333,15 +380,20 @@ def _own_meter_provider(
     _Own.meter_provider = provider
     _watch_forks()
     # The last collection is quick, and is tried even when spans have used up the time.
-    on_exit(lambda left_s: provider.shutdown(timeout_millis=max(left_s, 0.1) * 1000), METRICS, exit_timeout_s)
+    on_exit(lambda left_s: _shut_down(provider, readers, max(left_s, 0.1)), METRICS, exit_timeout_s)
     return provider
+
+
+def _shut_down(provider: MeterProvider, readers: Sequence[MetricReader], left_s: float) -> None:
+    for reader in readers:
+        if isinstance(reader, OtlpMetricReader):
+            left_s = min(left_s, reader.prepare_end())
+    provider.shutdown(timeout_millis=left_s * 1000)
 
 
 def _metric_reader(name: str, otlp: Mapping[str, Any], interval_ms: float | None) -> MetricReader:
     interval_ms = interval_ms or milliseconds("OTEL_METRIC_EXPORT_INTERVAL") or _METRIC_INTERVAL_MS
     if name in _OTLP_PROTOCOLS:
-        from .export.metrics import OtlpMetricExporter, OtlpMetricReader
-
         settings = read_settings("metrics", **{"protocol": _OTLP_PROTOCOLS[name], **otlp})
         return OtlpMetricReader(OtlpMetricExporter(settings), export_interval_millis=interval_ms)
     kind = _entry_point("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)
@@ -363,14 +415,19 @@ def check_environment(*, traces: bool = True, metrics_too: bool = True, own_expo
     """
     if sdk_disabled():
         return
-    if own_exporter or (traces and _configured_tracer_provider() is None):
+    check_texts()
+    configured = _configured_tracer_provider() if traces and not own_exporter else None
+    if traces and configured is not None and configured is not _Own.tracer_provider:
+        ProcessorTransport(configured, instrumentation_scope())  # raises for one that has no processors
+    if own_exporter or (traces and (configured is None or _is_bare(configured))):
         _check_limits()
         _check_sampler()
         if not own_exporter:
             _batch_options()
             _check_exporters("traces", "opentelemetry_traces_exporter")
-    if metrics_too and type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider":
+    if metrics_too and _configured_meter_provider() is None:
         milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
+        milliseconds("OTEL_METRIC_EXPORT_TIMEOUT")
         _exemplar_filter()
         _check_exporters("metrics", "opentelemetry_metrics_exporter")
 
@@ -384,10 +441,10 @@ _EXEMPLAR_FILTERS: dict[str, type[ExemplarFilter]] = {
 
 def _exemplar_filter() -> ExemplarFilter:
     """The filter of OTEL_METRICS_EXEMPLAR_FILTER: the SDK raises a bare ValueError for a wrong or empty one."""
-    name = os.environ.get("OTEL_METRICS_EXEMPLAR_FILTER", "").strip().lower() or "trace_based"
+    name = variable_text("OTEL_METRICS_EXEMPLAR_FILTER").lower() or "trace_based"
     if name not in _EXEMPLAR_FILTERS:
         allowed = ", ".join(_EXEMPLAR_FILTERS)
-        raise InvalidOptionError(f"OTEL_METRICS_EXEMPLAR_FILTER={name!r}: allowed are {allowed}")
+        raise InvalidOptionError(f"OTEL_METRICS_EXEMPLAR_FILTER={shown(name)}: allowed are {allowed}")
     return _EXEMPLAR_FILTERS[name]()
 
 
@@ -407,27 +464,25 @@ _SAMPLERS = ("always_on", "always_off", "traceidratio")
 def _check_limits() -> None:
     """The SDK reads these only when it makes its first span, and raises there."""
     for variable in _LIMITS:
-        text = os.environ.get(variable, "").strip()
-        if text and not text.isdecimal():
-            raise InvalidOptionError(f"{variable}={text!r}: give a whole number, at least 0, or leave it unset")
+        whole_number(variable, least=0)
 
 
 def _check_sampler() -> None:
     """The SDK takes another sampler, with a log line, where it does not know the name or the ratio."""
-    name = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    name = variable_text("OTEL_TRACES_SAMPLER").lower()
     known = {*_SAMPLERS, *(f"parentbased_{one}" for one in _SAMPLERS)}
     others = {entry.name for entry in metadata.entry_points(group="opentelemetry_traces_sampler")}
     if name and name not in known | others:
         allowed = ", ".join(sorted(known | others))
-        raise InvalidOptionError(f"OTEL_TRACES_SAMPLER={name!r} is no sampler; allowed are {allowed}")
-    text = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+        raise InvalidOptionError(f"OTEL_TRACES_SAMPLER={shown(name)} is no sampler; allowed are {allowed}")
+    text = variable_text("OTEL_TRACES_SAMPLER_ARG")
     if name.endswith("traceidratio") and text:
         try:
             ratio = float(text)
         except ValueError:
             ratio = -1.0
         if not 0.0 <= ratio <= 1.0:
-            raise InvalidOptionError(f"OTEL_TRACES_SAMPLER_ARG={text!r}: {name} needs a ratio from 0 to 1")
+            raise InvalidOptionError(f"OTEL_TRACES_SAMPLER_ARG={shown(text)}: {name} needs a ratio from 0 to 1")
 
 
 def _check_exporters(signal: str, group: str) -> None:
@@ -466,12 +521,15 @@ def setup(
     Raises `ConcurrencyViolationError` when a global provider exists already, and `InvalidOptionError`.
     """
     if service_name is not None and not isinstance(service_name, str):
-        raise InvalidOptionError(f"service_name={service_name!r}: give a text")
+        raise InvalidOptionError(f"service_name={shown(service_name)}: give a text")
+    check_sending({"on_full": on_full, "max_bytes": max_bytes})
+    check_sending({"block_timeout_s": block_timeout_s, "exit_timeout_s": exit_timeout_s})
     for name, mapping in (("resource", resource), ("headers", headers)):
         if mapping is not None and not isinstance(mapping, Mapping):
             # Only the type is shown: headers carry credentials.
             raise InvalidOptionError(f"{name} is a mapping of names to values, not {type(mapping).__name__}")
     attributes = {**(resource or {}), **({"service.name": service_name} if service_name else {})}
+    check_attributes("resource", attributes)
     otlp = {
         "endpoint": endpoint,
         "protocol": protocol,
@@ -499,16 +557,14 @@ def setup(
 
 
 def _interval_ms(interval_s: float) -> float:
-    if isinstance(interval_s, bool) or not isinstance(interval_s, (int, float)) or interval_s <= 0:
-        raise InvalidOptionError(f"metric_interval_s={interval_s!r}: give a number of seconds greater than 0")
-    return interval_s * 1000.0
+    return checked_seconds("metric_interval_s", interval_s, 0.001) * 1000.0
 
 
 def _refuse_second(traces: bool, meters: bool) -> None:
     advice = "call setup() before the first event and before any other OpenTelemetry setup, or use what is there"
     if traces and _configured_tracer_provider() is not None:
         raise ConcurrencyViolationError(f"a global tracer provider exists already: {advice}")
-    if meters and type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider":
+    if meters and _configured_meter_provider() is not None:
         raise ConcurrencyViolationError(f"a global meter provider exists already: {advice}")
 
 

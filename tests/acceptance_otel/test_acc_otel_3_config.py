@@ -108,9 +108,9 @@ def test_3_resource_and_scope(ear: Ear) -> None:
 
 
 def test_3_default_service_name(ear: Ear) -> None:
-    """Unless named, the service is otel-timespan."""
+    """Unless named, the service is called like the program."""
     run(PROGRAM, ear.env())
-    assert {pairs(r.resource.attributes)["service.name"] for r in ear.resource_spans()} == {"otel-timespan"}
+    assert {pairs(r.resource.attributes)["service.name"] for r in ear.resource_spans()} == {"python"}
 
 
 def test_3_headers_and_signal_endpoints(ear: Ear) -> None:

@@ -79,9 +79,8 @@ async def waiting() -> int:
     return 1
 
 
-STEPS = ("leaf", "sized", "join", "mixed", "named", "failing", "telling", "looking", "spawning", "closure", "partial", "labelled",
-         "retried", "coroutine", "chunk",
-         "cancelled", "twice", "wide")  # fmt: skip
+STEPS = ("leaf", "sized", "join", "mixed", "named", "failing", "telling", "looking", "spawning", "closure", "partial",
+         "labelled", "retried", "coroutine", "chunk", "cancelled", "twice", "wide")  # fmt: skip
 
 
 class Program:
@@ -228,12 +227,11 @@ class Way:
             for point in metric.data.data_points:
                 key = (metric.name, tuple(sorted(point.attributes.items())))
                 counts = getattr(point, "bucket_counts", None)
-                found[key] = round(point.value, 9) if counts is None else (*counts, point.count, round(point.sum, 9), point.max)
+                if counts is None:
+                    found[key] = round(point.value, 9)
+                else:
+                    found[key] = (*counts, point.count, round(point.sum, 9), point.min, point.max)
         return found
-
-
-def order_of(spans: dict[bytes, Any]) -> Any:
-    return sorted(spans.values(), key=lambda span: span.span_id)
 
 
 def assert_the_same(records: list[Any], size: int, detail: str = "phases") -> Way:
@@ -253,7 +251,9 @@ def assert_the_same(records: list[Any], size: int, detail: str = "phases") -> Wa
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
-    st.lists(st.sampled_from(STEPS), min_size=1, max_size=40), st.integers(0, 1000), st.sampled_from((1, 7, 64, 10_000)),
+    st.lists(st.sampled_from(STEPS), min_size=1, max_size=40),
+    st.integers(0, 1000),
+    st.sampled_from((1, 7, 64, 10_000)),
     st.sampled_from(("phases", "task")),
 )  # fmt: skip
 def test_both_ways_say_the_same(steps: list[str], seed: int, size: int, detail: str) -> None:

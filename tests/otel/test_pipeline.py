@@ -22,6 +22,7 @@ from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel.export.accounts import PipelineStats
 from otel_timespan.otel.export.pipeline import SpanPipeline
 from otel_timespan.otel.export.readable import readable_from_request
+from otel_timespan.otel.export.sizes import ENTRY_BYTES
 from otel_timespan.otel.export.transport import ACCEPTED, REJECTED, RETRY, TOO_LARGE, Outcome
 from otel_timespan.otel.export.wire import encode_span
 from otel_timespan.otel.spans.limits import limits_of
@@ -35,7 +36,7 @@ class Collector:
     """A transport in memory. `answer(ids)` decides; `gate` holds tries up while it is closed."""
 
     wire = True
-    target, timeout_s = "collector", 10.0
+    target, timeout_s, host, advice = "collector", 10.0, "", "is it there?"
 
     def __init__(self, answer: Callable[[list[int]], Outcome] = lambda ids: Outcome(ACCEPTED)) -> None:
         self.answer, self.gate, self.tries = answer, threading.Event(), 0
@@ -82,6 +83,10 @@ def _spans(first: int, last: int, **attributes: Any) -> list[SpanData]:
 
 
 def _size(**attributes: Any) -> int:
+    return _encoded_size(**attributes) + ENTRY_BYTES
+
+
+def _encoded_size(**attributes: Any) -> int:
     return len(encode_span(_spans(1, 1, **attributes)[0]))
 
 
@@ -131,7 +136,7 @@ def test_batches_are_bounded_in_bytes(pipelines: Make) -> None:
     sizes: list[int] = []
     collector = Collector(lambda ids: sizes.append(len(ids)) or Outcome(ACCEPTED))  # type: ignore[func-returns-value]
     collector.gate.clear()
-    pipeline = pipelines(collector, max_batch_bytes=3 * _size())
+    pipeline = pipelines(collector, max_batch_bytes=3 * _size(), max_bytes=40 * _size())
     pipeline.put(_spans(1, 9))
     pipeline.put(_spans(10, 10, text="x" * 4 * _size()))
     collector.gate.set()
@@ -155,21 +160,21 @@ def test_users_spans_travel_along(pipelines: Make) -> None:
     assert (back.name, back.instrumentation_scope.name) == ("own", "mine")  # type: ignore[union-attr]
 
 
-def test_a_users_span_that_can_not_be_encoded_loses_only_itself(
-    pipelines: Make, caplog: pytest.LogCaptureFixture
-) -> None:
-    """One bad span of a user's is dropped as unencodable, its neighbours arrive."""
+def test_a_users_span_of_odd_content_arrives(pipelines: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Texts that are no UTF-8 and numbers beyond 64 bits, anywhere in a user's span, cost no span and no log line."""
     collector = Collector()
     collector.gate.clear()
     pipeline = pipelines(collector)
     tracer = TracerProvider(resource=RESOURCE, shutdown_on_exit=False).get_tracer("mine")
     for name in ("good", "\ud800", "fine"):
-        span = tracer.start_span(name)
+        span = tracer.start_span(name, attributes={"text": name, "number": 2**70})
+        span.add_event(name, {"text": name})
         span.end()
         pipeline.put_readable(span._readable_span())  # type: ignore[attr-defined]
     collector.gate.set()
     assert pipeline.flush(DEADLINE_S)
-    assert pipeline.stats() == PipelineStats(3, 2, 0, {"unencodable": 1})
+    assert pipeline.stats() == PipelineStats(3, 3, 0, {})
+    assert not caplog.records
 
 
 def test_span_limits_hold(pipelines: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +231,8 @@ def test_a_retry_after_is_kept(pipelines: Make) -> None:
 
 
 def test_refused_spans_are_counted(pipelines: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """A refusal, whole or in part, is final: counted as rejected, with one warning."""
-    outcomes = [Outcome(REJECTED, message="no"), Outcome(ACCEPTED, rejected=2, message="some")]
+    """A refusal of a whole request, or of spans in it, is final: counted as rejected, with one warning."""
+    outcomes = [Outcome(REJECTED, message="no", whole=True), Outcome(ACCEPTED, rejected=2, message="some")]
     pipeline = pipelines(Collector(lambda ids: outcomes.pop(0)))
     pipeline.put(_spans(1, 5))
     assert pipeline.flush(DEADLINE_S)
@@ -317,7 +322,7 @@ def test_spill_is_bounded(pipelines: Make, tmp_path: Path) -> None:
     """What fits neither into memory nor into the space on disk is dropped and counted."""
     collector = Collector()
     collector.gate.clear()
-    options = {"max_bytes": 2 * _size(), "max_spill_bytes": 3 * _size(), "spill_dir": str(tmp_path)}
+    options = {"max_bytes": 2 * _size(), "max_spill_bytes": 3 * _encoded_size(), "spill_dir": str(tmp_path)}
     pipeline = pipelines(collector, on_full="spill", **options)
     pipeline.put(_spans(1, 10))
     assert pipeline.stats() == PipelineStats(10, 0, 5, {"queue_full": 5})
@@ -329,8 +334,9 @@ def test_a_disk_that_fails_costs_only_what_was_to_go_there(
     """When nothing can be written the spans are dropped and counted, and the program goes on."""
     collector = Collector()
     collector.gate.clear()
-    missing = str(tmp_path / "missing")
-    pipeline = pipelines(collector, on_full="spill", max_bytes=2 * _size(), spill_dir=missing)
+    (tmp_path / "file").touch()
+    place = str(tmp_path / "file" / "below")
+    pipeline = pipelines(collector, on_full="spill", max_bytes=2 * _size(), spill_dir=place)
     pipeline.put(_spans(1, 10))
     assert pipeline.stats() == PipelineStats(10, 0, 2, {"queue_full": 8})
 
@@ -339,7 +345,7 @@ def test_spilled_spans_reach_an_exporter_of_objects(pipelines: Make, tmp_path: P
     """A transport that wants objects gets the spilled ones as well."""
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from otel_timespan.otel.export.transport import ReadableTransport
+    from otel_timespan.otel.export.objects import ReadableTransport
 
     exporter, gate = InMemorySpanExporter(), threading.Event()
     export = exporter.export

@@ -146,7 +146,7 @@ with trace.get_tracer("mine").start_as_current_span("theirs"):
     ]
     resources = [resource for resource, *_ in [*receiver.spans, *receiver.metrics]]
     assert all(resource == resources[0] for resource in resources)
-    assert resources[0]["service.name"] == "otel-timespan"
+    assert resources[0]["service.name"] == "python"
     assert resources[0]["team"] == "blue"
     assert {"service.instance.id", "process.pid", "host.name", "telemetry.sdk.name"} <= resources[0].keys()
     assert receiver.metrics[-1][1].sum.data_points[0].as_int == 3

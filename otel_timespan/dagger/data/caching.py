@@ -189,7 +189,7 @@ def _from_environment() -> Settings | None:
     if switch in ("", "0", "false", "off", "no"):
         return None
     if switch not in ("1", "true", "on", "yes"):
-        raise InvalidOptionError(f"{VARIABLE}={switch!r}: it must be on or off")
+        raise InvalidOptionError(f"{VARIABLE}={switch[:60]!a}: it must be on or off")
     policy = _policy(f"{VARIABLE}_POLICY", _variable("_POLICY").upper() or "MRU")
     memory, disk = _bytes("_MEMORY", _MEMORY), _bytes("_DISK", _DISK)
     return Settings(None, memory, disk, policy, _variable("_DIR") or None, None)
@@ -203,7 +203,8 @@ def _bytes(name: str, default: str) -> int:
     text = _variable(name) or default
     match = _SIZE.fullmatch(text)
     step = 1024 if match and match[3] else 1000
-    count = int(float(match[1]) * step ** " kmgt".index(match[2].lower() or " ")) if match else 0
-    if count < 1:
-        raise InvalidOptionError(f"{VARIABLE}{name}={text!r}: it must be a number of bytes, such as 2GiB or 500MB")
-    return count
+    size = float(match[1]) * step ** " kmgt".index(match[2].lower() or " ") if match else 0.0
+    if not 1 <= size < 1 << 63:
+        shown = ascii(text[:60])
+        raise InvalidOptionError(f"{VARIABLE}{name}={shown}: it must be a number of bytes, such as 2GiB or 500MB")
+    return int(size)

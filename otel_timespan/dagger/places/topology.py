@@ -33,8 +33,8 @@ def default_threads() -> int:
     if not text:
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(2, cpus)
-    if not text.isdecimal() or int(text) < 1:
-        raise InvalidOptionError(f"{THREADS_VARIABLE}={text!r}: it must be a positive integer, or unset")
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
+        raise InvalidOptionError(f"{THREADS_VARIABLE}={text[:60]!a}: it must be a positive integer, or unset")
     return int(text)
 
 

@@ -1,14 +1,12 @@
 """What became of the spans of a pipeline: counts in all, and of each owner.
 
-Spans leave a pipeline in the order in which they came, so that a list of owners and numbers says whose a settled
-span was; not so of the spans that a receiver rejects within a request that it takes: these count as the
-request's first. Not thread-safe: the pipeline's lock guards it.
+Each waiting span knows its account. Not thread-safe: the pipeline's lock guards it.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from typing import Any, NamedTuple
 
 __all__ = ["Account", "Accounts", "PipelineStats"]
@@ -18,7 +16,7 @@ class PipelineStats(NamedTuple):
     """Counts of spans since the start: `recorded == exported + pending + sum(dropped.values())`.
 
     Reasons of dropping: queue_full, shutdown (unsent at the end), rejected (refused by the receiver), unencodable,
-    spill_failed, failed (an error of ours).
+    spill_failed (lost or damaged on disk), failed (an error of ours).
     """
 
     recorded: int
@@ -47,60 +45,43 @@ class Accounts:
 
     def __init__(self) -> None:
         self.foreign = Account()
-        self._recorded = self._exported = 0
-        self._dropped: Counter[str] = Counter()
+        self._total = Account()
         self._of: weakref.WeakKeyDictionary[Any, Account] = weakref.WeakKeyDictionary()
-        self._order: deque[tuple[Account, int]] = deque()  # whose the waiting spans are, oldest first
+        self._waiting: set[Account] = set()  # an owner may be gone before its spans
 
     def of(self, owner: Any) -> Account:
         """The account of an owner; None has one too."""
         return self.foreign if owner is None else self._of.setdefault(owner, Account())
 
-    def stats(self, pending: int) -> PipelineStats:
-        """The counts of all spans, of which `pending` have not come to an end yet."""
-        return PipelineStats(self._recorded, self._exported, pending, dict(self._dropped))
+    def stats(self) -> PipelineStats:
+        """The counts of all spans."""
+        return self._total.stats()
 
     def accept(self, count: int, account: Account) -> None:
         """So many spans begin to wait."""
         if count:
-            self._recorded += count
-            account.waiting += count
-            if self._order and self._order[-1][0] is account:
-                count += self._order.pop()[1]
-            self._order.append((account, count))
+            self._waiting.add(account)
+            for one in (account, self._total):
+                one.waiting += count
 
     def refuse(self, count: int, reason: str, account: Account) -> None:
         """So many spans are dropped without having waited."""
         if count:
-            self._recorded += count
-            self._dropped[reason] += count
-            account.dropped[reason] += count
+            for one in (account, self._total):
+                one.dropped[reason] += count
 
-    def export(self, count: int) -> None:
-        """The oldest so many were exported."""
-        self._exported += count
-        self._release(count, None)
-
-    def lose(self, count: int, reason: str, only: Account | None = None) -> None:
-        """The oldest so many (`only` of that account) are dropped."""
-        if count:
-            self._dropped[reason] += count
-            self._release(count, reason, only)
-
-    def _release(self, count: int, dropped: str | None, only: Account | None = None) -> None:
-        skipped: list[tuple[Account, int]] = []
-        while count and self._order:
-            account, number = self._order.popleft()
-            if only is not None and account is not only:
-                skipped.append((account, number))
-                continue
-            part = min(number, count)
-            if part < number:
-                self._order.appendleft((account, number - part))
-            count -= part
-            account.waiting -= part
+    def end(self, count: int, account: Account, dropped: str | None = None) -> None:
+        """So many waiting spans were exported, or `dropped` for that reason."""
+        for one in (account, self._total):
+            one.waiting -= count
             if dropped:
-                account.dropped[dropped] += part
+                one.dropped[dropped] += count
             else:
-                account.exported += part
-        self._order.extendleft(reversed(skipped))
+                one.exported += count
+        if not account.waiting:
+            self._waiting.discard(account)
+
+    def end_all(self, dropped: str) -> None:
+        """All that wait are dropped."""
+        for account in list(self._waiting):
+            self.end(account.waiting, account, dropped)

@@ -13,6 +13,7 @@ work and its log lines are thinned out.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -29,11 +30,14 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from .settings import OtlpSettings
-from .transport import ACCEPTED, OtlpTransport
+from .transport import ACCEPTED, OtlpTransport, down_hosts
 
 __all__ = ["OtlpMetricExporter", "OtlpMetricReader"]
 
 _log = logging.getLogger("otel_timespan")
+
+_FIRST_TRY_S = 0.2
+"""For the only collection of a program that ends before it ever reached a receiver."""
 
 _LEAST_MS = 20.0
 """A collection with less time than this would only raise MetricsTimeoutError."""
@@ -57,6 +61,7 @@ class OtlpMetricExporter(MetricExporter):
         )
         self._by_bytes = self._transport.takes_bytes()
         self._outage = False
+        self.reached = self.tried = False  # a receiver answered; any try was made
         self._exemplars: dict[tuple[Any, ...], list[Any]] = {}  # of each series, the last ones
         self._starts: dict[tuple[Any, ...], int] = {}  # of each series, wall-clock ns
         self._collected_ns = time.time_ns()  # the newest collection; series that are not known yet started after it
@@ -72,6 +77,7 @@ class OtlpMetricExporter(MetricExporter):
         request = encode_metrics(metrics_data)
         self._amend(request)
         outcome = self._transport.send(request.SerializeToString(), 0, timeout_s)
+        self.tried, self.reached = True, self.reached or outcome.reached
         self._report(outcome.status == ACCEPTED, outcome.message)
         return MetricExportResult.SUCCESS if outcome.status == ACCEPTED else MetricExportResult.FAILURE
 
@@ -104,15 +110,24 @@ class OtlpMetricExporter(MetricExporter):
     def _stock_export(self, metrics_data: MetricsData, timeout_millis: float) -> MetricExportResult:
         with _silenced_here():
             result: MetricExportResult = self._transport.stock_exporter().export(metrics_data, timeout_millis)
+        self.tried, self.reached = True, self.reached or result is MetricExportResult.SUCCESS
         self._report(result is MetricExportResult.SUCCESS, "the exporter reported a failure")
         return result
 
     def _report(self, success: bool, message: str) -> None:
+        host = self._transport.host
         if success and self._outage:
+            down_hosts.discard(host)
             _log.info("%s takes metrics again", self._transport.target)
         elif not success and not self._outage:
-            _log.warning("metrics can't be sent to %s (%s); trying on", self._transport.target, message)
+            level = logging.INFO if host in down_hosts else logging.WARNING  # said of the spans that go there
+            down_hosts.add(host)
+            _log.log(level, "metrics can't be sent to %s (%s); trying on", self._transport.target, message)
         self._outage = not success
+
+    def give_up(self) -> None:
+        """End a try that is under way, and make none any more."""
+        self._transport.cancel()
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """True: nothing waits here."""
@@ -125,6 +140,15 @@ class OtlpMetricExporter(MetricExporter):
 
 class OtlpMetricReader(PeriodicExportingMetricReader):
     """The SDK's periodic reader, whose `force_flush` keeps its timeout while another export is under way."""
+
+    def prepare_end(self) -> float:
+        """How long the last collection may take: what never answered is tried once, and not waited for."""
+        exporter = self._exporter
+        if not isinstance(exporter, OtlpMetricExporter) or exporter.reached:
+            return math.inf
+        if exporter.tried:
+            exporter.give_up()
+        return _FIRST_TRY_S
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Collect and send now; False when there is no time for it (the last collection is `shutdown`'s)."""

@@ -5,7 +5,8 @@ tasks fills it in a fraction of a second. And an exporter that retries by itself
 Here the queue is bounded in bytes, a full one does what the user chose (`block`, `drop`, `spill`), and every
 span is in exactly one of four states: pending, exported, or dropped for a reason that is counted.
 
-Who puts spans may name himself as their `owner`, and ask what became of his (accounts.py).
+Who puts spans may name himself as their `owner`, and ask what became of his (accounts.py). What an answer of the
+receiver means for the spans of a request is delivery.py's.
 
 One lock guards the queue and all counts, so `recorded == exported + pending + dropped` holds whenever it
 is free. It is reentrant, for a span may end in a finalizer that runs while this thread holds it. Spans
@@ -13,62 +14,72 @@ are encoded before and requests built and sent outside of it.
 
 An outage lasts from the first failed try to the moment that the queue is half empty again: one warning,
 one info, and one second (`block_timeout_s`) of blocking in all, so that a program is never held up more than
-that by a collector that is away, and is slowed down to its pace by one that is merely slow.
+that by a collector that is away, and is slowed down to its pace by one that is merely slow. And a program that ends
+where no collector ever answered waits 1.3 seconds for it in all, whatever `exit_timeout_s` is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
-import random
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from ...errors import InvalidOptionError
 from ...timespans.warn import warn_once
 from ..spans.limits import Limits, clip, limits_of
 from ..spans.spandata import SpanData
 from .accounts import Account, Accounts, PipelineStats
-from .shutdown import PIPELINES, on_exit
+from .delivery import Delivery
+from .entries import Entry, foreign_entry, own_entry, packed_entries, request_of, singles, spillable
+from .settings import LONGEST_WAIT_S, MAX_BYTES, check_sending
+from .shutdown import PIPELINES, call_within, on_exit
 from .spill import Segment, Spill
-from .transport import ACCEPTED, RETRY, TOO_LARGE, Item, Outcome, Request, Transport, suppressed
-from .wire import encode_request, encode_span
+from .transport import ACCEPTED, Outcome, Transport, down_hosts, suppressed
+from .wire import Envelope, envelope_of
 
-__all__ = ["ON_FULL", "SpanPipeline"]
+__all__ = ["SpanPipeline", "close_all", "flush_all"]
 
 _log = logging.getLogger("otel_timespan")
 
-ON_FULL = ("block", "drop", "spill")
-
-MAX_BYTES = 64 << 20
-"""About 150,000 task spans."""
-
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S, _LONGEST_RETRY_AFTER_S = 0.1, 5.0, 60.0
 _CLOSING_BACKOFF_S = 0.25
+_PATIENCE_S, _PATIENCE_IN_VAIN_S = 1.3, 0.6
+"""How long the end of a program waits, in all, for a receiver that never answered; where tries failed already."""
 
+_LEAST_CANCEL_S = 0.5
+"""How long the shutdown of a user's exporter may take where all time is used up."""
 
-class _Entry(NamedTuple):
-    item: Item
-    nbytes: int
-    is_root: bool = False
+_SMALL_BYTES = 64 << 10
+"""A span of at most this size is taken into an empty queue, even where `max_bytes` is less."""
+
+_PACKED_BYTES = 64 << 10
+"""So many bytes of packed spans wait as one entry at most."""
+
+_FOR_ROOTS = 1.25
+"""How far beyond `max_bytes` root spans may go: a trace says nothing without its root."""
+
+_TELL_AGAIN_S = 60.0
+"""A refusal is not told again before so long."""
 
 
 class SpanPipeline:
     """Takes finished spans, sends them by `transport`. All methods are thread-safe.
 
-    `max_bytes`: of spans in memory; root spans that find no room may take as much again. `on_full`: "block" waits
-    for room, at most `block_timeout_s` in all per outage, and drops then; "drop" drops at once; "spill" writes to
-    files under `spill_dir` (default: the system's place for temporary files), at most `max_spill_bytes`, which are
-    sent later, in order.
+    `max_bytes`: of spans in memory, with what they hold; root spans that find no room may take a quarter more. What a
+    request is built of them comes on top, another quarter at most. `on_full`: "block" waits for room, at most
+    `block_timeout_s` in all per outage, and drops then; "drop" drops at once; "spill" writes to files under
+    `spill_dir` (default: the system's place for temporary files), at most `max_spill_bytes`, which are sent later, in
+    order; those that a killed program left are sent too.
     `exit_timeout_s` bounds the flush at interpreter exit and at SIGTERM. `linger_s` is how long spans wait
     for others to share their request. `limits`: span limits, by default those of the OTEL_*_LIMIT variables.
     Raises `InvalidOptionError` for values that can't work.
@@ -91,73 +102,111 @@ class SpanPipeline:
         max_spill_bytes: int = 1 << 30,
         spill_dir: str | None = None,
     ) -> None:
-        _check(locals())
-        self.transport, self.resource, self.scope = transport, resource, scope
+        check_sending(locals())
+        self.transport, self._resource, self.scope = transport, resource, scope
         self.limits = limits or limits_of()
         self.on_full, self.max_bytes = on_full, max_bytes
-        self.block_timeout_s, self.exit_timeout_s, self.linger_s = block_timeout_s, exit_timeout_s, linger_s
-        self.max_batch_spans, self.max_batch_bytes = max_batch_spans, min(max_batch_bytes, max_bytes)
-        self._spill = Spill(max_spill_bytes, self.max_batch_bytes, spill_dir)
+        self.block_timeout_s = min(block_timeout_s, LONGEST_WAIT_S)
+        self.exit_timeout_s, self.linger_s = min(exit_timeout_s, LONGEST_WAIT_S), min(linger_s, LONGEST_WAIT_S)
+        self.max_batch_spans, self.max_batch_bytes = max_batch_spans, min(max_batch_bytes, max(max_bytes // 4, 1))
+        self._envelope: Envelope = envelope_of(resource, scope)
+        key = hashlib.sha256(transport.target.encode("utf-8", "replace")).hexdigest()[:8]
+        self._spill = Spill(max_spill_bytes, self.max_batch_bytes, spill_dir, key, self._envelope)
         self._reset()
-        self._forget_exit = on_exit(self.close, PIPELINES, exit_timeout_s)
+        if on_full == "spill":
+            self._adopt()
+        self._forget_exit = on_exit(self.close, PIPELINES, self.exit_timeout_s)
         _live.add(self)
 
     def _reset(self) -> None:
         self._cond = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._queue: deque[_Entry] = deque()
+        self._queue: deque[Entry] = deque()
         self._nbytes = 0  # of the queue and of what is in flight
-        self._in_flight = 0  # spans taken from the queue or from disk and not settled yet
         self._accounts = Accounts()
+        self._delivery = Delivery(self)
         self._accepted = self._settled = 0  # spans that entered and that left the queue, for `flush`
+        self._behind_asked = self._behind_done = 0  # flushes of what lies behind the transport
+        self._behind_ok, self._behind_until = True, 0.0
         self._oldest_s = 0.0  # when the oldest of the queue came
         self._urgent = 0  # who waits: callers of `flush`, and of `put` for room
         self._kick = False  # a back-off is to be cut short, once
         self._closing_at: float | None = None  # the deadline of `close`
+        self._closing_since = math.inf  # see `_ending_since`
         self._closed = False
-        self._block_left_s = self.block_timeout_s
-        self._outage = self._full = self._refused = False  # for one warning each
+        self._block_left_s, self._waited_s = self.block_timeout_s, 0.0
+        self._answered = False  # the receiver did, ever
+        self._outage = self._full = False  # for one warning each
+        self._refusal_told_s = -math.inf
+        self._hinted = False
+
+    @property
+    def resource(self) -> Resource:
+        """Whose the spans are that we make. May be set: a forked child is another."""
+        return self._resource
+
+    @resource.setter
+    def resource(self, resource: Resource) -> None:
+        self._resource, self._envelope = resource, envelope_of(resource, self.scope)
+        self._spill.envelope = self._envelope
 
     # --- in ----------------------------------------------------------------------------------------------
 
     def put(self, spans: Sequence[SpanData], owner: Any = None) -> None:
         """Take finished spans, clipped to the span limits. Never raises; may block, as the class says."""
+        with self._cond:
+            account = self._accounts.of(owner)
+        wire = self.transport.wire
         try:
-            entries = [self._entry(clip(span, self.limits)) for span in spans]
+            entries = [own_entry(clip(span, self.limits), account, wire) for span in spans]
         except Exception:
             warn_once(self, "spans could not be encoded; they are dropped")
             with self._cond:
-                self._accounts.refuse(len(spans), "unencodable", self._accounts.of(owner))
+                self._accounts.refuse(len(spans), "unencodable", account)
             return
-        self._put(entries, owner)
+        self._put(entries)
+
+    def put_packed(self, packed: Sequence[bytes], count: int, owner: Any = None) -> None:
+        """The same of `count` spans that are bytes already: of each of some tasks the fields that a packer made."""
+        with self._cond:
+            account = self._accounts.of(owner)
+        self._put(packed_entries(packed, count, account, min(_PACKED_BYTES, self.max_bytes // 8)))
 
     def put_readable(self, span: ReadableSpan) -> None:
         """Take a finished span that the SDK made (the user's own). Never raises; may block."""
-        self._put([_Entry(span, 400 + 80 * len(span.attributes or ()))])
+        account = self._accounts.foreign
+        try:
+            entry = foreign_entry(span, account, self.transport.wire)
+        except Exception:
+            warn_once(foreign_entry, "the span %.200r can't be encoded; it is dropped", span.name)
+            with self._cond:
+                self._accounts.refuse(1, "unencodable", account)
+            return
+        self._put([entry])
 
-    def _entry(self, span: SpanData) -> _Entry:
-        if self.transport.wire:
-            body = encode_span(span)
-            return _Entry(body, len(body), not span.parent_id)
-        return _Entry(span, 400 + 80 * len(span.attributes), not span.parent_id)
-
-    def _put(self, entries: list[_Entry], owner: Any = None) -> None:
+    def _put(self, entries: list[Entry]) -> None:
         # A span that ends in a finalizer, run while this thread is in here: waiting would let others in.
         nested = self._cond._is_owned()  # type: ignore[attr-defined]
         with self._cond:
-            account = self._accounts.of(owner)
             if self._closed:
-                self._accounts.refuse(len(entries), "shutdown", account)
+                self._refuse(entries, "shutdown")
                 return
-            start = self._enqueue(entries, 0, account)
+            most = max(self.max_bytes, _SMALL_BYTES)
+            if any(entry.nbytes > most and entry.spans > 1 for entry in entries):
+                entries = singles(entries)
+            if any(entry.nbytes > most for entry in entries):
+                self._refuse([entry for entry in entries if entry.nbytes > most], "queue_full")
+                entries = [entry for entry in entries if entry.nbytes <= most]
+                warn_once((id(self), "larger"), "a span is larger than max_bytes=%d; it is dropped", self.max_bytes)
+            start = self._enqueue(entries, 0)
             while start < len(entries) and not nested and self._wait_for_room():
-                start = self._enqueue(entries, start, account)
+                start = self._enqueue(entries, start)
             if start < len(entries):
-                self._overflow(entries[start:], account)
+                self._overflow(entries[start:])
             self._start_thread()
             self._cond.notify_all()
 
-    def _enqueue(self, entries: list[_Entry], start: int, account: Account) -> int:
+    def _enqueue(self, entries: list[Entry], start: int) -> int:
         """Queue as many as there is room for, counting each; where it stopped."""
         if self._spill.count:
             return start  # what came before is on disk: order goes before memory
@@ -170,13 +219,18 @@ class SpanPipeline:
             self._queue.append(entry)
             self._nbytes += entry.nbytes
             start += 1
-        self._accept(start - first, account)
+        self._accept(entries[first:start])
         return start
 
-    def _accept(self, count: int, account: Account) -> None:
+    def _accept(self, entries: Sequence[Entry]) -> None:
         """Count spans that entered the queue, or the disk behind it."""
-        self._accepted += count
-        self._accounts.accept(count, account)
+        self._accepted += _spans_in(entries)
+        for account, count in _by_account(entries):
+            self._accounts.accept(count, account)
+
+    def _refuse(self, entries: Sequence[Entry], reason: str) -> None:
+        for account, count in _by_account(entries):
+            self._accounts.refuse(count, reason, account)
 
     def _wait_for_room(self) -> bool:
         """Wait a part of what is left of the block timeout; False when there is nothing left to wait."""
@@ -195,50 +249,76 @@ class SpanPipeline:
         self._block_left_s -= time.monotonic() - began
         return not self._closed
 
-    def _overflow(self, entries: list[_Entry], account: Account) -> None:
+    def _overflow(self, entries: list[Entry]) -> None:
         if self._closed:
-            self._accounts.refuse(len(entries), "shutdown", account)
+            self._refuse(entries, "shutdown")
             return
-        kept = self._spill_out(entries, account) if self.on_full == "spill" else self._keep_roots(entries, account)
-        if kept < len(entries):
-            self._accounts.refuse(len(entries) - kept, "queue_full", account)
+        left = self._spill_out(entries) if self.on_full == "spill" else self._keep_roots(entries)
+        if left:
+            self._refuse(left, "queue_full")
             if not self._full:
                 self._full = True
                 _log.warning("the queue for %s is full: spans are being dropped", self.transport.target)
 
-    def _keep_roots(self, entries: list[_Entry], account: Account) -> int:
-        """Queue the root spans among what did not fit, for a trace says nothing without its root; how many."""
-        kept = 0
+    def _keep_roots(self, entries: list[Entry]) -> list[Entry]:
+        """Queue the root spans among what did not fit; what is left."""
+        left = []
         for entry in entries:
             # Roots are few; where they are not, they are bounded too.
-            if entry.is_root and self._nbytes + entry.nbytes <= 2 * self.max_bytes:
+            if entry.is_root and self._nbytes + entry.nbytes <= max(_FOR_ROOTS * self.max_bytes, _SMALL_BYTES):
                 self._queue.append(entry)
                 self._nbytes += entry.nbytes
-                kept += 1
-        self._accept(kept, account)
-        return kept
+                self._accept([entry])
+            else:
+                left.append(entry)
+        return left
 
-    def _spill_out(self, entries: list[_Entry], account: Account) -> int:
-        """Write to disk; how many of the entries are accounted for."""
-        encoded = [self._encoded(entry.item) for entry in entries]
-        spans = [span for span in encoded if span is not None]
-        self._accounts.refuse(len(encoded) - len(spans), "unencodable", account)
-        before = self._spill.count
+    def _spill_out(self, entries: list[Entry]) -> list[Entry]:
+        """Write to disk; what found no place there."""
+        entries = singles(entries)
+        pairs: list[tuple[Entry, bytes]] = []
+        for entry in entries:
+            try:
+                pairs.append((entry, spillable(entry.item)))
+            except Exception:
+                warn_once(spillable, "spans could not be encoded; they are dropped")
+                self._refuse([entry], "unencodable")
+        start = 0
         try:
-            self._spill.append(spans)
+            for account, group in groupby(pairs, lambda pair: pair[0].account):
+                bodies = [body for _, body in group]
+                before = self._spill.count
+                try:
+                    done = self._spill.append(bodies, account) == len(bodies)
+                finally:
+                    written = self._spill.count - before
+                    self._accept([entry for entry, _ in pairs[start : start + written]])
+                    start += written
+                if not done:
+                    break
         except OSError as error:
-            warn_once(self._spill, "spans can't be spilled to disk (%s)", error)
-        written = self._spill.count - before
-        self._accept(written, account)
-        return written + len(encoded) - len(spans)
+            reason = str(error)
+        else:
+            reason = ""
+        if reason:  # outside: what the disk says is enough
+            warn_once(self._spill, "spans can't be spilled to disk (%s)", reason)
+        return [entry for entry, _ in pairs[start:]]
 
-    def _encoded(self, item: Item) -> bytes | None:
-        if isinstance(item, bytes):
-            return item
-        if isinstance(item, SpanData):
-            return encode_span(item)
-        body, bad = _encode_foreign([item])
-        return None if bad else Request(body)
+    def _adopt(self) -> None:
+        """Take over what a killed program with the same settings left on disk."""
+        try:
+            count = self._spill.adopt(self._accounts.foreign)
+        except Exception:
+            warn_once(self._spill, "what an earlier program left on disk can't be taken over")
+            return
+        if count:
+            self._accounts.accept(count, self._accounts.foreign)
+            self._accepted += count
+            _log.warning(
+                "%d spans that an earlier program left on disk are sent to %s now", count, self.transport.target
+            )
+            with self._cond:
+                self._start_thread()
 
     # --- counts ------------------------------------------------------------------------------------------
 
@@ -250,74 +330,110 @@ class SpanPipeline:
     def stats(self, owner: Any = None) -> PipelineStats:
         """The counts at this moment, of all spans or of those that `owner` put."""
         with self._cond:
-            if owner is not None:
-                return self._accounts.of(owner).stats()
-            pending = len(self._queue) + self._in_flight + self._spill.count
-            return self._accounts.stats(pending)
+            return self._accounts.stats() if owner is None else self._accounts.of(owner).stats()
 
-    # --- out ---------------------------------------------------------------------------------------------
+    # --- flush and close ---------------------------------------------------------------------------------
 
-    def flush(self, timeout_s: float = 30.0) -> bool:
+    def flush(self, timeout_s: float = 30.0, *, ending: bool = False) -> bool:
         """Send all that was put before this call, and flush what lies behind the transport.
 
         True when none of it waits any more (sent, or refused by the receiver); False after `timeout_s` or on the
-        exporter's own thread. A collector that is away is tried at once, not after the back-off.
+        exporter's own thread. A collector that is away is tried at once, not after the back-off. `ending`: the program
+        ends, so that one that never answered is not waited for that long.
         """
-        deadline = time.monotonic() + timeout_s
+        return flush_all([self], timeout_s, ending=ending)
+
+    def _ask(self) -> int:
+        """Be in a hurry, until `_unask`; what has to be settled for the flush to be done."""
+        with self._cond:
+            self._kick = True
+            self._urgent += 1
+            self._start_thread()
+            self._cond.notify_all()
+            return self._accepted
+
+    def _unask(self) -> None:
+        with self._cond:
+            self._urgent -= 1
+
+    def _flushed(self, target: int, until: float, ending_since: float) -> bool:
         if threading.current_thread() is self._thread:
             return False
         with self._cond:
-            target, self._kick = self._accepted, True
-            self._urgent += 1
+            if not self._wait(lambda: self._settled >= target, until, ending_since):
+                return False
+            if self.transport.wire:
+                return True  # nothing lies behind it
+            # On the exporter's own thread: what users' exporters do can't be bounded, only left alone.
+            self._behind_asked += 1
+            mine, self._behind_until = self._behind_asked, max(until, self._behind_until)
             self._cond.notify_all()
-            try:
-                while self._settled < target:
-                    left = deadline - time.monotonic()
-                    if left <= 0 or self._closed:
-                        return False
-                    self._cond.wait(left)
-            finally:
-                self._urgent -= 1
-        try:
-            return self.transport.flush(max(deadline - time.monotonic(), 0.001))
-        except Exception:
-            warn_once(self.transport, "%s could not be flushed", self.transport.target)
-            return False
+            return self._wait(lambda: self._behind_done >= mine, until, ending_since) and self._behind_ok
+
+    def _ending_since(self) -> float:
+        """Since when the end of the program waits for a receiver, with what it waited before."""
+        return time.monotonic() - self._waited_s
+
+    def _wait(self, done: Callable[[], bool], until: float, ending_since: float = math.inf) -> bool:
+        """Whether it is done by then, or while the end of the program has patience. Call with the lock."""
+        while not done():
+            patience_s = _PATIENCE_IN_VAIN_S if self._outage else _PATIENCE_S
+            left_s = (until if self._answered else min(until, ending_since + patience_s)) - time.monotonic()
+            if left_s <= 0 or self._closed or self._thread is None:
+                return False
+            self._cond.wait(left_s)
+            if ending_since < math.inf:
+                self._waited_s = time.monotonic() - ending_since
+        return True
 
     def close(self, timeout_s: float | None = None) -> None:
         """Flush for at most `timeout_s` (default `exit_timeout_s`), drop the rest as "shutdown", end the thread.
 
-        Called again, does nothing. Runs by itself at interpreter exit and at SIGTERM.
+        A receiver that never answered is not waited for longer than 1.3 s. Called again, does nothing. Runs by
+        itself at interpreter exit and at SIGTERM.
         """
+        close_all([self], timeout_s)
+
+    def _begin_close(self, timeout_s: float | None) -> bool:
+        """Have everything sent; False when it is closed or being closed already."""
         self._forget_exit()
-        deadline = time.monotonic() + (self.exit_timeout_s if timeout_s is None else timeout_s)
         with self._cond:
             if self._closed or self._closing_at is not None:
-                return
-            self._closing_at, self._kick = deadline, True
-            running = self._start_thread()
+                return False
+            seconds = self.exit_timeout_s if timeout_s is None else timeout_s
+            self._closing_at, self._closing_since, self._kick = _until(seconds), self._ending_since(), True
+            self._start_thread()
             self._cond.notify_all()
-            while running and self.stats().pending and time.monotonic() < deadline:
-                self._cond.wait(deadline - time.monotonic())
+            return True
+
+    def _end_close(self) -> None:
+        with self._cond:
+            assert self._closing_at is not None
+            deadline, running = self._closing_at, self._start_thread()
+            if running:
+                self._wait(lambda: not self.stats().pending, deadline, self._closing_since)
         if not running:
             self._send_here()
-        self._finish_close()
-
-    def _finish_close(self) -> None:
         with self._cond:
             lost = self.stats().pending
-            if lost:
-                self._accounts.lose(lost, "shutdown")
-                _log.warning("%d spans are lost: they could not be sent to %s in time", lost, self.transport.target)
+            self._accounts.end_all("shutdown")
             self._closed = True
             self._queue.clear()
-            self._nbytes = self._in_flight = 0
+            self._nbytes = 0
             self._spill.close()
             self._cond.notify_all()
+        if lost:
+            target, hint = self.transport.target, self._hint()
+            _log.warning("%d spans are lost: they could not be sent to %s in time%s", lost, target, hint)
         try:
-            self.transport.cancel()
+            if self.transport.wire:
+                self.transport.cancel()
+            else:
+                call_within(self.transport.cancel, max(deadline - time.monotonic(), _LEAST_CANCEL_S))
         except Exception:
             warn_once(self.transport, "%s could not be shut down", self.transport.target)
+
+    # --- out ---------------------------------------------------------------------------------------------
 
     def _start_thread(self) -> bool:
         """Whether the exporter thread runs, after starting it where needed. Call with the lock."""
@@ -345,21 +461,32 @@ class SpanPipeline:
 
     def _step(self) -> bool:
         """Send one batch; False when the pipeline is closed."""
-        try:
-            batch = self._next_batch()
-            if batch is None:
-                return False
-            self._deliver(batch)
-        except Exception:
-            warn_once(self, "exporting to %s failed; spans are lost", self.transport.target)
-            with self._cond:
-                self._settle(self._in_flight, None, dropped="failed")
-        return True
+        if self._behind_asked > self._behind_done:
+            self._flush_behind()
+        batch = self._next_batch()
+        if batch:
+            self._delivery.deliver(batch)
+        return batch is not None
 
-    def _next_batch(self) -> list[_Entry] | None:
-        """Wait for spans and take a batch of them; None when closed."""
+    def _flush_behind(self) -> None:
+        with self._cond:
+            asked, left_s = self._behind_asked, max(self._behind_until - time.monotonic(), 0.001)
+        ok = False
+        try:
+            ok = self.transport.flush(left_s)
+        except Exception:
+            warn_once(self.transport, "%s could not be flushed", self.transport.target)
+        with self._cond:
+            self._behind_done, self._behind_ok = asked, ok
+            self._answered = self._answered or ok
+            self._cond.notify_all()
+
+    def _next_batch(self) -> list[Entry] | None:
+        """Wait for spans and take a batch of them; [] when there is something else to do, None when closed."""
         with self._cond:
             while not self._closed and not self._expired():
+                if self._behind_asked > self._behind_done:
+                    return []
                 if self._queue:
                     wait_s = self._linger_left_s()
                     if wait_s <= 0:
@@ -368,7 +495,6 @@ class SpanPipeline:
                 elif self._spill.count:
                     segment = self._spill.next_segment()
                     if segment is not None:
-                        self._in_flight += segment.spans
                         break
                 elif self._closing_at is not None:
                     return None
@@ -378,97 +504,70 @@ class SpanPipeline:
                 return None
         return self._read(segment)
 
+    def more(self) -> list[Entry]:
+        """Another batch, without waiting for one. For `Delivery`, as all public methods from here on."""
+        with self._cond:
+            if self._closed or self._expired():
+                return []
+            if self._queue:
+                return self._take()
+            segment = self._spill.next_segment()
+        return self._read(segment) if segment is not None else []
+
     def _linger_left_s(self) -> float:
         full = len(self._queue) >= self.max_batch_spans or self._nbytes >= self.max_batch_bytes
         if full or self._urgent or self._closing_at is not None:
             return 0.0
         return self._oldest_s + self.linger_s - time.monotonic()
 
-    def _take(self) -> list[_Entry]:
-        batch: list[_Entry] = []
-        nbytes = 0
-        while self._queue and len(batch) < self.max_batch_spans:
+    def _take(self) -> list[Entry]:
+        batch: list[Entry] = []
+        nbytes = count = 0
+        while self._queue and count < self.max_batch_spans:
+            count += self._queue[0].spans
             nbytes += self._queue[0].nbytes
             if batch and nbytes > self.max_batch_bytes:
                 break
             batch.append(self._queue.popleft())
-        self._in_flight += len(batch)
         return batch
 
-    def _read(self, segment: Segment) -> list[_Entry]:
-        """The spans of a segment, which count as in flight already. Their bytes are no part of the bound."""
-        try:
-            spans = segment.read()
-        except Exception:
-            warn_once(self._spill, "spilled spans can't be read back; they are lost")
-            spans = []
+    def _read(self, segment: Segment) -> list[Entry]:
+        """The spans of a segment. Their bytes are no part of the bound."""
+        found = segment.read()
         segment.remove()
-        lost = segment.spans - len(spans)
-        if lost > 0:
+        whose = [account for account, count in segment.owners for _ in range(count)]
+        lost = [Entry(b"", 0, account) for number, account in enumerate(whose, 1) if number not in found]
+        if lost:
+            warn_once((id(self), "damaged"), "%d spilled spans are damaged or gone; they are lost", len(lost))
             with self._cond:
-                self._settle(lost, None, dropped="spill_failed")
-        return [_Entry(span, 0) for span in spans]
+                self._end(lost, "spill_failed")
+        return [Entry(item, 0, whose[number - 1]) for number, item in found.items()]
 
-    def _deliver(self, batch: list[_Entry]) -> None:
-        """Send a batch, in smaller pieces where the receiver wants them, until all of it is settled."""
-        parts = [batch] if batch else []
-        while parts:
-            part = parts.pop()
-            body, part = self._build(part)
-            if not part:
-                continue
-            outcome = self._send(part, body)
-            if outcome is None:
-                return  # closed meanwhile: `close` has counted it
-            if outcome.status == TOO_LARGE and len(part) > 1:
-                middle = len(part) // 2
-                parts += [part[middle:], part[:middle]]
-                continue
-            self._account(part, outcome)
-
-    def _build(self, part: list[_Entry]) -> tuple[bytes, list[_Entry]]:
-        """The request of these entries, and the entries that are in it."""
-        if not self.transport.wire:
-            return b"", part
-        readable = [entry for entry in part if not isinstance(entry.item, bytes)]
-        foreign, bad = _encode_foreign([entry.item for entry in readable])
-        if bad:
-            lost = [entry for entry in part if id(entry.item) in bad]
-            part = [entry for entry in part if id(entry.item) not in bad]
-            with self._cond:
-                self._settle(len(lost), lost, dropped="unencodable")
-        ours = [entry.item for entry in part if type(entry.item) is bytes]
-        requests = [entry.item for entry in part if isinstance(entry.item, Request)]
-        # Requests that follow each other are one request to protobuf.
-        own = encode_request(ours, self.resource, self.scope) if ours else b""
-        return b"".join([own, foreign, *requests]), part
-
-    def _send(self, part: list[_Entry], body: bytes) -> Outcome | None:
-        """Try until there is an outcome other than "later"; None when the pipeline was closed meanwhile."""
-        backoff_s = _FIRST_BACKOFF_S
-        while True:
-            timeout_s = self._try_timeout_s()
+    def attempt(self, entries: list[Entry]) -> Outcome | None:
+        """One try; None when nothing came of it but a loss that is counted."""
+        items = [entry.item for entry in entries]
+        try:
             if self.transport.wire:
-                outcome = self.transport.send(body, len(part), timeout_s)
+                body = request_of(items, self._envelope)
+                outcome = self.transport.send(body, _spans_in(entries), self._try_timeout_s())
             else:
-                outcome = self.transport.send_spans([entry.item for entry in part], timeout_s)
-            if outcome.status != RETRY:
-                return outcome
-            self._warn_of_outage(outcome)
-            # Half of it is chance, so that many programs don't come back all at once.
-            wait_s = backoff_s * random.uniform(0.5, 1.0)
-            if outcome.retry_after_s is not None:
-                wait_s = max(wait_s, min(outcome.retry_after_s, _LONGEST_RETRY_AFTER_S))
-            if not self._pause(wait_s):
-                return None
-            backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
+                outcome = self.transport.send_spans(items, self._try_timeout_s())
+        except Exception:
+            warn_once(self, "exporting to %s failed; spans are lost", self.transport.target)
+            with self._cond:
+                self._end(entries, "failed")
+            return None
+        if outcome.reached:
+            with self._cond:
+                self._answered = True
+        return outcome
 
     def _try_timeout_s(self) -> float:
         if self._closing_at is None:
             return self.transport.timeout_s
         return max(min(self.transport.timeout_s, self._closing_at - time.monotonic()), 0.001)
 
-    def _pause(self, wait_s: float) -> bool:
+    def pause(self, wait_s: float) -> bool:
         """Wait before the next try, shorter when somebody is in a hurry; False when closed."""
         with self._cond:
             until = time.monotonic() + wait_s
@@ -485,92 +584,114 @@ class SpanPipeline:
     def _expired(self) -> bool:
         return self._closing_at is not None and time.monotonic() >= self._closing_at
 
-    def _account(self, part: list[_Entry], outcome: Outcome) -> None:
-        refused = min(outcome.rejected, len(part)) if outcome.status == ACCEPTED else len(part)
+    def settle(self, entries: list[Entry], outcome: Outcome) -> None:
+        """These came to an end: they were taken (but for `rejected`), or refused for good."""
+        if outcome.status == ACCEPTED and outcome.rejected:
+            entries = singles(entries)
+        refused = min(outcome.rejected, len(entries)) if outcome.status == ACCEPTED else len(entries)
         with self._cond:
             if self._closed:
                 return
-            new_refusal = refused > 0 and not self._refused
-            self._refused = refused > 0
+            now_s = time.monotonic()
+            new_refusal = refused > 0 and now_s - self._refusal_told_s > _TELL_AGAIN_S
+            if new_refusal:
+                self._refusal_told_s = now_s
         if new_refusal:  # said before it is settled: who flushes finds it said
-            _log.warning("%s refused %d spans: %s", self.transport.target, refused, outcome.message)
+            told = _spans_in(entries[:refused])
+            _log.warning("%s refused %d spans: %s", self.transport.target, told, _one_line(outcome.message))
         with self._cond:
             if self._closed:
                 return
-            self._accounts.lose(refused, "rejected")
-            self._accounts.export(len(part) - refused)
-            self._settle(len(part), part)
+            self._end(entries[:refused], "rejected")
+            self._end(entries[refused:], None)
             caught_up = self._nbytes <= self.max_bytes // 2 and not self._spill.count
             recovered, self._outage = self._outage and outcome.status == ACCEPTED, False
             if caught_up:
                 self._block_left_s, self._full = self.block_timeout_s, False
         if recovered:
+            down_hosts.discard(self.transport.host)
             _log.info("%s takes spans again", self.transport.target)
 
-    def _settle(self, count: int, part: list[_Entry] | None, dropped: str | None = None) -> None:
+    def _end(self, entries: Sequence[Entry], dropped: str | None) -> None:
         """Spans in flight have come to an end. Call with the lock; does nothing once closed."""
-        if self._closed:
+        if self._closed or not entries:
             return
-        if dropped:
-            # What only shows when a request is built are spans that the SDK made: ours are encoded by then.
-            self._accounts.lose(count, dropped, self._accounts.foreign if dropped == "unencodable" else None)
-        self._in_flight -= count
-        self._settled += count
-        self._nbytes -= sum(entry.nbytes for entry in part or ())
-        if part is None and not self._in_flight:
-            # A whole batch was lost to an error: what is left in the queue is all that takes memory.
-            self._nbytes = sum(entry.nbytes for entry in self._queue)
+        for account, count in _by_account(entries):
+            self._accounts.end(count, account, dropped)
+        self._settled += _spans_in(entries)
+        self._nbytes -= sum(entry.nbytes for entry in entries)
         self._cond.notify_all()
 
-    def _warn_of_outage(self, outcome: Outcome) -> None:
+    def note_outage(self, outcome: Outcome) -> None:
+        """A try failed that will be made again: said once per outage."""
         with self._cond:
             known, self._outage = self._outage, True
+            self._cond.notify_all()  # whoever waits may lose patience
         if not known and not self._closed:
-            _log.warning(
-                "spans can't be sent to %s (%s); up to %d MiB of them are kept and sent later",
+            told = self.transport.host in down_hosts  # by the metrics that go there
+            down_hosts.add(self.transport.host)
+            _log.log(
+                logging.INFO if told else logging.WARNING,
+                "spans can't be sent to %s (%s); up to %d MiB of them are kept and sent later%s",
                 self.transport.target,
-                outcome.message,
+                _one_line(outcome.message),
                 self.max_bytes >> 20,
+                self._hint(),
             )
 
+    def _hint(self) -> str:
+        """What to do where a receiver never answered, once."""
+        advice = "" if self._answered or self._hinted else self.transport.advice
+        self._hinted = self._hinted or bool(advice)
+        return f"; {advice}" if advice else ""
+
     def _after_fork(self) -> None:
-        spill, self._spill = self._spill, Spill(self._spill.max_bytes, self.max_batch_bytes, self._spill._parent)
-        _parents_spills.append(spill)  # its files are the parent's; closing them here would remove them
+        parents = self._spill
+        self._spill = Spill(parents.max_bytes, self.max_batch_bytes, parents.directory, parents.key, self._envelope)
+        parents.leave()
         closed = self._closed
         self._reset()
         self._closed = closed
         self.transport.after_fork()
 
 
-def _encode_foreign(spans: Sequence[ReadableSpan]) -> tuple[bytes, set[int]]:
-    """The stock encoder's request of spans that the SDK made, and the ids of those that it can't encode."""
-    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-
-    if not spans:
-        return b"", set()
+def flush_all(pipelines: Sequence[SpanPipeline], timeout_s: float, *, ending: bool = False) -> bool:
+    """Flush several at once, within one deadline; True when all are."""
+    until = _until(timeout_s)
+    asked = [(one, one._ask(), one._ending_since() if ending else math.inf) for one in pipelines]
     try:
-        return encode_spans(spans).SerializeToString(), set()
-    except Exception:
-        if len(spans) > 1:
-            parts = [_encode_foreign([span]) for span in spans]
-            return b"".join([body for body, _ in parts]), set().union(*(bad for _, bad in parts))
-        warn_once(_encode_foreign, "the span %r can't be encoded; it is dropped", spans[0].name)
-        return b"", {id(spans[0])}
+        return all([one._flushed(target, until, since) for one, target, since in asked])
+    finally:
+        for pipeline in pipelines:
+            pipeline._unask()
 
 
-def _check(options: dict[str, Any]) -> None:
-    if options["on_full"] not in ON_FULL:
-        raise InvalidOptionError(f"on_full={options['on_full']!r}: allowed are {', '.join(ON_FULL)}")
-    for name in ("max_bytes", "max_batch_spans", "max_batch_bytes", "max_spill_bytes"):
-        if isinstance(options[name], bool) or not isinstance(options[name], int) or options[name] < 1:
-            raise InvalidOptionError(f"{name}={options[name]!r}: give a whole number greater than 0")
-    for name in ("block_timeout_s", "exit_timeout_s", "linger_s"):
-        value = options[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise InvalidOptionError(f"{name}={value!r}: give a number of seconds, 0 or more")
+def close_all(pipelines: Sequence[SpanPipeline], timeout_s: float | None = None) -> None:
+    """Close several at once, within one deadline."""
+    for pipeline in [pipeline for pipeline in pipelines if pipeline._begin_close(timeout_s)]:
+        pipeline._end_close()
 
 
-_parents_spills: list[Spill] = []
+def _until(timeout_s: float) -> float:
+    return time.monotonic() + min(timeout_s, LONGEST_WAIT_S)
+
+
+def _by_account(entries: Sequence[Entry]) -> list[tuple[Account, int]]:
+    """(account, number of its spans), for runs of the same."""
+    runs: list[tuple[Account, int]] = []
+    for account, group in groupby(entries, lambda entry: entry.account):
+        runs.append((account, _spans_in(group)))
+    return runs
+
+
+def _spans_in(entries: Iterable[Entry]) -> int:
+    return sum([entry.spans for entry in entries])
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())[:500]
+
+
 _live: weakref.WeakSet[SpanPipeline] = weakref.WeakSet()
 
 

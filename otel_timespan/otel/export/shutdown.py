@@ -22,7 +22,7 @@ from typing import Any
 
 from ...timespans.warn import warn_once
 
-__all__ = ["METRICS", "PIPELINES", "SOURCES", "on_exit", "run_exit_callbacks"]
+__all__ = ["METRICS", "PIPELINES", "SOURCES", "call_within", "on_exit", "run_exit_callbacks"]
 
 SOURCES, PIPELINES, METRICS = 0, 10, 20
 """Values for `order`: logs hand over what they have, pipelines send it, metrics tell of both."""
@@ -59,6 +59,31 @@ def on_exit(callback: Callable[[float], Any], order: int, timeout_s: float = 5.0
         _callbacks.pop(number, None)
 
     return cancel
+
+
+def call_within(function: Callable[[], Any], timeout_s: float) -> bool:
+    """Call what may hang, and leave it alone after `timeout_s`; whether it came back. It raises what that raises.
+
+    Where no thread can be started any more (Python 3.12 and later, at exit) it is called here, without a bound.
+    """
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, name="timespan-shutdown", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        call()
+    else:
+        thread.join(timeout_s)
+    if raised:
+        raise raised[0]
+    return not thread.is_alive()
 
 
 def run_exit_callbacks() -> None:

@@ -1,4 +1,4 @@
-"""Ways out of the process: OTLP over gRPC or HTTP, an exporter that the user gave, a provider of the user's.
+"""Ways out of the process by bytes: OTLP over gRPC or HTTP; and what all transports are.
 
 A transport makes one try and says what came of it (`Outcome`); retries, waiting and accounting are the
 pipeline's, so that a shutdown never waits for an exporter's sleep. It is called by one thread at a time;
@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from ...errors import InvalidOptionError, MissingExtraError
-from ...timespans.warn import warn_once
-from ..spans.spandata import SpanData
-from .readable import readable_from_request, to_readable
-from .settings import OtlpSettings, whole_number
-from .wire import encode_request
+from ...errors import MissingExtraError
+from .readable import readable_from_request
+from .settings import OtlpSettings
+from .wire import SPAN_TAG, Envelope, enclose, framed
 
 __all__ = [
     "ACCEPTED",
@@ -37,10 +34,10 @@ __all__ = [
     "TOO_LARGE",
     "OtlpTransport",
     "Outcome",
-    "ProcessorTransport",
-    "ReadableTransport",
     "Request",
     "Transport",
+    "Wrapped",
+    "down_hosts",
     "suppressed",
 ]
 
@@ -53,29 +50,48 @@ class Outcome(NamedTuple):
     """What came of one try.
 
     ACCEPTED (of these, `rejected` spans were refused), RETRY (later, not before `retry_after_s` seconds),
-    TOO_LARGE (send it in smaller pieces), REJECTED (it will never be accepted).
+    TOO_LARGE (send it in smaller pieces), REJECTED (it will never be accepted). `reached`: whether it is sure that
+    the receiver answered. `whole`: it was refused for what it is, not for what is in it: no part would be taken.
     """
 
     status: str
     rejected: int = 0
     retry_after_s: float | None = None
     message: str = ""
+    reached: bool = True
+    whole: bool = False
 
 
 class Request(bytes):
-    """One span as a whole `ExportTraceServiceRequest`: a span of another scope, or one read back from disk."""
+    """One span as a whole `ExportTraceServiceRequest`: a span of another scope, read back from disk."""
+
+
+class Wrapped(NamedTuple):
+    """The body of a span of another scope, or of another process."""
+
+    body: bytes
+    envelope: Envelope
+
+    def request(self) -> Request:
+        """As a request of its own."""
+        return Request(enclose([framed(SPAN_TAG, self.body)], self.envelope))
 
 
 Item = Any
-"""bytes (a body of `encode_span`), `Request`, `SpanData` or `ReadableSpan`."""
+"""bytes (a body of `encode_span`), `Packed`, `Wrapped`, `Request`, `SpanData` or the SDK's `ReadableSpan`."""
 
 
 class Transport(Protocol):
-    """What the pipeline needs. `wire` says whether `send` (bytes) or `send_spans` (objects) is to be called."""
+    """What the pipeline needs. `wire` says whether `send` (bytes) or `send_spans` (objects) is to be called.
+
+    `host`: where it sends, "" where nobody can know; `advice`: what to do where it never answered, "" for nothing.
+    """
 
     wire: bool
     target: str
     timeout_s: float
+    host: str
+    advice: str
 
     def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
         """Send a request of `count` spans."""
@@ -126,6 +142,7 @@ class OtlpTransport:
         """Raises `MissingExtraError` when the exporter of this protocol is not installed."""
         self.settings = settings
         self.target, self.timeout_s = settings.endpoint, settings.timeout_s
+        self.host, self.advice = urlsplit(settings.endpoint).netloc or settings.endpoint, _advice(settings)
         self._exporter: Any = None
         self._post: Callable[[bytes, float], Outcome] | None = None
         self._cancelled = False
@@ -134,14 +151,14 @@ class OtlpTransport:
     def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
         """One try of at most `timeout_s` seconds. Never raises."""
         if self._cancelled:
-            return Outcome(RETRY, message="the transport is closed")
+            return Outcome(RETRY, message="the transport is closed", reached=False)
         try:
             if self._post is None:
                 self._post = self._connect()
             outcome = self._post(body, timeout_s)
         except Exception as error:
             # Whatever a library raises beside its documented errors: the pipeline warns with the message.
-            outcome = Outcome(RETRY, message=f"{type(error).__name__}: {error}")
+            outcome = Outcome(RETRY, message=f"{type(error).__name__}: {error}", reached=False)
         if outcome.status == RETRY and self.settings.protocol == "grpc":
             self._disconnect()
         return outcome
@@ -186,6 +203,15 @@ class OtlpTransport:
             except Exception as error:
                 _log.debug("closing the exporter to %s failed: %s", self.target, error)
 
+
+def _advice(settings: OtlpSettings) -> str:
+    if "://" not in settings.endpoint and not settings.insecure:
+        return f"an address without a scheme means TLS: http://{settings.endpoint} is without"
+    return "nothing has answered there so far: `docker compose up` starts a collector (docs/deploy.md)"
+
+
+down_hosts: set[str] = set()
+"""Of which it was told that they can't be reached: spans and metrics go to the same, and one line is enough."""
 
 _abandoned: list[Any] = []
 """Exporters of a parent process; kept, because their finalizers would close what the parent still uses."""
@@ -234,9 +260,28 @@ def _poster(exporter: Any, settings: OtlpSettings) -> Callable[[bytes, float], O
 def _export_objects(exporter: SpanExporter) -> Callable[[bytes, float], Outcome]:
     def post(body: bytes, timeout_s: float) -> Outcome:
         done = exporter.export(readable_from_request(body)) is SpanExportResult.SUCCESS
-        return Outcome(ACCEPTED) if done else Outcome(RETRY, message="the exporter reported a failure")
+        return Outcome(ACCEPTED) if done else Outcome(RETRY, message="the exporter reported a failure", reached=False)
 
     return post
+
+
+# --- "too large", in whatever words ----------------------------------------------------------------------
+
+_TOO_LARGE = re.compile(
+    r"too\W?(large|big|long)|larger than|bigger than|longer than"
+    r"|(message|request|body|payload|entity|content|length|size)\b.*\b(exceed|over the|limit|max)"
+    r"|(exceed|over the|limit|max)\w*\b.*\b(size|length|bytes|message)",
+    re.IGNORECASE | re.DOTALL,
+)
+_THROTTLED = re.compile(
+    r"\brates?\b|rate.?limit|quota|too many|throttl|concurren|memory|per (second|minute)", re.IGNORECASE
+)
+
+
+def _says_too_large(text: str) -> bool:
+    """Whether a refusal is about the size of the request. Each language's gRPC has words of its own for that, and
+    codes of its own too; those for a sender that is too fast look alike."""
+    return _TOO_LARGE.search(text) is not None and _THROTTLED.search(text) is None
 
 
 # --- gRPC ------------------------------------------------------------------------------------------------
@@ -244,6 +289,8 @@ def _export_objects(exporter: SpanExporter) -> Callable[[bytes, float], Outcome]
 _RETRYABLE_CODES = frozenset(
     ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
 )
+_UNREACHED_CODES = frozenset(("CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE"))  # said by our own side, too
+_WHOLE_CODES = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "NOT_FOUND"))
 
 
 def _grpc_poster(exporter: Any, settings: OtlpSettings) -> Callable[[bytes, float], Outcome] | None:
@@ -290,11 +337,12 @@ def _partial(partial: Any) -> Outcome:
 def _grpc_outcome(error: Any) -> Outcome:
     code, details = error.code().name, error.details() or ""
     message = f"{code}: {details}"
-    if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
+    if code not in _UNREACHED_CODES and _says_too_large(details):
         return Outcome(TOO_LARGE, message=message)
     if code in _RETRYABLE_CODES:
-        return Outcome(RETRY, retry_after_s=_grpc_retry_after(error), message=message)
-    return Outcome(REJECTED, message=message)
+        reached = code not in _UNREACHED_CODES
+        return Outcome(RETRY, retry_after_s=_grpc_retry_after(error), message=message, reached=reached)
+    return Outcome(REJECTED, message=message, whole=code in _WHOLE_CODES)
 
 
 def _grpc_retry_after(error: Any) -> float | None:
@@ -315,6 +363,7 @@ def _grpc_retry_after(error: Any) -> float | None:
 # --- HTTP ------------------------------------------------------------------------------------------------
 
 _RETRYABLE_STATUS = (408, 429, 502, 503, 504)
+_WHOLE_STATUS = (401, 403, 404, 405, 407, 410, 415, 501)
 
 
 def _client_poster(client: Any, signal: str) -> Callable[[bytes, float], Outcome]:
@@ -323,7 +372,7 @@ def _client_poster(client: Any, signal: str) -> Callable[[bytes, float], Outcome
     def post(body: bytes, timeout_s: float) -> Outcome:
         result = client._submit(client._compress(body), timeout_s)
         if result.status_code is None:
-            return Outcome(RETRY, message=f"{type(result.error).__name__}: {result.error}")
+            return Outcome(RETRY, message=f"{type(result.error).__name__}: {result.error}", reached=False)
         return _http_outcome(result.status_code, result.reason, result.headers(), result.content(), signal)
 
     return post
@@ -344,11 +393,12 @@ def _http_outcome(status: int, reason: Any, headers: Any, content: bytes, signal
     if 200 <= status < 300:
         return _http_accepted(content, signal)
     message = f"HTTP {status} {reason or ''}".strip()
-    if status == 413 or (status == 400 and b"too large" in content):
+    words = f"{reason or ''} {content[:2000].decode('utf-8', 'replace')}"
+    if status == 413 or (status not in (408, 429) and status not in _WHOLE_STATUS and _says_too_large(words)):
         return Outcome(TOO_LARGE, message=message)
     if status in _RETRYABLE_STATUS:
         return Outcome(RETRY, retry_after_s=_http_retry_after(headers), message=message)
-    return Outcome(REJECTED, message=message)
+    return Outcome(REJECTED, message=message, whole=status in _WHOLE_STATUS or 300 <= status < 400)
 
 
 def _http_accepted(content: bytes, signal: str) -> Outcome:
@@ -375,127 +425,3 @@ def _http_retry_after(headers: Any) -> float | None:
         return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
     except (TypeError, ValueError):
         return None  # neither form of RFC 7231: our own back-off is used
-
-
-# --- objects ---------------------------------------------------------------------------------------------
-
-_RAISES_BEFORE_REJECTED = 5
-
-
-class ReadableTransport:
-    """For an exporter that the user gave (`span_exporter=`): it is called with lists of `ReadableSpan`.
-
-    A FAILURE is tried again like an unreachable collector. An exporter that raises five times in a row for
-    the same spans loses them (counted as rejected): what raises always would hold up all that follows.
-    """
-
-    wire = False
-
-    def __init__(self, exporter: SpanExporter, resource: Resource, scope: InstrumentationScope) -> None:
-        if not callable(getattr(exporter, "export", None)):
-            raise InvalidOptionError(f"span_exporter must be a SpanExporter with a method export, not {exporter!r}")
-        self.exporter, self.resource, self.scope = exporter, resource, scope
-        self.target, self.timeout_s = type(exporter).__name__, 10.0
-        self._raised = 0
-
-    def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
-        """As `send_spans`, of a request."""
-        return self._export(readable_from_request(body))
-
-    def send_spans(self, items: Sequence[Item], timeout_s: float) -> Outcome:
-        """One call of `export`. Never raises; the exporter has its own timeout."""
-        return self._export(_objects(items, self.resource, self.scope))
-
-    def _export(self, spans: list[ReadableSpan]) -> Outcome:
-        try:
-            result = self.exporter.export(spans)
-        except Exception as error:
-            self._raised += 1
-            status = RETRY if self._raised < _RAISES_BEFORE_REJECTED else REJECTED
-            self._raised %= _RAISES_BEFORE_REJECTED
-            return Outcome(status, message=f"{self.target}.export raised {type(error).__name__}: {error}")
-        self._raised = 0
-        if result is SpanExportResult.FAILURE:
-            return Outcome(RETRY, message=f"{self.target}.export reported a failure")
-        return Outcome(ACCEPTED)  # exporters that return None are common and mean no harm
-
-    def flush(self, timeout_s: float) -> bool:
-        """The exporter's own `force_flush`."""
-        flush = getattr(self.exporter, "force_flush", None)
-        return flush(int(timeout_s * 1000)) is not False if callable(flush) else True
-
-    def cancel(self) -> None:
-        """Shut the exporter down."""
-        shutdown = getattr(self.exporter, "shutdown", None)
-        if callable(shutdown):
-            shutdown()
-
-    def after_fork(self) -> None:
-        """Nothing: the user's exporter is the user's to make safe."""
-
-
-def _objects(items: Sequence[Item], resource: Resource, scope: InstrumentationScope) -> list[ReadableSpan]:
-    spans: list[ReadableSpan] = []
-    for item in items:
-        if isinstance(item, SpanData):
-            spans.append(to_readable(item, resource, scope))
-        elif isinstance(item, Request):
-            spans += readable_from_request(item)
-        elif isinstance(item, bytes):
-            spans += readable_from_request(encode_request([item], resource, scope))
-        else:
-            spans.append(item)
-    return spans
-
-
-class ProcessorTransport:
-    """For a provider that the user gave: each finished span goes to its span processors (`on_end`).
-
-    `on_start` was called by whoever opened the span, if at all (the body's recording span). A batch processor
-    drops what its queue can't hold, so it is flushed each time that half a queue was handed over.
-    Accepted means handed over; what the processors do with it is theirs, and so is their shutdown.
-    """
-
-    wire = False
-
-    def __init__(self, provider: TracerProvider, scope: InstrumentationScope) -> None:
-        """Raises `InvalidOptionError` when this is no SDK provider, which alone has processors."""
-        if not callable(getattr(getattr(provider, "_active_span_processor", None), "on_end", None)):
-            raise InvalidOptionError(
-                f"tracer_provider must be an opentelemetry.sdk.trace.TracerProvider, not {type(provider).__name__}"
-            )
-        self.provider, self.scope = provider, scope
-        self.target, self.timeout_s = type(provider).__name__, 30.0
-        self._room = self._queue_half = max((whole_number("OTEL_BSP_MAX_QUEUE_SIZE") or 2048) // 2, 1)
-
-    def send(self, body: bytes, count: int, timeout_s: float) -> Outcome:
-        """As `send_spans`, of a request."""
-        return self._hand_over(readable_from_request(body), timeout_s)
-
-    def send_spans(self, items: Sequence[Item], timeout_s: float) -> Outcome:
-        """Call `on_end` of each. A processor that raises is logged once; the others still get the span."""
-        return self._hand_over(_objects(items, self.provider.resource, self.scope), timeout_s)
-
-    def _hand_over(self, spans: list[ReadableSpan], timeout_s: float) -> Outcome:
-        processor, lost = self.provider._active_span_processor, 0
-        for span in spans:
-            try:
-                processor.on_end(span)
-            except Exception:
-                lost += 1
-                warn_once(self, "a span processor of %s failed in on_end", self.target)
-            self._room -= 1
-            if self._room <= 0:
-                self.flush(timeout_s)
-        return Outcome(ACCEPTED, lost)
-
-    def flush(self, timeout_s: float) -> bool:
-        """The provider's `force_flush`."""
-        self._room = self._queue_half
-        return self.provider.force_flush(int(timeout_s * 1000))
-
-    def cancel(self) -> None:
-        """Nothing: the provider is the user's."""
-
-    def after_fork(self) -> None:
-        """Nothing: the processors are the user's."""

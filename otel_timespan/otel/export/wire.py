@@ -17,25 +17,38 @@ miss at once store equal bytes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..spans.spandata import EventData, LinkData, SpanData
+from ..spans.spandata import LinkData, SpanData
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import SpanContext
 
 __all__ = [
+    "Envelope",
+    "digits",
+    "enclose",
     "encode_link_attribute",
     "encode_name",
+    "encode_readable",
     "encode_request",
     "encode_span",
     "encode_span_attribute",
+    "envelope_of",
     "framed",
-    "tail",
+    "link_tail",
+    "span_tail",
+    "text_of",
+    "unframed",
     "varint",
 ]
+
+SPAN_TAG = b"\x12"
+"""Of a span in its ScopeSpans message."""
 
 _CACHE_ENTRIES = 4096
 """Entries that a cache may hold. A full one is emptied: simpler than LRU, and constants are back at once."""
@@ -52,7 +65,6 @@ _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _double = struct.Struct("<d").pack
 _fixed32 = struct.Struct("<I").pack
 _fixed64 = struct.Struct("<Q").pack
-_link_head = struct.Struct(">2sQQ2sQ").pack
 _head = struct.Struct(">2sQQ2sQ").pack
 _times = struct.Struct("<BQBQ").pack
 
@@ -77,14 +89,15 @@ def varint(value: int) -> bytes:
 
 def _utf8(text: Any) -> bytes:
     if not isinstance(text, str):
-        text = _text(text)
+        text = text_of(text)
     try:
         return text.encode()  # type: ignore[no-any-return]
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace")  # type: ignore[no-any-return]
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """`str(value)`, whatever that does."""
     try:
         return str(value)
     except Exception:
@@ -95,6 +108,21 @@ def _text(value: Any) -> str:
 def framed(tag: bytes, body: bytes) -> bytes:
     """A field with a length."""
     return tag + varint(len(body)) + body
+
+
+def unframed(fields: bytes) -> Iterator[tuple[bytes, int]]:
+    """(body, bytes with its frame) of each field that `framed` made with a tag of one byte."""
+    at = 0
+    while at < len(fields):
+        start, length, shift = at + 1, 0, 0
+        while True:
+            byte = fields[start]
+            length |= (byte & 127) << shift
+            start, shift = start + 1, shift + 7
+            if byte < 128:
+                break
+        yield fields[start : start + length], start + length - at
+        at = start + length
 
 
 def _text_field(tag: bytes, text: Any) -> bytes:
@@ -113,7 +141,7 @@ def _any_value(value: Any, depth: int = 0) -> bytes:
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
         if not -(1 << 63) <= value < 1 << 63:
-            return framed(b"\x0a", _digits(value))
+            return framed(b"\x0a", digits(value).encode())
         return b"\x18" + varint(value & _U64)
     if isinstance(value, float):
         return b"\x21" + _double(value)
@@ -125,14 +153,15 @@ def _any_value(value: Any, depth: int = 0) -> bytes:
         return framed(b"\x2a", b"".join([framed(b"\x0a", _any_value(item, depth + 1)) for item in value]))
     if depth < _DEEPEST and isinstance(value, Mapping):
         return framed(b"\x32", b"".join([_key_value(b"\x0a", k, v, depth + 1) for k, v in value.items()]))
-    return framed(b"\x0a", _utf8(_text(value)))
+    return framed(b"\x0a", _utf8(text_of(value)))
 
 
-def _digits(value: int) -> bytes:
+def digits(value: int) -> str:
+    """The decimal text of a number; hexadecimal where that is too long for Python to write."""
     try:
-        return str(int(value)).encode()
+        return str(int(value))
     except ValueError:  # more digits than sys.set_int_max_str_digits allows
-        return hex(value).encode()
+        return hex(value)
 
 
 def _key_value(tag: bytes, key: Any, value: Any, depth: int = 0) -> bytes:
@@ -218,63 +247,94 @@ def encode_span(span: SpanData) -> bytes:
 
     Ids and times outside their 64 (128) bits are cut to them. Source: trace.proto, message Span.
     """
-    trace_id, span_id, parent_id = span.trace_id, span.span_id, span.parent_id
-    out = [_head(b"\x0a\x10", trace_id >> 64 & _U64, trace_id & _U64, b"\x12\x08", span_id & _U64)]
-    if span.trace_state:
-        out.append(_text_field(b"\x1a", span.trace_state))
-    if parent_id:
-        out.append(b"\x22\x08" + (parent_id & _U64).to_bytes(8, "big"))
-    out.append(encode_name(span.name))
+    out = [_ids(span.trace_id, span.span_id, span.parent_id, span.trace_state), encode_name(span.name)]
     out.append(_times(0x39, span.start_ns & _U64, 0x41, span.end_ns & _U64))
     _span_attributes(span.attributes, out)
     if span.dropped_attributes:
         out.append(_count_field(b"\x50", span.dropped_attributes))
     for event in span.events:
-        out.append(framed(b"\x5a", _event(event)))
+        out.append(framed(b"\x5a", _event(event.name, event.time_ns, event.attributes, event.dropped_attributes)))
     if span.dropped_events:
         out.append(_count_field(b"\x60", span.dropped_events))
     for link in span.links:
         out.append(framed(b"\x6a", _link(link)))
     if span.dropped_links:
         out.append(_count_field(b"\x70", span.dropped_links))
-    out.append(tail(span))
+    out.append(span_tail(span))
     return b"".join(out)
 
 
-def tail(span: SpanData | LinkData) -> bytes:
-    """What ends a Span message, its status and flags, and a Link message, its flags."""
-    if isinstance(span, LinkData):
-        return b"\x35" + _fixed32(span.flags & 0xFF | _HAS_IS_REMOTE)
+def span_tail(span: SpanData) -> bytes:
+    """What ends a Span message: its status and flags."""
+    status = _status(span.status, span.status_message) if span.status or span.status_message else b"\x7a\x00"
     remote = _IS_REMOTE if span.parent_is_remote and span.parent_id else 0
-    status = _status(span) if span.status or span.status_message else b"\x7a\x00"
     return status + b"\x85\x01" + _fixed32(span.flags & 0xFF | _HAS_IS_REMOTE | remote)
 
 
-def _status(span: SpanData) -> bytes:
-    return framed(b"\x7a", _text_field(b"\x12", span.status_message) + _count_field(b"\x18", span.status))
-
-
-def _event(event: EventData) -> bytes:
-    out = [b"\x09", _fixed64(event.time_ns & _U64), _text_field(b"\x12", event.name)]
-    _event_attributes(event.attributes, out)
-    if event.dropped_attributes:
-        out.append(_count_field(b"\x20", event.dropped_attributes))
+def encode_readable(span: ReadableSpan) -> bytes:
+    """The same of a finished span that the SDK made. Raises only where the span's own properties do."""
+    context, parent = span.context, span.parent
+    assert context is not None
+    parent_id = parent.span_id if parent is not None else 0
+    out = [_ids(context.trace_id, context.span_id, parent_id, _state(context))]
+    out.append(_text_field(b"\x2a", span.name) + b"\x30" + varint(span.kind.value + 1))
+    out.append(_times(0x39, (span.start_time or 0) & _U64, 0x41, (span.end_time or 0) & _U64))
+    _span_attributes(span.attributes or {}, out)
+    out.append(_count_field(b"\x50", span.dropped_attributes))
+    for event in span.events:
+        body = _event(event.name, event.timestamp, event.attributes or {}, event.dropped_attributes)
+        out.append(framed(b"\x5a", body))
+    out.append(_count_field(b"\x60", span.dropped_events))
+    for link in span.links:
+        to = link.context
+        attributes: Mapping[str, Any] = link.attributes or {}
+        plain = LinkData(
+            to.trace_id, to.span_id, attributes, _state(to), int(to.trace_flags), link.dropped_attributes
+        )
+        out.append(framed(b"\x6a", _link(plain, to.is_remote)))
+    out.append(_count_field(b"\x70", span.dropped_links))
+    out.append(_status(span.status.status_code.value, span.status.description))
+    remote = _IS_REMOTE if parent is not None and parent.is_remote else 0
+    out.append(b"\x85\x01" + _fixed32(int(context.trace_flags) & 0xFF | _HAS_IS_REMOTE | remote))
     return b"".join(out)
 
 
-def _link(link: LinkData) -> bytes:
+def _state(context: SpanContext) -> str:
+    return context.trace_state.to_header() if context.trace_state else ""
+
+
+def _ids(trace_id: int, span_id: int, parent_id: int, trace_state: str) -> bytes:
+    out = _head(b"\x0a\x10", trace_id >> 64 & _U64, trace_id & _U64, b"\x12\x08", span_id & _U64)
+    if trace_state:
+        out += _text_field(b"\x1a", trace_state)
+    return out + b"\x22\x08" + (parent_id & _U64).to_bytes(8, "big") if parent_id else out
+
+
+def _status(code: int, message: str | None) -> bytes:
+    return framed(b"\x7a", _text_field(b"\x12", message) + _count_field(b"\x18", code))
+
+
+def _event(name: str, time_ns: int, attributes: Mapping[str, Any], dropped: int = 0) -> bytes:
+    out = [b"\x09", _fixed64(time_ns & _U64), _text_field(b"\x12", name)]
+    _event_attributes(attributes, out)
+    out.append(_count_field(b"\x20", dropped))
+    return b"".join(out)
+
+
+def _link(link: LinkData, is_remote: bool = False) -> bytes:
     trace_id = link.trace_id
-    out = [_link_head(b"\x0a\x10", trace_id >> 64 & _U64, trace_id & _U64, b"\x12\x08", link.span_id & _U64)]
+    out = [_head(b"\x0a\x10", trace_id >> 64 & _U64, trace_id & _U64, b"\x12\x08", link.span_id & _U64)]
     if link.trace_state:
         out.append(_text_field(b"\x1a", link.trace_state))
     _link_attributes(link.attributes, out)
-    if link.dropped_attributes:
-        out.append(_count_field(b"\x28", link.dropped_attributes))
-    out.append(tail(link))
+    out.append(_count_field(b"\x28", link.dropped_attributes))
+    out.append(link_tail(link, is_remote))
     return b"".join(out)
 
 
-# ---- for packers ---------------------------------------------------------------------------------------------
+def link_tail(link: LinkData, is_remote: bool = False) -> bytes:
+    """What ends a Link message: its flags."""
+    return b"\x35" + _fixed32(link.flags & 0xFF | _HAS_IS_REMOTE | (_IS_REMOTE if is_remote else 0))
 
 
 def encode_span_attribute(key: str, value: Any) -> bytes:
@@ -287,22 +347,39 @@ def encode_link_attribute(key: str, value: Any) -> bytes:
     return _key_value(b"\x22", key, value)
 
 
-def encode_request(encoded_spans: Sequence[bytes], resource: Resource, scope: InstrumentationScope) -> bytes:
-    """An `ExportTraceServiceRequest` of spans that share a resource and a scope.
+class Envelope(NamedTuple):
+    """All of a request but its spans: what goes before and after them, of the resource and of the scope."""
+
+    resource: bytes
+    scope: bytes
+    scope_end: bytes
+    resource_end: bytes
+
+
+def envelope_of(resource: Resource, scope: InstrumentationScope | None) -> Envelope:
+    """What says of spans who sends them."""
+    head: list[bytes] = []
+    _resource_attributes(resource.attributes, head)
+    return Envelope(
+        framed(b"\x0a", b"".join(head)),
+        framed(b"\x0a", _scope(scope)) if scope is not None else b"",
+        _text_field(b"\x1a", scope.schema_url) if scope is not None else b"",
+        _text_field(b"\x1a", resource.schema_url),
+    )
+
+
+def enclose(fields: Sequence[bytes], envelope: Envelope) -> bytes:
+    """An `ExportTraceServiceRequest` of spans that share resource and scope, each a field of its ScopeSpans message.
 
     Requests may be concatenated: protobuf then reads one request with the parts of both.
     """
-    return encode_packed([framed(b"\x12", span) for span in encoded_spans], resource, scope)
+    scope_spans = framed(b"\x12", b"".join([envelope.scope, *fields, envelope.scope_end]))
+    return framed(b"\x0a", envelope.resource + scope_spans + envelope.resource_end)
 
 
-def encode_packed(packed: Sequence[bytes], resource: Resource, scope: InstrumentationScope) -> bytes:
-    """As `encode_request`, of spans that are fields of their ScopeSpans message already."""
-    spans = b"".join(packed)
-    scope_spans = framed(b"\x0a", _scope(scope)) + spans + _text_field(b"\x1a", scope.schema_url)
-    head: list[bytes] = []
-    _resource_attributes(resource.attributes, head)
-    body = framed(b"\x0a", b"".join(head)) + framed(b"\x12", scope_spans) + _text_field(b"\x1a", resource.schema_url)
-    return framed(b"\x0a", body)
+def encode_request(encoded_spans: Sequence[bytes], resource: Resource, scope: InstrumentationScope) -> bytes:
+    """`enclose` for spans of one resource and scope."""
+    return enclose([framed(SPAN_TAG, span) for span in encoded_spans], envelope_of(resource, scope))
 
 
 def _scope(scope: InstrumentationScope) -> bytes:

@@ -28,6 +28,7 @@ from ...timespans.model import Event
 from ...timespans.taskrecords import Steps
 from ...timespans.warn import warn_once
 from .. import semconv
+from ..export.settings import shown
 
 __all__ = ["BY_STREAM", "READINGS", "ConsumerGauges", "Levels", "Reading", "default_consumers"]
 
@@ -187,13 +188,13 @@ class ConsumerGauges:
         self._consumers: list[tuple[Any, Reading | None]] = []
         self._workers: dict[int, _WorkerConsumers] = {}
         if not isinstance(consumers, Iterable) or isinstance(consumers, str):
-            raise InvalidOptionError(f"consumers={consumers!r}: a list of consumers such as BytesAllocd()")
+            raise InvalidOptionError(f"consumers={shown(consumers)}: a list of consumers such as BytesAllocd()")
         for given in consumers:
             consumer = given() if isinstance(given, type) else given
             reading = READINGS.get(type(consumer))
             if reading is None:
                 known = ", ".join(sorted(kind.__name__ for kind in READINGS))
-                raise InvalidOptionError(f"consumers: {consumer!r} has no gauge; those that have one are {known}")
+                raise InvalidOptionError(f"consumers: {shown(consumer)} has no gauge; those that have one are {known}")
             self._consumers.append((consumer, reading))
 
     def listen(self, consumer: Any) -> None:

@@ -109,7 +109,8 @@ class LogMetrics:
     def body_done(self, task: OpenTask) -> None:
         """A body ended: what ranks functions, as a task's duration is mostly what it waited for."""
         key = (self._function(task),)
-        self._observe(semconv.TASK_RUN, key, task.body_end - task.body_start, task, task.span_id)
+        run_ns = max(0, task.body_end - task.body_start)  # the clock may go back
+        self._observe(semconv.TASK_RUN, key, run_ns, task, task.span_id)
         if task.cpu_ns is not None:
             self._count(semconv.TASK_CPU, key, task.cpu_ns / 1e9)
 

@@ -1,10 +1,11 @@
 """The fast lane: records of ordinary tasks straight to bytes, everything else to the general way, in order.
 
-Of a task under way `Lane.take` keeps just its records (taskrecords.py). When its body returned, they become the bytes of
-its spans by the packer of its shape (packer.py). The first task of each shape goes the general way, for the packer to be
-made from its spans. So does, with all that it had told so far, a task that turns out not to be ordinary: one that has a
-label or moves chunks, whose body put something on its span, that failed, was cancelled or is tried again, or whose clock
-readings are out of order. The general way is the `SpanMapper`: both see the same finished tasks and the same runs.
+Of a task under way `Lane.take` keeps just its records (taskrecords.py). When its body returned, they become the
+bytes of its spans by the packer of its shape (packer.py). The first task of each shape goes the general way, for the
+packer to be made from its spans. So does, with all that it had told so far, a task that turns out not to be ordinary:
+one that has a label or moves chunks, whose body put something on its span, that failed, was cancelled or is tried
+again, or whose clock readings are out of order. The general way is the `SpanMapper`: both see the same finished tasks
+and runs.
 
 Not thread-safe: the log's lock guards it.
 """
@@ -80,11 +81,11 @@ def _records_of(task: list[Any]) -> list[Any]:
 class Taken:
     """What came of some records.
 
-    `packed`: the bytes of `count` spans, as fields of a ScopeSpans message. `spans`: those of the general way. `events`:
-    what the general way expanded; `failed` of them could not be turned into spans. `tasks`: (function's code, caller,
-    base of its ids, CPU ns, path, then the seven boundaries) of each that took the lane to its end, sampled or not.
-    `functions`: (code, function) of those not seen before. `begun`, `ended`, `evicted`, `processors`: as in `Steps`.
-    `quiet`: how many events the records hold that were not expanded.
+    `packed`: of each packed task the bytes of its spans, `count` in all, as fields of a ScopeSpans message. `spans`:
+    those of the general way. `events`: what that expanded; `failed` of them could not be turned into spans. `tasks`:
+    (function's code, caller, base of its ids, CPU ns, path, id, then the seven boundaries) of each that took the lane
+    to its end, sampled or not. `functions`: (code, function) of those not seen before. `begun`, `ended`, `evicted`,
+    `processors`: as in `Steps`. `quiet`: how many events the records hold that were not expanded.
     """
 
     __slots__ = (
@@ -276,7 +277,8 @@ class Lane:
             size = b"" if nbytes is None else varint(nbytes)
             spawner = varint(spawned_by) if spawned_by else b""
             shape = (
-                record[6], record[5], record[13], len(number), len(size), len(spawner), positions, blocking, cpu_ns is None
+                record[6], record[5], record[13], len(number), len(size), len(spawner), positions, blocking,
+                cpu_ns is None,
             )  # fmt: skip
             pack = self._shapes.get(shape)
             if pack is None:

@@ -1,10 +1,11 @@
 """Packers: functions that give the OTLP bytes of a task's spans in one step, one a shape of task.
 
 Tasks of one shape (function, processor, thread, positions of their dependencies ...) have spans that differ in ids,
-times and a few numbers only. So a packer is made from an example: the spans that the general way built of the first task
-of its shape. What varies is put in where the catalogue of spans says that it does (`tasks.SPANS`, `tasks.SECONDS`), all
-else is a constant; one `struct` call writes both. A packer that does not give the very bytes of its example is refused,
-and its shape goes the general way for good: nothing that the catalogue does not know can be lost.
+times and a few numbers only. So a packer is made from an example: the spans that the general way built of the first
+task of its shape. What varies is put in where the catalogue of spans says that it does (`tasks.SPANS`,
+`tasks.SECONDS`), what it says that a shape shares (`tasks.OF_SHAPE`) is a constant; one `struct` call writes both. A
+packer that does not give the very bytes of its example is refused, and its shape goes the general way for good: nothing
+that the catalogue does not know can be lost.
 
 About 2 µs for the three spans of a task. See trace.proto, message Span.
 """
@@ -16,7 +17,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .. import semconv
-from ..export.wire import encode_link_attribute, encode_name, encode_span, encode_span_attribute, framed, tail, varint
+from ..export.wire import (
+    SPAN_TAG,
+    encode_link_attribute,
+    encode_name,
+    encode_span,
+    encode_span_attribute,
+    framed,
+    link_tail,
+    span_tail,
+    varint,
+)
 from ..spans import ids
 from ..spans.spandata import LinkData, SpanData
 from ..spans.tasks import BOUNDARIES, OF_SHAPE, SECONDS, SPANS
@@ -66,12 +77,12 @@ def compile_packer(spans: Sequence[SpanData], facts: Facts, upstreams: Sequence[
     `facts` are the example's; `upstreams` the mixed ids of the tasks that it may link to.
     """
     try:
-        parts = [part for span in spans for part in _framed(b"\x12", list(_span(span, facts, upstreams)))]
+        parts = [part for span in spans for part in _framed(SPAN_TAG, list(_span(span, facts, upstreams)))]
     except _UnknownError:
         return None
     pack = _generate(parts, len(upstreams))
     made = pack(*facts[:-1], *facts.times, *upstreams)
-    wanted = b"".join([framed(b"\x12", encode_span(span)) for span in spans])
+    wanted = b"".join([framed(SPAN_TAG, encode_span(span)) for span in spans])
     return pack if made == wanted else None
 
 
@@ -99,7 +110,7 @@ def _span(span: SpanData, facts: Facts, upstreams: Sequence[int]) -> Iterator[_P
         yield from _attribute(key, value, facts)
     for link in span.links:
         yield from _framed(b"\x6a", list(_link(link, facts, upstreams)))
-    yield tail(span)
+    yield span_tail(span)
 
 
 def _attribute(key: str, value: Any, facts: Facts) -> Iterator[_Part]:
@@ -140,7 +151,7 @@ def _link(link: LinkData, facts: Facts, upstreams: Sequence[int]) -> Iterator[_P
     yield b"\x12\x08"
     yield _Slot("Q", 8, f"up{upstreams.index(mixed)}")
     yield b"".join([encode_link_attribute(key, value) for key, value in link.attributes.items()])
-    yield tail(link)
+    yield link_tail(link)
 
 
 def _framed(tag: bytes, parts: list[_Part]) -> list[_Part]:

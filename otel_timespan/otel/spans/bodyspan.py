@@ -342,9 +342,9 @@ class LazySpan(BodySpan):
 
 _FILLED_IN = frozenset(
     (
-        "trace_id", "span_id", "parent_id", "flags", "trace_state", "limits", "_name", "_renamed", "_start_ns", "_end_ns",
-        "_span_context", "_set", "_added", "_linked", "_lost_attributes", "_lost_events", "_lost_links", "_status_code",
-        "_status_text", "_recorded", "_resource", "_scope", "_ended",
+        "trace_id", "span_id", "parent_id", "flags", "trace_state", "limits", "_name", "_renamed", "_start_ns",
+        "_end_ns", "_span_context", "_set", "_added", "_linked", "_lost_attributes", "_lost_events", "_lost_links",
+        "_status_code", "_status_text", "_recorded", "_resource", "_scope", "_ended",
     )
 )  # fmt: skip
 _filling = threading.RLock()

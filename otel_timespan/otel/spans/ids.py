@@ -99,7 +99,7 @@ _PHASE_MASKS = tuple([mask(phase) if phase else 0 for phase in range(FINISH + 1)
 
 
 def swapped(number: int) -> int:
-    """The bytes of an id the other way round: messages have them from the first to the last, `mixed` is little-endian."""
+    """The bytes of an id the other way round: what is `mixed` is little-endian, as `struct` writes it best."""
     return int.from_bytes(number.to_bytes(8, "little"), "big")
 
 

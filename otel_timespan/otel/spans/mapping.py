@@ -165,7 +165,7 @@ class SpanMapper:
     def settle_run(
         self, root: Root | None, count: int, first_ns: int, last_ns: int, task: int, path: AnyPath
     ) -> None:
-        """`count` tasks of a run have their results, all within these times; the longest path of all ends with `task`."""
+        """`count` tasks of a run have their results, all within these times; `path`, the longest, ends with `task`."""
         run = self._runs.find(root)
         if run is None:
             return

@@ -1,0 +1,117 @@
+"""What waits in the queue: how a finished span is encoded and measured, and how many become one request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from ..spans.spandata import SpanData
+from .accounts import Account
+from .sizes import ENTRY_BYTES, readable_nbytes, span_nbytes
+from .transport import Item, Request, Wrapped
+from .wire import SPAN_TAG, Envelope, enclose, encode_readable, encode_span, envelope_of, framed, unframed
+
+__all__ = ["Entry", "Packed", "foreign_entry", "own_entry", "packed_entries", "request_of", "singles", "spillable"]
+
+
+class Packed(NamedTuple):
+    """Spans of ours that were encoded together, as fields of a ScopeSpans message."""
+
+    fields: bytes
+
+
+class Entry(NamedTuple):
+    """One span that waits (of `Packed` several), whose it is, and the memory that it takes."""
+
+    item: Item
+    nbytes: int
+    account: Account
+    is_root: bool = False
+    spans: int = 1
+
+
+def packed_entries(packed: Sequence[bytes], count: int, account: Account, most: int) -> list[Entry]:
+    """Of tasks' spans, `count` in all and as many of each task: some together, of no more than `most` bytes each."""
+    each, entries = count // len(packed), []
+    step = max(1, most // (max(map(len, packed)) + 1))
+    for start in range(0, len(packed), step):
+        some = packed[start : start + step]
+        fields = b"".join(some)
+        entries.append(Entry(Packed(fields), len(fields) + ENTRY_BYTES, account, False, each * len(some)))
+    return entries
+
+
+def singles(entries: Sequence[Entry]) -> list[Entry]:
+    """The same spans, one an entry."""
+    apart: list[Entry] = []
+    for entry in entries:
+        if not isinstance(entry.item, Packed):
+            apart.append(entry)
+            continue
+        left = entry.nbytes - len(entry.item.fields)
+        for body, nbytes in unframed(entry.item.fields):
+            apart.append(Entry(body, nbytes + left, entry.account))
+            left = 0
+    return apart
+
+
+def own_entry(span: SpanData, account: Account, wire: bool) -> Entry:
+    """Of a span of ours: as bytes where the transport takes these."""
+    if wire:
+        body = encode_span(span)
+        return Entry(body, len(body) + ENTRY_BYTES, account, not span.parent_id)
+    return Entry(span, span_nbytes(span), account, not span.parent_id)
+
+
+def foreign_entry(span: ReadableSpan, account: Account, wire: bool) -> Entry:
+    """The same of a span that the SDK made. Raises what the span's own properties do."""
+    if wire:
+        body = encode_readable(span)
+        return Entry(Wrapped(body, _envelope(span)), len(body) + ENTRY_BYTES, account)
+    return Entry(span, readable_nbytes(span), account)
+
+
+def spillable(item: Item) -> bytes:
+    """What goes to disk of it: a body, or a `Request` where it has an envelope of its own."""
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, SpanData):
+        return encode_span(item)
+    wrapped = item if isinstance(item, Wrapped) else Wrapped(encode_readable(item), _envelope(item))
+    return wrapped.request()
+
+
+def request_of(items: Sequence[Item], envelope: Envelope) -> bytes:
+    """The request of these; `envelope` is that of the bodies that have none."""
+    fields: dict[Envelope, list[bytes]] = {}
+    requests: list[bytes] = []
+    for item in items:
+        if isinstance(item, Request):
+            requests.append(item)
+        elif isinstance(item, Packed):
+            fields.setdefault(envelope, []).append(item.fields)
+        elif isinstance(item, Wrapped):
+            fields.setdefault(item.envelope, []).append(framed(SPAN_TAG, item.body))
+        else:
+            fields.setdefault(envelope, []).append(framed(SPAN_TAG, item))
+    # Requests that follow each other are one request to protobuf.
+    return b"".join([enclose(group, one) for one, group in fields.items()] + requests)
+
+
+_MOST_KNOWN = 64
+_known: dict[tuple[int, int], tuple[Any, Any, Envelope]] = {}
+"""By the identity of resource and scope, which are held here so that it stays theirs. Comparing them takes longer."""
+
+
+def _envelope(span: ReadableSpan) -> Envelope:
+    resource, scope = span.resource, span.instrumentation_scope
+    known = _known.get((id(resource), id(scope)))
+    if known is not None:
+        return known[2]
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    envelope = envelope_of(resource, scope)
+    _known[id(resource), id(scope)] = (resource, scope, envelope)
+    return envelope
