@@ -100,7 +100,7 @@ def test_13_ratio_takes_whole_runs(make_lab: Make) -> None:
     assert lab.value("timespan.task.count") == 80
     stats = lab.log.stats()
     assert stats["exported"] == len(spans)
-    assert stats["recorded"] == 11 * 40
+    assert stats["recorded"] == 7 * 40
     check_account(stats)
 
 

@@ -84,7 +84,7 @@ def test_3_short_program_sends_everything_at_exit(ear: Ear) -> None:
     spans = ear.spans()
     assert len({s.span_id for s in spans}) == len(spans)
     assert len([s for s in spans if s.name == "dag"]) == 1
-    assert len(spans) == 1 + 101 * 5
+    assert len(spans) == 1 + 101 * 3
     points = ear.metrics()["timespan.task.count"].sum.data_points
     assert sum(p.as_int for p in points) == 101
 
@@ -211,7 +211,7 @@ def test_3_refusing_collector(ear: Ear, status: int) -> None:
     stats = last_json(done)
     assert stats["exported"] == 0
     check_account(stats)
-    assert stats["recorded"] == 1 + 101 * 5
+    assert stats["recorded"] == 1 + 101 * 3
     assert "Traceback" not in done.stderr
 
 
@@ -256,8 +256,8 @@ def test_3_collector_that_comes_back(ear: Ear) -> None:
     out, err = process.communicate("go\n", timeout=60)
     flushed, stats = json.loads(out.splitlines()[-1])
     assert flushed, err
-    assert stats["exported"] == stats["recorded"] == 1 + 101 * 5
-    assert len({s.span_id for s in ear.spans()}) == 1 + 101 * 5
+    assert stats["exported"] == stats["recorded"] == 1 + 101 * 3
+    assert len({s.span_id for s in ear.spans()}) == 1 + 101 * 3
 
 
 def test_3_a_configured_global_provider_is_used(ear: Ear) -> None:

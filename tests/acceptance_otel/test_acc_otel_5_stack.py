@@ -151,5 +151,5 @@ for part in range(10):
     with ts.dag("burst"):
         ts.waitall([ts.spawn(double, i) for i in range(1000)])
 """)  # fmt: skip
-    assert stats["exported"] == stats["recorded"] == 10 * 5001
+    assert stats["exported"] == stats["recorded"] == 10 * 3001
     assert eventually(lambda: len(stack.span_ids(service)) == stats["recorded"], 120)

@@ -17,6 +17,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
 import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan.otel import OTelLog, semconv
@@ -154,7 +156,7 @@ def captured(**options: Any) -> Iterator[tuple[OTelLog, list[Any]]]:
     """A log that keeps the records that it was told, and sends nothing."""
     records: list[Any] = []
     with ts.Context(threads=2) as context:
-        log = OTelLog(metrics=False, **options)
+        log = OTelLog(metrics=False, span_exporter=InMemorySpanExporter(), **options)
         assert log._connect() is not None
         log.recorder.append = log.recorder.put = log.recorder.event = records.append
         context.log_sink = log

@@ -193,7 +193,7 @@ def test_close_abandons_what_is_open(bench: Callable[..., Bench]) -> None:
     D.wait(task)
     D.fetch(D.spawn(add, 1, 2))
     spans = list(b.exporter.get_finished_spans())
-    assert sorted(s.name for s in spans) == ["compute", "dag cut short", "queue", "schedule", "stuck"]
+    assert sorted(s.name for s in spans) == ["compute", "dag cut short", "queue", "stuck"]
     (task_span,) = tasks_of(spans)
     assert task_span.attributes is not None and task_span.attributes[semconv.TASK_STATE] == "abandoned"
     root = next(s for s in spans if s.name.startswith("dag"))

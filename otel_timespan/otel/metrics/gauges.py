@@ -294,6 +294,8 @@ class _WorkerConsumers:
 
     def take_steps(self, steps: Steps) -> None:
         """As `ConsumerGauges.take_steps`."""
+        if not any(steps[:3]):
+            return
         if not self._told:  # make known what the events of an ordinary task would have
             self._told = True
             for kind in ORDINARY:
