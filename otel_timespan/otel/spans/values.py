@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from ...timespans.texts import text_of
 from ...timespans.warn import warn_once
 
 __all__ = ["plain_attributes", "plain_int", "plain_pairs", "plain_text", "plain_value"]
@@ -33,16 +34,8 @@ _BAD_KEY = "the key of an attribute is a text that isn't empty; one of type %s i
 
 def plain_text(value: Any) -> str:
     """Any object as a text that UTF-8 can hold, of exactly the type `str`. Never raises."""
-    if type(value) is not str:
-        try:
-            value = str.__str__(value if isinstance(value, str) else str(value))
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a __str__ of the user's may raise anything
-            value = _unreadable(value)
-    if value.isascii():
-        return value  # type: ignore[no-any-return]
-    return value.encode("utf-8", "replace").decode()  # type: ignore[no-any-return]
+    text = text_of(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def plain_value(value: Any) -> Any:
