@@ -40,8 +40,11 @@ def plain_text(value: Any) -> str:
 
 def plain_value(value: Any) -> Any:
     """The value of an attribute as a copy that nobody changes any more. Never raises; see the module."""
-    if type(value) is str:
-        return plain_text(value)
+    kind = type(value)
+    if kind is str:
+        return value if value.isascii() else plain_text(value)
+    if kind is bool or (kind is int and -(1 << 63) <= value < 1 << 63):
+        return value
     try:
         return _Copy().of(value, 0)
     except KeyboardInterrupt:
