@@ -22,6 +22,7 @@ from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags, Tra
 
 from otel_timespan import dagger as D
 from otel_timespan import otel
+from otel_timespan import timespans as T
 from otel_timespan.otel.export.wire import encode_span
 from otel_timespan.otel.spans.bodyspan import BodySpan
 from otel_timespan.otel.spans.spandata import SpanData
@@ -361,6 +362,50 @@ def test_odd_calls_cost_no_task_and_no_span(bench: Callable[..., Bench], detail:
     stats = b.log.stats()
     assert stats["recorded"] == stats["exported"] and not stats["dropped"]
     assert b.one("dag run ?").attributes["odd"] == "<unreadable Gone>"  # type: ignore[index]
+
+
+class Leaver:
+    """It can't be shown, and says so by what is no Exception."""
+
+    def __repr__(self) -> str:
+        raise SystemExit("no repr")
+
+
+def test_odd_timespans_of_a_program_are_spans(bench: Callable[..., Bench]) -> None:
+    """Whatever a program calls its timespans, if it can be hashed."""
+    b = bench()
+    categories: list[Any] = ["own", "\udce9", MuteText("mute"), Mute(), 5, None, ("a",), ""]
+    ids: list[Any] = [1, "\udce9", Leaver(), Mute(), None]
+
+    class Program:
+        log_sink = b.log
+
+    for category in categories:
+        for id in ids:
+            with T.span(Program, category, id, Mute()):
+                pass
+    names = [span.name for span in b.spans()]
+    assert len(names) == len(categories) * len(ids) and {type(name) for name in names} == {str}
+
+
+class Proxy:
+    """Its attributes are away."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("unbound")
+
+    def __call__(self) -> int:
+        trace.get_current_span().set_attribute("ran", 1)
+        return 1
+
+
+@pytest.mark.parametrize("detail", ["task", "phases"])
+def test_a_callable_without_attributes_has_spans(bench: Callable[..., Bench], detail: str) -> None:
+    """It goes by its type."""
+    b = bench(detail=detail)
+    assert D.fetch(D.spawn(Proxy())) == 1
+    assert b.one("Proxy").attributes["timespan.task.state"] == "finished"  # type: ignore[index]
+    assert [s for s in b.spans() if (s.attributes or {}).get("ran") == 1]
 
 
 class OddFunction:
