@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags, TraceState
 
@@ -27,6 +28,7 @@ from otel_timespan.otel.export.wire import encode_span
 from otel_timespan.otel.spans.bodyspan import BodySpan
 from otel_timespan.otel.spans.spandata import SpanData
 from otel_timespan.otel.spans.values import MAX_ITEMS, plain_attributes, plain_text, plain_value
+from tests.acceptance_otel.acc_otel_support import Lab
 from tests.otel.log_bench import Bench, add
 
 
@@ -433,3 +435,22 @@ def test_odd_functions_and_errors_cost_no_span(bench: Callable[..., Bench]) -> N
     assert b.one("compute").attributes["error.type"].endswith("OddError")  # type: ignore[index, union-attr]
     stats = b.log.stats()
     assert stats["recorded"] == stats["exported"] and not stats["dropped"]
+
+
+def test_odd_names_are_labels_that_can_be_sent() -> None:
+    """Functions and categories whose names are no UTF-8, or no texts, have their points like others."""
+    lab = Lab()
+
+    def odd() -> int:
+        return 1
+
+    odd.__name__ = odd.__qualname__ = "caf\udce9"
+    try:
+        with T.span(lab.ctx, "\udce9", 1), T.span(lab.ctx, Mute(), 1):
+            D.fetch(D.spawn(odd))
+            shown = {point.attributes["timespan.event.category"] for point in lab.points("timespan.event.saturation")}
+            assert {"?", "<unreadable Mute>"} <= shown
+        data = lab.reader.get_metrics_data()
+        assert data is not None and b"caf?" in encode_metrics(data).SerializeToString()
+    finally:
+        lab.close()
