@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags, TraceState
 
 from otel_timespan import dagger as D
@@ -333,6 +334,25 @@ def test_a_later_change_is_not_sent(bench: Callable[..., Bench]) -> None:
     compute, root = b.one("compute"), b.one("dag run")
     assert compute.attributes["rows"] == root.attributes["rows"] == compute.links[0].attributes["rows"] == (1, 2)  # type: ignore[index]
     assert compute.events[0].attributes["entry"] == {"k": (1,)}  # type: ignore[index]
+
+
+class OddSampler(Sampler):
+    """It takes all, and says odd things about them."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, {"odd": Gone(), "rows": [1], 5: 6, "nan": math.nan})  # type: ignore[dict-item]
+
+    def get_description(self) -> str:
+        return "odd"
+
+
+def test_what_a_sampler_says_is_made_plain_too(bench: Callable[..., Bench]) -> None:
+    """Its attributes go onto the root like those of the user."""
+    b = bench(sampler=OddSampler())
+    with otel.dag("run"):
+        D.fetch(D.spawn(add, 1, 2))
+    attributes = b.one("dag run").attributes or {}
+    assert (attributes["odd"], attributes["rows"], attributes["nan"]) == ("<unreadable Gone>", (1,), "nan")
 
 
 def odd_body() -> int:

@@ -147,7 +147,7 @@ class _Copy:
 
 
 def _pairs(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-    return list(islice(mapping.items(), MAX_ITEMS))
+    return list(mapping.items() if type(mapping) is dict else islice(mapping.items(), MAX_ITEMS))
 
 
 def _in_64_bits(value: int) -> int | str:
