@@ -242,6 +242,8 @@ def test_a_callable_that_raises_for_its_attributes(context: D.Context, logged: b
 
     if logged:
         D.enable_logging(metrics=True, timeline=True)
+    scoped = D.tochunk(1, scope=D.scope(worker=1))  # from now on the scopes of arguments are looked at
+    assert D.fetch(D.spawn(lambda proxy, one: proxy(one), Proxy(), scoped)) == 1
     assert [D.fetch(D.spawn(Proxy(), n, 1)) for n in range(300)] == list(range(1, 301))
     with pytest.raises(D.DTaskFailedError, match="its own"):
         D.fetch(D.spawn(Failing()))

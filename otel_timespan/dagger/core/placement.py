@@ -259,7 +259,7 @@ def scope_of(value: Any) -> Scope | None:
         chunk = value._live.chunk if value._live is not None else None
         scope = chunk.scope if chunk is not None else value._options.result_scope
     else:
-        scope = getattr(value, "scope", None)
+        scope = attribute_of(value, "scope")
     return scope if isinstance(scope, Scope) and not isinstance(scope, AnyScope) else None
 
 
