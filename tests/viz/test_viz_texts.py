@@ -50,6 +50,8 @@ EVIL = [
     "--><!--",
     "",
     "x" * 5000,
+    "9" * 5000,
+    "\u2076\u0663 12",
 ]
 HARMFUL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 
