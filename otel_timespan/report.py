@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .demo import TOP, Module, ModuleFailure, Report, analyse, find_modules
 from .session import Session, check_writable, logged
+from .timespans.texts import for_file, printable
 from .viz.critical_path import (
     NAMES,
     CriticalPath,
@@ -56,15 +58,16 @@ def _with_progress(modules: list[Module]) -> tuple[Report, list[ModuleFailure]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=len(modules))
 
         def settled(module: Module, failure: ModuleFailure | None) -> None:
-            progress.update(bar, advance=1, description=module.name)
+            progress.update(bar, advance=1, description=printable(module.name))
             if failure is not None:
-                progress.console.print(f"failed: {failure.module} ({failure.step}): {failure.error}", markup=False)
+                text = printable(f"failed: {failure.module} ({failure.step}): {failure.error}")
+                progress.console.print(text, markup=False)
 
         return analyse(modules, settled)
 
@@ -101,9 +104,16 @@ def _named_numbers(title: str, name: str, number: str, rows: Iterable[tuple[str,
 
 def _table(title: str, *columns: str) -> Table:
     from rich.table import Table
+    from rich.text import Text
+
+    class NamesTable(Table):
+        """Its cells are names: no markup, and nothing that a terminal would obey."""
+
+        def add_row(self, *cells: Any, **style: Any) -> None:
+            super().add_row(*(Text(for_file(printable(cell), sys.stdout)) for cell in cells), **style)
 
     words = ("function", "module", "package", "category", "phase", "task", "step", "error", "waited for")
-    table = Table(
+    table = NamesTable(
         title=f"\n{title}" if title else None, title_justify="left", title_style="bold", box=None, pad_edge=False
     )
     for column in columns:
@@ -129,15 +139,17 @@ def print_session(console: Console, session: Session, trace: Path | None) -> Non
         from .viz import write_chrome_trace
 
         write_chrome_trace(session.logs, trace)
-        console.print(f"trace: {trace} (open it in https://ui.perfetto.dev)", soft_wrap=True, highlight=False)
-    console.print(_exported(session), soft_wrap=True, highlight=False, markup=False)
+        text = printable(f"trace: {trace} (open it in https://ui.perfetto.dev)")
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(_exported(session)), soft_wrap=True, highlight=False, markup=False)
 
 
 def print_failure(console: Console, logs: Any) -> None:
     """What failed first, with the user's own line, and how much else; nothing where nothing failed."""
     failed = failed_run(read_logs(logs))
     if failed is not None:
-        console.print(f"{failed}\n", soft_wrap=True, highlight=False, markup=False)
+        text = "\n".join(map(printable, f"{failed}\n".split("\n")))
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _replaced(session: Session) -> str:

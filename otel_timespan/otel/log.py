@@ -131,7 +131,8 @@ class OTelLog(Sink):
             wants_cpu=True,
         )
         self._forget_exit: Callable[[], None] = _nothing
-        self._leave_lines = _filter_lines(self, redact) if redact is not None else _nothing
+        if redact is not None:
+            _filter_lines(self, redact)
         tracing_logs.append(weakref.ref(self, _forget))
 
     def _start_empty(self) -> None:
@@ -181,7 +182,6 @@ class OTelLog(Sink):
         """Close what is open as abandoned, send everything within `exit_timeout_s`, and take no more events."""
         self._forget_exit()
         if self._closed:
-            self._leave_lines()
             return
         seconds = self._options.exit_timeout_s if timeout_s is None else waitable("timeout_s", timeout_s)
         deadline = time.monotonic() + seconds
@@ -201,7 +201,6 @@ class OTelLog(Sink):
                         self._metrics.close()  # its counters stay as they are now, for the collections to come
         except Exception:
             warn_once(self, "closing the OpenTelemetry log failed")
-        self._leave_lines()
 
     def __enter__(self) -> OTelLog:
         return self
@@ -501,16 +500,17 @@ def _ignore(record: Any) -> None:
 
 
 def _nothing() -> None:
-    """What a log has to undo that is not registered for the exit, or does not redact."""
+    """What a log that is not registered for the exit forgets."""
 
 
-def _filter_lines(log: OTelLog, redact: Redact) -> Callable[[], object]:
-    """Have `redact` asked about the lines that this package logs, as long as the log is open; how to end that."""
+def _filter_lines(log: OTelLog, redact: Redact) -> None:
+    """Have `redact` asked about the lines that this package logs while the log is there, closed or not.
+
+    For some come after its close: failures that nobody fetched are told when the program ends.
+    """
     lines = LineFilter(redact)
     lines.install()
-    end = weakref.finalize(log, lines.remove)
-    end.atexit = False  # the log may have something to say then
-    return end
+    weakref.finalize(log, lines.remove).atexit = False
 
 
 def _after_fork() -> None:

@@ -17,15 +17,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags, TraceState
 
 from otel_timespan import dagger as D
 from otel_timespan import otel
+from otel_timespan import timespans as T
 from otel_timespan.otel.export.wire import encode_span
 from otel_timespan.otel.spans.bodyspan import BodySpan
 from otel_timespan.otel.spans.spandata import SpanData
 from otel_timespan.otel.spans.values import MAX_ITEMS, plain_attributes, plain_text, plain_value
+from tests.acceptance_otel.acc_otel_support import Lab
 from tests.otel.log_bench import Bench, add
 
 
@@ -332,6 +336,25 @@ def test_a_later_change_is_not_sent(bench: Callable[..., Bench]) -> None:
     assert compute.events[0].attributes["entry"] == {"k": (1,)}  # type: ignore[index]
 
 
+class OddSampler(Sampler):
+    """It takes all, and says odd things about them."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, {"odd": Gone(), "rows": [1], 5: 6, "nan": math.nan})  # type: ignore[dict-item]
+
+    def get_description(self) -> str:
+        return "odd"
+
+
+def test_what_a_sampler_says_is_made_plain_too(bench: Callable[..., Bench]) -> None:
+    """Its attributes go onto the root like those of the user."""
+    b = bench(sampler=OddSampler())
+    with otel.dag("run"):
+        D.fetch(D.spawn(add, 1, 2))
+    attributes = b.one("dag run").attributes or {}
+    assert (attributes["odd"], attributes["rows"], attributes["nan"]) == ("<unreadable Gone>", (1,), "nan")
+
+
 def odd_body() -> int:
     """A body that hands its span everything that is odd."""
     current: Any = trace.get_current_span()
@@ -363,6 +386,50 @@ def test_odd_calls_cost_no_task_and_no_span(bench: Callable[..., Bench], detail:
     assert b.one("dag run ?").attributes["odd"] == "<unreadable Gone>"  # type: ignore[index]
 
 
+class Leaver:
+    """It can't be shown, and says so by what is no Exception."""
+
+    def __repr__(self) -> str:
+        raise SystemExit("no repr")
+
+
+def test_odd_timespans_of_a_program_are_spans(bench: Callable[..., Bench]) -> None:
+    """Whatever a program calls its timespans, if it can be hashed."""
+    b = bench()
+    categories: list[Any] = ["own", "\udce9", MuteText("mute"), Mute(), 5, None, ("a",), ""]
+    ids: list[Any] = [1, "\udce9", Leaver(), Mute(), None]
+
+    class Program:
+        log_sink = b.log
+
+    for category in categories:
+        for id in ids:
+            with T.span(Program, category, id, Mute()):
+                pass
+    names = [span.name for span in b.spans()]
+    assert len(names) == len(categories) * len(ids) and {type(name) for name in names} == {str}
+
+
+class Proxy:
+    """Its attributes are away."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("unbound")
+
+    def __call__(self) -> int:
+        trace.get_current_span().set_attribute("ran", 1)
+        return 1
+
+
+@pytest.mark.parametrize("detail", ["task", "phases"])
+def test_a_callable_without_attributes_has_spans(bench: Callable[..., Bench], detail: str) -> None:
+    """It goes by its type."""
+    b = bench(detail=detail)
+    assert D.fetch(D.spawn(Proxy())) == 1
+    assert b.one("Proxy").attributes["timespan.task.state"] == "finished"  # type: ignore[index]
+    assert [s for s in b.spans() if (s.attributes or {}).get("ran") == 1]
+
+
 class OddFunction:
     """A callable whose names are no texts."""
 
@@ -388,3 +455,22 @@ def test_odd_functions_and_errors_cost_no_span(bench: Callable[..., Bench]) -> N
     assert b.one("compute").attributes["error.type"].endswith("OddError")  # type: ignore[index, union-attr]
     stats = b.log.stats()
     assert stats["recorded"] == stats["exported"] and not stats["dropped"]
+
+
+def test_odd_names_are_labels_that_can_be_sent() -> None:
+    """Functions and categories whose names are no UTF-8, or no texts, have their points like others."""
+    lab = Lab()
+
+    def odd() -> int:
+        return 1
+
+    odd.__name__ = odd.__qualname__ = "caf\udce9"
+    try:
+        with T.span(lab.ctx, "\udce9", 1), T.span(lab.ctx, Mute(), 1):
+            D.fetch(D.spawn(odd))
+            shown = {point.attributes["timespan.event.category"] for point in lab.points("timespan.event.saturation")}
+            assert {"?", "<unreadable Mute>"} <= shown
+        data = lab.reader.get_metrics_data()
+        assert data is not None and b"caf?" in encode_metrics(data).SerializeToString()
+    finally:
+        lab.close()

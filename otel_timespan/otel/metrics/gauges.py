@@ -29,16 +29,16 @@ from ...timespans.taskrecords import Steps
 from ...timespans.warn import warn_once
 from .. import semconv
 from ..export.settings import shown
+from ..spans.values import plain_text
 
 __all__ = ["BY_STREAM", "READINGS", "ConsumerGauges", "Levels", "Reading", "default_consumers"]
 
-ORDINARY = tuple(
-    (category, phase)
-    for category in ("add_thunk", "schedule", "fire", "enqueue", "proc_run_fetch", "move", "compute", "finish",
-                     "storage_safe_scan", "evict")
-    for phase in ("start", "finish")
-)  # fmt: skip
-"""The events of an ordinary task."""
+CATEGORIES_OF_STEPS = (
+    ("add_thunk", "schedule", "fire", "enqueue", "proc_run_fetch", "move", "compute"),
+    ("storage_safe_scan", "finish"),
+    ("evict",),
+)
+"""What there would be events of: where bodies began, where they returned, where chunks died."""
 
 MAX_SERIES = 2000
 """Distinct label sets of one gauge; more are left out."""
@@ -69,7 +69,7 @@ def counts(value: Any) -> list[Point]:
     """A mapping, a list of pairs, or a record with named fields: label → number; nothing for anything else."""
     if not isinstance(value, (list, tuple)):
         value = (value if isinstance(value, Mapping) else getattr(value, "__dict__", {})).items()
-    return [((str(label),), count) for label, count in value]
+    return [((plain_text(label),), count) for label, count in value]
 
 
 READINGS: Mapping[type, Reading] = {
@@ -248,7 +248,7 @@ class _WorkerConsumers:
         self._called: list[tuple[Caller, Reading | None]] = []
         self._carrying: dict[str, tuple[Any, Reading]] = {}  # by instrument: those that were called already
         self._whole: list[tuple[Caller, Any, Reading]] = []
-        self._told = False  # of steps
+        self._told: set[int] = set()
         self._plans = Plans(self._plan)
         for original, reading in consumers:
             consumer = copy_for(worker, original)
@@ -264,7 +264,7 @@ class _WorkerConsumers:
         """Whom to call for such events, with the reading where labels come and go."""
         for _, _, reading in self._whole:
             # Of `EventSaturation`: its labels are the categories, and a value says nothing of those that closed.
-            self._levels.see(reading, self._worker, str(kind[0]))
+            self._levels.see(reading, self._worker, plain_text(kind[0]))
         calls: list[tuple[Callable[[Event], Any], Reading | None, Caller]] = []
         for caller, of in self._called:
             if caller.wants(*kind):
@@ -296,10 +296,11 @@ class _WorkerConsumers:
         """As `ConsumerGauges.take_steps`."""
         if not any(steps[:3]):
             return
-        if not self._told:  # make known what the events of an ordinary task would have
-            self._told = True
-            for kind in ORDINARY:
-                self._plans[kind]
+        for number, categories in enumerate(CATEGORIES_OF_STEPS):
+            if steps[number] and number not in self._told:  # make known what the events would have
+                self._told.add(number)
+                for category in categories:
+                    self._plans[category, "start"], self._plans[category, "finish"]
         for caller, reading in self._called:
             try:
                 caller.consumer.take_steps(steps)

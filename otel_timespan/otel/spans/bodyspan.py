@@ -22,7 +22,7 @@ from ...timespans.warn import warn_once
 from . import failures
 from .limits import NO_LIMITS, Limits
 from .spandata import ERROR, OK, UNSET, EventData, LinkData, SpanData
-from .values import plain_attributes, plain_int, plain_pairs, plain_text
+from .values import plain_attributes, plain_int, plain_pairs, plain_text, plain_value
 
 __all__ = ["BodySpan", "LazySpan", "span_context"]
 
@@ -91,7 +91,12 @@ class BodySpan(Span, ReadableSpan):
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Add or replace one attribute. A value of None is left out."""
-        if self._open():
+        if not self._open():
+            return
+        if type(key) is str and key.isascii() and key:  # nearly always
+            if value is not None:
+                self._keep(key, plain_value(value))
+        else:
             self._put(*plain_pairs([(key, value)]))
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -100,13 +105,16 @@ class BodySpan(Span, ReadableSpan):
             self._put(*plain_attributes(attributes))
 
     def _put(self, kept: Mapping[str, Any], refused: int) -> None:
-        limit = self.limits.attributes
         self._lost_attributes += refused
         for key, value in kept.items():
-            if limit is not None and len(self._set) >= limit and key not in self._set:
-                self._lost_attributes += 1
-            else:
-                self._set[key] = value
+            self._keep(key, value)
+
+    def _keep(self, key: str, value: Any) -> None:
+        limit = self.limits.attributes
+        if limit is not None and len(self._set) >= limit and key not in self._set:
+            self._lost_attributes += 1
+        else:
+            self._set[key] = value
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
         """Add an event; `timestamp` is wall-clock ns, now by default and for what is no such number."""

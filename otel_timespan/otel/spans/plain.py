@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 def own_place(event: Event) -> tuple[int, int]:
     """(trace id, span id) that a timespan's start gives it when nothing encloses it: the same in a replay."""
-    key = (event.category, id_text(event.id), event.timestamp, event.worker)
+    key = (plain_text(event.category), id_text(event.id), event.timestamp, event.worker)
     return ids.digest(128, *key), ids.digest(64, *key)
 
 
@@ -57,7 +57,9 @@ def id_text(id: Any) -> str:
     """The id of a timespan as text, cut."""
     try:
         return plain_text(repr(id)[:256])
-    except Exception as broken:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as broken:  # a __repr__ of the user's may raise anything
         return f"<{type(id).__name__}: repr() raised {type(broken).__name__}>"
 
 

@@ -132,7 +132,7 @@ class LineFilter(logging.Filter):
             logging.getLogger(name).addFilter(self)
 
     def remove(self) -> None:
-        """The log is closed."""
+        """The log is gone."""
         for name in _LOGGERS:
             logging.getLogger(name).removeFilter(self)
 

@@ -419,9 +419,12 @@ _code_cache: dict[Any, tuple[str, dict[str, Any]]] = {}
 
 def _code(f: Any) -> tuple[str, dict[str, Any]]:
     """(plain name, code.* attributes) of a function, described by itself, a `FunctionInfo` or a `ChunkInfo`."""
-    code = getattr(f, "__code__", None)
-    # Not the function: it may hold data. Not its code alone: what a decorator returns shares one.
-    key = (code, f.__name__, f.__qualname__) if code is not None else f
+    try:
+        code = getattr(f, "__code__", None)
+        # Not the function: it may hold data. Not its code alone: what a decorator returns shares one.
+        key = (code, f.__name__, f.__qualname__) if code is not None else f
+    except Exception:  # a callable of the user's whose __getattr__ raises
+        return type(f).__name__, {semconv.FUNCTION_NAME: type(f).__name__}
     try:
         found = _code_cache.get(key)
     except TypeError:  # not hashable

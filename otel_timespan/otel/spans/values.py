@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from ...timespans.texts import text_of
 from ...timespans.warn import warn_once
 
 __all__ = ["plain_attributes", "plain_int", "plain_pairs", "plain_text", "plain_value"]
@@ -33,22 +34,17 @@ _BAD_KEY = "the key of an attribute is a text that isn't empty; one of type %s i
 
 def plain_text(value: Any) -> str:
     """Any object as a text that UTF-8 can hold, of exactly the type `str`. Never raises."""
-    if type(value) is not str:
-        try:
-            value = str.__str__(value if isinstance(value, str) else str(value))
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # a __str__ of the user's may raise anything
-            value = _unreadable(value)
-    if value.isascii():
-        return value  # type: ignore[no-any-return]
-    return value.encode("utf-8", "replace").decode()  # type: ignore[no-any-return]
+    text = text_of(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def plain_value(value: Any) -> Any:
     """The value of an attribute as a copy that nobody changes any more. Never raises; see the module."""
-    if type(value) is str:
-        return plain_text(value)
+    kind = type(value)
+    if kind is str:
+        return value if value.isascii() else plain_text(value)
+    if kind is bool or (kind is int and -(1 << 63) <= value < 1 << 63):
+        return value
     try:
         return _Copy().of(value, 0)
     except KeyboardInterrupt:
@@ -151,7 +147,7 @@ class _Copy:
 
 
 def _pairs(mapping: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-    return list(islice(mapping.items(), MAX_ITEMS))
+    return list(mapping.items() if type(mapping) is dict else islice(mapping.items(), MAX_ITEMS))
 
 
 def _in_64_bits(value: int) -> int | str:
