@@ -108,8 +108,11 @@ class TaskRow:
 
     @property
     def own_ns(self) -> int:
-        """Time in its bodies without what its thread and its slot ran for other tasks meanwhile."""
-        return max(0, self.compute_ns - self.nested_ns)
+        """Time in its bodies without what its thread and its slot ran for other tasks meanwhile.
+
+        And without what an abandoned body takes after its task has ended: nobody waits for that.
+        """
+        return self.spent()["compute"]
 
     @property
     def own_cpu_ns(self) -> int | None:

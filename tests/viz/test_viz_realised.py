@@ -224,8 +224,9 @@ def test_a_body_that_goes_on_after_its_task_was_cancelled_is_not_in_it() -> None
     run.begin(1, 30, 40, proc, (101, "t"))
     run.finish(1, 100, 105, ValueError("cancelled"), "cancellation")
     run.end(1, 900, proc, (101, "t"))
-    account = viz.where_time_went(run.raw())
+    account, path = viz.where_time_went(run.raw()), viz.critical_path(run.raw())
     assert account.functions == {"load": 65} and account.waits["compute"] == 65
+    assert path.length_ns == 65 <= path.duration_ns == 105
 
 
 def test_cpu_and_bytes_stand_beside_the_time_of_a_function() -> None:
