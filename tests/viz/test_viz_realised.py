@@ -252,3 +252,24 @@ def test_phases_without_time_are_not_in_the_text() -> None:
     """Some made-up nanoseconds a task are no row."""
     text = str(viz.where_time_went(throttled(12, 2).raw()))
     assert "compute" in text and "finish" not in text and "0.0 %" not in text
+
+
+def test_waiting_for_a_place_is_not_waiting_for_a_dependency() -> None:
+    """Once its upstreams have finished, a task that is not placed yet waits for a worker, or a place of its limit."""
+    run = Run()
+    run.task(1, 0, 10, 100, 1_000)
+    run.task(2, 0, 9_000, 9_100, 9_200, deps=[1])
+    run.task(3, 500, 9_000, 9_100, 9_200)
+    tasks = viz.read_logs(run.raw()).tasks
+    assert (tasks[2].waits()["dependency"], tasks[2].waits()["schedule"]) == (1_005, 9_010 - 1_005)
+    assert (tasks[3].waits()["dependency"], tasks[3].waits()["schedule"]) == (0, 9_010 - 500)
+
+
+def test_the_wall_is_that_of_the_tasks() -> None:
+    """What the log has from before, such as the idle wait of a thread, makes a run neither longer nor lazier."""
+    run = Run()
+    run.span("proc_run_wait", EventId(uid=1, worker=1, processor=Proc(1, 1), seq=1), 0, 50_000)
+    run.task(1, 50_000, 50_010, 50_100, 51_100)
+    account = viz.where_time_went(run.raw())
+    assert account.wall_ns == viz.critical_path(run.raw()).duration_ns == 1_105
+    assert account.utilisation == pytest.approx(1000 / 1105)
