@@ -171,7 +171,7 @@ def test_run_tells_the_first_failure_before_anything_else(script, ending):
     assert re.fullmatch(r"failed: load \(task \d+\) raised JSONDecodeError: Expecting property name .*", lines[0])
     number = 1 + FAILS.splitlines().index('        return json.loads("{")')
     assert lines[1:3] == [f'  File "{path}", line {number}, in load', '    return json.loads("{")']
-    assert re.match(r"1 of 8 tasks failed, 1 were skipped because of that, [1-5] were cancelled, or dropped", lines[3])
+    assert re.match(r"1 of 8 tasks failed, 1 were skipped because of that, \d were cancelled, or dropped", lines[3])
     assert done.stderr.count("failed: ") == 1
 
 
