@@ -173,8 +173,9 @@ def _exported(session: Session) -> str:
 def category_rows(table: LogTable) -> list[tuple[str, int, int, int]]:
     """(category, count, total ns, longest ns) of the timespans that take time, the largest total first.
 
-    "compute" are the bodies, in total what they took for themselves; "move" the moves of a task's arguments,
-    which go side by side, as one. What only marks a moment (fire, evict, ...) is left out.
+    "compute" are the bodies, in total what they took for themselves; "schedule" is as long as the phase of that
+    name; "move" are the moves of a task's arguments, which go side by side, as one. What only marks a moment
+    (fire, evict, ...) is left out.
     """
     taken: dict[str, list[int]] = {}
     moves: dict[Any, list[tuple[int, int]]] = {}
@@ -183,6 +184,8 @@ def category_rows(table: LogTable) -> list[tuple[str, int, int, int]]:
             moves.setdefault((span.worker, id_field(span.id, "thunk_id")), []).append((span.start, span.finish))
         else:
             taken.setdefault(span.category, []).append(span.finish - span.start)
+    if "schedule" in taken:
+        taken["schedule"] = [t.waits()["schedule"] for t in table.tasks.values() if t.ready_ns is not None] or [0]
     if moves:
         taken["move"] = [length_of(parts) for parts in moves.values()]
     rows = [(name, len(times), sum(times), max(times)) for name, times in taken.items()]

@@ -21,6 +21,8 @@ class Progress:
         self.told = ""
         self.began = time.monotonic()
         self.overwrites = reporter.isatty
+        if not reporter.config.option.collectonly:
+            reporter.write_line("looking for the tests, some seconds ...")
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -56,8 +56,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_progress_is_a_line_each_tenth(output: list[str]) -> None:
-    """Not a letter each: the number of tests first, then ten lines, the last of which says all."""
-    assert output[0] == "30 tests"
+    """Not a letter each: that it has begun, the number of tests, then ten lines, the last of which says all."""
+    assert output[:2] == ["looking for the tests, some seconds ...", "30 tests"]
     lines = [line for line in output if " of 30 tests, " in line]
     assert len(lines) == 10 and lines[0].startswith("3 of 30 tests, 10 %")
     assert lines[-1].startswith("30 of 30 tests, 100 %, 2 failed, ")

@@ -72,6 +72,9 @@ def test_functions_phases_and_categories_agree() -> None:
     compute = pretty_time(account.own_ns)
     assert column(text, "category")["compute"][:2] == ["52", compute]
     assert column(text, "phase")["compute"][0] == compute
+    totals = {name: total for name, _, total, _ in report.category_rows(viz.read_logs(one.logs))}
+    assert totals["compute"] == account.waits["compute"]
+    assert totals.get("schedule", account.waits["schedule"]) == account.waits["schedule"]
     assert column(text, "function")["in all"][:2] == ["52", compute]
     assert sum(account.functions.values()) == account.own_ns
     assert account.utilisation <= 1 and f"{account.utilisation:.0%} busy" in text

@@ -204,7 +204,8 @@ def where_time_went(logs: Any) -> TimeAccount:
     "compute" is what bodies took for themselves, all attempts: `own_ns`, and the sum over the functions. A body
     that waits while its slot has nothing else to run is in it. `functions` is {name: own time}, largest first;
     `by_function` says more, in the same order. `slots`: of all workers, as they said when they were set up; where
-    the log begins later, those that ran a body in it. A thread that helps works in a slot of these.
+    the log begins later, those that ran a body in it. A thread that helps works in a slot of these. `wall_ns`: from
+    the first submission to the end of the last task, as long as the realised path.
     """
     log = read_logs(logs)
     waits = dict.fromkeys(PHASES, 0)
@@ -216,11 +217,12 @@ def where_time_went(logs: Any) -> TimeAccount:
         if task.computes:
             name = task.function or task.name
             functions[name] = functions.get(name, FunctionTime()).plus(task, spent["compute"])
+    marks = [marks for task in log.tasks.values() if (marks := task.marks())]
     ordered = dict(sorted(functions.items(), key=lambda item: (-item[1].own_ns, item[0])))
     return TimeAccount(
         waits=waits,
         tasks=len(log.tasks),
-        wall_ns=log.finish_ns - log.start_ns,
+        wall_ns=max(m[-1] for m in marks) - min(m[0] for m in marks) if marks else 0,
         slots=sum(log.slots.values()),
         own_ns=waits["compute"],
         functions={name: found.own_ns for name, found in ordered.items()},

@@ -32,7 +32,7 @@ class FailedRun(NamedTuple):
 
     def __str__(self) -> str:
         first, line = self.first, self.line
-        label = f" “{first.label}”" if first.label else ""
+        label = f' "{first.label}"' if first.label else ""
         lines = [f"failed: {first.function or first.name}{label} (task {first.task_id}) raised {first.error}"]
         if line is not None:
             lines.append(f'  File "{line.filename}", line {line.lineno}, in {line.name}')

@@ -109,8 +109,11 @@ class TaskRow:
 
     @property
     def own_ns(self) -> int:
-        """Time in its bodies without what its thread and its slot ran for other tasks meanwhile."""
-        return max(0, self.compute_ns - self.nested_ns)
+        """Time in its bodies without what its thread and its slot ran for other tasks meanwhile.
+
+        And without what an abandoned body takes after its task has ended: nobody waits for that.
+        """
+        return self.spent()["compute"]
 
     @property
     def own_cpu_ns(self) -> int | None:
@@ -401,6 +404,7 @@ class _Reader:
         table.workers = tuple(sorted(self.workers))
         table.spans.sort(key=attrgetter("start", "finish", "worker", "at"))
         table.tasks = dict(sorted(table.tasks.items()))
+        _note_ready(table)
         _note_nested(table)
         _note_slots(table)
 
@@ -434,6 +438,19 @@ def _note_compute(task: TaskRow, span: Span) -> None:
         task.cpu_ns = (task.cpu_ns or 0) + cpu_ns
     task.computes += 1
     task.compute_ns += span.finish - span.start
+
+
+def _note_ready(table: LogTable) -> None:
+    """A task whose upstreams have finished waits for no dependency any more, but for a worker or a place of its limit.
+
+    Only then it is scheduled: what passed until then is "schedule", as `OTelLog` has it.
+    """
+    for task in table.tasks.values():
+        if task.ready_ns is None or task.submitted_ns is None:
+            continue
+        ended = [up.finished_ns for d in task.dependencies if (up := table.tasks.get(d)) is not None]
+        if len(ended) == len(task.dependencies) and None not in ended:
+            task.ready_ns = min(task.ready_ns, max([task.submitted_ns, *ended]))  # type: ignore[type-var]
 
 
 def _note_nested(table: LogTable) -> None:

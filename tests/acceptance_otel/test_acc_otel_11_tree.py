@@ -334,7 +334,7 @@ def test_11_critical_path_follows_the_dependencies(lab: Lab) -> None:
 
 
 def test_11_phases_of_a_task(lab: Lab) -> None:
-    """schedule, queue, compute and finish are children of the task span, in this order, without overlap."""
+    """queue and compute are children of the task span, in this order, without overlap."""
     a = ts.spawn(double, 1)
     b = ts.spawn(add, a, 1)
     assert ts.fetch(b) == 3
@@ -344,7 +344,7 @@ def test_11_phases_of_a_task(lab: Lab) -> None:
         span = task_span(spans, task)
         steps = [s for s in children(spans, span)]
         names = [s.name for s in steps]
-        assert [n for n in names if n != "move"] == ["schedule", "queue", "compute", "finish"]
+        assert [n for n in names if n != "move"] == ["queue", "compute"]
         assert all(x.end_time <= y.start_time for x, y in itertools.pairwise(steps))
         assert {s.kind for s in steps} | {span.kind} == {SpanKind.INTERNAL}
 
@@ -419,7 +419,7 @@ def test_11_detail(make_lab: Make, detail: str) -> None:
     for task in (a, b, bad):
         check_waits(task_span(spans, task))
         below = {s.name for s in children(spans, task_span(spans, task))}
-        assert below == (set() if detail == "task" else {"schedule", "queue", "compute", "finish"})
+        assert below == (set() if detail == "task" else {"queue", "compute"})
     under_root = {s.name for s in children(spans, root)} - {"double", "boom"}
     assert bool(under_root) is (detail == "scheduler"), under_root
     assert task_span(spans, bad).status.status_code is StatusCode.ERROR

@@ -211,7 +211,7 @@ def test_14_exporter_that_fails(how: str, caplog: pytest.LogCaptureFixture) -> N
     check_account(stats)
     assert stats["exported"] == 0
     assert stats["pending"] == 0
-    assert sum(stats["dropped"].values()) == stats["recorded"] == 501
+    assert sum(stats["dropped"].values()) == stats["recorded"] == 301
     assert 1 <= len([r for r in caplog.records if r.name.startswith("otel_timespan")]) <= 2
 
 
@@ -222,7 +222,7 @@ def test_14_burst_of_10000_tasks_loses_no_span(lab: Lab) -> None:
         ts.waitall(tasks)
     spans = lab.spans()
     names = Counter(s.name for s in spans)
-    assert names["double"] == names["compute"] == names["queue"] == names["schedule"] == names["finish"] == 10_000
+    assert names["double"] == names["compute"] == names["queue"] == 10_000
     check_tree(spans)
     root = one(spans, "dag burst")
     assert root.attributes["timespan.dag.tasks"] == 10_000
@@ -230,7 +230,7 @@ def test_14_burst_of_10000_tasks_loses_no_span(lab: Lab) -> None:
     assert set(task_spans(spans)) == {t.id for t in tasks}
     assert lab.value("timespan.task.count") == 10_000
     stats = lab.log.stats()
-    assert stats["exported"] == stats["recorded"] == 50_001
+    assert stats["exported"] == stats["recorded"] == 30_001
     assert stats["pending"] == 0
 
 
@@ -244,7 +244,7 @@ def test_14_burst_through_our_own_pipeline() -> None:
     stats = log.stats()
     ts.eager_context().log_sink = ts.NoOpLog()
     log.close()
-    assert stats["exported"] == stats["recorded"] == len(exporter.get_finished_spans()) == 50_001
+    assert stats["exported"] == stats["recorded"] == len(exporter.get_finished_spans()) == 30_001
     check_tree(exporter.get_finished_spans())
 
 
@@ -262,7 +262,7 @@ def test_14_block_is_no_brake_with_a_healthy_exporter() -> None:
         ts.eager_context().log_sink = ts.NoOpLog()
         log.close()
     assert stats["dropped"] == {}
-    assert stats["exported"] == 5001
+    assert stats["exported"] == 3001
 
 
 # ---- flush, close, stats ---------------------------------------------------------------------------------
@@ -402,6 +402,7 @@ def test_14_memory_of_the_log_is_bounded_over_many_runs(make_lab: Make, monkeypa
 
     assert mapping.MAX_DONE <= 65_536
     monkeypatch.setattr(mapping, "MAX_DONE", 1000)
+    monkeypatch.setattr(mapping, "_SOME", 10)
     lab = make_lab(provider_options={"sampler": ALWAYS_OFF}, metrics=False)
 
     def runs(n: int) -> None:
@@ -461,10 +462,10 @@ def test_14_two_logs_at_the_global_provider_count_their_own_spans(ear: Any) -> N
         """,
         ear.env(),
     )
-    assert len([s for s in ear.spans() if s.name != "the user's"]) == 102
+    assert len([s for s in ear.spans() if s.name != "the user's"]) == 62
     recorded = ear.metrics()["timespan.spans.recorded"].sum.data_points
-    assert sum(p.as_int for p in recorded) == 102
-    assert [s["recorded"] for s in last_json(done)] == [51, 51]
+    assert sum(p.as_int for p in recorded) == 62
+    assert [s["recorded"] for s in last_json(done)] == [31, 31]
 
 
 def test_14_users_spans_in_bodies_are_not_the_logs(ear: Any) -> None:
@@ -485,5 +486,5 @@ def test_14_users_spans_in_bodies_are_not_the_logs(ear: Any) -> None:
         """,
         ear.env(),
     )
-    assert len(ear.spans()) == 16
-    assert last_json(done)["recorded"] == 6
+    assert len(ear.spans()) == 14
+    assert last_json(done)["recorded"] == 4

@@ -282,7 +282,7 @@ def test_3_a_configured_global_provider_is_used(ear: Ear) -> None:
         """,
         {**ear.env(), "OTEL_METRICS_EXPORTER": "none"},
     )
-    assert done.stdout.strip() == "['compute', 'dag', 'finish', 'len', 'queue', 'schedule']"
+    assert done.stdout.strip() == "['compute', 'dag', 'len', 'queue']"
     assert ear.spans() == []
 
 

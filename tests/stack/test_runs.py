@@ -91,7 +91,7 @@ class Mixed(NamedTuple):
         return root
 
 
-PHASES = {"schedule", "queue", "move", "compute", "finish"}
+PHASES = {"queue", "move", "compute"}
 
 
 @pytest.fixture(scope="module", params=["grpc", "http/protobuf"])

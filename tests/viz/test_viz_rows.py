@@ -9,7 +9,7 @@ from otel_timespan.timespans.model import Event, EventId, Timeline
 from otel_timespan.viz import LogView, read_logs
 from tests.viz.viz_logs import Proc, Run, Tally, count, diamond, layered, load, merge
 
-WAITS_OF_2 = {"dependency": 10_910, "schedule": 10, "queue": 60, "move": 20, "compute": 20_000, "finish": 5}
+WAITS_OF_2 = {"dependency": 10_905, "schedule": 15, "queue": 60, "move": 20, "compute": 20_000, "finish": 5}
 
 
 def every_kind(run: Run) -> list[object]:

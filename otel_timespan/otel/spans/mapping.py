@@ -184,12 +184,12 @@ class SpanMapper:
             return []
         if run.first_failure is None:  # the task of another run, of a block inside of this one's
             run.first_failure = tasks.failure_behind(run.error, run.parent, self.done.get)
-        return [root_span(run, self._config.offset_ns, self._links_of_root(run))]
+        return [root_span(run, self._config.offset_ns, self._links_of_root(run), self._config.link_limit)]
 
     def _links_of_root(self, run: Run) -> tuple[LinkData, ...]:
         """To the first failure, then to the last tasks of the critical path, in their order."""
         links = []
-        first, limit = run.first_failure, self._config.link_limit
+        first = run.first_failure
         if first is not None:
             cause = {semconv.LINK_TYPE: "cause"}
             links.append(LinkData(first.trace_id, first.span_id, cause, first.trace_state, first.flags))
@@ -198,7 +198,7 @@ class SpanMapper:
             parent, span_id = tasks.span_of(run.parent, task_id, self.done.get(task_id))
             on_path = {semconv.LINK_TYPE: "critical_path"}
             links.append(LinkData(parent.trace_id, span_id, on_path, parent.trace_state, parent.flags))
-        return tuple(links[:limit])
+        return tuple(links)
 
     def abandon(self, now_ns: int) -> list[SpanData]:
         """Close everything that is open, as abandoned: the log ends before it does."""
@@ -552,7 +552,7 @@ class SpanMapper:
             task.active = ""
 
 
-def root_span(run: Run, offset_ns: int, links: tuple[LinkData, ...] = ()) -> SpanData:
+def root_span(run: Run, offset_ns: int, links: tuple[LinkData, ...], link_limit: int | None) -> SpanData:
     """The root of a run that is over: what it counted, the first failure, and what the user recorded on it.
 
     An exception that ended the block is recorded here, unless it is a task's: that is told on the task's span.
@@ -581,8 +581,6 @@ def root_span(run: Run, offset_ns: int, links: tuple[LinkData, ...] = ()) -> Spa
         attributes[semconv.DAG_FAILURE_FUNCTION] = first.function
         attributes[semconv.DAG_FAILURE_MESSAGE] = first.text.message
         status, message = ERROR, str(first)
-    elif run.failed:
-        status, message = ERROR, f"{run.failed} of {run.finished} tasks failed"
     told = first is not None and isinstance(run.error, DTaskFailedError)
     if run.error is not None and run.block_failed and not told:
         text = failures.describe(run.error)
@@ -590,10 +588,11 @@ def root_span(run: Run, offset_ns: int, links: tuple[LinkData, ...] = ()) -> Spa
         status, message = ERROR, text.message
         recorded = isinstance(run.span, BodySpan) and run.span.has_recorded(run.error)
         events = () if recorded else (failures.exception_event(text, (run.left_ns or end_ns) + offset_ns),)
-    root, parent = run.root, run.parent
+    root, parent, kept = run.root, run.parent, links[:link_limit]
     span = SpanData(
         root.name, parent.trace_id, root.span_id, root.parent_id, run.start_ns + offset_ns, end_ns + offset_ns,
-        attributes, links, events, status, message, parent.trace_state, flags=parent.flags,
+        attributes, kept, events, status, message, parent.trace_state, len(links) - len(kept),
+        flags=parent.flags,
     )  # fmt: skip
     return run.span.merged(span) if isinstance(run.span, BodySpan) else span
 
