@@ -1,4 +1,4 @@
-"""Spans on disk: what is damaged or gone is counted and costs itself; what a killed program left is sent by the next."""
+"""Spans on disk: what is damaged or gone is counted and costs itself; what a killed program left is sent on."""
 
 from __future__ import annotations
 
