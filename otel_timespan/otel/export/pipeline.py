@@ -417,7 +417,8 @@ class SpanPipeline:
             if self.transport.wire:
                 self.transport.cancel()
             else:
-                call_within(self.transport.cancel, max(deadline - time.monotonic(), _LEAST_CANCEL_S))
+                until = deadline if self._answered else min(deadline, self._closing_since + _PATIENCE_S)
+                call_within(self.transport.cancel, max(until - time.monotonic(), _LEAST_CANCEL_S))
         except Exception:
             warn_once(self.transport, "%s could not be shut down", self.transport.target)
 
