@@ -56,6 +56,7 @@ def otlp_endpoint(environ: Mapping[str, str] = os.environ) -> Endpoint:
     Raises `InvalidOptionError` for a value that is no address.
     """
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
+    protocol = protocol.strip().lower()
     for variable in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         if environ.get(variable):
             return _endpoint(environ[variable], variable)

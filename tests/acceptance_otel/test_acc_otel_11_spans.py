@@ -17,7 +17,6 @@ import otel_timespan as ts
 from otel_timespan.otel import replay
 from tests.acceptance_otel.acc_otel_support import (
     DEADLINE_S,
-    PHASES,
     Lab,
     check_tree,
     check_waits,
@@ -440,4 +439,4 @@ def test_11_spans_without_the_scheduler_being_there(ear: Any) -> None:
     names = [s.name for s in ear.spans()]
     assert sorted(names) == sorted(["dag", "len", "queue", "compute"])
     (resource,) = {r.resource.SerializeToString() for r in ear.resource_spans()}
-    assert b"service.name" in resource
+    assert b"python" in resource and b"unknown_service" not in resource

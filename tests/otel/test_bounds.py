@@ -25,6 +25,12 @@ from tests.otel.test_pipeline import DEADLINE_S, RESOURCE, SCOPE, Collector, _sp
 BOUND = 1 << 20
 
 Fill = Callable[[Any, int], None]
+
+
+def _link(span: Any, number: int, to: int) -> None:
+    span.add_link(SpanContext(1, to, False), {"n": f"{number} {to}"})
+
+
 FILLS: dict[str, Fill] = {
     "nothing": lambda span, n: None,
     "text": lambda span, n: span.set_attribute("text", f"{n} " * 20_000),
@@ -32,7 +38,7 @@ FILLS: dict[str, Fill] = {
     "list": lambda span, n: span.set_attribute("list", [n * 1000 + j for j in range(2000)]),
     "event": lambda span, n: span.add_event("event", {"text": f"{n} " * 20_000}),
     "events": lambda span, n: [span.add_event(f"event {n} {j}", {"number": n + j}) for j in range(60)] and None,
-    "links": lambda span, n: [span.add_link(SpanContext(1, j + 1, False), {"n": f"{n} {j}"}) for j in range(60)] and None,
+    "links": lambda span, n: [_link(span, n, j) for j in range(1, 60)] and None,
     "status": lambda span, n: span.set_status(Status(StatusCode.ERROR, f"{n} " * 20_000)),
     "name": lambda span, n: span.update_name(f"{n} " * 20_000),
 }  # fmt: skip

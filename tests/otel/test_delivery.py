@@ -57,7 +57,7 @@ def test_culprits_cost_themselves(refusal: Outcome, bad: set[int]) -> None:
 
 
 def test_a_culprit_alone_does_not_hold_up_others() -> None:
-    """A span that is refused "later", with nothing else to send, waits; when others come these pass, and it is dropped."""
+    """A span that is refused "later" waits where nothing else is to be sent; others pass, and then it is dropped."""
     collector = Collector(_refusing({1}, Outcome(RETRY)))
     with _pipeline(collector) as pipeline:
         pipeline.put(_spans(1, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -27,6 +29,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 )
 
 from otel_timespan.errors import InvalidOptionError
+from otel_timespan.otel import OTelLog
 from otel_timespan.otel.setup import check_environment
 from tests.backends import Stack, eventually
 
@@ -451,12 +454,105 @@ for line in sys.stdin:
         ("OTEL_SPAN_EVENT_COUNT_LIMIT", "many"),
         ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "-3"),
         ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_SERVICE_NAME", "caf\udce9"),
+        ("OTEL_SERVICE_NAME", "two\nlines"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team=caf\udce9"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=b,nothing"),
+        ("OTEL_PYTHON_TRACER_PROVIDER", "junk"),
+        ("OTEL_PYTHON_METER_PROVIDER", "junk"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "9" * 5000),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "x"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "nan"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1e-9"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "abc"),
+        ("OTEL_SPAN_LINK_COUNT_LIMIT", "9" * 5000),
+        ("OTEL_SPAN_LINK_COUNT_LIMIT", "²"),
     ],
 )
 def test_wrong_variables_are_found_early(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     """`check_environment` names the variable, and sets nothing up; a disabled SDK is not looked at."""
     monkeypatch.setenv(variable, value)
-    with pytest.raises(InvalidOptionError, match=variable):
+    with pytest.raises(InvalidOptionError, match=variable) as error:
         check_environment()
+    assert len(str(error.value)) < 300
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     check_environment()
+
+
+ODD: list[Any] = [
+    1e13,
+    -1,
+    math.nan,
+    math.inf,
+    10**5000,
+    -(10**5000),
+    "9" * 5000,
+    "a\nb",
+    "\ud800",
+    None,
+    True,
+    [],
+    b"x",
+    "",
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["on_full", "max_bytes", "block_timeout_s", "exit_timeout_s", "root_quiet_s", "detail"]
+)
+def test_options_of_any_content(name: str) -> None:
+    """An option is taken, capped, or refused with a short printable error of ours; nothing else is raised."""
+    for value in ODD:
+        try:
+            log = OTelLog(metrics=False, **{name: value})
+        except InvalidOptionError as error:
+            text = str(error)
+            assert name in text and len(text) < 300 and text.isprintable()
+        else:
+            log.close(0)
+
+
+def test_times_to_wait_of_any_content() -> None:
+    """`flush` and `close` take any number, and refuse what is none."""
+    log = OTelLog(metrics=False)
+    assert log.flush(-1) in (True, False)
+    for value in ("1", math.nan, [], True):
+        with pytest.raises(InvalidOptionError, match="timeout_s"):
+            log.flush(value)  # type: ignore[arg-type]
+    log.close(10**5000)
+
+
+def test_what_a_variable_made_is_completed(receiver: Receiver) -> None:
+    """A provider that OTEL_PYTHON_TRACER_PROVIDER made and nobody gave a processor gets ours."""
+    _run(
+        """
+provider_for_traces().pipeline.put([span()])
+with trace.get_tracer("mine").start_as_current_span("theirs"):
+    pass
+""",
+        OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        OTEL_PYTHON_TRACER_PROVIDER="sdk_tracer_provider",
+    )
+    assert receiver.names() == {"ours", "theirs"}
+    assert {resource["service.name"] for resource, *_ in receiver.spans} == {"python"}
+
+
+@pytest.mark.parametrize("how", ["file", "module", "folder"])
+def test_a_service_is_called_like_its_program(tmp_path: Path, how: str) -> None:
+    """The name of a file, of a module of `python -m`, of a folder that is run."""
+    program = "from otel_timespan.otel.export.resources import default_resource as it\n"
+    program += "print(it().attributes['service.name'])\n"
+    (tmp_path / "baking").mkdir()
+    (tmp_path / "baking" / "__init__.py").touch()
+    for name in ("cake.py", "baking/bread.py", "baking/__main__.py"):
+        (tmp_path / name).write_text(program)
+    arguments = {
+        "file": [str(tmp_path / "cake.py")],
+        "module": ["-m", "baking.bread"],
+        "folder": [str(tmp_path / "baking")],
+    }
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
+    done = subprocess.run(
+        [sys.executable, *arguments[how]], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.stdout.strip() == {"file": "cake", "module": "baking.bread", "folder": "baking"}[how], done.stderr

@@ -1,4 +1,4 @@
-"""Spans on disk: what is damaged or gone is counted and costs itself; what a killed program left is sent by the next."""
+"""Spans on disk: what is damaged or gone is counted and costs itself; what a killed program left is sent on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from otel_timespan.otel.export import spill
 from otel_timespan.otel.export.accounts import PipelineStats
 from otel_timespan.otel.export.pipeline import SpanPipeline
 from otel_timespan.otel.export.readable import readable_from_request
@@ -90,6 +91,32 @@ def test_a_folder_that_vanishes_is_made_anew(tmp_path: Path) -> None:
     assert set(range(COUNT + 1, COUNT + 101)) <= set(collector.received)
     assert stats.exported + stats.dropped["spill_failed"] == COUNT + 100
     assert not list(place.iterdir())
+
+
+def test_a_write_that_stops_short_costs_what_was_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that is full in the middle of a write keeps whole spans; the others are dropped, and nothing is twice."""
+    collector = Collector()
+    pipeline = _full(tmp_path, collector)
+    write, room = os.write, [1000]
+
+    def short(fd: int, data: Any) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        done = write(fd, data[: room[0]])
+        room[0] -= done
+        return done
+
+    monkeypatch.setattr(spill.os, "write", short)
+    pipeline.put(_spans(COUNT + 1, COUNT + 50))
+    monkeypatch.undo()
+    stats = pipeline.stats()
+    assert 0 < stats.dropped["queue_full"] < 50
+    assert stats.pending + stats.dropped["queue_full"] == COUNT + 50
+    pipeline.put(_spans(COUNT + 51, COUNT + 60))
+    assert _release(pipeline, collector).dropped == stats.dropped
+    assert set(range(COUNT + 51, COUNT + 61)) <= set(collector.received)
 
 
 _KILLED = """

@@ -29,7 +29,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel.export.objects import ProcessorTransport, ReadableTransport
-from otel_timespan.otel.export.settings import exporter_names, read_settings
+from otel_timespan.otel.export.settings import exporter_names, milliseconds, read_settings
 from otel_timespan.otel.export.transport import (
     ACCEPTED,
     REJECTED,
@@ -37,6 +37,8 @@ from otel_timespan.otel.export.transport import (
     TOO_LARGE,
     OtlpTransport,
     Outcome,
+    _grpc_outcome,
+    _http_outcome,
 )
 from otel_timespan.otel.export.wire import encode_request, encode_span
 from otel_timespan.otel.spans.spandata import ERROR, EventData, LinkData, SpanData
@@ -201,6 +203,56 @@ def test_grpc_codes(
     assert details in outcome.message
 
 
+TOO_LARGE_WORDS = [
+    "Error, decoded message length too large: found 6 bytes, the limit is: 4 bytes",
+    "gRPC message exceeds maximum size 4194304: 6000691",
+    "Received message exceeds the maximum configured message size.",
+    "Sent message larger than max (6 vs. 4)",
+    "http: request body too large",
+    "Request Entity Too Large",
+    "payload is too big",
+    "The request exceeds the maximum size of 4194304 bytes",
+    "max message length exceeded",
+    "content length 5000000 is over the limit",
+]
+THROTTLED_WORDS = [
+    "rate limit exceeded",
+    "RATE_LIMITED: ingestion rate limit (local: 15000000 bytes) exceeded while adding 10 bytes",
+    "quota exceeded: 5000 bytes",
+    "too many concurrent requests, max 10 by message",
+    "sending queue is full",
+    "data refused due to high memory usage, limit 512 bytes",
+]
+
+
+@pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "OUT_OF_RANGE", "INVALID_ARGUMENT", "INTERNAL"])
+@pytest.mark.parametrize("details", TOO_LARGE_WORDS)
+def test_too_large_in_the_words_of_many(code: str, details: str) -> None:
+    """What the servers of several languages say of a request that is too large means: in smaller pieces."""
+    assert _grpc_outcome(_Refusal(code, details)).status == TOO_LARGE
+    assert _http_outcome(400, "Bad Request", {}, details.encode(), "traces").status == TOO_LARGE
+    assert _http_outcome(500, details, {}, b"", "traces").status == TOO_LARGE
+
+
+@pytest.mark.parametrize("details", THROTTLED_WORDS)
+def test_too_fast_is_not_too_large(details: str) -> None:
+    """What is said to a sender that is too fast sounds alike, and means: later, all of it."""
+    assert _grpc_outcome(_Refusal("RESOURCE_EXHAUSTED", details)).status == RETRY
+    assert _http_outcome(429, "Too Many Requests", {}, details.encode(), "traces").status == RETRY
+    assert _http_outcome(503, "Service Unavailable", {}, details.encode(), "traces").status == RETRY
+
+
+class _Refusal:
+    """An error as gRPC raises it."""
+
+    def __init__(self, code: str, details: str) -> None:
+        self.code, self.details = lambda: grpc.StatusCode[code], lambda: details
+
+    def trailing_metadata(self) -> tuple[()]:
+        """None."""
+        return ()
+
+
 @pytest.mark.parametrize(
     ("code", "headers", "content", "status", "retry_after_s"),
     [
@@ -341,6 +393,16 @@ def test_older_http_exporters_send_by_their_session(http_receiver: Receiver, tra
         ("OTEL_EXPORTER_OTLP_HEADERS", "secret", "key=value"),
         ("OTEL_EXPORTER_OTLP_INSECURE", "maybe", "true, false"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "no-such-file", "no such file"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1e-300", "seconds"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "9" * 5000, "seconds"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://host:1\x7f", "control character"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://caf\udce9:1", "no UTF-8"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "host:70000", "http://host:4317"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "good=1,x api=secret", "name of header 2"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret%0Ab", "value of header 1"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret%C3%A9", "value of header 1"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret\udce9", "value of header 1"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "k%C3%A9y=secret", "name of header 1"),
     ],
 )
 def test_wrong_variables_are_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, hint: str) -> None:
@@ -349,6 +411,31 @@ def test_wrong_variables_are_named(monkeypatch: pytest.MonkeyPatch, variable: st
     with pytest.raises(InvalidOptionError, match=f"{variable}.*{hint}") as error:
         read_settings("traces")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_schemes_and_values_in_any_case(monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
+    """Schemes, names and booleans may be written in any case; headers keep the case of their values."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "HTTP://Host:4317")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.upper())
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "GZip")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20YWJj==")
+    settings = read_settings()
+    assert settings.endpoint.startswith("http://Host:4317")
+    assert (settings.protocol, settings.compression, settings.insecure) == (protocol, "gzip", True)
+    assert settings.headers == (("authorization", "Basic YWJj=="),)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "HTTPS://Host:4317")
+    assert not read_settings().insecure
+
+
+def test_long_times_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A duration beyond what can be waited is as long as can be."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1e300")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "1e300")
+    assert read_settings().timeout_s == 86_400.0
+    interval_ms = milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
+    assert interval_ms is not None
+    assert interval_ms / 1000 < threading.TIMEOUT_MAX
 
 
 def test_wrong_http_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +465,9 @@ def test_exporter_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exporter_names("traces") == ["otlp"]
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp, console")
     assert exporter_names("traces") == ["otlp", "console"]
-    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "OTLP,Console,otlp")
+    assert exporter_names("traces") == ["otlp", "console"]
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "NONE")
     assert exporter_names("traces") == []
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none,otlp")
     with pytest.raises(InvalidOptionError, match="OTEL_TRACES_EXPORTER"):
