@@ -11,7 +11,6 @@ Nothing is set up, and no thread started, when OTEL_SDK_DISABLED is true or the 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,11 +33,12 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from .. import __version__
+from .. import __version__, forks
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
 from .export.accounts import PipelineStats
 from .export.pipeline import MAX_BYTES, SpanPipeline
 from .export.resources import default_resource, process_resource
+from .export.sdklocks import renew_locks
 from .export.settings import exporter_names, milliseconds, read_settings, sdk_disabled, whole_number
 from .export.shutdown import METRICS, on_exit
 from .export.transport import OtlpTransport, ProcessorTransport, ReadableTransport, Transport
@@ -152,7 +152,7 @@ class _PipelineProcessor(SpanProcessor):
 class _Own:
     """What we set up in this process; `lock` guards it."""
 
-    lock = threading.RLock()
+    lock = forks.rlock()
     tracer_provider: TracerProvider | None = None
     processor: _PipelineProcessor | None = None
     meter_provider: MeterProvider | None = None
@@ -507,14 +507,18 @@ def _refuse_second(traces: bool, meters: bool) -> None:
 
 def _watch_forks() -> None:
     """Called after a provider was made: newer providers renew their resource in a hook of their own, before ours."""
-    if hasattr(os, "register_at_fork") and not _Own.watching:
+    if not _Own.watching:
         _Own.watching = True
-        os.register_at_fork(after_in_child=_refresh_after_fork)
+        forks.in_child_last(_refresh_after_fork)
+
+
+@forks.in_child()
+def _in_child() -> None:
+    renew_locks(_Own.tracer_provider, _Own.meter_provider)
 
 
 def _refresh_after_fork() -> None:
     """A child process is an instance of its own."""
-    _Own.lock = threading.RLock()
     fresh = process_resource()
     for provider in (_Own.tracer_provider, _Own.meter_provider):
         if provider is not None and callable(getattr(provider, "_update_resource", None)):

@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from ... import forks
 from ...errors import ConcurrencyViolationError, TaskCancelled
 from ..service.threads import carry
 from .dtask import DONE, DTask, live
@@ -63,6 +64,13 @@ carry(current)
 
 loop_threads: set[int] = set()
 """Idents of the threads that run coroutine bodies (see coroutines.py)."""
+
+
+@forks.in_child("loop_threads")
+def _in_child() -> None:
+    """What goes on in a child is no body of the parent's scheduler, even where one of its bodies forked."""
+    loop_threads.clear()
+    current.set(None)
 
 
 def running_task() -> DTask | None:
@@ -116,7 +124,7 @@ def set_tls(tls: DTask) -> None:
     current.set(tls)
 
 
-_token_lock = threading.Lock()
+_token_lock = forks.lock()
 
 
 class CancelToken:

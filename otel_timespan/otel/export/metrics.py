@@ -13,7 +13,6 @@ work and its log lines are thinned out.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import weakref
@@ -28,6 +27,7 @@ from opentelemetry.sdk.metrics.export import (
     PeriodicExportingMetricReader,
 )
 
+from ... import forks
 from .settings import OtlpSettings
 from .transport import ACCEPTED, OtlpTransport
 
@@ -61,6 +61,12 @@ class OtlpMetricExporter(MetricExporter):
         self._starts: dict[tuple[Any, ...], int] = {}  # of each series, wall-clock ns
         self._collected_ns = time.time_ns()  # the newest collection; series that are not known yet started after it
         _live.add(self)
+
+    def _after_fork(self) -> None:
+        """In a child: connections and series were the parent's; the child's begin now."""
+        self._transport.after_fork()
+        self._outage = False
+        self._exemplars, self._starts, self._collected_ns = {}, {}, time.time_ns()
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """One try. Called by one thread at a time, the reader's."""
@@ -167,10 +173,7 @@ def _silenced_here() -> Iterator[None]:
 _live: weakref.WeakSet[OtlpMetricExporter] = weakref.WeakSet()
 
 
-def _reset_after_fork() -> None:
+@forks.in_child("_live")
+def _in_child() -> None:
     for exporter in list(_live):
-        exporter._transport.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+        exporter._after_fork()

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 import threading
 import time
@@ -33,6 +32,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from ... import forks
 from ...errors import InvalidOptionError
 from ...timespans.warn import warn_once
 from ..spans.limits import Limits, clip, limits_of
@@ -103,7 +103,7 @@ class SpanPipeline:
         _live.add(self)
 
     def _reset(self) -> None:
-        self._cond = threading.Condition()
+        self._cond = forks.condition()
         self._thread: threading.Thread | None = None
         self._queue: deque[_Entry] = deque()
         self._nbytes = 0  # of the queue and of what is in flight
@@ -574,10 +574,7 @@ _parents_spills: list[Spill] = []
 _live: weakref.WeakSet[SpanPipeline] = weakref.WeakSet()
 
 
-def _reset_after_fork() -> None:
+@forks.in_child("_live", "_parents_spills")
+def _in_child() -> None:
     for pipeline in list(_live):
         pipeline._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

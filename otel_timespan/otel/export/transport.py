@@ -27,6 +27,7 @@ from ...errors import InvalidOptionError, MissingExtraError
 from ...timespans.warn import warn_once
 from ..spans.spandata import SpanData
 from .readable import readable_from_request, to_readable
+from .sdklocks import renew_locks
 from .settings import OtlpSettings, whole_number
 from .wire import encode_request
 
@@ -431,7 +432,8 @@ class ReadableTransport:
             shutdown()
 
     def after_fork(self) -> None:
-        """Nothing: the user's exporter is the user's to make safe."""
+        """The SDK's own exporters have locks; any other is the user's to make safe."""
+        renew_locks(self.exporter)
 
 
 def _objects(items: Sequence[Item], resource: Resource, scope: InstrumentationScope) -> list[ReadableSpan]:
@@ -498,4 +500,5 @@ class ProcessorTransport:
         """Nothing: the provider is the user's."""
 
     def after_fork(self) -> None:
-        """Nothing: the processors are the user's."""
+        """The SDK's own processors have locks; any other is the user's to make safe."""
+        renew_locks(self.provider)
