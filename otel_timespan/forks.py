@@ -6,6 +6,7 @@ connections are the parent's to finish. So:
 
 * A lock of ours is made by `lock`, `rlock` or `condition`: in a child it is free, whoever held it. One that the forking
   thread itself holds stays its own where that can be told (`rlock`, `condition`).
+* What is loaded at its first use is loaded under `importing`, for which a fork waits.
 * A module that has a thread, or a table that means something in its own process only, sets it right in a function
   marked `in_child`. Lower modules come first, as they are imported first.
 
@@ -15,6 +16,7 @@ fails for locks and tables that are neither.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -22,7 +24,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["around", "condition", "in_child", "in_child_last", "lock", "renew", "rlock", "set_right"]
+__all__ = ["around", "condition", "importing", "in_child", "in_child_last", "lock", "renew", "rlock", "set_right"]
 
 _Call = TypeVar("_Call", bound=Callable[[], None])
 
@@ -94,9 +96,41 @@ def renew(found: Any) -> None:
     found._at_fork_reinit()
 
 
+class _Importing:
+    """Around what loads a module at its first use.
+
+    Python's own lock for a module that another thread is loading stays taken in a child for ever. So a fork waits until
+    nobody is in here, for a bounded time; and so does everybody, lest two wait for each other.
+    """
+
+    def __init__(self) -> None:
+        self._lock = rlock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire(timeout=IMPORT_WAIT_S)
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(RuntimeError):  # it was not to be had
+            self._lock.release()
+
+
+IMPORT_WAIT_S = 5.0
+
+importing = _Importing()
+
+
+def _before_fork() -> None:
+    importing.__enter__()
+
+
+def _after_fork() -> None:
+    importing.__exit__()
+
+
 def _begin_child() -> None:
     for found in list(_locks):
         renew(found)
+    _after_fork()  # the thread that forked holds it here, too
     for call in _calls:
         try:
             call()
@@ -105,4 +139,4 @@ def _begin_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_begin_child)

@@ -141,7 +141,8 @@ class Coroutines:
             body.drop()
 
     def _open(self) -> None:
-        import asyncio
+        with forks.importing:
+            import asyncio
 
         loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(loop,), name="dagger-loop", daemon=True)

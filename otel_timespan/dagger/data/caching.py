@@ -171,7 +171,8 @@ def _policy(name: str, value: Any) -> str:
 def total_memory() -> int:
     """Bytes of memory that this machine has."""
     try:
-        import psutil
+        with forks.importing:
+            import psutil
     except ImportError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(psutil.virtual_memory().total)

@@ -544,10 +544,10 @@ class SpanPipeline:
 
 def _encode_foreign(spans: Sequence[ReadableSpan]) -> tuple[bytes, set[int]]:
     """The stock encoder's request of spans that the SDK made, and the ids of those that it can't encode."""
-    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-
     if not spans:
         return b"", set()
+    with forks.importing:
+        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
     try:
         return encode_spans(spans).SerializeToString(), set()
     except Exception:

@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from ... import forks
 from ...errors import InvalidOptionError, MissingExtraError
 from ...timespans.warn import warn_once
 from ..spans.spandata import SpanData
@@ -154,7 +155,8 @@ class OtlpTransport:
     def stock_exporter(self) -> Any:
         """The stock exporter behind this transport, made at the first call."""
         if self._exporter is None:
-            self._exporter = self._exporter_class(**_exporter_options(self.settings))
+            with forks.importing:
+                self._exporter = self._exporter_class(**_exporter_options(self.settings))
         return self._exporter
 
     def takes_bytes(self) -> bool:
@@ -177,7 +179,8 @@ class OtlpTransport:
 
     def _connect(self) -> Callable[[bytes, float], Outcome]:
         exporter = self.stock_exporter()
-        return _poster(exporter, self.settings) or _export_objects(exporter)
+        with forks.importing:
+            return _poster(exporter, self.settings) or _export_objects(exporter)
 
     def _disconnect(self) -> None:
         exporter, self._exporter, self._post = self._exporter, None, None
