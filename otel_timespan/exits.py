@@ -13,15 +13,18 @@ none of them: flush what matters before.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from . import forks
 
-__all__ = ["at_exit", "before_exit"]
+__all__ = ["at_exit", "before_exit", "end_process"]
 
 _AFTER_OTHERS = -100
 """Priority among the finalizers of multiprocessing: they run from high to low; those of users are above."""
@@ -80,11 +83,38 @@ def _promise(_: object = None) -> None:
 
 
 def _end_child() -> None:
-    for call in [*reversed(_before), *reversed(_last)]:
+    _run(_before)
+    _run(_last)
+
+
+def _run(calls: list[Callable[[], None]]) -> None:
+    for call in reversed(calls):
         try:
             call()
         except Exception:
             logging.getLogger("otel_timespan").exception("something could not be finished at the end of a process")
+
+
+def end_process(error: BaseException | None) -> NoReturn:
+    """End this process as the interpreter does after its program, which raised `error` or came to its end.
+
+    For a child whose only thread is not the interpreter's main one: when that thread ends nothing of this would happen.
+    """
+    status = 0
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        status = error.code or 0
+    elif isinstance(error, SystemExit):
+        status = 1
+        print(error.code, file=sys.stderr)
+    elif error is not None:
+        status = 1
+        traceback.print_exception(error)
+    _run(_before)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status & 0xFF)
 
 
 @forks.in_child("_before", "_last")

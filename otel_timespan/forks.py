@@ -24,9 +24,22 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["around", "condition", "importing", "in_child", "in_child_last", "lock", "renew", "rlock", "set_right"]
+__all__ = [
+    "LOCK_TYPES",
+    "around",
+    "condition",
+    "importing",
+    "in_child",
+    "in_child_last",
+    "lock",
+    "renew",
+    "rlock",
+    "set_right",
+]
 
 _Call = TypeVar("_Call", bound=Callable[[], None])
+
+LOCK_TYPES = (type(threading.Lock()), type(threading.RLock()))
 
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 _calls: list[Callable[[], None]] = []

@@ -402,8 +402,13 @@ def _in_child() -> None:
     for context in list(_running):
         core, context.core = context.core, None
         if core is not None:
+            getattr(core.driver, "forget", _nothing)()
             core.halted = SchedulingError("the scheduler stayed in the parent of this forked process", "exited")
     _running.clear()
+
+
+def _nothing() -> None:
+    """What drivers of others do in a child."""
 
 
 def _refresh(worker: int) -> None:

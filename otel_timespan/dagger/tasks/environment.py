@@ -66,10 +66,16 @@ loop_threads: set[int] = set()
 """Idents of the threads that run coroutine bodies (see coroutines.py)."""
 
 
-@forks.in_child("loop_threads")
+forked_in: list[tuple[DTask, int]] = []
+"""The task whose body forked this process, and the thread that it is on; empty in all other processes."""
+
+
+@forks.in_child("loop_threads", "forked_in")
 def _in_child() -> None:
     """What goes on in a child is no body of the parent's scheduler, even where one of its bodies forked."""
     loop_threads.clear()
+    task = running_task()
+    forked_in[:] = [] if task is None else [(task, threading.get_ident())]
     current.set(None)
 
 

@@ -16,7 +16,6 @@ from ... import forks
 
 __all__ = ["renew_locks"]
 
-_LOCKS = (type(threading.Lock()), type(threading.RLock()))
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
 _PACKAGES = ("opentelemetry.", __name__.partition(".")[0] + ".")
 
@@ -37,7 +36,7 @@ def renew_locks(*roots: Any) -> None:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, _LOCKS):
+        if isinstance(one, forks.LOCK_TYPES):
             forks.renew(one)
         elif isinstance(one, dict):
             waiting.extend(one.values())
@@ -58,4 +57,4 @@ def _parts(one: Any) -> Iterable[Any]:
         slots = kind.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             yield getattr(one, name, None)
-        yield from (value for value in list(kind.__dict__.values()) if isinstance(value, _LOCKS))
+        yield from (value for value in list(kind.__dict__.values()) if isinstance(value, forks.LOCK_TYPES))
