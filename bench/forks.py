@@ -263,6 +263,6 @@ if __name__ == "__main__":
         program(int(sys.argv[2]), sys.argv[3])
     else:
         outcome = run(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
-        print(outcome.said[-4000:], file=sys.stderr)
+        print(outcome.said, file=sys.stderr)
         print(outcome._replace(said=""))
         sys.exit(not outcome.is_fine)

@@ -88,7 +88,7 @@ if not TYPE_CHECKING:  # to them it would mean that any name is there
         home = _HOME_OF.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        with forks.importing:
+        with forks.held_off:
             value = getattr(importlib.import_module(home), name)
         globals()[name] = value
         return value

@@ -6,7 +6,7 @@ connections are the parent's to finish. So:
 
 * A lock of ours is made by `lock`, `rlock` or `condition`: in a child it is free, whoever held it. One that the forking
   thread itself holds stays its own where that can be told (`rlock`, `condition`).
-* What is loaded at its first use is loaded under `importing`, for which a fork waits.
+* Modules that are loaded at their first use, and what else takes locks of others, are `held_off`: a fork waits.
 * A module that has a thread, or a table that means something in its own process only, sets it right in a function
   marked `in_child`. Lower modules come first, as they are imported first.
 
@@ -28,7 +28,7 @@ __all__ = [
     "LOCK_TYPES",
     "around",
     "condition",
-    "importing",
+    "held_off",
     "in_child",
     "in_child_last",
     "lock",
@@ -109,35 +109,36 @@ def renew(found: Any) -> None:
     found._at_fork_reinit()
 
 
-class _Importing:
-    """Around what loads a module at its first use.
+class _HeldOff:
+    """Around what takes locks that are not ours, for a moment: `with forks.held_off:`.
 
-    Python's own lock for a module that another thread is loading stays taken in a child for ever. So a fork waits until
-    nobody is in here, for a bounded time; and so does everybody, lest two wait for each other.
+    Python's lock for a module that another thread is loading, or `tempfile`'s at its first use, stays taken in a child
+    for ever. So a fork waits until nobody is in here, for a bounded time; and so does everybody, lest two wait for each
+    other.
     """
 
     def __init__(self) -> None:
         self._lock = rlock()
 
     def __enter__(self) -> None:
-        self._lock.acquire(timeout=IMPORT_WAIT_S)
+        self._lock.acquire(timeout=WAIT_S)
 
     def __exit__(self, *exc: object) -> None:
         with contextlib.suppress(RuntimeError):  # it was not to be had
             self._lock.release()
 
 
-IMPORT_WAIT_S = 5.0
+WAIT_S = 5.0
 
-importing = _Importing()
+held_off = _HeldOff()
 
 
 def _before_fork() -> None:
-    importing.__enter__()
+    held_off.__enter__()
 
 
 def _after_fork() -> None:
-    importing.__exit__()
+    held_off.__exit__()
 
 
 def _begin_child() -> None:

@@ -282,14 +282,14 @@ def test_a_fork_waits_for_who_loads_a_module() -> None:
         from otel_timespan import forks
         inside, leave, left = threading.Event(), threading.Event(), []
         def load():
-            with forks.importing:
+            with forks.held_off:
                 inside.set()
                 leave.wait()
                 left.append(True)
         def fork():
             child = os.fork()
             if child == 0:
-                with forks.importing:
+                with forks.held_off:
                     os._exit(0 if left else 1)
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         threading.Thread(target=load).start()

@@ -300,7 +300,7 @@ if not TYPE_CHECKING:  # to them it would mean that any name is there
 
     def __getattr__(name: str) -> Any:
         if name in _LOGGING:
-            with forks.importing:
+            with forks.held_off:
                 module = importlib.import_module(f"{__name__}.logging")
             # All at once: importing the module put it under its own name, where the function `logging` belongs.
             globals().update({each: getattr(module, each) for each in _LOGGING})

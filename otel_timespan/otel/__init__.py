@@ -48,7 +48,7 @@ if not TYPE_CHECKING:  # to them it would mean that any name is there
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        with forks.importing:
+        with forks.held_off:
             value = getattr(importlib.import_module(home, __name__), name)
         globals()[name] = value
         return value

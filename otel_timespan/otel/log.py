@@ -419,7 +419,7 @@ class OTelLog(Sink):
 
     def _connect(self) -> Backend | None:
         """Find out where to send; None when OpenTelemetry is switched off or that failed."""
-        with self._connecting, forks.importing:
+        with self._connecting, forks.held_off:
             if self._backend is not None or self._closed:
                 return self._backend
             try:

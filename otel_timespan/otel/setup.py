@@ -35,8 +35,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from .. import __version__, forks
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
+from ..timespans.warn import warn_once
 from .export.accounts import PipelineStats
 from .export.pipeline import MAX_BYTES, SpanPipeline
+from .export.pull import PullReader, pull_address
 from .export.resources import default_resource, process_resource
 from .export.sdklocks import renew_locks
 from .export.settings import exporter_names, milliseconds, read_settings, sdk_disabled, whole_number
@@ -312,7 +314,14 @@ def _own_meter_provider(given: Mapping[str, Any], exit_timeout_s: float) -> Mete
     names = exporter_names("metrics")
     if not names:
         return None
-    readers = [_metric_reader(name, given.get("otlp", {}), given.get("interval_ms")) for name in names]
+    readers = []
+    for name in names:
+        try:
+            readers.append(_metric_reader(name, given.get("otlp", {}), given.get("interval_ms")))
+        except OSError as error:  # the pull endpoint's port is taken, by another process of the service perhaps
+            warn_once(("metrics", name), "metrics are not served for Prometheus: %s", error)
+    if not readers:
+        return None
     tracer_provider = _Own.tracer_provider
     resource = tracer_provider.resource if tracer_provider else default_resource(given.get("resource"))
     provider = MeterProvider(
@@ -337,6 +346,8 @@ def _metric_reader(name: str, otlp: Mapping[str, Any], interval_ms: float | None
 
         settings = read_settings("metrics", **{"protocol": _OTLP_PROTOCOLS[name], **otlp})
         return OtlpMetricReader(OtlpMetricExporter(settings), export_interval_millis=interval_ms)
+    if name == "prometheus":
+        return PullReader()
     kind = _entry_point("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)
     if issubclass(kind, MetricReader):
         reader: MetricReader = kind()
@@ -429,6 +440,8 @@ def _check_exporters(signal: str, group: str) -> None:
             read_settings(signal, protocol=_OTLP_PROTOCOLS[name])
         else:
             _entry_point(group, f"OTEL_{signal.upper()}_EXPORTER", name)
+            if signal == "metrics" and name == "prometheus":
+                pull_address()
 
 
 def setup(

@@ -141,7 +141,7 @@ class Coroutines:
             body.drop()
 
     def _open(self) -> None:
-        with forks.importing:
+        with forks.held_off:
             import asyncio
 
         loop = asyncio.new_event_loop()

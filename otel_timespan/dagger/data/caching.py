@@ -171,7 +171,7 @@ def _policy(name: str, value: Any) -> str:
 def total_memory() -> int:
     """Bytes of memory that this machine has."""
     try:
-        with forks.importing:
+        with forks.held_off:
             import psutil
     except ImportError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

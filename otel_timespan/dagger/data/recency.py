@@ -369,7 +369,7 @@ _allocators: weakref.WeakSet[RecencyAllocator] = weakref.WeakSet()
 def _malloc_trim() -> Callable[[int], int] | None:
     """The C library's function of that name, where it has one (glibc)."""
     try:
-        with forks.importing:
+        with forks.held_off:
             import ctypes
 
         found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ... import exits
+from ... import exits, forks
 from ...errors import InvalidOptionError, NotCallableError, StorageError
 
 __all__ = [
@@ -155,7 +155,8 @@ class _FileDevice(StorageDevice):
         _file_devices.add(self)
 
     def _make_own(self) -> None:
-        self._own, self.directory = os.getpid(), Path(tempfile.mkdtemp(prefix="otel-timespan-")).absolute()
+        with forks.held_off:
+            self._own, self.directory = os.getpid(), Path(tempfile.mkdtemp(prefix="otel-timespan-")).absolute()
 
     def delete(self, stored: Stored) -> None:
         """Delete the file, or leave it where it is if it is to be retained."""

@@ -72,7 +72,7 @@ class OtlpMetricExporter(MetricExporter):
         """One try. Called by one thread at a time, the reader's."""
         if not self._by_bytes:
             return self._stock_export(metrics_data, timeout_millis)
-        with forks.importing:
+        with forks.held_off:
             from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 
         timeout_s = min(timeout_millis / 1000, self._transport.timeout_s)

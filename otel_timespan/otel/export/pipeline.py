@@ -546,7 +546,7 @@ def _encode_foreign(spans: Sequence[ReadableSpan]) -> tuple[bytes, set[int]]:
     """The stock encoder's request of spans that the SDK made, and the ids of those that it can't encode."""
     if not spans:
         return b"", set()
-    with forks.importing:
+    with forks.held_off:
         from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
     try:
         return encode_spans(spans).SerializeToString(), set()

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import IO, NamedTuple
 
+from ... import forks
 from .transport import Request
 
 __all__ = ["Segment", "Spill"]
@@ -105,7 +106,8 @@ class Spill:
 
     def _open(self) -> IO[bytes]:
         if self._directory is None:
-            self._directory = tempfile.mkdtemp(prefix="otel-timespan-", dir=self._parent)
+            with forks.held_off:
+                self._directory = tempfile.mkdtemp(prefix="otel-timespan-", dir=self._parent)
         self._number += 1
         self._file = open(os.path.join(self._directory, f"{self._number:08d}"), "wb")  # noqa: SIM115
         return self._file

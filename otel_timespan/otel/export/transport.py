@@ -155,7 +155,7 @@ class OtlpTransport:
     def stock_exporter(self) -> Any:
         """The stock exporter behind this transport, made at the first call."""
         if self._exporter is None:
-            with forks.importing:
+            with forks.held_off:
                 self._exporter = self._exporter_class(**_exporter_options(self.settings))
         return self._exporter
 
@@ -179,7 +179,7 @@ class OtlpTransport:
 
     def _connect(self) -> Callable[[bytes, float], Outcome]:
         exporter = self.stock_exporter()
-        with forks.importing:
+        with forks.held_off:
             return _poster(exporter, self.settings) or _export_objects(exporter)
 
     def _disconnect(self) -> None:
