@@ -198,6 +198,8 @@ _abandoned: list[Any] = []
 def _exporter_class(settings: OtlpSettings) -> Any:
     package = "grpc" if settings.protocol == "grpc" else "http"
     kind, name = ("trace", "OTLPSpanExporter") if settings.signal == "traces" else ("metric", "OTLPMetricExporter")
+    if package == "http":
+        importlib.import_module("netrc")  # requests loads it at its first request: see `forks.held_off`
     try:
         module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{package}.{kind}_exporter")
     except ModuleNotFoundError as error:
@@ -303,8 +305,9 @@ def _grpc_outcome(error: Any) -> Outcome:
 
 def _grpc_retry_after(error: Any) -> float | None:
     """The server's RetryInfo, in the status details or in a trailer of its own."""
-    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped,unused-ignore]
-    from google.rpc.status_pb2 import Status  # type: ignore[import-untyped,unused-ignore]
+    with forks.held_off:
+        from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped,unused-ignore]
+        from google.rpc.status_pb2 import Status  # type: ignore[import-untyped,unused-ignore]
 
     trailers = dict(error.trailing_metadata() or ())
     info = RetryInfo()
@@ -367,8 +370,9 @@ def _http_accepted(content: bytes, signal: str) -> Outcome:
 
 
 def _http_retry_after(headers: Any) -> float | None:
-    import time
-    from email.utils import parsedate_to_datetime
+    with forks.held_off:
+        import time
+        from email.utils import parsedate_to_datetime
 
     text = str(headers.get("retry-after") or "").strip()
     if not text:
