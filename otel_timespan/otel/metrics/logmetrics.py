@@ -54,12 +54,7 @@ class LogMetrics:
         self._clock, self._lock, self._worker = clock, lock, worker
         self._prepare, self._account = prepare, account
         self.mapper: SpanMapper | None = None
-        self.events = 0
-        self._counts: dict[str, dict[tuple[Any, ...], float]] = {
-            item.name: {} for item in semconv.INSTRUMENTS if item.kind == "counter"
-        }
-        self._functions: dict[str, str] = {}
-        self._error_types: set[str] = set()
+        self._count_nothing()
         self._record = {
             item.name: HistogramRecorder(hub.histogram(item.name))
             for item in semconv.INSTRUMENTS
@@ -68,6 +63,21 @@ class LogMetrics:
         self._exemplars: set[Any] = set()
         self._renewed_s = 0.0
         self._labels: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def _count_nothing(self) -> None:
+        self.events = 0
+        self._counts: dict[str, dict[tuple[Any, ...], float]] = {
+            item.name: {} for item in semconv.INSTRUMENTS if item.kind == "counter"
+        }
+        self._functions: dict[str, str] = {}
+        self._error_types: set[str] = set()
+
+    def start_empty(self) -> None:
+        """In a forked child: what was counted and measured so far is told by the parent."""
+        self._count_nothing()
+        self._gauges.start_empty()
+        for recorder in self._record.values():
+            recorder.start_empty()
 
     # ---- fed by the log ------------------------------------------------------------------------
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from opentelemetry.trace import INVALID_SPAN, get_current_span
 
+from ... import forks
 from .. import semconv
 from .ids import Root, TraceParent, pack
 from .paths import Path
@@ -124,7 +124,7 @@ class Runs:
         self._quiet_ns = quiet_ns
         self._clock = clock
         self._lost = lost
-        self._lock = threading.RLock()  # a sampler or span processor of the user's may spawn
+        self._lock = forks.rlock()  # a sampler or span processor of the user's may spawn
         self._current: Run | None = None  # the implicit run that new tasks join
         self._open: dict[int, Run] = {}  # by the root's span id
         self._implicit: dict[int, Run] = {}  # of these the ones that end by themselves
