@@ -173,6 +173,7 @@ def _add_check(command: Decorator) -> None:
         from rich.console import Console
 
         from .stackcheck import check_stack
+        from .timespans.texts import printable
 
         console = Console()
         fine = True
@@ -180,7 +181,7 @@ def _add_check(command: Decorator) -> None:
             fine = fine and step.passed
             mark = "[green]ok    [/]" if step.passed else "[red]failed[/]"
             console.print(f"{mark} {step.what}: ", end="")
-            console.print(step.detail, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(step.detail), markup=False, highlight=False, soft_wrap=True)
         sys.exit(0 if fine else 1)
 
 

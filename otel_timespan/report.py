@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .demo import TOP, Module, ModuleFailure, Report, analyse, find_modules
 from .session import Session, check_writable, logged
+from .timespans.texts import for_file, printable
 from .viz.critical_path import CriticalPath, critical_path, where_time_went
 from .viz.rows import LogTable, read_logs
 from .viz.units import pretty_time
@@ -44,15 +46,16 @@ def _with_progress(modules: list[Module]) -> tuple[Report, list[ModuleFailure]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=len(modules))
 
         def settled(module: Module, failure: ModuleFailure | None) -> None:
-            progress.update(bar, advance=1, description=module.name)
+            progress.update(bar, advance=1, description=printable(module.name))
             if failure is not None:
-                progress.console.print(f"failed: {failure.module} ({failure.step}): {failure.error}", markup=False)
+                text = printable(f"failed: {failure.module} ({failure.step}): {failure.error}")
+                progress.console.print(text, markup=False)
 
         return analyse(modules, settled)
 
@@ -89,9 +92,16 @@ def _named_numbers(title: str, name: str, number: str, rows: Iterable[tuple[str,
 
 def _table(title: str, *columns: str) -> Table:
     from rich.table import Table
+    from rich.text import Text
+
+    class NamesTable(Table):
+        """Its cells are names: no markup, and nothing that a terminal would obey."""
+
+        def add_row(self, *cells: Any, **style: Any) -> None:
+            super().add_row(*(Text(for_file(printable(cell), sys.stdout)) for cell in cells), **style)
 
     words = ("function", "module", "package", "category", "phase", "task", "step", "error", "waited for")
-    table = Table(
+    table = NamesTable(
         title=f"\n{title}" if title else None, title_justify="left", title_style="bold", box=None, pad_edge=False
     )
     for column in columns:
@@ -114,8 +124,9 @@ def print_session(console: Console, session: Session, trace: Path | None) -> Non
         from .viz import write_chrome_trace
 
         write_chrome_trace(session.logs, trace)
-        console.print(f"trace: {trace} (open it in https://ui.perfetto.dev)", soft_wrap=True, highlight=False)
-    console.print(_exported(session), soft_wrap=True, highlight=False, markup=False)
+        text = printable(f"trace: {trace} (open it in https://ui.perfetto.dev)")
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(_exported(session)), soft_wrap=True, highlight=False, markup=False)
 
 
 def _replaced(session: Session) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TextIO
 
+from ..timespans.texts import printable
 from .context import eager_state
 from .core.machine import Core
 from .records.describe import callable_name
@@ -47,7 +48,7 @@ def _level(core: Core, tasks: list[DTask], depth: int, shown: set[int]) -> Itera
     indent = "  " * depth
     for task in new[:WIDTH]:
         shown.add(task.id)
-        yield f"{indent}{flags(core, task):<3} {task.id}: {callable_name(task._f) if task._f else 'done'}\n"
+        yield f"{indent}{flags(core, task):<3} {task.id}: {printable(callable_name(task._f)) if task._f else 'done'}\n"
         below = [sub for sub in list(task._subs) if type(sub) is DTask]
         if below and depth < DEPTH:
             yield from _level(core, below, depth + 1, shown)

@@ -16,6 +16,7 @@ from typing import Any, TextIO, TypeVar
 
 from .. import forks
 from ..errors import InvalidOptionError, MissingExtraError
+from ..timespans.texts import for_file, printable
 from .fetching import unsubscribe
 from .iterating import Finished, Loop, Source, as_tasks
 from .tasks.atomics import subscribe
@@ -75,7 +76,7 @@ class _Lines:
 
     def __init__(self, tally: Tally, description: str, file: TextIO) -> None:
         self._tally, self._file = tally, file
-        self._head = f"{description}: " if description else ""
+        self._head = f"{for_file(printable(description), file)}: " if description else ""
         self._begun = self._last = time.monotonic()
         self._part = 0
 
@@ -149,10 +150,10 @@ def _started_bar(tally: Tally, description: str, file: TextIO | None) -> Any:
             return super().get_renderables()
 
     console = Console(stderr=True) if file is None else Console(file=file)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     counts = Counts(table_column=Column(no_wrap=True))
     bar = Bar(*(columns if description else columns[1:]), counts, console=console)
-    bar.add_task(description, total=tally.total)
+    bar.add_task(for_file(printable(description), console.file), total=tally.total)
     try:
         bar.start()
     except LiveError:

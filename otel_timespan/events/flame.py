@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from itertools import pairwise
 
+from ..timespans.texts import printable
+
 __all__ = ["flame_svg", "speedscope"]
 
 _WIDTH, _ROW, _LETTER = 1200.0, 17.0, 7.0
@@ -32,7 +34,7 @@ def speedscope(samples: Iterable[tuple[int, tuple[str, ...], int]], name: str) -
         profiles.append(
             {
                 "type": "sampled",
-                "name": f"{name} (thread {thread})",
+                "name": printable(f"{name} (thread {thread})"),
                 "unit": "nanoseconds",
                 "startValue": 0,
                 "endValue": sum(weights),
@@ -43,9 +45,9 @@ def speedscope(samples: Iterable[tuple[int, tuple[str, ...], int]], name: str) -
     return json.dumps(
         {
             "$schema": "https://www.speedscope.app/file-format-schema.json",
-            "name": name,
+            "name": printable(name),
             "exporter": "otel-timespan",
-            "shared": {"frames": [{"name": frame} for frame in frames]},
+            "shared": {"frames": [{"name": printable(frame)} for frame in frames]},
             "profiles": profiles,
         }
     )
@@ -94,7 +96,7 @@ def _boxes(stacks: Counter[tuple[str, ...]], total: int) -> Iterator[tuple[int, 
 
 
 def _text(text: str) -> str:
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+    return escape(printable(text))
 
 
 def _color(frame: str) -> str:

@@ -248,8 +248,13 @@ class _Arrow:
 
 def _cell(value: Any, is_core: bool) -> Any:
     if is_core:
-        return None if value is None else dict(value)
+        return None if value is None else {**dict(value), "category": _utf8(value["category"])}
     return None if value is None else json.dumps(encode(value))
+
+
+def _utf8(text: str) -> str:
+    """Arrow holds UTF-8: a lone surrogate is kept as `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _value(cell: Any, is_core: bool) -> Any:

@@ -27,8 +27,10 @@ from .setup import (
     provider_for_traces,
 )
 from .spans.limits import Limits, limits_of
+from .spans.redact import Redact
 from .spans.runs import Sampled
 from .spans.spandata import SpanData
+from .spans.values import plain_attributes
 
 __all__ = ["Backend", "ExportOptions", "check_options", "connect"]
 
@@ -73,8 +75,11 @@ def check_options(**given: Any) -> ExportOptions:
     return options
 
 
-def connect(options: ExportOptions) -> Backend | None:
-    """Open what the options and variables say; None when neither spans nor metrics are wanted."""
+def connect(options: ExportOptions, redact: Redact | None = None) -> Backend | None:
+    """Open what the options and variables say; None when neither spans nor metrics are wanted.
+
+    `redact` is asked about the resource where a provider is made here: that of a user's provider is the user's.
+    """
     output = provider_for_traces(
         tracer_provider=options.tracer_provider,
         span_exporter=options.span_exporter,
@@ -82,11 +87,12 @@ def connect(options: ExportOptions) -> Backend | None:
         max_bytes=options.max_bytes,
         block_timeout_s=options.block_timeout_s,
         exit_timeout_s=options.exit_timeout_s,
+        redact=redact,
     )
     meter_provider = options.meter_provider if options.metrics else None
     if options.metrics and meter_provider is None:
         try:
-            meter_provider = meter_provider_for_metrics(exit_timeout_s=options.exit_timeout_s)
+            meter_provider = meter_provider_for_metrics(exit_timeout_s=options.exit_timeout_s, redact=redact)
         except Exception:
             warn_once(connect, "metrics can't be set up; spans are sent all the same")
     if output is None and meter_provider is None:
@@ -128,7 +134,7 @@ class Backend:
         try:
             result = self.sampler.should_sample(above, trace_id, name, SpanKind.INTERNAL, attributes, ())
             state = result.trace_state.to_header() if result.trace_state else ""
-            return Sampled(int(result.decision.is_sampled()), state, dict(result.attributes or {}))
+            return Sampled(int(result.decision.is_sampled()), state, plain_attributes(result.attributes)[0])
         except Exception:
             warn_once(self.sampler, "the sampler raised; the run is taken")
             return Sampled(1)

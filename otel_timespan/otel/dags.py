@@ -65,7 +65,7 @@ class dag:  # noqa: N801 - used like a function
             log = _active_log()
             run = log.open_run(self._name, self._attributes) if log is not None else None
         except Exception:
-            warn_once(dag, "dag(%r) could not open its root; its tasks have none", self._name)
+            warn_once(dag, "a dag could not open its root; its tasks have none")
             run = None
         if run is None:
             self._entered.append((None, None, None, None))
@@ -91,4 +91,4 @@ class dag:  # noqa: N801 - used like a function
         try:
             log.leave_run(run, error)
         except Exception:
-            warn_once(dag, "dag(%r) could not end its root", self._name)
+            warn_once(dag, "a dag could not end its root")

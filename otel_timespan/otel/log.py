@@ -43,10 +43,11 @@ from .spans.bodyspan import BodySpan, span_context
 from .spans.ids import Root, TraceParent
 from .spans.mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
 from .spans.plain import Enclosing, is_program
-from .spans.redact import Redact, redacted
+from .spans.redact import LineFilter, Redact, redacted
 from .spans.runs import Run, Runs, Sampled, current_run
 from .spans.spandata import SpanData
 from .spans.tasks import task_name
+from .spans.values import plain_text
 
 __all__ = ["OTelLog"]
 
@@ -61,9 +62,10 @@ class OTelLog(Sink):
     does, "block", "drop" or "spill"; `max_bytes` bounds it. `block_timeout_s`: how long a full queue may
     hold the program up, in all per outage. `exit_timeout_s`: how long the last flush may take.
     `root_quiet_s`: how long nothing must happen until a run that was not opened with `dag` ends.
-    `redact(key, text) -> text or None`: asked about every text that leaves. `clock`: monotonic ns, the clock that
-    the events are stamped with. Where that is simulated (`clock=lambda: driver.now`), the moment that the log
-    is made is the present, and later ones lie that much in the future; only `flush` and `close` end implicit runs.
+    `redact(key, text) -> text or None`: asked about every text that leaves (otel/spans/redact.py).
+    `clock`: monotonic ns, the clock that the events are stamped with. Where that is simulated
+    (`clock=lambda: driver.now`), the moment that the log is made is the present, and later ones lie that much in the
+    future; only `flush` and `close` end implicit runs.
 
     Raises `InvalidOptionError` for options and `OTEL_*` variables that can't work. Thread-safe. It keeps no
     log: `get_logs` raises `LogNotKeptError`.
@@ -120,6 +122,8 @@ class OTelLog(Sink):
             self._append, put=self._journal.put, on_submit=self._on_submit, on_body=self._on_body, wants_cpu=True
         )
         self._forget_exit: Callable[[], None] = _nothing
+        if redact is not None:
+            _filter_lines(self, redact)
         tracing_logs.append(weakref.ref(self, _forget))
 
     def _start_empty(self) -> None:
@@ -129,6 +133,8 @@ class OTelLog(Sink):
         quiet_ns = int(self._options.root_quiet_s * 1e9)
         self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
         self._mapper = SpanMapper(self._runs, detail=self._detail, offset_ns=self._offset_ns)
+        if self._backend is not None:
+            self._mapper.limit_links(self._backend.limits.links)
         self._mapper.observer = self._metrics
         if self._metrics is not None:
             self._metrics.mapper = self._mapper
@@ -337,7 +343,8 @@ class OTelLog(Sink):
                     feed(event, out)
                 except Exception:
                     bad.append(event)
-                    warn_once(self._mapper, "an event could not be turned into spans: %.300r", event)
+                    category = plain_text(event.category)[:256]  # not its texts, which may be anybody's
+                    warn_once(self._mapper, "an event %r could not be turned into spans", category)
             if bad:
                 self._failed += len(bad)
                 events = [event for event in events if not any(event is one for one in bad)]
@@ -425,7 +432,7 @@ class OTelLog(Sink):
             if self._backend is not None or self._closed:
                 return self._backend
             try:
-                backend = connect(self._options)
+                backend = connect(self._options, self._redact)
                 if backend is not None:
                     self._start_metrics(backend)
             except Exception:
@@ -435,6 +442,7 @@ class OTelLog(Sink):
                 self._closed = True
                 self.recorder.append = self.recorder.put = _ignore
                 return None
+            self._mapper.limit_links(backend.limits.links)
             self._backend = backend
             self._forget_exit = on_exit(self._close_at_exit, SOURCES, self._options.exit_timeout_s)
             return backend
@@ -452,6 +460,7 @@ class OTelLog(Sink):
                 prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
                 account=self.stats,
                 worker=lambda: scheduler.this_worker(),
+                redact=self._redact,
             )
             self._metrics.mapper = self._mapper
             self._mapper.observer = self._metrics
@@ -476,6 +485,16 @@ def _ignore(record: Any) -> None:
 
 def _nothing() -> None:
     """What a log that is not registered for the exit forgets."""
+
+
+def _filter_lines(log: OTelLog, redact: Redact) -> None:
+    """Have `redact` asked about the lines that this package logs while the log is there, closed or not.
+
+    For some come after its close: failures that nobody fetched are told when the program ends.
+    """
+    lines = LineFilter(redact)
+    lines.install()
+    weakref.finalize(log, lines.remove).atexit = False
 
 
 @forks.in_child()  # `tracing_logs` holds weak references

@@ -13,6 +13,7 @@ from ..timespans.model import Event, Timespan
 from .spans import ids
 from .spans.ids import Root, TraceParent
 from .spans.mapping import SpanMapper
+from .spans.redact import Redact, redacted
 from .spans.runs import Run, Runs
 from .spans.spandata import SpanData
 
@@ -52,19 +53,22 @@ def _no_root(*args: Any) -> Any:
     raise AssertionError("a replay draws no roots")
 
 
-def replay(source: Any, *, detail: str = "phases", offset_ns: int | None = None) -> Iterator[SpanData]:
+def replay(
+    source: Any, *, detail: str = "phases", offset_ns: int | None = None, redact: Redact | None = None
+) -> Iterator[SpanData]:
     """The spans of a saved log, children before parents, roots last.
 
     `source`: a file that an `IOLog` wrote (its path), `{worker: [Event]}`, or any iterable of events (not of
     matched `Timespan`s, which have lost their starts' timelines). Ids are those that the live `OTelLog` gave, where
     one was on; in any case the same at each replay. `offset_ns` is wall clock minus monotonic clock, by
-    default the present one, which is right for a log of this boot of the machine. Tasks that never ended come out
-    as abandoned. Raises `InvalidOptionError` for a wrong `detail` or source.
+    default the present one, which is right for a log of this boot of the machine. `redact` as of `OTelLog`. Tasks that
+    never ended come out as abandoned. Raises `InvalidOptionError` for a wrong `detail` or source.
     """
     runs = ReplayRuns()
     offset = time.time_ns() - time.monotonic_ns() if offset_ns is None else offset_ns
     mapper = SpanMapper(runs, detail=detail, offset_ns=offset)
-    return _replayed(mapper, runs, _events_of(source))
+    spans = _replayed(mapper, runs, _events_of(source))
+    return spans if redact is None else (redacted(redact, span) for span in spans)
 
 
 def _replayed(mapper: SpanMapper, runs: ReplayRuns, events: Iterable[Event]) -> Iterator[SpanData]:

@@ -61,6 +61,7 @@ from .export.shutdown import METRICS, on_exit
 from .export.transport import OtlpTransport, Transport
 from .semconv import SCHEMA_URL, SCOPE_NAME
 from .spans.limits import limits_of
+from .spans.redact import Redact
 from .spans.spandata import SpanData
 
 __all__ = [
@@ -186,12 +187,14 @@ def provider_for_traces(
     max_bytes: int = MAX_BYTES,
     block_timeout_s: float = 1.0,
     exit_timeout_s: float = 5.0,
+    redact: Redact | None = None,
 ) -> TraceOutput | None:
     """Where a log sends its spans; None when tracing is off.
 
     In this order: the `tracer_provider` that was given (its span processors get each span), the `span_exporter` that
     was given, the global provider that the user configured, our own as the variables say. For the options see
-    `SpanPipeline`; of our own shared pipeline the options of the first caller hold. Too late at interpreter exit:
+    `SpanPipeline`; of our own shared pipeline the options of the first caller hold. `redact` is asked about a resource
+    that is made here. Too late at interpreter exit:
     the libraries that it loads can't be loaded any more then.
     Raises `InvalidOptionError` and `MissingExtraError`.
     """
@@ -208,13 +211,13 @@ def provider_for_traces(
     if tracer_provider is not None:
         return _through_processors(tracer_provider, options)
     if span_exporter is not None:
-        return _through_exporter(span_exporter, options)
+        return _through_exporter(span_exporter, options, redact)
     with _Own.lock:
         configured = _configured_tracer_provider()
         bare = configured if _is_bare(configured) else None
         if configured is not None and configured is not _Own.tracer_provider and bare is None:
             return _through_processors(configured, options)
-        return _through_our_own(options, bare=bare)
+        return _through_our_own(options, redact=redact, bare=bare)
 
 
 def _through_processors(provider: Any, options: dict[str, Any]) -> TraceOutput:
@@ -226,8 +229,8 @@ def _through_processors(provider: Any, options: dict[str, Any]) -> TraceOutput:
     return TraceOutput(provider, pipeline, shared=False)
 
 
-def _through_exporter(exporter: SpanExporter, options: dict[str, Any]) -> TraceOutput:
-    scope, resource = instrumentation_scope(), default_resource()
+def _through_exporter(exporter: SpanExporter, options: dict[str, Any], redact: Redact | None) -> TraceOutput:
+    scope, resource = instrumentation_scope(), default_resource(redact=redact)
     transport = ReadableTransport(exporter, resource, scope)
     pipeline = SpanPipeline(transport, resource=resource, scope=scope, **options)
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -236,7 +239,10 @@ def _through_exporter(exporter: SpanExporter, options: dict[str, Any]) -> TraceO
 
 
 def _through_our_own(
-    options: dict[str, Any], given: Mapping[str, Any] | None = None, bare: TracerProvider | None = None
+    options: dict[str, Any],
+    given: Mapping[str, Any] | None = None,
+    redact: Redact | None = None,
+    bare: TracerProvider | None = None,
 ) -> TraceOutput | None:
     provider, processor = _Own.tracer_provider or bare, _Own.processor
     if provider is not None and processor is not None and not processor.pipeline.closed:
@@ -246,7 +252,7 @@ def _through_our_own(
         return None
     given = given or {}
     known = provider if provider is not bare else None
-    resource = known.resource if known is not None else default_resource(given.get("resource"))
+    resource = known.resource if known is not None else default_resource(given.get("resource"), redact)
     pipelines = [
         SpanPipeline(
             _transport(name, given.get("otlp", {}), resource),
@@ -341,7 +347,7 @@ def _entry_point(group: str, variable: str, name: str) -> Any:
 # --- metrics ---------------------------------------------------------------------------------------------
 
 
-def meter_provider_for_metrics(*, exit_timeout_s: float = 5.0) -> Any:
+def meter_provider_for_metrics(*, exit_timeout_s: float = 5.0, redact: Redact | None = None) -> Any:
     """Where metrics go: the global provider that the user configured, else our own; None when metrics are off.
 
     Ours exports every second (OTEL_METRIC_EXPORT_INTERVAL wins) and once more at exit, within `exit_timeout_s`.
@@ -353,10 +359,12 @@ def meter_provider_for_metrics(*, exit_timeout_s: float = 5.0) -> Any:
         configured = _configured_meter_provider()
         if configured is not None:
             return configured
-        return _own_meter_provider({}, exit_timeout_s)
+        return _own_meter_provider({}, exit_timeout_s, redact)
 
 
-def _own_meter_provider(given: Mapping[str, Any], exit_timeout_s: float) -> MeterProvider | None:
+def _own_meter_provider(
+    given: Mapping[str, Any], exit_timeout_s: float, redact: Redact | None = None
+) -> MeterProvider | None:
     names = exporter_names("metrics")
     if not names:
         return None
@@ -369,7 +377,7 @@ def _own_meter_provider(given: Mapping[str, Any], exit_timeout_s: float) -> Mete
     if not readers:
         return None
     tracer_provider = _Own.tracer_provider
-    resource = tracer_provider.resource if tracer_provider else default_resource(given.get("resource"))
+    resource = tracer_provider.resource if tracer_provider else default_resource(given.get("resource"), redact)
     provider = MeterProvider(
         metric_readers=readers,
         resource=resource,

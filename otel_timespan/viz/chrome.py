@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..errors import InvalidOptionError
+from ..timespans.texts import printable
 from .counters import counter_events, derived_counters, short_processor
 from .output import open_output
 from .rows import LogTable, Span, TaskRow, id_field, read_logs
@@ -88,7 +89,7 @@ class ChromeTrace:
 
     def pieces(self) -> Iterator[str]:
         """The JSON text piece by piece, one event each, so that it need not be in memory at once."""
-        encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+        encode = json.JSONEncoder(separators=(",", ":"), default=printable).encode
         other = {"source": "otel-timespan", "clock": "monotonic", "left_out": self.left_out}
         yield f'{{"displayTimeUnit":"ms","otherData":{encode(other)},"traceEvents":['
         separator = "\n"
@@ -232,7 +233,7 @@ class _Layers:
             replaced = _FIRST_REPLACED_TID + _TIDS_PER_TRACK * len(self.threads)
             tid = thread if 0 <= thread < _FIRST_REPLACED_TID else replaced
             self.threads[span.worker, thread] = tid
-            self.track_names[span.worker, tid] = name or f"thread {thread}"
+            self.track_names[span.worker, tid] = printable(name) if name else f"thread {thread}"
         return span.worker, tid
 
     def _into_lanes(self, slices: list[_Slice]) -> list[_Slice]:
@@ -323,7 +324,8 @@ def _span_args(slice_: _Slice) -> dict[str, Any]:
     args: dict[str, Any] = {} if slice_.task is None else {"task_id": slice_.task.task_id}
     timeline = slice_.span.timeline
     if slice_.category == "move" and slice_.span.category == "move":
-        args["position"] = id_field(slice_.span.id, "position")
+        position = id_field(slice_.span.id, "position")
+        args["position"] = position if isinstance(position, int) else printable(position)
         for name in ("kind", "source", "destination"):
             if hasattr(timeline, name):
                 args[name] = getattr(timeline, name)

@@ -42,7 +42,7 @@ NameToColor = Callable[[str, Sequence[str]], str]
 
 def name_to_color(name: str, colors: Sequence[str] | None = PALETTE) -> str:
     """The colour that a name's hash picks from `colors`; black when `colors` is None or empty."""
-    return colors[zlib.crc32(name.encode()) % len(colors)] if colors else BLACK
+    return colors[zlib.crc32(name.encode("utf-8", "surrogatepass")) % len(colors)] if colors else BLACK
 
 
 def assign_colors(
@@ -68,7 +68,7 @@ def assign_colors(
     free: list[int] = []
     for name in ordered:
         free = free or list(range(count))
-        wish = zlib.crc32(name.encode()) % count
+        wish = zlib.crc32(name.encode("utf-8", "surrogatepass")) % count
         index = next((i for i in free if i >= wish), free[0])
         free.remove(index)
         chosen[name] = colors[index]

@@ -6,9 +6,11 @@ plain numbers becomes a counter under its own name, except those that hold one s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ..timespans.texts import printable
 from .rows import LogTable
 
 __all__ = ["counter_events", "derived_counters", "short_processor"]
@@ -41,7 +43,7 @@ def counter_events(log: LogTable) -> Iterator[dict[str, Any]]:
                 for row, value in zip(core, values, strict=False)
                 if row is not None and value is not None
             )
-            yield from _events(_NAMES.get(stream, stream), worker, points, log)
+            yield from _events(_NAMES.get(stream) or printable(stream), worker, points, log)
 
 
 def derived_counters(log: LogTable) -> Iterator[dict[str, Any]]:
@@ -84,18 +86,26 @@ def _series_of(stream: str, values: Iterable[Any]) -> Callable[[Any], dict[str, 
 
 
 def _counts(value: Any) -> dict[str, float]:
-    return dict(value) if isinstance(value, Mapping) or hasattr(value, "keys") else dict(vars(value))
+    counted = dict(value) if isinstance(value, Mapping) or hasattr(value, "keys") else dict(vars(value))
+    return {printable(name): count for name, count in counted.items()}
 
 
 def short_processor(processor: Any) -> str:
     """A processor's short name; its text where it has none."""
-    short = getattr(processor, "short_name", None)
-    return str(short()) if callable(short) else "" if processor is None else str(processor)
+    if processor is None:
+        return ""
+    try:
+        short = getattr(processor, "short_name", None)
+        return printable(short() if callable(short) else processor)
+    except Exception:  # a custom processor's own
+        return type(processor).__name__
 
 
 def _events(name: str, worker: int, points: Iterable[Point], log: LogTable) -> Iterator[dict[str, Any]]:
     for at, values in _thinned(sorted(points, key=lambda p: p[0]), log):
-        yield {"name": name, "ph": "C", "ts": at / 1000, "pid": worker, "tid": 0, "args": values}
+        values = {label: value for label, value in values.items() if math.isfinite(value)}  # JSON knows no others
+        if values:
+            yield {"name": name, "ph": "C", "ts": at / 1000, "pid": worker, "tid": 0, "args": values}
 
 
 def _thinned(points: Iterable[Point], log: LogTable) -> Iterator[Point]:

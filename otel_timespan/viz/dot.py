@@ -10,6 +10,7 @@ from html import escape as html_escape
 from typing import Any
 
 from ..errors import InvalidOptionError, MissingExtraError, TimespanError
+from ..timespans.texts import printable
 from .colors import PALETTE, NameToColor, assign_colors
 from .counters import short_processor
 from .critical_path import realised_path
@@ -161,14 +162,14 @@ class _Graph:
         taken: set[str] = set()
         for key in self.flow.objects():
             if everything or key in used:
-                name = "a" + "".join(c if c.isalnum() else "_" for c in str(key.objid))
+                name = "a" + "".join(c if c.isalnum() else "_" for c in printable(key.objid))
                 nodes[key] = f"{name}_{key.kind}" if name in taken else name
                 taken.add(nodes[key])
         return nodes
 
     def data_statements(self) -> Iterator[str]:
         for key, node in self.nodes.items():
-            text = hex(key.objid) if isinstance(key.objid, int) else str(key.objid)
+            text = hex(key.objid) if isinstance(key.objid, int) else printable(key.objid)
             lines = [self.log.names[key.objid]] if key.objid in self.log.names else []
             label = "\\n".join(map(_escape, [*lines, f"Data: {text}"]))
             yield f'{node} [label="{label}", shape=oval, fontsize=9, color="#888888", fontcolor="#555555"];'
@@ -223,4 +224,5 @@ def _left_out(total: int, candidates: int, shown: int) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\r", "").replace("\n", " ")
+    """For between quotation marks. Graphviz reads entities of HTML there, too."""
+    return printable(text).replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")

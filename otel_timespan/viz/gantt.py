@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from ..errors import InvalidOptionError, MissingExtraError
+from ..timespans.texts import printable
 from .colors import PALETTE, NameToColor, text_color
 from .gantt_layout import Bar, Chart, ChartRow, lay_out
 from .rows import read_logs
@@ -90,7 +91,7 @@ def gantt(
         color_by=color_by,
         limit=limit,
         path=path,
-        title=title,
+        title=None if title is None else printable(title),
     )
     return Gantt(chart, width, figure_options)
 
@@ -163,7 +164,7 @@ def _row(row: ChartRow, chart: Chart, top: float, left: float, scale: float, wid
         x = left + (part.start - chart.start) * scale
         yield (
             f"<rect x='{x:.2f}' y='{top + part.lane * _LANE + 1:.0f}' width='{(part.end - part.start) * scale:.2f}' "
-            f"height='{_LANE - 2}' fill='{part.color}' fill-opacity='{part.share}'/>"
+            f"height='{_LANE - 2}' fill='{escape(part.color)}' fill-opacity='{part.share}'/>"
         )
     for bar in row.bars:
         yield _bar_svg(bar, top, left + (bar.start - chart.start) * scale, (bar.end - bar.start) * scale)
@@ -243,19 +244,25 @@ def _figure(chart: Chart, options: dict[str, Any]) -> Any:
                     outline = [(bar.start, bar.end - bar.start)]
                     axes.broken_barh(outline, (at + bar.lane + 0.06, 0.88), facecolors="none", edgecolors=edge)
         at += row.lanes + 0.3
-    axes.set_yticks(ticks, [row.name for row in chart.rows])
+    axes.set_yticks(ticks, [_plain(row.name) for row in chart.rows])
     axes.set_ylim(max(at, 1.0), -0.2)
     axes.set_xlim(chart.start, chart.end)
     axes.set_xlabel("seconds since the first event")
-    axes.set_title(f"{chart.title}: {chart.note}", fontsize=10, loc="left")
+    axes.set_title(_plain(f"{chart.title}: {chart.note}"), fontsize=10, loc="left")
     axes.grid(axis="x", color=_GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    patches = [Patch(color=color, label=name) for name, color in list(chart.legend.items())[:_LEGEND_MOST]]
+    patches = [Patch(color=color, label=_plain(name)) for name, color in list(chart.legend.items())[:_LEGEND_MOST]]
     if patches:
         columns = min(6, len(patches))
         figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     return figure
+
+
+def _plain(text: str) -> str:
+    """For matplotlib, which takes what is between dollars for a formula, and leaves labels like `_name` out."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _colored(row: ChartRow) -> Iterator[tuple[str, float, int, list[tuple[float, float]]]]:

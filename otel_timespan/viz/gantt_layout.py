@@ -122,7 +122,8 @@ def _rows_shown(by_row: dict[str, list[dict[str, Any]]]) -> tuple[list[str], int
 def _natural(name: str) -> list[Any]:
     import re
 
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part), "") if part.isdecimal() and len(part) < 20 else (1, 0, part) for part in parts]
 
 
 def _drawn_apart(rows: list[dict[str, Any]], limit: int, shortest: float) -> set[int]:

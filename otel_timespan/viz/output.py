@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from ..errors import InvalidOptionError
+from ..timespans.texts import for_file
 
 __all__ = ["open_output", "write_output"]
 
@@ -16,7 +17,8 @@ __all__ = ["open_output", "write_output"]
 def open_output(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Open a text file for writing. Raises `InvalidOptionError` (with the path) when that is not possible."""
     try:
-        file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - closed below, by `with`
+        # What a registered mode makes may hold what is no UTF-8; ours don't.
+        file = open(path, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - closed below, by `with`
     except OSError as error:
         raise InvalidOptionError(
             f"can't write {os.fspath(path)!r}: {error.strerror or error}. Give a path in a folder that exists "
@@ -32,6 +34,6 @@ def write_output(io: Any, text: str) -> None:
         with open_output(io) as file:
             file.write(text)
     elif callable(getattr(io, "write", None)):
-        io.write(text)
+        io.write(for_file(text, io))
     else:
         raise InvalidOptionError(f"io is an open text file or a path, not {io!r}")

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidOptionError, unwrap_exception
 from ..timespans.model import ChunkInfo, Event, EventId, Timespan, ValueInfo, function_name
+from ..timespans.texts import printable, text_of
 
 __all__ = ["PHASES", "Half", "LogTable", "Span", "TaskRow", "id_field", "log_kind", "read_logs"]
 
@@ -184,7 +185,7 @@ class LogTable:
 
 
 def read_logs(logs: Any) -> LogTable:
-    """Read any log (see the module). A `LogTable` is handed back as it is.
+    """Read any log (see the module). A `LogTable` is handed back as it is. All texts in it are `printable`.
 
     Raises `InvalidOptionError` for what is no log, or lacks the streams `core` and `id`.
     """
@@ -332,7 +333,7 @@ class _Reader:
 
     def span(self, start: Half, finish: int, timeline: Any, at: int, open: bool = False) -> None:
         finish = max(start.timestamp, finish)
-        span = Span(start.worker, start.category, start.id, start.timestamp, finish, timeline, at, open)
+        span = Span(start.worker, printable(start.category), start.id, start.timestamp, finish, timeline, at, open)
         self.table.spans.append(span)
         if start.category == "compute" and (task := self.task(start)):
             _note_compute(task, span)
@@ -367,10 +368,10 @@ class _Reader:
     def _read_streams(self, streams: Mapping[str, list[Any]]) -> None:
         ids = streams.get("id") or ()
         for stream in ("tasknames", "taskfuncnames"):
-            for event_id, name in zip(ids, streams.get(stream) or (), strict=False):
-                task_id = None if name is None else id_field(event_id, "thunk_id")
+            for event_id, given in zip(ids, streams.get(stream) or (), strict=False):
+                task_id = None if given is None else id_field(event_id, "thunk_id")
                 if isinstance(task_id, int):
-                    task = self.task_by_id(task_id)
+                    task, name = self.task_by_id(task_id), printable(given)
                     # "add [7]": the plain name, where a better source does not say it
                     task.function = name if stream == "taskfuncnames" else task.function or name.rpartition(" [")[0]
         for entry in streams.get("taskdeps") or ():
@@ -386,7 +387,8 @@ def _note_compute(task: TaskRow, span: Span) -> None:
         task.worker, task.processor = span.worker, id_field(span.id, "processor")
         task.body_start_ns, task.body_end_ns = span.start, None if span.open else span.finish
         task.thread_id = getattr(span.timeline, "thread_id", None)
-        task.thread_name = getattr(span.timeline, "thread_name", None)
+        name = getattr(span.timeline, "thread_name", None)
+        task.thread_name = None if name is None else printable(name)
         task.cpu_ns = getattr(span.timeline, "cpu_ns", None)
     task.computes += 1
     task.compute_ns += span.finish - span.start
@@ -423,7 +425,8 @@ def _add_thunk(reader: _Reader, half: Half) -> None:
     if timeline is None:
         return
     task.function = _label_of(getattr(timeline, "f", None)) or task.function
-    task.label = getattr(timeline, "name", None) or task.label
+    label = getattr(timeline, "name", None)
+    task.label = task.label if label is None else printable(label) or task.label
     task.dependencies = _unique(d[1] for d in getattr(timeline, "deps", None) or ()) or task.dependencies
     task.spawned_by = getattr(timeline, "spawned_by", 0) or 0
     task.run_id = getattr(timeline, "run_id", None)
@@ -469,17 +472,18 @@ def _note_result(task: TaskRow, timeline: Any) -> None:
         task.result_bytes = result.nbytes
     elif isinstance(result, BaseException):
         error = unwrap_exception(result)  # of a skipped task: what the one it depends on raised
-        task.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        first = (text_of(error).splitlines() or [""])[0][:200]
+        task.error = printable(f"{type(error).__name__}: {first}")
 
 
 def _annotation(reader: _Reader, half: Half) -> None:
     objectid, name = id_field(half.id, "objectid"), id_field(half.id, "name")
-    reader.table.names[getattr(objectid, "objid", objectid)] = str(name)
+    reader.table.names[getattr(objectid, "objid", objectid)] = printable(name)
 
 
 def _label_of(f: Any) -> str:
     """A function as rows show it: its name, the text that stands for it in a saved log, "" where there is none."""
-    return f if isinstance(f, str) else "" if f is None else function_name(f)
+    return "" if f is None else printable(f if isinstance(f, str) else function_name(f))
 
 
 _AT_START: dict[str, Any] = {

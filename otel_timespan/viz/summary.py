@@ -10,6 +10,8 @@ from html import escape
 from typing import Any
 
 from ..errors import MissingExtraError
+from ..timespans.texts import for_file, printable
+from .output import write_output
 from .rows import LogTable, Span, read_logs
 from .units import pretty_bytes, pretty_count, pretty_time
 
@@ -103,6 +105,10 @@ class Summary:
 
     def __rich__(self) -> Any:
         """A table for a terminal. Raises `MissingExtraError` without rich."""
+        return self._rich_table(None)
+
+    def _rich_table(self, file: Any) -> Any:
+        """For a file that may not know all letters."""
         try:
             from rich.table import Table
             from rich.text import Text
@@ -117,7 +123,8 @@ class Summary:
         for name in ("events", "mean", "min", "max", "total"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in self.table():
-            table.add_row(*(Text(cell, style="dim" if row[0].startswith("  ") else "") for cell in row))
+            style = "dim" if row[0].startswith("  ") else ""
+            table.add_row(*(Text(for_file(cell, file), style=style) for cell in row))
         return table
 
     def table(self) -> Iterator[tuple[str, ...]]:
@@ -137,9 +144,9 @@ class Summary:
             except ImportError:
                 pass
             else:
-                Console(file=io).print(self)
+                Console(file=io).print(self._rich_table(io))
                 return
-        io.write(str(self))
+        write_output(io, str(self))
 
     def _repr_html_(self) -> str:
         if not self.blocks:
@@ -173,7 +180,7 @@ def _extras(log: LogTable, span: Span) -> dict[str, float]:
             extras[name] = float(value)
     counters = _at(streams, "linuxperf", span.at)
     if hasattr(counters, "keys"):
-        extras.update({str(name): float(counters[name]) for name in counters if counters[name] is not None})
+        extras.update({printable(name): float(counters[name]) for name in counters if counters[name] is not None})
     return extras
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import InvalidOptionError, MissingExtraError
+from ..timespans.texts import cell
 from .colors import PALETTE, NameToColor, assign_colors
 from .counters import short_processor
 from .rows import LogTable, Span, id_field, read_logs
@@ -206,11 +207,20 @@ def columns_of(target: str) -> list[str]:
 
 
 def logs_to_csv(logs: Any, target: str = "tasks") -> str:
-    """The rows as CSV text with a header line; lists are joined by blanks. Needs no library."""
+    """The rows as CSV text with a header line; lists are joined by blanks. Needs no library.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     rows = logs_to_rows(logs, target)
     out = io.StringIO()
     writer = csv.DictWriter(out, rows[0] if rows else columns_of(target), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
+        writer.writerow({column: _cell(value) for column, value in row.items()})
     return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return value if value is None or isinstance(value, (int, float)) else cell(value)

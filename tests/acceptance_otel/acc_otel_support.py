@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import otel_timespan as ts
 from tests.backends import ROOT
+from tests.otel.log_bench import forget_line_filters
 
 WAITS = (
     *(f"timespan.wait.{p}" for p in ("dependency", "schedule", "queue", "move", "finish")),
@@ -71,6 +72,7 @@ class Lab:
         self.log.close()
         self.provider.shutdown()
         self.meters.shutdown()
+        forget_line_filters()
 
 
 def metrics_of(reader: InMemoryMetricReader) -> list[Any]:

@@ -225,6 +225,32 @@ def test_values_that_refuse_everything(context: D.Context) -> None:
     D.wait(cancelled)
 
 
+@pytest.mark.parametrize("logged", [False, True])
+def test_a_callable_that_raises_for_its_attributes(context: D.Context, logged: bool) -> None:
+    """The `__getattr__` of a proxy may raise anything: its tasks run all the same, with a log and without one."""
+
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(f"unbound proxy {name}")
+
+        def __call__(self, *args: int) -> int:
+            return sum(args)
+
+    class Failing(Proxy):
+        def __call__(self, *args: int) -> int:
+            raise ValueError("its own")
+
+    if logged:
+        D.enable_logging(metrics=True, timeline=True)
+    scoped = D.tochunk(1, scope=D.scope(worker=1))  # from now on the scopes of arguments are looked at
+    assert D.fetch(D.spawn(lambda proxy, one: proxy(one), Proxy(), scoped)) == 1
+    assert [D.fetch(D.spawn(Proxy(), n, 1)) for n in range(300)] == list(range(1, 301))
+    with pytest.raises(D.DTaskFailedError, match="its own"):
+        D.fetch(D.spawn(Failing()))
+    if logged:
+        assert "Proxy" in str(D.fetch_logs())
+
+
 def test_exceptions_whose_texts_cant_be_had(context: D.Context) -> None:
     """An exception that raises when it is printed is still its task's failure."""
 

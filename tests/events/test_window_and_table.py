@@ -283,6 +283,16 @@ def test_section_7_2_saved_and_read_back(kind: str, tmp_path: Path) -> None:
     assert [r["timestamp"] for r in core] == [10, 20]
 
 
+def test_a_category_that_is_no_utf8_is_saved(tmp_path: Path) -> None:
+    """Parquet knows no lone surrogates: one in a category is kept as its escape, in other streams as it is."""
+    pytest.importorskip("pyarrow.parquet")
+    storage = E.TableStorage()
+    storage.creation_hook({"core": E.CoreRecord(1, "caf\udce9", "start"), "id": "caf\udce9"})
+    storage.save(tmp_path / "log.parquet")
+    (read,) = E.TableStorage.load(tmp_path / "log.parquet")
+    assert read["core"].category == r"caf\udce9" and read["id"] == "caf\udce9"
+
+
 def test_section_7_2_foreign_files_are_refused(tmp_path: Path) -> None:
     """Neither other bytes nor another Parquet file is a table of ours."""
     parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from otel_timespan import dagger as D
 from otel_timespan import timespans as T
 from otel_timespan.otel import OTelLog, semconv
+from otel_timespan.otel.spans.redact import _LOGGERS, LineFilter
 
 WAITS = (
     semconv.WAIT_DEPENDENCY,
@@ -60,6 +62,14 @@ class Bench:
         """Switch logging off and close."""
         self.context.log_sink = T.NoOpLog()
         self.log.close()
+        forget_line_filters()
+
+
+def forget_line_filters() -> None:
+    """Logs that redact leave theirs on our loggers until they are collected."""
+    for name in _LOGGERS:
+        for one in [one for one in logging.getLogger(name).filters if isinstance(one, LineFilter)]:
+            one.remove()
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:

@@ -251,7 +251,7 @@ def test_names_and_errors_are_escaped() -> None:
     run.end(1, 20, Proc(1, 1), (101, "t"), result=ValueError("bad\nvalue"))
     run.finish(1, 20, 25, ValueError("bad\nvalue"), "failure")
     (body,) = computes(parsed(run.raw()))
-    assert body["name"] == '"quoted"\n\u2028 <b>'
+    assert body["name"] == r'"quoted"\n\u2028 <b>'
     assert (body["args"]["error"], body["cname"]) == ("ValueError: bad", "terrible")
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ... import forks
 from ..data.chunks import Chunk, DRef
 from ..data.read import read
-from ..records.describe import describe_function
+from ..records.describe import attribute_of, describe_function
 from ..tasks.dtask import DTask
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def content_of(f: Any) -> Any:
     if type(f) is DTask:
         outcome = getattr(f, "_outcome", None)
         return read(outcome) if isinstance(outcome, DRef) and not outcome.may_spill else type(f)
-    return getattr(f, "__spawned__", f)
+    return attribute_of(f, "__spawned__", f)
 
 
 def impute_sum(sizes: Iterable[float | None]) -> float:

@@ -23,6 +23,7 @@ from ..options.defaults import apply_defaults, signature_defaults
 from ..options.options import DEFAULT, Options
 from ..places.processors import OSProc, Processor, ThreadProc, get_processors, root
 from ..places.scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
+from ..records.describe import attribute_of
 from ..records.kinds import CORE_WORKER, code_of
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask, live
@@ -151,7 +152,7 @@ def spots_of(core: Core, task: DTask) -> list[Spot]:
     """All spots where a task may go. Raises `SchedulingError` where there is none."""
     if signature_defaults:
         types = tuple(type_of(a) for a in task._args)
-        task._options = apply_defaults(task._options, getattr(task._f, "__spawned__", task._f), types)
+        task._options = apply_defaults(task._options, attribute_of(task._f, "__spawned__", task._f), types)
     options = task._options
     if options is DEFAULT and not core.custom_defaults and not (Chunk.scoped_exist and _has_scoped_arguments(task)):
         return [Spot(None, worker, core.threads[worker]) for worker in core.active]
@@ -258,7 +259,7 @@ def scope_of(value: Any) -> Scope | None:
         chunk = value._live.chunk if value._live is not None else None
         scope = chunk.scope if chunk is not None else value._options.result_scope
     else:
-        scope = getattr(value, "scope", None)
+        scope = attribute_of(value, "scope")
     return scope if isinstance(scope, Scope) and not isinstance(scope, AnyScope) else None
 
 

@@ -13,7 +13,15 @@ from typing import Any
 from ...timespans.model import ChunkInfo, ValueInfo, function_name
 from .sizes import FIXED, approx_size
 
-__all__ = ["FIXED_INFO", "FunctionInfo", "callable_name", "describe_function", "describe_value", "is_mutable"]
+__all__ = [
+    "FIXED_INFO",
+    "FunctionInfo",
+    "attribute_of",
+    "callable_name",
+    "describe_function",
+    "describe_value",
+    "is_mutable",
+]
 
 
 class FunctionInfo:
@@ -51,16 +59,25 @@ def describe_function(f: Any) -> Any:
     inner = f
     while isinstance(inner, functools.partial):
         inner = inner.func
-    code = getattr(inner, "__code__", None)
+    code = attribute_of(inner, "__code__")
     if code is None and not isinstance(inner, type):
         code = getattr(getattr(type(inner), "__call__", None), "__code__", None)  # noqa: B004
-    named = inner if isinstance(getattr(inner, "__name__", None), str) else type(inner)
+    named = inner if isinstance(attribute_of(inner, "__name__"), str) else type(inner)
+    qualname, module = attribute_of(named, "__qualname__"), attribute_of(named, "__module__")
     return FunctionInfo(
         named.__name__,
-        str(getattr(named, "__qualname__", named.__name__)),
-        str(getattr(named, "__module__", "")),
+        qualname if isinstance(qualname, str) else named.__name__,
+        module if isinstance(module, str) else "",
         code if isinstance(code, types.CodeType) else None,
     )
+
+
+def attribute_of(thing: Any, name: str, default: Any = None) -> Any:
+    """`getattr` of what a user gave: the `__getattr__` of a proxy may raise anything, and has nothing to tell then."""
+    try:
+        return getattr(thing, name, default)
+    except Exception:
+        return default
 
 
 def _bound_to_data(f: Any) -> bool:

@@ -90,13 +90,14 @@ def _bounded(items: list[Any], dropped: int) -> BoundedList[Any]:
 
 
 def _event(event: EventData) -> Event:
-    return Event(_text(event.name), _attributes(event.attributes), min(max(event.time_ns, 0), _U64))
+    attributes = _attributes(event.attributes, event.dropped_attributes)
+    return Event(_text(event.name), attributes, min(max(event.time_ns, 0), _U64))
 
 
 def _link(link: LinkData) -> Link:
     state = _trace_state(link.trace_state)
     context = SpanContext(link.trace_id, link.span_id, False, TraceFlags(link.flags & 0xFF), state)
-    return Link(context, _attributes(link.attributes))
+    return Link(context, _attributes(link.attributes, link.dropped_attributes))
 
 
 @lru_cache(maxsize=256)
@@ -128,7 +129,7 @@ def _readable_from_proto(span: Any, resource: Resource, scope: InstrumentationSc
         end_ns=span.end_time_unix_nano,
         attributes=_plain_attributes(span.attributes),
         links=[_plain_link(link) for link in span.links],
-        events=[EventData(e.name, e.time_unix_nano, _plain_attributes(e.attributes)) for e in span.events],
+        events=[_plain_event(event) for event in span.events],
         status=span.status.code,
         status_message=span.status.message,
         trace_state=span.trace_state,
@@ -146,7 +147,13 @@ def _readable_from_proto(span: Any, resource: Resource, scope: InstrumentationSc
 
 def _plain_link(link: Any) -> LinkData:
     trace_id, span_id = int.from_bytes(link.trace_id, "big"), int.from_bytes(link.span_id, "big")
-    return LinkData(trace_id, span_id, _plain_attributes(link.attributes), link.trace_state, link.flags & 0xFF)
+    attributes, dropped = _plain_attributes(link.attributes), link.dropped_attributes_count
+    return LinkData(trace_id, span_id, attributes, link.trace_state, link.flags & 0xFF, dropped)
+
+
+def _plain_event(event: Any) -> EventData:
+    attributes = _plain_attributes(event.attributes)
+    return EventData(event.name, event.time_unix_nano, attributes, event.dropped_attributes_count)
 
 
 def _plain_attributes(pairs: Any) -> dict[str, Any]:

@@ -16,11 +16,16 @@ from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 
+from ..spans.redact import Redact, redacted_attributes
+
 __all__ = ["default_resource", "process_resource"]
 
 
-def default_resource(attributes: Mapping[str, Any] | None = None) -> Resource:
-    """What the variables and the SDK's detectors say, our defaults where they say nothing, then `attributes`."""
+def default_resource(attributes: Mapping[str, Any] | None = None, redact: Redact | None = None) -> Resource:
+    """What the variables and the SDK's detectors say, our defaults where they say nothing, then `attributes`.
+
+    Of all that, what `redact` lets out.
+    """
     found = Resource.create()
     ours: dict[str, Any] = {"host.name": socket.gethostname(), "host.arch": platform.machine()}
     ours.update(process_resource().attributes)
@@ -28,7 +33,8 @@ def default_resource(attributes: Mapping[str, Any] | None = None) -> Resource:
     missing = {key: value for key, value in ours.items() if key not in found.attributes}
     if str(found.attributes.get("service.name", "")).startswith("unknown_service"):
         missing["service.name"] = program_name()
-    return found.merge(Resource(missing)).merge(Resource(dict(attributes or {})))
+    found = found.merge(Resource(missing)).merge(Resource(dict(attributes or {})))
+    return found if redact is None else Resource(redacted_attributes(redact, found.attributes), found.schema_url)
 
 
 def process_resource() -> Resource:

@@ -221,7 +221,7 @@ def encode_span(span: SpanData) -> bytes:
     if span.dropped_attributes:
         out.append(_count_field(b"\x50", span.dropped_attributes))
     for event in span.events:
-        out.append(_field(b"\x5a", _event(event.name, event.time_ns, event.attributes)))
+        out.append(_field(b"\x5a", _event(event.name, event.time_ns, event.attributes, event.dropped_attributes)))
     if span.dropped_events:
         out.append(_count_field(b"\x60", span.dropped_events))
     for link in span.links:
@@ -251,8 +251,8 @@ def encode_readable(span: ReadableSpan) -> bytes:
     for link in span.links:
         to = link.context
         attributes: Mapping[str, Any] = link.attributes or {}
-        plain = LinkData(to.trace_id, to.span_id, attributes, _state(to), int(to.trace_flags))
-        out.append(_field(b"\x6a", _link(plain, to.is_remote, link.dropped_attributes)))
+        plain = LinkData(to.trace_id, to.span_id, attributes, _state(to), int(to.trace_flags), link.dropped_attributes)
+        out.append(_field(b"\x6a", _link(plain, to.is_remote)))
     out.append(_count_field(b"\x70", span.dropped_links))
     out.append(_status(span.status.status_code.value, span.status.description))
     remote = _IS_REMOTE if parent is not None and parent.is_remote else 0
@@ -282,13 +282,13 @@ def _event(name: str, time_ns: int, attributes: Mapping[str, Any], dropped: int 
     return b"".join(out)
 
 
-def _link(link: LinkData, is_remote: bool = False, dropped: int = 0) -> bytes:
+def _link(link: LinkData, is_remote: bool = False) -> bytes:
     trace_id = link.trace_id
     out = [_head(b"\x0a\x10", trace_id >> 64 & _U64, trace_id & _U64, b"\x12\x08", link.span_id & _U64)]
     if link.trace_state:
         out.append(_text_field(b"\x1a", link.trace_state))
     _link_attributes(link.attributes, out)
-    out.append(_count_field(b"\x28", dropped))
+    out.append(_count_field(b"\x28", link.dropped_attributes))
     out.append(b"\x35" + _fixed32(link.flags & 0xFF | _HAS_IS_REMOTE | (_IS_REMOTE if is_remote else 0)))
     return b"".join(out)
 

@@ -28,6 +28,7 @@ from ...timespans.model import Event
 from ...timespans.warn import warn_once
 from .. import semconv
 from ..export.settings import shown
+from ..spans.values import plain_text
 
 __all__ = ["BY_STREAM", "READINGS", "ConsumerGauges", "Levels", "Reading", "default_consumers"]
 
@@ -60,7 +61,7 @@ def counts(value: Any) -> list[Point]:
     """A mapping, a list of pairs, or a record with named fields: label → number; nothing for anything else."""
     if not isinstance(value, (list, tuple)):
         value = (value if isinstance(value, Mapping) else getattr(value, "__dict__", {})).items()
-    return [((str(label),), count) for label, count in value]
+    return [((plain_text(label),), count) for label, count in value]
 
 
 READINGS: Mapping[type, Reading] = {
@@ -256,7 +257,7 @@ class _WorkerConsumers:
         """Whom to call for such events, with the reading where labels come and go."""
         for _, _, reading in self._whole:
             # Of `EventSaturation`: its labels are the categories, and a value says nothing of those that closed.
-            self._levels.see(reading, self._worker, str(kind[0]))
+            self._levels.see(reading, self._worker, plain_text(kind[0]))
         calls: list[tuple[Callable[[Event], Any], Reading | None, Caller]] = []
         for caller, of in self._called:
             if caller.wants(*kind):

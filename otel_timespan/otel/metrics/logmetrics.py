@@ -19,6 +19,7 @@ from .. import semconv
 from ..spans import failures
 from ..spans.bodyspan import span_context
 from ..spans.mapping import SpanMapper
+from ..spans.redact import REDACTED, Redact, redacted_text
 from ..spans.runs import Run
 from ..spans.tasks import OpenTask, code_attributes, task_name
 from .gauges import ConsumerGauges
@@ -28,12 +29,15 @@ from .recording import HistogramRecorder
 __all__ = ["LogMetrics"]
 
 EXEMPLARS_S = 0.1
+MAX_ANSWERS = 10_000
+"""Of `redact`, kept: a collection asks about the same texts each time."""
 
 
 class LogMetrics:
     """The metrics of one `OTelLog`: an `Observer` of its mapper and a `MetricSource` of its hub.
 
-    `prepare` drains the log; `account` gives its stats. Fed by one thread at a time, under the log's lock.
+    `prepare` drains the log; `account` gives its stats; `redact` is asked about the texts among the attributes. Fed by
+    one thread at a time, under the log's lock.
     """
 
     is_log = True
@@ -48,6 +52,7 @@ class LogMetrics:
         prepare: Callable[[], object],
         account: Callable[[], Mapping[str, Any]],
         worker: Callable[[], int],
+        redact: Redact | None = None,
     ) -> None:
         self._hub, self._gauges = hub, gauges
         gauges.listen(_Occurrences(self._count))
@@ -63,6 +68,8 @@ class LogMetrics:
         self._exemplars: set[Any] = set()
         self._renewed_s = 0.0
         self._labels: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._redact = redact
+        self._answers: dict[tuple[str, str], str] = {}
 
     def _count_nothing(self) -> None:
         self.events = 0
@@ -162,7 +169,7 @@ class LogMetrics:
                 context = set_span_in_context(NonRecordingSpan(of_span), Context())
         labels = self._labels.get((name, key))
         if labels is None:
-            labels = dict(zip(semconv.instrument(name).attributes, key))  # noqa: B905
+            labels = dict(zip(semconv.instrument(name).attributes, self._shown(name, key)))  # noqa: B905
             if len(self._labels) < 10_000:
                 self._labels[name, key] = labels
         self._record[name].record(seconds, key, labels, context)
@@ -176,9 +183,25 @@ class LogMetrics:
     def observe(self, instrument: str) -> Points:
         """The present points of one instrument."""
         with self._lock:
-            if instrument in self._counts:
-                return self._counters(instrument)
-            return self._levels(instrument)
+            points = self._counters(instrument) if instrument in self._counts else self._levels(instrument)
+            return points if self._redact is None else [(self._shown(instrument, key), n) for key, n in points]
+
+    def _shown(self, instrument: str, key: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The values of an instrument's attributes as they may leave."""
+        if self._redact is None:
+            return key
+        names = semconv.instrument(instrument).attributes
+        return tuple(self._answer(name, value) for name, value in zip(names, key, strict=False))
+
+    def _answer(self, name: str, value: Any) -> Any:
+        if self._redact is None or not isinstance(value, str):
+            return value
+        answer = self._answers.get((name, value))
+        if answer is None:
+            answer = redacted_text(self._redact, name, value) or REDACTED
+            if len(self._answers) < MAX_ANSWERS:
+                self._answers[name, value] = answer
+        return answer
 
     def _counters(self, instrument: str) -> Points:
         if instrument == semconv.EVENTS:

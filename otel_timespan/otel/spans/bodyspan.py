@@ -1,8 +1,10 @@
 """The span that is current while a body runs, and around a `with dag(...)` block.
 
-It records what the user adds (attributes, events, links, a status, a name); `merged` joins that with
-our own span when the log builds it. It is a `ReadableSpan` too, so that span processors take it in
-`on_start`. Creating one costs about 2 µs: contexts and dictionaries are made when first asked for.
+It records what the user adds (attributes, events, links, a status, a name), made plain at once (values.py), so
+that what the user does to a list afterwards isn't sent; `merged` joins that with our own span when the log builds
+it. No call raises: what has the wrong type is left out and warned of, as by the SDK. It is a `ReadableSpan` too,
+so that span processors take it in `on_start`. Creating one costs about 2 µs: contexts and dictionaries are made
+when first asked for.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from ...timespans.warn import warn_once
 from . import failures
 from .limits import NO_LIMITS, Limits
 from .spandata import ERROR, OK, UNSET, EventData, LinkData, SpanData
+from .values import plain_attributes, plain_int, plain_pairs, plain_text, plain_value
 
 __all__ = ["BodySpan", "span_context"]
 
@@ -86,41 +90,63 @@ class BodySpan(Span, ReadableSpan):
         """Does nothing: the span ends with the body."""
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Add or replace one attribute."""
-        if not self._open() or value is None:
+        """Add or replace one attribute. A value of None is left out."""
+        if not self._open():
             return
-        limit = self.limits.attributes
-        if limit is not None and len(self._set) >= limit and key not in self._set:
-            self._lost_attributes += 1
-            return
-        self._set[key] = value
+        if type(key) is str and key.isascii() and key:  # nearly always
+            if value is not None:
+                self._keep(key, plain_value(value))
+        else:
+            self._put(*plain_pairs([(key, value)]))
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Add or replace several."""
-        for key, value in attributes.items():
-            self.set_attribute(key, value)
+        if self._open():
+            self._put(*plain_attributes(attributes))
+
+    def _put(self, kept: Mapping[str, Any], refused: int) -> None:
+        self._lost_attributes += refused
+        for key, value in kept.items():
+            self._keep(key, value)
+
+    def _keep(self, key: str, value: Any) -> None:
+        limit = self.limits.attributes
+        if limit is not None and len(self._set) >= limit and key not in self._set:
+            self._lost_attributes += 1
+        else:
+            self._set[key] = value
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
-        """Add an event; `timestamp` is wall-clock ns, now by default."""
-        if not self._open():
-            return
+        """Add an event; `timestamp` is wall-clock ns, now by default and for what is no such number."""
+        if self._open():
+            self._add_event(name, attributes, timestamp)
+
+    def _add_event(self, name: Any, attributes: Any, timestamp: Any, ours: Mapping[str, Any] | None = None) -> None:
+        kept, refused = plain_attributes(attributes)
+        if ours:
+            kept = {**ours, **kept}
         limit = self.limits.events
-        if limit is not None and len(self._added) >= limit:
+        if limit is not None and len(self._added) >= limit:  # the newest stay, as in the SDK
             self._lost_events += 1
-            return
-        self._added.append(EventData(name, time.time_ns() if timestamp is None else timestamp, dict(attributes or {})))
+            if not limit:
+                return
+            self._added[:1] = ()
+        self._added.append(EventData(plain_text(name), _moment(timestamp), kept, refused))
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
-        """Link to another span."""
-        if not self._open() or context is None:
+        """Link to another span. As in the SDK one that leads nowhere needs attributes or a trace state."""
+        if not self._open():
+            return
+        link = _link(context, attributes)
+        if link is None:
+            text = "a link needs a valid SpanContext; one to a %s is left out"
+            warn_once(("link", type(context)), text, _kind(context))
             return
         limit = self.limits.links
         if limit is not None and len(self._linked) >= limit:
             self._lost_links += 1
             return
-        header = context.trace_state.to_header() if context.trace_state else ""
-        flags = int(context.trace_flags)
-        self._linked.append(LinkData(context.trace_id, context.span_id, dict(attributes or {}), header, flags))
+        self._linked.append(link)
 
     def record_exception(
         self,
@@ -132,30 +158,36 @@ class BodySpan(Span, ReadableSpan):
         """Add an `exception` event. If the same exception then ends the body it isn't recorded again."""
         if not self._open():
             return
+        if not isinstance(exception, BaseException):
+            text = "a %s is no exception to record; it is left out"
+            warn_once(("exception", type(exception)), text, _kind(exception))
+            return
         self._recorded += (exception,)
         event = failures.exception_event(failures.describe(exception), 0)
-        self.add_event("exception", {**event.attributes, **(attributes or {})}, timestamp)
+        self._add_event("exception", attributes, timestamp, event.attributes)
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """The SDK's rules: OK is final, UNSET is ignored."""
+        """The SDK's rules: OK is final, UNSET is ignored, a description is a text, for errors only."""
         if not self._open() or self._status_code == OK:
             return
-        code = status.status_code if isinstance(status, Status) else status
-        if code is StatusCode.UNSET:
-            return
-        text = status.description if isinstance(status, Status) else description
-        self._status_code = _CODES[code]
-        self._status_text = (text or "") if code is StatusCode.ERROR else ""
+        code, text = (status.status_code, status.description) if isinstance(status, Status) else (status, description)
+        if not isinstance(code, StatusCode):
+            warn_once(("status", type(status)), "a status is a Status or a StatusCode, not a %s", _kind(status))
+        elif code is not StatusCode.UNSET:
+            self._status_code = _CODES[code]
+            self._status_text = plain_text(text) if code is StatusCode.ERROR and isinstance(text, str) else ""
 
     def update_name(self, name: str) -> None:
         """Another name for the span."""
-        if self._open():
-            self._name, self._renamed = name, True
+        if not isinstance(name, str):
+            warn_once(("name", type(name)), "the name of a span is a text, not a %s", _kind(name))
+        elif self._open():
+            self._name, self._renamed = plain_text(name), True
 
     def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
         if exc_val is not None and self.is_recording():
             self.record_exception(exc_val)
-            self.set_status(StatusCode.ERROR, f"{exc_type.__name__}: {exc_val}")
+            self.set_status(StatusCode.ERROR, f"{exc_type.__name__}: {plain_text(exc_val)}")
 
     # ---- what the log calls --------------------------------------------------------------------
 
@@ -185,7 +217,7 @@ class BodySpan(Span, ReadableSpan):
 
     def _open(self) -> bool:
         if self._ended:
-            _log.warning("a span was changed after its end: %s", self._name)
+            _log.warning("a span was changed after its end")
         return not self._ended
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -276,6 +308,35 @@ class BodySpan(Span, ReadableSpan):
     def dropped_links(self) -> int:
         """Beyond the limit."""
         return self._lost_links
+
+
+def _moment(timestamp: Any) -> int:
+    """Wall-clock ns: those given, or now."""
+    if timestamp is None:
+        return time.time_ns()
+    given = plain_int(timestamp)
+    if given is not None and 0 <= given < 1 << 64:
+        return given
+    warn_once(("timestamp", type(timestamp)), "a timestamp is a number of ns since 1970, not a %s", _kind(timestamp))
+    return time.time_ns()
+
+
+def _link(context: Any, attributes: Any) -> LinkData | None:
+    """The link, None for what is no context, or one that leads nowhere and says nothing."""
+    kept, refused = plain_attributes(attributes)
+    try:
+        trace_id, span_id = plain_int(context.trace_id) or 0, plain_int(context.span_id) or 0
+        state = plain_text(context.trace_state.to_header()) if context.trace_state else ""
+        flags = (plain_int(context.trace_flags) or 0) & 0xFF
+    except Exception:  # not a SpanContext
+        return None
+    if not ((trace_id and span_id) or kept or state) or trace_id >> 128 or span_id >> 64:
+        return None
+    return LinkData(trace_id, span_id, kept, state, flags, refused)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 def _restore(made: tuple[Any, ...], kept: tuple[Any, ...]) -> BodySpan:

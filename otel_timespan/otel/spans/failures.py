@@ -13,6 +13,7 @@ from ...errors import DTaskFailedError, RemoteTaskError, unwrap_exception
 from ...timespans.codec import LoggedObject
 from .. import semconv
 from .spandata import EventData
+from .values import plain_text
 
 __all__ = [
     "FailureText",
@@ -51,15 +52,16 @@ def is_cancellation(error: Any) -> bool:
 def error_type(error: Any) -> str:
     """The qualified name of the innermost exception's type, as the SDK writes it."""
     if isinstance(error, LoggedObject):
-        return error.type.removeprefix("builtins.")
+        return plain_text(error.type).removeprefix("builtins.")
     kind = type(unwrap_exception(error))
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name, module = plain_text(kind.__qualname__), plain_text(kind.__module__)
+    return name if module == "builtins" else f"{module}.{name}"
 
 
 def describe(error: Any) -> FailureText:
     """Of an exception, or of what a log file kept of one (no stack). Never raises, whatever its methods do."""
     if isinstance(error, LoggedObject):
-        return FailureText(error_type(error), cut(error.text, MAX_MESSAGE), "")
+        return FailureText(error_type(error), cut(plain_text(error.text), MAX_MESSAGE), "")
     inner = unwrap_exception(error)
     return FailureText(error_type(error), cut(_message(inner), MAX_MESSAGE), cut(_stack(error, inner), MAX_STACK))
 
@@ -94,8 +96,10 @@ def cut(text: str, limit: int) -> str:
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception as broken:
+        return plain_text(str(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as broken:  # a __str__ of the user's may raise anything
         return f"<no message: str() raised {type(broken).__name__}>"
 
 
@@ -103,8 +107,10 @@ def _stack(error: BaseException, inner: BaseException) -> str:
     if isinstance(error, DTaskFailedError):
         error = error.ex
     if isinstance(error, RemoteTaskError) and error.traceback_text:
-        return error.traceback_text
+        return plain_text(error.traceback_text)
     try:
-        return "".join(traceback.format_exception(type(inner), inner, inner.__traceback__))
-    except Exception as broken:
+        return plain_text("".join(traceback.format_exception(type(inner), inner, inner.__traceback__)))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as broken:  # of a __str__, a __notes__, a chain of causes
         return f"<no stack: formatting raised {type(broken).__name__}>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from opentelemetry.sdk.trace import SpanLimits
 
@@ -18,7 +18,8 @@ __all__ = ["NO_LIMITS", "Limits", "clip", "limits_of"]
 
 
 class Limits(NamedTuple):
-    """Span limits; None is no limit. Lengths are characters."""
+    """Span limits; None is no limit. Lengths are characters, of bytes bytes; of a list or a mapping they are those of
+    its texts, each by itself, the keys of a mapping included. Keys of attributes have no limit."""
 
     attributes: int | None
     events: int | None
@@ -26,9 +27,9 @@ class Limits(NamedTuple):
     event_attributes: int | None
     link_attributes: int | None
     attribute_length: int | None
-    """Of the texts in a span's attributes."""
+    """Of the values of a span's attributes."""
     inner_length: int | None
-    """Of the texts in the attributes of its events and links."""
+    """Of the values of its events' and links' attributes."""
 
 
 NO_LIMITS = Limits(None, None, None, None, None, None, None)
@@ -79,13 +80,21 @@ def _same(kept: Sequence[Any], given: Sequence[Any]) -> bool:
 
 
 def _clip_event(event: EventData, limits: Limits) -> EventData:
-    kept, _ = _clip_attributes(event.attributes, limits.event_attributes, limits.inner_length)
-    return event if kept is event.attributes else event._replace(attributes=kept)
+    return _clip_inner(event, limits.event_attributes, limits.inner_length)
 
 
 def _clip_link(link: LinkData, limits: Limits) -> LinkData:
-    kept, _ = _clip_attributes(link.attributes, limits.link_attributes, limits.inner_length)
-    return link if kept is link.attributes else link._replace(attributes=kept)
+    return _clip_inner(link, limits.link_attributes, limits.inner_length)
+
+
+_Inner = TypeVar("_Inner", EventData, LinkData)
+
+
+def _clip_inner(part: _Inner, count: int | None, length: int | None) -> _Inner:
+    kept, dropped = _clip_attributes(part.attributes, count, length)
+    if kept is part.attributes:
+        return part
+    return part._replace(attributes=kept, dropped_attributes=part.dropped_attributes + dropped)
 
 
 def _clip_attributes(
@@ -101,8 +110,10 @@ def _clip_attributes(
 
 
 def _cut(value: Any, length: int) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         return value[:length]
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+    if isinstance(value, (tuple, list)):
         return [_cut(item, length) for item in value]
+    if isinstance(value, dict):
+        return {key[:length]: _cut(item, length) for key, item in value.items()}
     return value

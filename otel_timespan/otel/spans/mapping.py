@@ -29,6 +29,7 @@ from .plain import PlainSpans
 from .runs import Run, Runs
 from .spandata import ERROR, UNSET, EventData, SpanData
 from .tasks import Done, OpenTask, SpanConfig
+from .values import plain_text
 
 __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
 
@@ -87,7 +88,7 @@ class SpanMapper:
         *,
         detail: str = "phases",
         offset_ns: int = 0,
-        link_limit: int = 128,
+        link_limit: int | None = 128,
         observer: Observer | None = None,
     ) -> None:
         if detail not in DETAILS:
@@ -117,6 +118,10 @@ class SpanMapper:
             "compute": self._compute_finish,
             "finish": self._finish_finish,
         }
+
+    def limit_links(self, limit: int | None) -> None:
+        """From now on a span has at most so many links; None is no limit."""
+        self._config = self._config._replace(link_limit=limit)
 
     @property
     def saw_tasks(self) -> bool:
@@ -272,7 +277,7 @@ class SpanMapper:
             return
         attributes: dict[str, Any] = {
             semconv.TASK_ID: task.id,
-            semconv.MOVE_POSITION: str(position),
+            semconv.MOVE_POSITION: plain_text(position),
             semconv.MOVE_KIND: timeline.kind,
             semconv.MOVE_SOURCE: timeline.source,
             semconv.MOVE_DESTINATION: timeline.destination,
@@ -310,7 +315,7 @@ class SpanMapper:
         task.cpu_ns = getattr(timeline, "cpu_ns", None)
         thread = getattr(timeline, "thread_id", None)
         if thread is not None:
-            task.thread = (thread, str(getattr(timeline, "thread_name", "")))
+            task.thread = (thread, plain_text(getattr(timeline, "thread_name", "")))
         span = getattr(timeline, "span", None)
         task.span = span if isinstance(span, BodySpan) else None
         result: Any = getattr(timeline, "result", None)

@@ -23,6 +23,7 @@ from . import failures, ids
 from .runs import Run, Runs, Sampled
 from .spandata import ERROR, UNSET, SpanData
 from .tasks import processor_name
+from .values import plain_text
 
 __all__ = ["PLACE", "Enclosing", "Place", "PlainSpans", "is_program"]
 
@@ -48,15 +49,17 @@ class Place(NamedTuple):
 
 def own_place(event: Event) -> tuple[int, int]:
     """(trace id, span id) that a timespan's start gives it when nothing encloses it: the same in a replay."""
-    key = (event.category, id_text(event.id), event.timestamp, event.worker)
+    key = (plain_text(event.category), id_text(event.id), event.timestamp, event.worker)
     return ids.digest(128, *key), ids.digest(64, *key)
 
 
 def id_text(id: Any) -> str:
     """The id of a timespan as text, cut."""
     try:
-        return repr(id)[:256]
-    except Exception as broken:
+        return plain_text(repr(id)[:256])
+    except KeyboardInterrupt:
+        raise
+    except BaseException as broken:  # a __repr__ of the user's may raise anything
         return f"<{type(id).__name__}: repr() raised {type(broken).__name__}>"
 
 
@@ -109,7 +112,7 @@ class Enclosing:
         if active is not INVALID_SPAN and context.is_valid:
             state = context.trace_state.to_header() if context.trace_state else ""
             return Place(context.trace_id, span_id, context.span_id, int(context.trace_flags) & 1, state)
-        sampled = self._sample(trace_id, str(event.category))
+        sampled = self._sample(trace_id, plain_text(event.category))
         return Place(trace_id, span_id, 0, sampled.flags, sampled.trace_state)
 
 
@@ -214,7 +217,7 @@ class PlainSpans:
     ) -> int:
         if not place.flags & 1:
             return 1
-        category = str(start.category)
+        category = plain_text(start.category)
         attributes: dict[str, Any] = {semconv.EVENT_CATEGORY: category, semconv.WORKER_ID: start.worker}
         attributes[semconv.EVENT_ID] = id_text(start.id)
         status, message = UNSET, ""
@@ -246,13 +249,13 @@ def _of_scheduler(category: str, id: EventId, timeline: Any) -> Iterator[tuple[s
     if processor is not None:
         yield semconv.PROCESSOR, processor_name(processor)
     if category == "evict":
-        yield semconv.EVICT_REASON, str(getattr(timeline, "reason", ""))
+        yield semconv.EVICT_REASON, plain_text(getattr(timeline, "reason", ""))
     elif category == "proc_steal_local" and timeline is not None:
         yield semconv.STEAL_TASK, timeline.thunk_id
         yield semconv.STEAL_SOURCE, processor_name(timeline.from_proc)
     elif category == "storage_wait":
         device = getattr(timeline, "device_type", None)
-        yield semconv.STORAGE_DEVICE, getattr(device, "__name__", str(device))
+        yield semconv.STORAGE_DEVICE, plain_text(getattr(device, "__name__", device))
 
 
 def is_program(event: Event, scheduler_categories: frozenset[str]) -> bool:

@@ -26,6 +26,7 @@ from ... import forks
 from .. import semconv
 from .ids import Root, TraceParent, pack
 from .paths import Path
+from .values import plain_attributes
 
 __all__ = ["Run", "Runs", "Sampled", "current_run"]
 
@@ -164,7 +165,8 @@ class Runs:
     def open_explicit(self, name: str, attributes: Mapping[str, Any]) -> Run:
         """A run for a `with dag(...)` block."""
         with self._lock:
-            return self._start(f"dag {name}", {**attributes, semconv.DAG_NAME: name}, True)
+            kept, _ = plain_attributes({**attributes, semconv.DAG_NAME: name})
+            return self._start(f"dag {kept[semconv.DAG_NAME]}", kept, True)
 
     def find(self, root: Root | None) -> Run | None:
         """The open run with this root."""

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["ERROR", "OK", "UNSET", "AttributeValue", "EventData", "LinkData", "SpanData"]
 
-AttributeValue = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
+AttributeValue = Any
+"""None, bool, int, float, str, bytes, or a tuple or dict of these, as `values.plain_value` makes it."""
 
 UNSET, OK, ERROR = 0, 1, 2
 """Status codes, OTLP's numbers."""
@@ -25,6 +26,7 @@ class LinkData(NamedTuple):
     attributes: Mapping[str, AttributeValue]
     trace_state: str = ""
     flags: int = 1
+    dropped_attributes: int = 0
 
 
 class EventData(NamedTuple):
@@ -33,6 +35,7 @@ class EventData(NamedTuple):
     name: str
     time_ns: int
     attributes: Mapping[str, AttributeValue]
+    dropped_attributes: int = 0
 
 
 class SpanData(NamedTuple):

@@ -18,6 +18,7 @@ from .bodyspan import BodySpan
 from .ids import TraceParent
 from .paths import Path
 from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
+from .values import plain_text
 
 __all__ = ["Done", "OpenTask", "code_attributes", "processor_name", "task_name"]
 
@@ -119,7 +120,7 @@ class SpanConfig(NamedTuple):
     """How spans are built: `offset_ns` is wall minus monotonic clock, `link_limit` bounds the links of one."""
 
     offset_ns: int
-    link_limit: int
+    link_limit: int | None
     detail: str
 
 
@@ -227,7 +228,7 @@ def _attributes(task: OpenTask, bounds: tuple[int, ...], result: str) -> dict[st
     if result in RESULTS:
         attributes[semconv.TASK_RESULT] = result
     if task.name is not None:
-        attributes[semconv.TASK_NAME] = str(task.name)
+        attributes[semconv.TASK_NAME] = plain_text(task.name)
     if task.spawned_by:
         attributes[semconv.TASK_SPAWNED_BY] = task.spawned_by
     if task.body_start:
@@ -293,7 +294,7 @@ def _link(task: OpenTask, up: int, done: Done | None, attributes: Mapping[str, A
 
 
 def _links(
-    task: OpenTask, limit: int, upstreams: Callable[[int], Done | None], causes: tuple[LinkData, ...]
+    task: OpenTask, limit: int | None, upstreams: Callable[[int], Done | None], causes: tuple[LinkData, ...]
 ) -> tuple[tuple[LinkData, ...], int]:
     """Cause and retry, then the dependencies: the blocking one first; beyond the limit the latest ones win."""
     links = list(causes)
@@ -303,13 +304,15 @@ def _links(
         known = [(up, position, upstreams(up)) for position, up in task.deps]
         finished = [done.finished_ns if done is not None else 0 for _, _, done in known]
         blocking = finished.index(max(finished))
-        order = sorted(range(len(known)), key=lambda i: -finished[i]) if len(known) > limit else list(range(len(known)))
+        order = list(range(len(known)))
+        if limit is not None and len(known) > limit:
+            order.sort(key=lambda i: -finished[i])
         order.remove(blocking)
         for i in [blocking, *order]:
             up, position, done = known[i]
             links.append(_link(task, up, done, _link_attributes(position, i == blocking and bool(finished[i]))))
-    dropped = max(0, len(links) - limit)
-    return tuple(links[:limit]), dropped
+    kept = tuple(links[:limit])
+    return kept, len(links) - len(kept)
 
 
 _link_cache: dict[tuple[Any, bool], Mapping[str, Any]] = {}
@@ -320,7 +323,7 @@ def _link_attributes(position: Any, blocking: bool) -> Mapping[str, Any]:
     if found is None:
         found = {semconv.LINK_TYPE: "dependency"}
         if position is not None:
-            found[semconv.LINK_POSITION] = str(position)
+            found[semconv.LINK_POSITION] = plain_text(position)
         if blocking:
             found[semconv.LINK_BLOCKING] = True
         if len(_link_cache) < 1024:
@@ -333,9 +336,12 @@ _code_cache: dict[Any, tuple[str, dict[str, Any]]] = {}
 
 def _code(f: Any) -> tuple[str, dict[str, Any]]:
     """(plain name, code.* attributes) of a function, described by itself, a `FunctionInfo` or a `ChunkInfo`."""
-    code = getattr(f, "__code__", None)
-    # Not the function: it may hold data. Not its code alone: what a decorator returns shares one.
-    key = (code, f.__name__, f.__qualname__) if code is not None else f
+    try:
+        code = getattr(f, "__code__", None)
+        # Not the function: it may hold data. Not its code alone: what a decorator returns shares one.
+        key = (code, f.__name__, f.__qualname__) if code is not None else f
+    except Exception:  # a callable of the user's whose __getattr__ raises
+        return type(f).__name__, {semconv.FUNCTION_NAME: type(f).__name__}
     try:
         found = _code_cache.get(key)
     except TypeError:  # not hashable
@@ -353,15 +359,15 @@ def _describe_code(f: Any, code: Any) -> tuple[str, dict[str, Any]]:
     if isinstance(f, ChunkInfo):
         f = f.type
     named = f if isinstance(getattr(f, "__name__", None), str) else type(f)
-    name = str(named.__name__)
-    qualified = str(getattr(named, "__qualname__", name))
+    name = plain_text(named.__name__)
+    qualified = plain_text(getattr(named, "__qualname__", name))
     module = getattr(named, "__module__", None)
     if isinstance(module, str) and module and module != "builtins":
-        qualified = f"{module}.{qualified}"
+        qualified = f"{plain_text(module)}.{qualified}"
     attributes: dict[str, Any] = {semconv.FUNCTION_NAME: qualified}
     path = getattr(code, "co_filename", None)
     if path is not None:
-        attributes[semconv.FILE_PATH] = path
+        attributes[semconv.FILE_PATH] = plain_text(path)
         attributes[semconv.LINE_NUMBER] = code.co_firstlineno
     return name, attributes
 
@@ -394,6 +400,6 @@ def processor_name(processor: Any) -> str:
 
 def _text_of(processor: Any) -> str:
     try:
-        return str(processor)[:MAX_PROCESSOR]
+        return plain_text(str(processor))[:MAX_PROCESSOR]
     except Exception:  # a custom processor's own
         return type(processor).__name__
