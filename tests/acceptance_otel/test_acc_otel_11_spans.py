@@ -440,4 +440,4 @@ def test_11_spans_without_the_scheduler_being_there(ear: Any) -> None:
     names = [s.name for s in ear.spans()]
     assert sorted(names) == sorted(["dag", "len", *(PHASES - {"move"})])
     (resource,) = {r.resource.SerializeToString() for r in ear.resource_spans()}
-    assert b"otel-timespan" in resource
+    assert b"python" in resource and b"unknown_service" not in resource

@@ -30,7 +30,7 @@ from opentelemetry.sdk.metrics.export import (
 
 from ... import forks
 from .settings import OtlpSettings
-from .transport import ACCEPTED, OtlpTransport, down_hosts
+from .transport import ACCEPTED, OtlpTransport, outage_level, outage_over
 
 __all__ = ["OtlpMetricExporter", "OtlpMetricReader"]
 
@@ -124,11 +124,10 @@ class OtlpMetricExporter(MetricExporter):
     def _report(self, success: bool, message: str) -> None:
         host = self._transport.host
         if success and self._outage:
-            down_hosts.discard(host)
+            outage_over(host)
             _log.info("%s takes metrics again", self._transport.target)
         elif not success and not self._outage:
-            level = logging.INFO if host in down_hosts else logging.WARNING  # said of the spans that go there
-            down_hosts.add(host)
+            level = outage_level(host, "metrics")
             _log.log(level, "metrics can't be sent to %s (%s); trying on", self._transport.target, message)
         self._outage = not success
 

@@ -45,7 +45,7 @@ from .entries import Entry, foreign_entry, own_entry, request_of, spillable
 from .settings import LONGEST_WAIT_S, MAX_BYTES, check_sending
 from .shutdown import PIPELINES, call_within, on_exit
 from .spill import Segment, Spill
-from .transport import ACCEPTED, Outcome, Transport, down_hosts, suppressed
+from .transport import ACCEPTED, Outcome, Transport, outage_level, outage_over, suppressed
 from .wire import Envelope, envelope_of
 
 __all__ = ["SpanPipeline", "close_all", "flush_all"]
@@ -594,7 +594,7 @@ class SpanPipeline:
             if caught_up:
                 self._block_left_s, self._full = self.block_timeout_s, False
         if recovered:
-            down_hosts.discard(self.transport.host)
+            outage_over(self.transport.host)
             _log.info("%s takes spans again", self.transport.target)
 
     def _end(self, entries: Sequence[Entry], dropped: str | None) -> None:
@@ -613,10 +613,8 @@ class SpanPipeline:
             known, self._outage = self._outage, True
             self._cond.notify_all()  # whoever waits may lose patience
         if not known and not self._closed:
-            told = self.transport.host in down_hosts  # by the metrics that go there
-            down_hosts.add(self.transport.host)
             _log.log(
-                logging.INFO if told else logging.WARNING,
+                outage_level(self.transport.host, "traces"),
                 "spans can't be sent to %s (%s); up to %d MiB of them are kept and sent later%s",
                 self.transport.target,
                 _one_line(outcome.message),

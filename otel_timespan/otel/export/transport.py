@@ -38,7 +38,8 @@ __all__ = [
     "Request",
     "Transport",
     "Wrapped",
-    "down_hosts",
+    "outage_level",
+    "outage_over",
     "suppressed",
 ]
 
@@ -213,8 +214,23 @@ def _advice(settings: OtlpSettings) -> str:
     return "nothing has answered there so far: `docker compose up` starts a collector (docs/deploy.md)"
 
 
-down_hosts: set[str] = set()
-"""Of which it was told that they can't be reached: spans and metrics go to the same, and one line is enough."""
+_down: dict[str, str] = {}
+"""Of which hosts it was told that they can't be reached, and for which signal."""
+
+
+def outage_level(host: str, signal: str) -> int:
+    """How to log that a host can't be reached: spans and metrics go to the same, and one warning is enough."""
+    if _down.get(host, signal) != signal:
+        return logging.INFO
+    if host:
+        _down[host] = signal
+    return logging.WARNING
+
+
+def outage_over(host: str) -> None:
+    """It can be reached again: the next outage is another one."""
+    _down.pop(host, None)
+
 
 _abandoned: list[Any] = []
 """Exporters of a parent process; kept, because their finalizers would close what the parent still uses."""
