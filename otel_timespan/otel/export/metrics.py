@@ -127,7 +127,7 @@ class OtlpMetricExporter(MetricExporter):
             outage_over(host)
             _log.info("%s takes metrics again", self._transport.target)
         elif not success and not self._outage:
-            level = outage_level(host, "metrics")
+            level = outage_level(host, "metrics", id(self))
             _log.log(level, "metrics can't be sent to %s (%s); trying on", self._transport.target, message)
         self._outage = not success
 

@@ -45,7 +45,7 @@ from .entries import Entry, foreign_entry, own_entry, request_of, spillable
 from .settings import LONGEST_WAIT_S, MAX_BYTES, check_sending
 from .shutdown import PIPELINES, call_within, on_exit
 from .spill import Segment, Spill
-from .transport import ACCEPTED, Outcome, Transport, outage_level, outage_over, suppressed
+from .transport import ACCEPTED, Outcome, Transport, outage_left, outage_level, outage_over, suppressed
 from .wire import Envelope, envelope_of
 
 __all__ = ["SpanPipeline", "close_all", "flush_all"]
@@ -410,6 +410,7 @@ class SpanPipeline:
             self._nbytes = 0
             self._spill.close()
             self._cond.notify_all()
+        outage_left(self.transport.host, id(self))
         if lost:
             target, hint = self.transport.target, self._hint()
             _log.warning("%d spans are lost: they could not be sent to %s in time%s", lost, target, hint)
@@ -614,7 +615,7 @@ class SpanPipeline:
             self._cond.notify_all()  # whoever waits may lose patience
         if not known and not self._closed:
             _log.log(
-                outage_level(self.transport.host, "traces"),
+                outage_level(self.transport.host, "traces", id(self)),
                 "spans can't be sent to %s (%s); up to %d MiB of them are kept and sent later%s",
                 self.transport.target,
                 _one_line(outcome.message),

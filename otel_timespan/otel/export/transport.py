@@ -38,6 +38,7 @@ __all__ = [
     "Request",
     "Transport",
     "Wrapped",
+    "outage_left",
     "outage_level",
     "outage_over",
     "suppressed",
@@ -214,22 +215,30 @@ def _advice(settings: OtlpSettings) -> str:
     return "nothing has answered there so far: `docker compose up` starts a collector (docs/deploy.md)"
 
 
-_down: dict[str, str] = {}
-"""Of which hosts it was told that they can't be reached, and for which signal."""
+_down: dict[str, tuple[str, int]] = {}
+"""Of which hosts it was told that they can't be reached, for which signal, and by whom (0: who is closed by now)."""
 
 
-def outage_level(host: str, signal: str) -> int:
-    """How to log that a host can't be reached: spans and metrics go to the same, and one warning is enough."""
-    if _down.get(host, signal) != signal:
+def outage_level(host: str, signal: str, teller: int) -> int:
+    """How to log that a host can't be reached: where several send to the same one warning is enough."""
+    told, by = _down.get(host, (signal, 0))
+    if told != signal or by not in (0, teller):
         return logging.INFO
     if host:
-        _down[host] = signal
+        _down[host] = (signal, teller)
     return logging.WARNING
 
 
 def outage_over(host: str) -> None:
     """It can be reached again: the next outage is another one."""
     _down.pop(host, None)
+
+
+def outage_left(host: str, teller: int) -> None:
+    """Who told of it is closed: who comes after it tells anew."""
+    signal, by = _down.get(host, ("", 0))
+    if by == teller:
+        _down[host] = (signal, 0)
 
 
 _abandoned: list[Any] = []
