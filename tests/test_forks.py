@@ -44,7 +44,7 @@ KEPT = {
     "timespans.warn._warned": "what was said once is not said by every child",
     "otel.dags.tracing_logs": "weak references; the logs set themselves right",
     "otel.export.transport._abandoned": "kept lest a finalizer closes what the parent uses",
-    "otel.export.transport.down_hosts": "what was said once is not said by every child",
+    "otel.export.transport._down": "what was said once is not said by every child",
     "otel.export.entries._known": "a cache",
     "otel.export.wire._names": "a cache",
     "otel.spans.tasks._link_cache": "a cache",
