@@ -16,11 +16,11 @@ fails for locks and tables that are neither.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import weakref
+from _thread import get_ident
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -109,42 +109,61 @@ def renew(found: Any) -> None:
     found._at_fork_reinit()
 
 
-class _HeldOff:
-    """Around what takes locks that are not ours, for a moment: `with forks.held_off:`.
+WAIT_S = 2.0
+"""How long a fork waits for those who hold it off, and they for a fork that waits for others."""
 
-    Python's lock for a module that another thread is loading, or `tempfile`'s at its first use, stays taken in a child
-    for ever. So a fork waits until nobody is in here, for a bounded time; and so does everybody, lest two wait for each
-    other.
+
+class _HeldOff:
+    """Around what takes locks that are not ours, for a moment: `with forks.held_off:`. Any number may be in here.
+
+    Python's lock for a module that another thread is loading, `tempfile`'s at its first use, or what gRPC is at, stays
+    as it is in a child for ever. So a fork waits until nobody else is in here, for a bounded time.
     """
 
     def __init__(self) -> None:
-        self._lock = rlock()
+        self._changed = condition()
+        self._inside: dict[int, int] = {}  # how deep, by thread
+        self._forks = 0  # that wait or are under way
 
     def __enter__(self) -> None:
-        self._lock.acquire(timeout=WAIT_S)
+        me = get_ident()
+        with self._changed:
+            if me not in self._inside:
+                self._changed.wait_for(lambda: not self._forks, WAIT_S)
+            self._inside[me] = self._inside.get(me, 0) + 1
 
     def __exit__(self, *exc: object) -> None:
-        with contextlib.suppress(RuntimeError):  # it was not to be had
-            self._lock.release()
+        me = get_ident()
+        with self._changed:
+            depth = self._inside.pop(me, 1) - 1
+            if depth:
+                self._inside[me] = depth
+            self._changed.notify_all()
 
+    def before_fork(self) -> None:
+        me = get_ident()
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: not self._inside.keys() - {me}, WAIT_S)
 
-WAIT_S = 5.0
+    def after_fork(self) -> None:
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def in_child(self) -> None:
+        me = get_ident()
+        self._inside = {me: self._inside[me]} if me in self._inside else {}
+        self._forks = 0
+
 
 held_off = _HeldOff()
-
-
-def _before_fork() -> None:
-    held_off.__enter__()
-
-
-def _after_fork() -> None:
-    held_off.__exit__()
 
 
 def _begin_child() -> None:
     for found in list(_locks):
         renew(found)
-    _after_fork()  # the thread that forked holds it here, too
+    held_off.in_child()
     for call in _calls:
         try:
             call()
@@ -153,4 +172,4 @@ def _begin_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_begin_child)
+    os.register_at_fork(before=held_off.before_fork, after_in_parent=held_off.after_fork, after_in_child=_begin_child)

@@ -15,7 +15,7 @@ import importlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -158,7 +158,9 @@ class OtlpTransport:
         try:
             if self._post is None:
                 self._post = self._connect()
-            outcome = self._post(body, timeout_s)
+            # gRPC's own care for forks ends where a thread is inside of it; HTTP has nothing that a child would miss.
+            with forks.held_off if self.settings.protocol == "grpc" else nullcontext():
+                outcome = self._post(body, timeout_s)
         except Exception as error:
             # Whatever a library raises beside its documented errors: the pipeline warns with the message.
             outcome = Outcome(RETRY, message=f"{type(error).__name__}: {error}", reached=False)
@@ -204,7 +206,8 @@ class OtlpTransport:
         exporter, self._exporter, self._post = self._exporter, None, None
         if exporter is not None:
             try:
-                exporter.shutdown()
+                with forks.held_off:
+                    exporter.shutdown()
             except Exception as error:
                 _log.debug("closing the exporter to %s failed: %s", self.target, error)
 
