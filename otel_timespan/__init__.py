@@ -17,6 +17,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import forks
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -86,7 +88,8 @@ if not TYPE_CHECKING:  # to them it would mean that any name is there
         home = _HOME_OF.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(home), name)
+        with forks.held_off:
+            value = getattr(importlib.import_module(home), name)
         globals()[name] = value
         return value
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ast
 import sysconfig
-import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import forks
 from .errors import DTaskFailedError, InvalidOptionError, unwrap_exception
 
 __all__ = ["FunctionFacts", "ModuleFacts", "ModuleFailure", "Report", "analyse", "analyse_in_order", "find_modules"]
@@ -35,7 +35,7 @@ FAN_IN = 8
 AHEAD = 32
 """Modules that are under way at once; each may hold a syntax tree of some megabytes."""
 
-_parsing = threading.Lock()
+_parsing = forks.lock()
 """CPython before 3.13 counts the depth of a syntax tree for all threads together, and raises SystemError when
 two of them parse at once."""
 

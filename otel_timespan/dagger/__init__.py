@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .. import forks
 from ..errors import (
     ConcurrencyViolationError,
     DTaskCancelledError,
@@ -299,7 +300,8 @@ if not TYPE_CHECKING:  # to them it would mean that any name is there
 
     def __getattr__(name: str) -> Any:
         if name in _LOGGING:
-            module = importlib.import_module(f"{__name__}.logging")
+            with forks.held_off:
+                module = importlib.import_module(f"{__name__}.logging")
             # All at once: importing the module put it under its own name, where the function `logging` belongs.
             globals().update({each: getattr(module, each) for each in _LOGGING})
             return globals()[name]

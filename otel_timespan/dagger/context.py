@@ -9,14 +9,13 @@ See docs/concepts.md and docs/scheduling.md.
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
+from .. import exits, forks
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NoWorkersError, SchedulingError, TaskCancelled
 from ..timespans.model import EventId, Timeline
 from ..timespans.recorder import Recorder, recorder_for
@@ -84,7 +83,7 @@ class Context:
         """The running scheduler, None before the first task and after a halt."""
         self._driver = driver
         self._procs = _osprocs(procs) if procs is not None else None
-        self._lock = threading.RLock()
+        self._lock = forks.rlock()
         self._batches: weakref.WeakSet[Context] = weakref.WeakSet()
         self._outer: Context | None = None
         self._log_sink: Any = NoOpLog()
@@ -311,7 +310,7 @@ def _osproc(p: Any) -> OSProc:
 
 _running: set[Context] = set()
 _eager: Context | None = None
-_eager_lock = threading.Lock()
+_eager_lock = forks.lock()
 _NOBODY: Any = object()
 
 
@@ -417,16 +416,19 @@ def _at_exit() -> None:
     janitor.finish()
 
 
+@forks.in_child("_running")
 def _in_child() -> None:
     """After a fork: the threads are the parent's. Its tasks can't end here, and a new spawn starts anew."""
-    global _eager, _eager_lock
-    _eager_lock = threading.Lock()
     for context in list(_running):
         core, context.core = context.core, None
-        context._lock = threading.RLock()
         if core is not None:
+            getattr(core.driver, "forget", _nothing)()
             core.halted = SchedulingError("the scheduler stayed in the parent of this forked process", "exited")
     _running.clear()
+
+
+def _nothing() -> None:
+    """What drivers of others do in a child."""
 
 
 def _refresh(worker: int) -> None:
@@ -442,13 +444,4 @@ def _take_devices() -> None:
 invalidation_hooks.append(_refresh)
 caching.listeners.append(_take_devices)
 set_scheduler(this=topology.me, known=topology.workers, context=eager_context)
-_before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)
-if _before_threads_join is not None:
-    # Earlier than `atexit`: the log is flushed there, and wants what we emit while going down.
-    _before_threads_join(_at_exit)
-else:
-    import atexit
-
-    atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+exits.before_exit(_at_exit)  # the log is flushed after that, and wants what we emit while going down

@@ -11,10 +11,10 @@ See docs/users.md.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from _thread import get_ident
 
+from .. import forks
 from ..errors import DynamicThunkError
 from .bodies import interrupts
 from .tasks.dtask import DONE, DTask
@@ -102,9 +102,6 @@ def _told(body: DTask, found: DTask, came_from: dict[DTask, DTask | None]) -> st
     return f"task {body.id} waits for task {way[1]}, which can't end before it ({steps}): return the task instead"
 
 
+@forks.in_child("_waits")
 def _in_child() -> None:
     _waits.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

@@ -18,7 +18,6 @@ import functools
 import inspect
 import itertools
 import logging
-import os
 import threading
 import time
 import weakref
@@ -28,6 +27,7 @@ from concurrent.futures import InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
+from .. import exits, forks
 from ..errors import InvalidOptionError, NotCallableError, StorageError, TaskCancelled
 from .api import current_core, launch
 from .bodies import interrupts
@@ -237,7 +237,7 @@ class Executor(concurrent.futures.Executor):
         self._local = threading.local()
         self._broken: str | None = None
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._pending: set[TaskFuture[Any]] = set()
         _live.add(self)
 
@@ -579,19 +579,11 @@ def _at_exit() -> None:
             executor._wait()
 
 
+@forks.in_child("_live")
 def _in_child() -> None:
     """After a fork: what was submitted belongs to the parent."""
     for executor in list(_live):
-        executor._lock = threading.Lock()
         executor._pending = set()
 
 
-_before_threads_join: Callable[..., Any] | None = getattr(threading, "_register_atexit", None)
-if _before_threads_join is not None:
-    _before_threads_join(_at_exit)  # runs before the scheduler's own, which was registered earlier
-else:
-    import atexit
-
-    atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+exits.before_exit(_at_exit)  # runs before the scheduler's own, which was registered earlier

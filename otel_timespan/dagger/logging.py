@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from .. import events as consumers
+from .. import forks
 from ..errors import InvalidOptionError
 from ..timespans.emit import timespan_finish, timespan_start
 from ..timespans.model import EventId
@@ -215,7 +215,7 @@ def _context() -> Any:
     return eager_context()
 
 
-_install_lock = threading.Lock()
+_install_lock = forks.lock()
 _own_profile: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 """Contexts whose `profile_computes` we switched on, with what it was."""
 

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from .. import forks
 from ..timespans.locks import contended_acquisitions
 from ..timespans.model import Event
 from .base import OpenSpans, Sampler
@@ -127,7 +128,7 @@ class _CompileTime:
 
     def __init__(self) -> None:
         self.total_ns = 0
-        self.lock = threading.RLock()
+        self.lock = forks.rlock()
         self._users = 0
         self._local = threading.local()
         self._replaced: list[tuple[Any, str, Any, Any]] = []  # (module, name, original, wrapper)

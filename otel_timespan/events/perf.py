@@ -17,8 +17,8 @@ import platform
 import re
 import struct
 import sys
-import threading
 
+from .. import forks
 from ..errors import InvalidOptionError
 from .deltas import SpanDelta
 
@@ -75,7 +75,7 @@ class LinuxPerfMetrics(SpanDelta):
         self.spec = spec
         self._groups = parse_spec(spec)
         self._counters: list[tuple[str, int]] | None = None
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         for _, fd in _open_thread(self._groups, 0):  # as early as possible: does the kernel allow it?
             os.close(fd)
 

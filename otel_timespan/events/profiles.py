@@ -7,6 +7,7 @@ import os
 import tempfile
 import weakref
 
+from .. import forks
 from ..timespans.model import Event, function_name
 from .base import thunk_id
 from .flame import flame_svg, speedscope
@@ -63,7 +64,8 @@ class ProfileMetrics:
 
 
 def _write(suffix: str, text: str, folder: str | os.PathLike[str] | None) -> str:
-    fd, path = tempfile.mkstemp(suffix, "otel-timespan-", folder)
+    with forks.held_off:
+        fd, path = tempfile.mkstemp(suffix, "otel-timespan-", folder)
     with open(fd, "w", encoding="utf-8") as file:
         file.write(text)
     return path

@@ -10,10 +10,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any
 
+from .. import forks
 from ..errors import InvalidOptionError, LogFormatError, MissingExtraError
 from ..timespans.codec import decode, encode
 from .core import CoreRecord
@@ -39,7 +39,7 @@ class TableStorage:
 
     def __init__(self, table: Any = None, core: str = "core") -> None:
         self.core = core
-        self._lock = threading.RLock()
+        self._lock = forks.rlock()
         self._kind = _kind_of([] if table is None else table)
         self._table = self._kind.adopt([] if table is None else table)
         self._rows: list[dict[str, Any]] = []  # appended, not yet in a table that is dear to append to

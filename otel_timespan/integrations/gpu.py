@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .. import forks
 from ..dagger.bodies.interrupts import see_through
 from ..dagger.places.processors import (
     MemorySpace,
@@ -47,7 +47,7 @@ class _Library:
     def __init__(self, module: Any) -> None:
         self.module = module
         self._streams: dict[int, Any] = {}
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
 
     def count(self) -> int:
         """How many devices there are."""
@@ -134,7 +134,7 @@ class _Torch(_Library):
 _KINDS: dict[str, type[_Library]] = {"cupy": _CuPy, "torch": _Torch}
 _found: dict[str, _Library] = {}
 _rules: list[tuple[type, type, Any]] = []
-_lock = threading.Lock()
+_lock = forks.lock()
 
 
 def _load(name: str) -> _Library | None:

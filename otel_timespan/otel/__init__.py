@@ -20,6 +20,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+from .. import forks
+
 if TYPE_CHECKING:
     from .dags import dag
     from .log import OTelLog
@@ -46,7 +48,8 @@ if not TYPE_CHECKING:  # to them it would mean that any name is there
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(home, __name__), name)
+        with forks.held_off:
+            value = getattr(importlib.import_module(home, __name__), name)
         globals()[name] = value
         return value
 

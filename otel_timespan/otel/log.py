@@ -12,9 +12,7 @@ the sink is still used. What is emitted is in docs/otel-catalogue.md, what happe
 
 from __future__ import annotations
 
-import os
 import secrets
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +21,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, get_current_span, set_span_in_context
 
+from .. import forks
 from ..errors import InvalidOptionError
 from ..timespans import scheduler
 from ..timespans.journal import STALL_S, Journal, drain_all
@@ -113,8 +112,8 @@ class OTelLog(Sink):
         self._offset_ns, self._real_time = time.time_ns() - clock(), clock is time.monotonic_ns
         self._body_phase = ids.TASK if detail == "task" else ids.COMPUTE
         self._backend: Backend | None = None
-        self._connecting = threading.RLock()
-        self._lock = threading.RLock()  # of the mapper and all counts
+        self._connecting = forks.rlock()
+        self._lock = forks.rlock()  # of the mapper and all counts
         self._closed = False
         self._metrics: LogMetrics | None = None
         self._unpacked: tuple[Any, TraceParent | None, Run | None] = (None, None, None)  # the last parent, and its run
@@ -150,8 +149,9 @@ class OTelLog(Sink):
             self._metrics.mapper, self._metrics.lane = self._mapper, self._lane
 
     def _after_fork(self) -> None:
-        """In a forked child: what was under way is the parent's."""
-        self._lock, self._connecting = threading.RLock(), threading.RLock()
+        """In a forked child: what was under way is the parent's, and so is what was counted."""
+        if self._metrics is not None:
+            self._metrics.start_empty()
         self._start_empty()
 
     # ---- the sink ------------------------------------------------------------------------------
@@ -439,7 +439,7 @@ class OTelLog(Sink):
 
     def _connect(self) -> Backend | None:
         """Find out where to send; None when OpenTelemetry is switched off or that failed."""
-        with self._connecting:
+        with self._connecting, forks.held_off:
             if self._backend is not None or self._closed:
                 return self._backend
             try:
@@ -513,15 +513,12 @@ def _filter_lines(log: OTelLog, redact: Redact) -> None:
     weakref.finalize(log, lines.remove).atexit = False
 
 
-def _after_fork() -> None:
+@forks.in_child()  # `tracing_logs` holds weak references
+def _in_child() -> None:
     for reference in tracing_logs:
         log = reference()
         if log is not None:
             log._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _forget(reference: weakref.ref[Any]) -> None:

@@ -11,7 +11,6 @@ Nothing is set up, and no thread started, when OTEL_SDK_DISABLED is true or the 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,13 +33,16 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from .. import __version__
+from .. import __version__, forks
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
+from ..timespans.warn import warn_once
 from .export.accounts import PipelineStats
 from .export.metrics import OtlpMetricExporter, OtlpMetricReader
 from .export.objects import ProcessorTransport, ReadableTransport, halve_exports
 from .export.pipeline import SpanPipeline, close_all, flush_all
+from .export.pull import PullReader, pull_address
 from .export.resources import default_resource, process_resource
+from .export.sdklocks import renew_locks
 from .export.settings import (
     MAX_BYTES,
     check_attributes,
@@ -167,7 +169,7 @@ class _PipelineProcessor(SpanProcessor):
 class _Own:
     """What we set up in this process; `lock` guards it."""
 
-    lock = threading.RLock()
+    lock = forks.rlock()
     tracer_provider: TracerProvider | None = None
     processor: _PipelineProcessor | None = None
     meter_provider: MeterProvider | None = None
@@ -366,7 +368,14 @@ def _own_meter_provider(
     names = exporter_names("metrics")
     if not names:
         return None
-    readers = [_metric_reader(name, given.get("otlp", {}), given.get("interval_ms")) for name in names]
+    readers = []
+    for name in names:
+        try:
+            readers.append(_metric_reader(name, given.get("otlp", {}), given.get("interval_ms")))
+        except OSError as error:  # the pull endpoint's port is taken, by another process of the service perhaps
+            warn_once(("metrics", name), "metrics are not served for Prometheus: %s", error)
+    if not readers:
+        return None
     tracer_provider = _Own.tracer_provider
     resource = tracer_provider.resource if tracer_provider else default_resource(given.get("resource"), redact)
     provider = MeterProvider(
@@ -396,6 +405,8 @@ def _metric_reader(name: str, otlp: Mapping[str, Any], interval_ms: float | None
     if name in _OTLP_PROTOCOLS:
         settings = read_settings("metrics", **{"protocol": _OTLP_PROTOCOLS[name], **otlp})
         return OtlpMetricReader(OtlpMetricExporter(settings), export_interval_millis=interval_ms)
+    if name == "prometheus":
+        return PullReader()
     kind = _entry_point("opentelemetry_metrics_exporter", "OTEL_METRICS_EXPORTER", name)
     if issubclass(kind, MetricReader):
         reader: MetricReader = kind()
@@ -491,6 +502,8 @@ def _check_exporters(signal: str, group: str) -> None:
             read_settings(signal, protocol=_OTLP_PROTOCOLS[name])
         else:
             _entry_point(group, f"OTEL_{signal.upper()}_EXPORTER", name)
+            if signal == "metrics" and name == "prometheus":
+                pull_address()
 
 
 def setup(
@@ -570,14 +583,18 @@ def _refuse_second(traces: bool, meters: bool) -> None:
 
 def _watch_forks() -> None:
     """Called after a provider was made: newer providers renew their resource in a hook of their own, before ours."""
-    if hasattr(os, "register_at_fork") and not _Own.watching:
+    if not _Own.watching:
         _Own.watching = True
-        os.register_at_fork(after_in_child=_refresh_after_fork)
+        forks.in_child_last(_refresh_after_fork)
+
+
+@forks.in_child()
+def _in_child() -> None:
+    renew_locks(_Own.tracer_provider, _Own.meter_provider)
 
 
 def _refresh_after_fork() -> None:
     """A child process is an instance of its own."""
-    _Own.lock = threading.RLock()
     fresh = process_resource()
     for provider in (_Own.tracer_provider, _Own.meter_provider):
         if provider is not None and callable(getattr(provider, "_update_resource", None)):

@@ -154,10 +154,16 @@ _ENCODERS: dict[type, Callable[[Any, int], Any]] = {
 
 
 def decode(value: Any) -> Any:
-    """What `encode` made, as values. Raises `ValueError`, `TypeError` or `KeyError` for anything else."""
+    """What `encode` made, as values; its lists are used for that.
+
+    Raises `ValueError`, `TypeError` or `KeyError` for anything else.
+    """
     kind = type(value)
     if kind is list:
-        return [decode(v) for v in value]
+        for index, item in enumerate(value):  # in place: a long one is not held twice
+            if type(item) is list or type(item) is dict:
+                value[index] = decode(item)
+        return value
     if kind is not dict:
         return value
     tag = value["$"]

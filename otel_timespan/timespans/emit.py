@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .. import forks
 from . import profiler, scheduler
 from .model import NO_GC, NO_SAMPLES, Event, ProfilerResult
 from .recorder import Recorder
@@ -116,7 +117,12 @@ def _take_tasks(id: Any) -> Iterable[int] | None:
 
 _MAX_TASKS = 10_000
 _tasks: dict[Any, set[int]] = {}
-_tasks_lock = threading.Lock()
+_tasks_lock = forks.lock()
+
+
+@forks.in_child("_tasks")
+def _in_child() -> None:
+    _tasks.clear()
 
 
 def _emit(sink: Any, phase: str, category: str, id: Any, timeline: Any, samples: ProfilerResult) -> None:

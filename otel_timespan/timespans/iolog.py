@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import threading
 import weakref
 from typing import IO, Any
 
+from .. import exits, forks
 from ..errors import InvalidOptionError, LogNotKeptError
-from .eventfile import end_line, event_line, header_line, is_binary, open_for_writing
+from .eventfile import FORK_WAIT_S, end_line, event_line, flush_file, header_line, is_binary, open_for_writing
 from .journal import Journal
 from .model import Event
 from .recorder import Recorder
@@ -25,8 +24,9 @@ class IOLog(Sink):
     A path is replaced if it exists. Events are written off the emitter's path; `flush` returns when all
     that happened before it is in the file, `close` (also at the end of a `with` block and at exit) writes
     the last line. An open file of yours is not closed. `written` and `lost` count events; what can't be
-    written is warned about once. Thread-safe. Raises `OSError` when the path can't be opened, and
-    `InvalidOptionError` for something that is no file.
+    written is warned about once. In a forked child the file is still the parent's: the child's events are counted as
+    lost, and that is warned about; give it a log of its own. Thread-safe. Raises `OSError` when the path can't be
+    opened, and `InvalidOptionError` for something that is no file.
     """
 
     def __init__(self, file: str | os.PathLike[str] | IO[Any]) -> None:
@@ -35,8 +35,11 @@ class IOLog(Sink):
         if not callable(getattr(self._file, "write", None)):
             raise InvalidOptionError(f"IOLog needs a path or a file open for writing, not {file!r}")
         self._binary = is_binary(self._file)
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._closed = False
+        self._is_parents = False
+        """Whether this is a forked child, and the file its parent's."""
+        self._held = False
         self.written = 0
         self.lost = 0
         self._write(header_line())
@@ -56,7 +59,7 @@ class IOLog(Sink):
         """Return when all events so far are in the file."""
         self._journal.drain()
         with self._lock:
-            if not self._closed and callable(getattr(self._file, "flush", None)):
+            if not self._closed and not self._is_parents and callable(getattr(self._file, "flush", None)):
                 self._file.flush()
 
     def close(self) -> None:
@@ -68,6 +71,8 @@ class IOLog(Sink):
             self._closed = True
             self.recorder.append = self.recorder.put = _ignore
             _open_logs.discard(self)
+            if self._is_parents:
+                return
             self._write(end_line(self.written))
             self._file.close() if self._owned else getattr(self._file, "flush", _ignore)()
 
@@ -79,6 +84,10 @@ class IOLog(Sink):
 
     def _process(self, events: list[Event]) -> None:
         with self._lock:
+            if self._is_parents:
+                self.lost += len(events)
+                warn_once(self, "an IOLog is its parent process's: give a forked process a log of its own; see `lost`")
+                return
             for event in events:
                 try:
                     self._write(event_line(event))
@@ -89,6 +98,26 @@ class IOLog(Sink):
 
     def _write(self, line: str) -> None:
         self._file.write(line.encode() if self._binary else line)
+
+    # ---- forks -----------------------------------------------------------------------------------
+
+    def _before_fork(self) -> None:
+        """Nobody writes while the process forks, and no buffer holds anything: else both processes would write it."""
+        self._held = self._lock.acquire(timeout=FORK_WAIT_S)
+        flush_file(self._file)
+
+    def _after_fork(self) -> None:
+        if self._held:
+            self._held = False
+            self._lock.release()
+
+    def _in_child(self) -> None:
+        self._held, self._is_parents = False, True
+        self.written = self.lost = 0
+        if self._owned:  # whatever its end still makes this process write to the file must not arrive
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._file.fileno())
+            os.close(nowhere)
 
 
 _open_logs: weakref.WeakSet[IOLog] = weakref.WeakSet()
@@ -102,7 +131,26 @@ def _close_all() -> None:
             warn_once(log, "an IOLog could not be closed at exit")
 
 
-atexit.register(_close_all)
+exits.at_exit(_close_all)
+
+
+def _before_fork() -> None:
+    for log in list(_open_logs):
+        log._before_fork()
+
+
+def _after_fork() -> None:
+    for log in list(_open_logs):
+        log._after_fork()
+
+
+@forks.in_child("_open_logs")
+def _in_child() -> None:
+    for log in list(_open_logs):
+        log._in_child()
+
+
+forks.around(_before_fork, _after_fork)
 
 
 def _ignore(*_: Any) -> None:

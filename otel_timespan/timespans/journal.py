@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import os
 import threading
 import time
 import types
@@ -30,6 +29,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from .. import forks
 from .model import Event
 from .rows import expander_of
 from .stacks import current_frames
@@ -82,7 +82,7 @@ class Journal:
         self._process = process
         self._blame = blame
         self._on_fork = after_fork
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._draining_thread = 0
         self._draining_since = time.monotonic()
         self._drainer = _Drainer(self)
@@ -178,8 +178,10 @@ class Journal:
 
     def _after_fork(self) -> None:
         self._records.clear()  # the parent's records are the parent's to process
-        self._lock = threading.Lock()
-        self._draining_thread = 0
+        if self.is_draining_here:  # a consumer forked: its drain goes on here, too
+            self._lock.acquire(blocking=False)
+        else:
+            self._draining_thread = 0
         self._drainer = _Drainer(self)
         if self._on_fork is not None:
             self._on_fork()
@@ -208,7 +210,7 @@ def _warn_of_lost(record: Any) -> None:
 
 
 _live: weakref.WeakSet[Journal] = weakref.WeakSet()
-_live_lock = threading.Lock()
+_live_lock = forks.lock()
 
 
 def _journals() -> list[Journal]:
@@ -296,12 +298,7 @@ class _Drainer:
                 idle = 0
 
 
-def _reset_after_fork() -> None:
-    global _live_lock
-    _live_lock = threading.Lock()
+@forks.in_child("_live")
+def _in_child() -> None:
     for journal in _journals():
         journal._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

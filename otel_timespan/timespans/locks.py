@@ -6,11 +6,11 @@ this class, over the whole process.
 
 from __future__ import annotations
 
-import threading
+from .. import forks
 
 __all__ = ["CountingLock", "contended_acquisitions"]
 
-_counting = threading.Lock()
+_counting = forks.lock()
 _total = 0
 
 
@@ -29,7 +29,7 @@ class CountingLock:
     __slots__ = ("_lock", "contended")
 
     def __init__(self, *, reentrant: bool = False) -> None:
-        self._lock = threading.RLock() if reentrant else threading.Lock()
+        self._lock = forks.rlock() if reentrant else forks.lock()
         self.contended = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:

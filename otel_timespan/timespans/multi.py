@@ -9,13 +9,13 @@ What these may say of themselves is in calling.py, how to write them in docs/con
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from .. import forks
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
 from . import scheduler
 from .calling import attach, detach
@@ -128,7 +128,7 @@ class MultiEventLog(Sink):
         self.max_events = max_events
         self.consumers: dict[str, Any] = {}
         self.aggregators = Aggregators(self)
-        self._lock = threading.RLock()
+        self._lock = forks.rlock()
         self._states: dict[int, WorkerStreams] = {}
         self._stale = False
         self._closed = False
@@ -261,7 +261,7 @@ class MultiEventLog(Sink):
 
     def _after_fork(self) -> None:
         """A child begins empty: what is logged so far is the parent's, and so was whoever held the lock."""
-        self._lock = threading.RLock()
+        self._lock = forks.rlock()
         self._states = {}
 
     def _process(self, records: list[Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
+from .. import forks
 from .model import ProfilerResult
 from .stacks import current_frames
 
@@ -21,7 +22,7 @@ INTERVAL_S = 0.005
 _MAX_SAMPLES = 200_000
 _MAX_OPEN = 10_000
 
-_lock = threading.Lock()
+_lock = forks.lock()
 _open = 0
 _samples: list[tuple[int, tuple[str, ...], int]] = []  # (thread, frames from the root, monotonic ns)
 _begun: dict[Any, int] = {}  # open span -> monotonic ns of its start
@@ -57,6 +58,14 @@ def end(threads: Iterable[int] | None = None, key: Any = None) -> ProfilerResult
             _begun.clear()
     frames = {frame: _place(frame) for sample in mine for frame in sample[1]}
     return ProfilerResult(mine, frames, tuple(dict.fromkeys(s[0] for s in mine)))
+
+
+@forks.in_child("_samples", "_begun")
+def _in_child() -> None:
+    global _open, _stop
+    _open, _stop = 0, None
+    _samples.clear()
+    _begun.clear()
 
 
 def _run(stop: threading.Event) -> None:

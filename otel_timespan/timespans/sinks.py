@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+from .. import forks
 from ..errors import InvalidOptionError, LogNotKeptError, NotCallableError
 from . import scheduler
 from .journal import Journal
@@ -64,7 +64,7 @@ class LocalEventLog(Sink):
     readers get disjoint pieces.
     """
 
-    _lock = threading.Lock()
+    _lock = forks.lock()
     _events: ClassVar[list[Event]] = []
     _journal: Journal
     recorder: Recorder
@@ -101,7 +101,6 @@ class LocalEventLog(Sink):
 
     @classmethod
     def _after_fork(cls) -> None:
-        LocalEventLog._lock = threading.Lock()
         LocalEventLog._events = []
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import sys
-import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from .. import forks
+
 __all__ = ["current_frames", "uncollected"]
 
-_lock = threading.Lock()
+_lock = forks.lock()
 _inside = 0
 _was_on = False
 
@@ -49,13 +49,9 @@ def current_frames() -> dict[int, FrameType]:
         return sys._current_frames()
 
 
+@forks.in_child()
 def _in_child() -> None:
-    global _lock, _inside
-    _lock = threading.Lock()
+    global _inside
     if _inside and _was_on:
         gc.enable()
     _inside = 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

@@ -6,10 +6,10 @@ See docs/pictures.md; upstream: https://juliaparallel.org/Dagger.jl/dev/logging-
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .. import forks
 from ..errors import InvalidOptionError, NotCallableError
 from .chrome import chrome_trace
 from .dot import GraphPicture, logs_to_dot
@@ -29,7 +29,7 @@ class _Mode(NamedTuple):
 
 _modes: dict[str, list[_Mode]] = {}
 _aliases = {"plots_gantt": "gantt"}
-_lock = threading.Lock()
+_lock = forks.lock()
 
 
 def register(

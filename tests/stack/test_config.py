@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
+import yaml
+
 from tests import backends
 from tests.backends import Stack, eventually
 
@@ -45,3 +47,11 @@ def test_prometheus_scrapes_the_collector_and_loaded_the_rules(stack: Stack) -> 
     rules = backends.get_json(f"{stack.prometheus}/api/v1/rules")["data"]["groups"]
     assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}
     assert sum(len(group["rules"]) for group in rules) >= 9
+
+
+def test_the_health_check_of_prometheus_works(stack: Stack) -> None:
+    """What docker-compose.yml asks is what the program beside Prometheus can ask, and says yes."""
+    check = yaml.safe_load(backends.COMPOSE_FILE.read_text())["services"]["prometheus"]["healthcheck"]["test"]
+    assert check[:2] == ["CMD", "promtool"]
+    assert check[-1].startswith("--url=")
+    checked(stack, "promtool", *check[2:-1], f"--url={stack.prometheus}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 
+from otel_timespan.otel.export.pull import PullReader
 from otel_timespan.otel.semconv import INSTRUMENTS
 from tests.backends import Stack, eventually, get_json
 from tests.stack.naming import label_name, series_names
@@ -30,29 +32,55 @@ def record_each(provider: MeterProvider) -> None:
             meter.create_counter(*described).add(1, attributes)
 
 
-def test_names_in_prometheus(stack: Stack) -> None:
-    """Every instrument of the catalogue arrives under the name, and with the labels, that the dashboards use."""
-    service = f"test-{uuid.uuid4().hex[:12]}"
-    reader = PeriodicExportingMetricReader(
-        OTLPMetricExporter(endpoint=stack.otlp_grpc, insecure=True), export_interval_millis=86_400_000
-    )
-    provider = MeterProvider([reader], resource=Resource.create({"service.name": service}))
-    record_each(provider)
-    provider.shutdown()
+def labels_of(stack: Stack, service: str) -> dict[str, set[str]]:
+    """The labels of each metric of a service that Prometheus has."""
+    series = get_json(f"{stack.prometheus}/api/v1/series", **{"match[]": f'{{service_name="{service}"}}'})["data"]
+    labels: dict[str, set[str]] = {}
+    for one in series:
+        labels.setdefault(one["__name__"], set()).update(one)
+    return labels
+
+
+def all_labels(stack: Stack, service: str) -> dict[str, set[str]]:
+    """The same, once every instrument of the catalogue has arrived; and that nothing else of ours has."""
     expected = {name for instrument in INSTRUMENTS for name in series_names(instrument)}
-
-    def found() -> dict[str, set[str]]:
-        series = get_json(f"{stack.prometheus}/api/v1/series", **{"match[]": f'{{service_name="{service}"}}'})["data"]
-        labels: dict[str, set[str]] = {}
-        for one in series:
-            labels.setdefault(one["__name__"], set()).update(one)
-        return labels
-
-    labels = eventually(lambda: (names := found()) and expected <= names.keys() and names)
+    labels = eventually(lambda: (names := labels_of(stack, service)) and expected <= names.keys() and names)
     assert {name for name in labels if name.startswith("timespan_")} == expected
     for instrument in INSTRUMENTS:
         for name in series_names(instrument):
             assert {label_name(key) for key in instrument.attributes} <= labels[name], name
+    return labels
+
+
+def pull_reader() -> PullReader | None:
+    """On the port that deploy/prometheus/prometheus.yaml asks; None while that is taken."""
+    try:
+        return PullReader()
+    except OSError:
+        return None
+
+
+def test_names_in_prometheus(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every instrument has the names and labels that the dashboards use, by the collector and by the pull endpoint."""
+    services = [f"test-{uuid.uuid4().hex[:12]}" for _ in range(2)]
+    attributes = {"service.instance.id": "here", "service.namespace": "tests", "process.pid": 7, "odd": [True, 1.5]}
+    resources = [Resource.create({"service.name": service, **attributes}) for service in services]
+    push = PeriodicExportingMetricReader(
+        OTLPMetricExporter(endpoint=stack.otlp_grpc, insecure=True), export_interval_millis=86_400_000
+    )
+    monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_HOST", "0.0.0.0")  # a Prometheus in a container asks from outside
+    pull = eventually(pull_reader)
+    providers = [MeterProvider([reader], resource=found) for reader, found in zip((push, pull), resources, strict=True)]
+    try:
+        for provider in providers:
+            record_each(provider)
+        providers[0].force_flush()
+        by_push, by_pull = (all_labels(stack, service) for service in services)
+    finally:
+        for provider in providers:
+            provider.shutdown()
+    by_pull.pop("target_info", None)  # the collector's is not told apart by service
+    assert by_pull == by_push
 
 
 def test_names_that_people_know() -> None:

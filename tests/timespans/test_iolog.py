@@ -155,6 +155,101 @@ def test_a_damaged_archive_is_refused(path: Path, tmp_path: Path) -> None:
             T.read_events(damaged)
 
 
+LINE = '["start","compute",{"$":"id","fields":{"task_id":1}},null,5,1]\n'
+
+
+HEADER = '{"format":"otel-timespan-log","version":1}\n'
+
+
+@pytest.mark.parametrize("more", [LINE, '{"end": 3}\n', "\n", "x", HEADER])
+@pytest.mark.parametrize("partial", [True, False])
+def test_nothing_may_follow_the_last_line(path: Path, more: str, partial: bool) -> None:
+    """Two logs in one file, or two writers of it, are told, and not read as the first of them."""
+    with path.open("a") as file:
+        file.write(more)
+    with pytest.raises(LogFormatError, match="line 6: it goes on after its last line"):
+        T.read_events(path, partial=partial)
+
+
+@pytest.mark.parametrize(
+    "old_new",
+    [('"end": 3', '"end": true'), ('"end": 3', '"end": 3.0'), (",1]", ",1e3]"), (",1]", f",{1 << 63}]")],
+)
+def test_odd_numbers_are_refused(path: Path, old_new: tuple[str, str]) -> None:
+    """Counts, times and workers are integers, of 64 bits."""
+    spoil(path, *old_new)
+    with pytest.raises(LogFormatError, match="this is no event"):
+        T.read_events(path)
+
+
+@pytest.mark.parametrize("kind", ["list", "lines", "text", "blank"])
+def test_an_archive_that_expands_beyond_measure_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    """Some 15 KB that hold 15 MB (and 300 MB as values) cost a few MB to refuse."""
+    import gzip
+    import tracemalloc
+
+    made = {
+        "list": '["start","compute",null,[' + "[]," * 5_000_000 + "[]],5,1]\n",
+        "lines": LINE * 250_000,
+        "text": f'["start","{"x" * 15_000_000}",null,null,5,1]\n',
+        "blank": " " * 15_000_000,
+    }
+    path = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(HEADER.encode() + made.pop(kind).encode() + b'{"end": 1}\n')
+    tracemalloc.start()
+    try:
+        with gzip.open(path, "rt") as opened:
+            for source in (path, opened):
+                with pytest.raises(LogFormatError, match=r"the archive holds more than 100 times its own size"):
+                    T.read_events(source)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_log_of_many_equal_events_is_no_bomb(tmp_path: Path) -> None:
+    """What an `IOLog` wrote is read, however well it could be packed."""
+    path = tmp_path / "log.jsonl.gz"
+    with T.IOLog(path) as log:
+        for moment in range(50_000):
+            log.write_event(T.Event("start", "compute", T.EventId(task_id=1), None, moment))
+    assert len(T.read_events(path)) == 50_000
+
+
+@pytest.mark.parametrize("size", [1, 30])
+def test_a_partly_read_archive_says_how_much(tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int) -> None:
+    """With `partial=True` what is whole is given, and the log line has its number and where it ends."""
+    import gzip
+
+    text = HEADER + LINE * 100
+    packed = bytearray(gzip.compress(text.encode()))
+    (cut := tmp_path / "cut.gz").write_bytes(packed[:-size])
+    packed[-6] ^= 0xFF  # in the checksum
+    (damaged := tmp_path / "damaged.gz").write_bytes(packed)
+    with caplog.at_level("INFO", "otel_timespan"):
+        assert len(T.read_events(cut, partial=True)) <= 100
+        assert len(T.read_events(damaged, partial=True)) == 100
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+    assert "damaged.gz: 100 events were read; what follows, from line 102 on" in caplog.text
+    with pytest.raises(LogFormatError, match="compressed data is damaged"):
+        T.read_events(damaged)
+    with pytest.raises(LogFormatError, match="cut off"):
+        T.read_events(cut)
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    """It costs itself, and is counted."""
+    path = tmp_path / "log.jsonl"
+    with T.IOLog(path) as log:
+        log.write_event(T.Event("start", "compute", T.EventId(a=1), None, 1 << 70))
+        log.write_event(T.Event("start", "compute", T.EventId(a=1), ["x" * (17 << 20)], 1))
+        log.write_event(T.Event("start", "compute", T.EventId(a=1), None, 1))
+        log.flush()
+        assert (log.written, log.lost) == (1, 2)
+    assert len(T.read_events(path)) == 1
+
+
 def test_deep_nesting_is_refused(path: Path) -> None:
     """A hostile file can't exhaust the stack."""
     deep = '{"$":"tuple","items":[' * 100_000

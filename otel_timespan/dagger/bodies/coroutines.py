@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from ... import forks
 from ...errors import NotCallableError, TaskCancelled
 from ..service.threads import start_bare
 from ..tasks.dtask import DONE, DTask, live
@@ -120,7 +121,7 @@ class Coroutines:
     """The event loop of one scheduler and its thread, both made for the first coroutine. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._loop: Any = None
         self._thread: threading.Thread | None = None
         self._bare = contextvars.Context()
@@ -140,7 +141,8 @@ class Coroutines:
             body.drop()
 
     def _open(self) -> None:
-        import asyncio
+        with forks.held_off:
+            import asyncio
 
         loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(loop,), name="dagger-loop", daemon=True)

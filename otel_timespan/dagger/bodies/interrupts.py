@@ -24,13 +24,13 @@ import ctypes
 import functools
 import itertools
 import operator
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ... import forks
 from ...errors import TaskCancelled
 from ...timespans.stacks import current_frames, uncollected
 from ..service.timers import call_later
@@ -51,7 +51,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.05
 used = False
 """Whether any body was ever to be interrupted: until then nobody needs to `check`."""
 
-_lock = threading.Lock()
+_lock = forks.lock()
 """Guards the marks: one interrupt a body."""
 
 _transparent: set[CodeType] = set()
@@ -270,12 +270,3 @@ def forced_error(task: DTask, raised: BaseException | None) -> BaseException:
     error = TaskCancelled(text)
     error.__cause__ = raised
     return error
-
-
-def _in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

@@ -13,12 +13,12 @@ See docs/users.md.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ... import forks
 from ...errors import InvalidOptionError, NestingError
 from ..tasks.dtask import DONE, DTask
 
@@ -39,7 +39,7 @@ class _Limit:
         self.waiting: OrderedDict[DTask, None] = OrderedDict()
 
 
-_lock = threading.Lock()
+_lock = forks.lock()
 _limits: dict[str, _Limit] = {}
 _waits: dict[DTask, tuple[_Limit, ...]] = {}
 """Tasks that wait for places."""
@@ -161,19 +161,14 @@ def _hand_out(admitted: Sequence[DTask]) -> None:
         _local.left = None
 
 
+@forks.in_child("_limits", "_waits", "_holds")
 def _in_child() -> None:
     """After a fork: the limits hold here, too, but nobody has a place: those who had one are the parent's."""
-    global _lock
-    _lock = threading.Lock()
     _holds.clear()
     _waits.clear()
     for limit in _limits.values():
         limit.taken = 0
         limit.waiting.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
 
 
 def waiting_of(core: Core) -> list[DTask]:

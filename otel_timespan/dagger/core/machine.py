@@ -20,7 +20,6 @@ import functools
 import heapq
 import itertools
 import random
-import threading
 import time
 import weakref
 from collections import deque
@@ -28,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ... import forks
 from ...errors import WorkerLostError
 from ...timespans.model import EventId, Timeline
 from ...timespans.warn import warn_once
@@ -159,9 +159,9 @@ class Core(Readable):
         """Told of each body that raised: how a batch run aborts."""
         self.on_end: Callable[[DTask, Any], None] | None = None
         """Told of each task that ended, and its outcome: for debug traces."""
-        self.lock = threading.Lock()
+        self.lock = forks.lock()
         """Guards the slots' own queues, their occupancy, and the pressure."""
-        self.requests = threading.RLock()
+        self.requests = forks.rlock()
         """Held by one request of dynamic control at a time, while it runs code of the user's; never with `lock`."""
         self._pinned_seq = itertools.count()
         self.driver: Driver

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ... import forks
 from ...errors import InvalidOptionError
 from ..places.devices import PickleFileDevice, StorageDevice
 from ..places.processors import OSProc
@@ -64,7 +64,7 @@ class Settings:
         return RecencyAllocator(self.memory_limit(worker), below, self.disk, self.policy, hard=False)
 
 
-_lock = threading.Lock()
+_lock = forks.lock()
 _chosen: Settings | None = None
 _was_chosen = False
 """Whether a call decided: then the environment says nothing."""
@@ -171,7 +171,8 @@ def _policy(name: str, value: Any) -> str:
 def total_memory() -> int:
     """Bytes of memory that this machine has."""
     try:
-        import psutil
+        with forks.held_off:
+            import psutil
     except ImportError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(psutil.virtual_memory().total)

@@ -9,11 +9,8 @@ See docs/data.md.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
-import os
-import threading
 import time
 import weakref
 from collections import OrderedDict, deque
@@ -21,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ... import exits, forks
 from ...errors import InvalidOptionError
 from ...timespans.warn import warn_once
 from ..places.devices import ABSENT, RAM, StorageDevice, StorageError, Stored
@@ -85,7 +83,7 @@ class StorageRef:
 _dead: deque[tuple[StorageDevice, Stored]] = deque()
 """What died and is still to be deleted: a finalizer may run anywhere, so that it only appends."""
 
-_releasing = threading.RLock()
+_releasing = forks.rlock()
 _under_way = False
 _RELEASE_WAIT_S = 1.0
 
@@ -96,7 +94,6 @@ def bury(device: StorageDevice, stored: Stored) -> None:
     janitor.ask(release_dead)
 
 
-@atexit.register  # after places/devices.py, so before the devices are closed
 def release_dead() -> None:
     """Delete what dead references left in their devices. Called by each write and read of a reference."""
     global _under_way
@@ -121,16 +118,14 @@ def release_dead() -> None:
         _releasing.release()
 
 
-def _after_fork() -> None:
-    global _releasing
-    _releasing = threading.RLock()
+exits.at_exit(release_dead)  # after places/devices.py, so before the devices are closed
+
+
+@forks.in_child("_dead", "_allocators")
+def _in_child() -> None:
+    global _under_way
+    _under_way = False
     _dead.clear()  # the parent's to delete
-    for allocator in tuple(_allocators):
-        allocator._lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 # --- spilling ----------------------------------------------------------------------------------------
@@ -177,7 +172,7 @@ class RecencyAllocator(StorageDevice):
         self.mem_limit, self.device, self.device_limit = mem_limit, device, device_limit
         self.policy, self.retain, self.hard = policy, retain, hard
         self.stats = StorageStats()
-        self._lock = threading.RLock()
+        self._lock = forks.rlock()
         # Most recent first. A value is in exactly one of the three.
         self._in_memory: OrderedDict[Stored, Any] = OrderedDict()
         self._stuck: dict[Stored, Any] = {}  # in memory, too: the device can't take them
@@ -374,7 +369,8 @@ _allocators: weakref.WeakSet[RecencyAllocator] = weakref.WeakSet()
 def _malloc_trim() -> Callable[[int], int] | None:
     """The C library's function of that name, where it has one (glibc)."""
     try:
-        import ctypes
+        with forks.held_off:
+            import ctypes
 
         found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
     except (ImportError, OSError, AttributeError, TypeError):

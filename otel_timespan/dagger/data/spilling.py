@@ -9,12 +9,12 @@ See docs/data.md.
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ... import forks
 from ...errors import InvalidOptionError
 from ...timespans.model import ChunkInfo
 from ..places.devices import RAMDevice, StorageDevice, Stored
@@ -208,7 +208,7 @@ def keep_chunk(value: Any, device: Any, tag: Any, leaf_tag: Any, retain: bool) -
 
 
 _watched: weakref.WeakSet[DRef] = weakref.WeakSet()
-_watching = threading.Lock()
+_watching = forks.lock()
 
 
 def watch_handle(handle: DRef, recorder: Any, clock: Callable[[], int]) -> None:

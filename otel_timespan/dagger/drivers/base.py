@@ -119,6 +119,10 @@ class Driver(Protocol):
     def is_idle(self) -> bool:
         """Whether no thread of it has a slot, and so no task, in hand. A look at the moment."""
 
+    def forget(self) -> None:
+        """This is a forked child, where its threads are not: it may run nothing that it has in hand. By the context."""
+        return
+
     @abstractmethod
     def close(self, timeout_s: float = ...) -> None:
         """The core went down: end all threads, and wait that long for those that run bodies. By control."""

@@ -13,6 +13,7 @@ from _thread import allocate_lock
 from collections import deque
 from typing import Any, NamedTuple
 
+from ... import forks
 from ..core.placement import Slot
 from ..tasks.dtask import DTask
 
@@ -79,7 +80,7 @@ class PinnedStart(NamedTuple):
 
 # ---- without the GIL -------------------------------------------------------------------------------------
 
-_swapping = threading.Lock()
+_swapping = forks.lock()
 
 
 def take_free_locked(free: list[Slot], hold: Hold) -> bool:

@@ -39,6 +39,7 @@ from ...errors import NestingError
 from ...timespans.model import EventId
 from ..bodies.coroutines import CoroutineBody, Coroutines
 from ..bodies.ending import give_up, perform, report_defect
+from ..bodies.forked import end_forked
 from ..bodies.run import run
 from ..core.machine import Core
 from ..core.placement import Slot, slots_of
@@ -350,6 +351,7 @@ class ThreadsDriver(Pinned, Driver):
         while True:
             item = self._next_item(seat)
             if item is None:
+                end_forked()
                 return
             if type(item) is Slot:
                 self._work(seat, item)
@@ -684,6 +686,11 @@ class ThreadsDriver(Pinned, Driver):
             seat.lock.release()
             if seat.thread is not None:
                 seat.thread.join(max(0.0, deadline - time.monotonic()))
+
+    def forget(self) -> None:
+        """In a forked child: what waits is the parent's to run."""
+        self.closed = True
+        self.queue.clear()
 
     def _record_wait(self, recorder: Any, slot: Slot, since: int) -> None:
         id = EventId(uid=self.core.uid, worker=self.worker, processor=slot.processor, seq=records.next_seq())

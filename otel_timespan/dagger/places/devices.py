@@ -10,7 +10,6 @@ See docs/data.md.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import itertools
 import os
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ... import exits, forks
 from ...errors import InvalidOptionError, NotCallableError, StorageError
 
 __all__ = [
@@ -139,17 +139,24 @@ class _FileDevice(StorageDevice):
     """Common to devices that keep one file a value in a folder."""
 
     def __init__(self, directory: str | os.PathLike[str] | None, suffix: str) -> None:
+        self._own: int | None = None
+        """The process that the folder belongs to; None for one that was given."""
         try:
-            self._own = os.getpid() if directory is None else None
-            path = tempfile.mkdtemp(prefix="otel-timespan-") if directory is None else os.fspath(directory)
-            self.directory = Path(path).absolute()
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if directory is None:
+                self._make_own()
+            else:
+                self.directory = Path(os.fspath(directory)).absolute()
+                self.directory.mkdir(parents=True, exist_ok=True)
         except (OSError, TypeError) as error:
             raise InvalidOptionError(f"{directory!r} can't be a storage folder: {error}") from error
         self._suffix = suffix
         # By which process a file was made: a forked child leaves its parent's files alone.
         self._files: dict[Path, tuple[int, Stored]] = {}
         _file_devices.add(self)
+
+    def _make_own(self) -> None:
+        with forks.held_off:
+            self._own, self.directory = os.getpid(), Path(tempfile.mkdtemp(prefix="otel-timespan-")).absolute()
 
     def delete(self, stored: Stored) -> None:
         """Delete the file, or leave it where it is if it is to be retained."""
@@ -167,6 +174,8 @@ class _FileDevice(StorageDevice):
 
     def _path(self, stored: Stored) -> Path:
         name = stored.leaf_tag if stored.leaf_tag is not None else stored.tag
+        if self._own not in (None, os.getpid()):
+            self._make_own()  # a forked child: the folder is the parent's, and goes with it
         if name is None:
             return self.directory / f"{os.getpid()}-{next(_numbers)}{self._suffix}"
         text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else str(name)
@@ -206,11 +215,13 @@ _numbers = itertools.count(1)
 _file_devices: weakref.WeakSet[_FileDevice] = weakref.WeakSet()
 
 
-@atexit.register
 def _close_all() -> None:
     """What has not died yet dies now."""
     for device in tuple(_file_devices):
         device.close()
+
+
+exits.at_exit(_close_all)
 
 
 def _unlink(path: Path) -> None:

@@ -20,6 +20,8 @@ import tempfile
 import uuid
 from pathlib import Path
 
+from ... import forks
+
 __all__ = ["node_uuid", "read_or_create"]
 
 _log = logging.getLogger("otel_timespan")
@@ -35,7 +37,8 @@ def node_uuid() -> str:
     Where the temporary folder can't be used it is derived from the names of host and user instead.
     """
     try:
-        return read_or_create(Path(tempfile.gettempdir()))
+        with forks.held_off:
+            return read_or_create(Path(tempfile.gettempdir()))
     except OSError as error:
         derived = str(uuid.uuid5(uuid.NAMESPACE_DNS, _owner()))
         _log.warning("no node uuid can be kept (%s); using %s, derived from host and user", error, derived)

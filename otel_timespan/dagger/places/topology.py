@@ -6,13 +6,13 @@ The scheduler's drivers keep it up to date; scopes and processors read it.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from ... import forks
 from ...errors import InvalidOptionError
 from ..service.threads import carry
 from .node import node_uuid
@@ -59,7 +59,7 @@ class Topology:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self.acting: ContextVar[int | None] = ContextVar("otel_timespan_worker", default=None)
         self.listeners: list[Callable[[int | None], None]] = []
         """Called with the id of a worker that changed, None when all may have."""

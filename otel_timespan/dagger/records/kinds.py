@@ -18,11 +18,11 @@ See docs/events.md.
 from __future__ import annotations
 
 import itertools
-import threading
 import types
 from collections.abc import Iterable
 from typing import Any
 
+from ... import forks
 from ...timespans.model import (
     NO_GC,
     NO_SAMPLES,
@@ -129,7 +129,7 @@ def _number(f: Any) -> Any:
     return function_codes[f]
 
 
-_lock = threading.Lock()
+_lock = forks.lock()
 
 
 def function_of(code: Any) -> Any:

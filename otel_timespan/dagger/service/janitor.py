@@ -8,12 +8,12 @@ finalizer calls `start` first: a finalizer must not start threads either.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from ... import forks
 from .threads import start_bare
 
 __all__ = ["ask", "start"]
@@ -22,7 +22,7 @@ EXIT_JOIN_S = 1.0
 """How long the end of the program waits for the calls that are left."""
 
 _calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-_lock = threading.Lock()
+_lock = forks.lock()
 _thread: threading.Thread | None = None
 _ended = False
 
@@ -70,10 +70,7 @@ def finish() -> None:
         thread.join(EXIT_JOIN_S)
 
 
+@forks.in_child("_calls")
 def _in_child() -> None:
-    global _calls, _lock, _thread
-    _calls, _lock, _thread = queue.SimpleQueue(), threading.Lock(), None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    global _calls, _thread
+    _calls, _thread = queue.SimpleQueue(), None

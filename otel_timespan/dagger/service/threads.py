@@ -15,10 +15,12 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from ... import forks
+
 __all__ = ["carry", "inherit_in_threads", "start_bare"]
 
 _carried: list[ContextVar[Any]] = []
-_lock = threading.Lock()
+_lock = forks.lock()
 _inheriting = False
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 
+from ... import forks
 from .threads import start_bare
 
 __all__ = ["Timer", "call_later"]
@@ -42,7 +42,7 @@ class _Timekeeper:
         self._due: list[tuple[float, int, Timer]] = []
         self._dropped = 0
         self._seq = itertools.count()
-        self._changed = threading.Condition()
+        self._changed = forks.condition()
         self._thread: threading.Thread | None = None
 
     def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer:
@@ -92,10 +92,7 @@ def call_later(delay_s: float, call: Callable[[], None]) -> Timer:
     return _keeper.call_later(delay_s, call)
 
 
+@forks.in_child("_keeper")
 def _in_child() -> None:
     global _keeper
     _keeper = _Timekeeper()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

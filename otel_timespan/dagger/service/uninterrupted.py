@@ -10,7 +10,6 @@ compute, 5 ms each), so that it is for what happens seldom.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import sys
 import threading
@@ -18,6 +17,7 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ... import forks
 from ..service.threads import start_bare
 
 __all__ = ["on_main_thread", "soon", "uninterrupted"]
@@ -100,11 +100,8 @@ def _run() -> None:
         _ready.append(True)
 
 
+@forks.in_child("_calls", "_ready")
 def _in_child() -> None:
     global _calls
     _calls = queue.SimpleQueue()
     _ready.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

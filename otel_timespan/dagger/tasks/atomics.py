@@ -30,9 +30,9 @@ pool where one is needed. List and deque operations lock by themselves there. An
 from __future__ import annotations
 
 import sys
-import threading
 from typing import Any
 
+from ... import forks
 from .dtask import DONE, DTask
 
 __all__ = ["GIL", "claim", "claim_for", "hand_over", "settle", "subscribe"]
@@ -97,7 +97,7 @@ def hand_over_gil(task: DTask, taken: list[Any]) -> None:
             taken.append(sub)
 
 
-_LOCKS = tuple(threading.Lock() for _ in range(64))
+_LOCKS = tuple(forks.lock() for _ in range(64))
 
 
 def claim_locked(task: DTask) -> bool:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import contextvars
 import operator
 import reprlib
-import threading
 from collections.abc import Callable, Coroutine, Generator
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, overload
 
+from ... import forks
 from ..options.options import Options
 from ..records.describe import callable_name
 from .failures import Failure
@@ -334,7 +334,7 @@ def live(task: DTask) -> Live:
     return extra
 
 
-_live_lock = threading.Lock()
+_live_lock = forks.lock()
 
 
 def state_name(task: DTask) -> str:

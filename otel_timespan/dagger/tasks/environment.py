@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from ... import forks
 from ...errors import ConcurrencyViolationError, TaskCancelled
 from ..service.threads import carry
 from .dtask import DONE, DTask, live
@@ -63,6 +64,19 @@ carry(current)
 
 loop_threads: set[int] = set()
 """Idents of the threads that run coroutine bodies (see coroutines.py)."""
+
+
+forked_in: list[tuple[DTask, int]] = []
+"""The task whose body forked this process, and the thread that it is on; empty in all other processes."""
+
+
+@forks.in_child("loop_threads", "forked_in")
+def _in_child() -> None:
+    """What goes on in a child is no body of the parent's scheduler, even where one of its bodies forked."""
+    loop_threads.clear()
+    task = running_task()
+    forked_in[:] = [] if task is None else [(task, threading.get_ident())]
+    current.set(None)
 
 
 def running_task() -> DTask | None:
@@ -116,7 +130,7 @@ def set_tls(tls: DTask) -> None:
     current.set(tls)
 
 
-_token_lock = threading.Lock()
+_token_lock = forks.lock()
 
 
 class CancelToken:

@@ -14,10 +14,10 @@ import functools
 import gc
 import logging
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from ... import forks
 from ...errors import DTaskCancelledError, DTaskFailedError, RemoteTaskError, TaskCancelled, unwrap_exception
 from ..service import janitor
 
@@ -73,7 +73,7 @@ class _Flood:
     """Lets a few reports of a kind through a minute and counts the others: a thousand tasks may fail alike."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._kinds: dict[Any, list[float]] = {}  # [begin of its minute, reports in it, reports held back]
 
     def admits(self, kind: Any) -> int | None:
@@ -123,6 +123,13 @@ def flush() -> None:
             _log(failure.root, failure.ex)
     for (function, error), count in _flood.held_back():
         LOGGER.error("%d more tasks of %s failed with %s, and nobody fetched them", count, function, error)
+
+
+@forks.in_child("_flood")
+def _in_child() -> None:
+    """What failed before is the parent's to report."""
+    global _any, _flood
+    _any, _flood = False, _Flood()
 
 
 _HERE = os.path.dirname(os.path.dirname(__file__))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 import weakref
@@ -29,6 +28,7 @@ from opentelemetry.sdk.metrics.export import (
     PeriodicExportingMetricReader,
 )
 
+from ... import forks
 from .settings import OtlpSettings
 from .transport import ACCEPTED, OtlpTransport, outage_level, outage_over
 
@@ -67,11 +67,18 @@ class OtlpMetricExporter(MetricExporter):
         self._collected_ns = time.time_ns()  # the newest collection; series that are not known yet started after it
         _live.add(self)
 
+    def _after_fork(self) -> None:
+        """In a child: connections and series were the parent's; the child's begin now."""
+        self._transport.after_fork()
+        self._outage = False
+        self._exemplars, self._starts, self._collected_ns = {}, {}, time.time_ns()
+
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """One try. Called by one thread at a time, the reader's."""
         if not self._by_bytes:
             return self._stock_export(metrics_data, timeout_millis)
-        from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+        with forks.held_off:
+            from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 
         timeout_s = min(timeout_millis / 1000, self._transport.timeout_s)
         request = encode_metrics(metrics_data)
@@ -190,10 +197,7 @@ def _silenced_here() -> Iterator[None]:
 _live: weakref.WeakSet[OtlpMetricExporter] = weakref.WeakSet()
 
 
-def _reset_after_fork() -> None:
+@forks.in_child("_live")
+def _in_child() -> None:
     for exporter in list(_live):
-        exporter._transport.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+        exporter._after_fork()

@@ -17,6 +17,7 @@ from ...errors import InvalidOptionError
 from ...timespans.warn import warn_once
 from ..spans.spandata import SpanData
 from .readable import readable_from_request, to_readable
+from .sdklocks import renew_locks
 from .settings import shown, whole_number
 from .transport import ACCEPTED, REJECTED, RETRY, Item, Outcome, Request, Wrapped
 from .wire import encode_request
@@ -78,7 +79,8 @@ class ReadableTransport:
             shutdown()
 
     def after_fork(self) -> None:
-        """Nothing: the user's exporter is the user's to make safe."""
+        """The SDK's own exporters have locks; any other is the user's to make safe."""
+        renew_locks(self.exporter)
 
 
 def _objects(items: Sequence[Item], resource: Resource, scope: InstrumentationScope) -> list[ReadableSpan]:
@@ -146,7 +148,8 @@ class ProcessorTransport:
         """Nothing: the provider is the user's."""
 
     def after_fork(self) -> None:
-        """Nothing: the processors are the user's."""
+        """The SDK's own processors have locks; any other is the user's to make safe."""
+        renew_locks(self.provider)
 
 
 # --- batches of the user's processors ---------------------------------------------------------------------

@@ -23,7 +23,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import threading
 import time
 import weakref
@@ -36,6 +35,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from ... import forks
 from ...timespans.warn import warn_once
 from ..spans.limits import Limits, clip, limits_of
 from ..spans.spandata import SpanData
@@ -119,7 +119,7 @@ class SpanPipeline:
         _live.add(self)
 
     def _reset(self) -> None:
-        self._cond = threading.Condition()
+        self._cond = forks.condition()
         self._thread: threading.Thread | None = None
         self._queue: deque[Entry] = deque()
         self._nbytes = 0  # of the queue and of what is in flight
@@ -695,10 +695,7 @@ def _one_line(message: str) -> str:
 _live: weakref.WeakSet[SpanPipeline] = weakref.WeakSet()
 
 
-def _reset_after_fork() -> None:
+@forks.in_child("_live")
+def _in_child() -> None:
     for pipeline in list(_live):
         pipeline._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -11,7 +11,6 @@ while its handler is the default one; afterwards the process dies of the signal,
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import os
 import signal
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ... import exits, forks
 from ...timespans.warn import warn_once
 
 __all__ = ["METRICS", "PIPELINES", "SOURCES", "call_within", "on_exit", "run_exit_callbacks"]
@@ -49,8 +49,7 @@ def on_exit(callback: Callable[[float], Any], order: int, timeout_s: float = 5.0
     """
     # Anew each time: exit handlers run last in, first out, and a provider that the user made since the last time has
     # one that ends its processors. Ours has to come before it.
-    atexit.unregister(run_exit_callbacks)
-    atexit.register(run_exit_callbacks)
+    exits.at_exit(run_exit_callbacks)
     _take_sigterm()
     number = next(_numbers)
     _callbacks[number] = (order, timeout_s, callback)
@@ -108,6 +107,12 @@ def _run_all() -> None:
             callback(min(timeout_s, left_s if position == len(pending) else left_s * _SHARE))
         except Exception:
             warn_once(callback, "telemetry could not be flushed at exit")
+
+
+@forks.in_child("_callbacks")
+def _in_child() -> None:
+    """The callbacks of what a child goes on to use are its own, too. It is not ending, even if its parent is."""
+    _Exit.running, _Exit.signalled = False, 0
 
 
 def _take_sigterm() -> None:

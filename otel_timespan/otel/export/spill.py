@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ... import forks
 from .transport import Item, Request, Wrapped
 from .wire import Envelope
 
@@ -184,7 +185,8 @@ class Spill:
         if self._own is None:
             if self.directory is not None:
                 os.makedirs(self.directory, exist_ok=True)
-            self._own = tempfile.mkdtemp(prefix=f"{_PREFIX}{self.key}-", dir=self.directory)
+            with forks.held_off:
+                self._own = tempfile.mkdtemp(prefix=f"{_PREFIX}{self.key}-", dir=self.directory)
             self._lock_fd = _lock(os.path.join(self._own, _LOCK), create=True)
         return self._own
 

@@ -15,13 +15,14 @@ import importlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from ... import forks
 from ...errors import MissingExtraError
 from .readable import readable_from_request
 from .settings import OtlpSettings
@@ -157,7 +158,9 @@ class OtlpTransport:
         try:
             if self._post is None:
                 self._post = self._connect()
-            outcome = self._post(body, timeout_s)
+            # gRPC's own care for forks ends where a thread is inside of it; HTTP has nothing that a child would miss.
+            with forks.held_off if self.settings.protocol == "grpc" else nullcontext():
+                outcome = self._post(body, timeout_s)
         except Exception as error:
             # Whatever a library raises beside its documented errors: the pipeline warns with the message.
             outcome = Outcome(RETRY, message=f"{type(error).__name__}: {error}", reached=False)
@@ -172,7 +175,8 @@ class OtlpTransport:
     def stock_exporter(self) -> Any:
         """The stock exporter behind this transport, made at the first call."""
         if self._exporter is None:
-            self._exporter = self._exporter_class(**_exporter_options(self.settings))
+            with forks.held_off:
+                self._exporter = self._exporter_class(**_exporter_options(self.settings))
         return self._exporter
 
     def takes_bytes(self) -> bool:
@@ -195,13 +199,15 @@ class OtlpTransport:
 
     def _connect(self) -> Callable[[bytes, float], Outcome]:
         exporter = self.stock_exporter()
-        return _poster(exporter, self.settings) or _export_objects(exporter)
+        with forks.held_off:
+            return _poster(exporter, self.settings) or _export_objects(exporter)
 
     def _disconnect(self) -> None:
         exporter, self._exporter, self._post = self._exporter, None, None
         if exporter is not None:
             try:
-                exporter.shutdown()
+                with forks.held_off:
+                    exporter.shutdown()
             except Exception as error:
                 _log.debug("closing the exporter to %s failed: %s", self.target, error)
 
@@ -245,6 +251,8 @@ _abandoned: list[Any] = []
 def _exporter_class(settings: OtlpSettings) -> Any:
     package = "grpc" if settings.protocol == "grpc" else "http"
     kind, name = ("trace", "OTLPSpanExporter") if settings.signal == "traces" else ("metric", "OTLPMetricExporter")
+    if package == "http":
+        importlib.import_module("netrc")  # requests loads it at its first request: see `forks.held_off`
     try:
         module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{package}.{kind}_exporter")
     except ModuleNotFoundError as error:
@@ -372,8 +380,9 @@ def _grpc_outcome(error: Any) -> Outcome:
 
 def _grpc_retry_after(error: Any) -> float | None:
     """The server's RetryInfo, in the status details or in a trailer of its own."""
-    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped,unused-ignore]
-    from google.rpc.status_pb2 import Status  # type: ignore[import-untyped,unused-ignore]
+    with forks.held_off:
+        from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped,unused-ignore]
+        from google.rpc.status_pb2 import Status  # type: ignore[import-untyped,unused-ignore]
 
     trailers = dict(error.trailing_metadata() or ())
     info = RetryInfo()
@@ -438,8 +447,9 @@ def _http_accepted(content: bytes, signal: str) -> Outcome:
 
 
 def _http_retry_after(headers: Any) -> float | None:
-    import time
-    from email.utils import parsedate_to_datetime
+    with forks.held_off:
+        import time
+        from email.utils import parsedate_to_datetime
 
     text = str(headers.get("retry-after") or "").strip()
     if not text:

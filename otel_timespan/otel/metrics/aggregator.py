@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry.metrics import Observation
 
+from ... import forks
 from ...errors import InvalidOptionError
 from ...timespans.multi import MultiEventLog
 from .. import semconv
@@ -128,6 +129,12 @@ class _Shared:
         self._numbers: dict[tuple[str, int], float] = {}  # of declared gauges and counters
         self._histograms: dict[str, Any] = {}
         self._hub: MeterHub | None = None
+        _live.add(self)
+
+    def start_empty(self) -> None:
+        """In a forked child: what the streams said so far was the parent's."""
+        self.levels.start_empty()
+        self._numbers.clear()
 
     def connect(self) -> None:
         """Make the instruments, once."""
@@ -178,6 +185,15 @@ class _Shared:
     def observe(self, instrument: str) -> Points:
         """The present points of one instrument."""
         return self.levels.points(instrument)
+
+
+_live: weakref.WeakSet[_Shared] = weakref.WeakSet()
+
+
+@forks.in_child("_live")
+def _in_child() -> None:
+    for shared in list(_live):
+        shared.start_empty()
 
 
 def _no_log() -> None:

@@ -8,12 +8,12 @@ streams of its log, an `OTelLog` what its own consumers say (`ConsumerGauges`).
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from itertools import compress
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from ... import forks
 from ...errors import InvalidOptionError
 from ...events import (
     BytesAllocd,
@@ -132,7 +132,11 @@ class Levels:
     """The newest values of consumers, and the points of their gauges. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # of the series: labels come while somebody collects
+        self._lock = forks.lock()  # of the series: labels come while somebody collects
+        self.start_empty()
+
+    def start_empty(self) -> None:
+        """Forget all of them."""
         self._newest: dict[tuple[str, int], tuple[Reading, Any]] = {}
         self._series: dict[str, Series] = {reading.instrument: Series() for reading in READINGS.values()}
         self._seen: set[tuple[Any, ...]] = set()  # (instrument, worker, labels): to ask without the lock
@@ -196,6 +200,12 @@ class ConsumerGauges:
                 known = ", ".join(sorted(kind.__name__ for kind in READINGS))
                 raise InvalidOptionError(f"consumers: {shown(consumer)} has no gauge; those that have one are {known}")
             self._consumers.append((consumer, reading))
+
+    def start_empty(self) -> None:
+        """In a forked child: consumers begin anew, as those of one more worker do; what they said is forgotten."""
+        self.levels.start_empty()
+        self._workers.clear()
+        self._consumers = [(copy_for(0, consumer), reading) for consumer, reading in self._consumers]
 
     def listen(self, consumer: Any) -> None:
         """Feed one more consumer, which has no gauge. To be called before the first event."""

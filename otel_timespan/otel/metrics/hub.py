@@ -7,15 +7,16 @@ the SDK has no other way.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
+from ... import forks
 from ...timespans.warn import warn_once
 from .. import semconv
+from ..export.sdklocks import renew_locks
 from ..setup import instrumentation_scope
 
 __all__ = ["PREPARE_S", "MeterHub", "MetricSource", "Points", "hub_for"]
@@ -48,7 +49,7 @@ class MeterHub:
     def __init__(self, provider: MeterProvider) -> None:
         scope = instrumentation_scope()
         meter = provider.get_meter(scope.name, scope.version, scope.schema_url)
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._sources: list[MetricSource] = []
         self._left: dict[str, dict[tuple[Any, ...], float]] = {}
         self._had_logs = self._ready = False
@@ -115,6 +116,10 @@ class MeterHub:
         for source in sources:
             source.prepare()
 
+    def start_empty(self) -> None:
+        """In a forked child: what logs counted that are closed was the parent's."""
+        self._left.clear()
+
     def histogram(self, name: str) -> Any:
         """The histogram of that name."""
         return self._histograms[name]
@@ -142,7 +147,15 @@ _SYSTEM = frozenset((semconv.LOAD_AVERAGE, semconv.MEMORY_FREE))
 _FIRST = next(item.name for item in semconv.INSTRUMENTS if item.kind != "histogram")
 
 _hubs: weakref.WeakKeyDictionary[Any, MeterHub] = weakref.WeakKeyDictionary()
-_hubs_lock = threading.Lock()
+_hubs_lock = forks.lock()
+
+
+@forks.in_child("_hubs")
+def _in_child() -> None:
+    """Before the SDK starts its threads anew: its hooks were registered later."""
+    renew_locks(*_hubs)
+    for hub in list(_hubs.values()):
+        hub.start_empty()
 
 
 def hub_for(provider: MeterProvider) -> MeterHub:

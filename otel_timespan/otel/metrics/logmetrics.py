@@ -66,13 +66,7 @@ class LogMetrics:
         self._prepare, self._account = prepare, account
         self.mapper: SpanMapper | None = None
         self.lane: Lane | None = None
-        self.events = 0
-        self._counts: dict[str, dict[tuple[Any, ...], float]] = {
-            item.name: {} for item in semconv.INSTRUMENTS if item.kind == "counter"
-        }
-        self._functions: dict[str, str] = {}
-        self._names: dict[Any, str] = {}  # by what stands for a function in records
-        self._error_types: set[str] = set()
+        self._count_nothing()
         self._record = {
             item.name: HistogramRecorder(hub.histogram(item.name))
             for item in semconv.INSTRUMENTS
@@ -83,6 +77,22 @@ class LogMetrics:
         self._labels: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._redact = redact
         self._answers: dict[tuple[str, str], str] = {}
+
+    def _count_nothing(self) -> None:
+        self.events = 0
+        self._counts: dict[str, dict[tuple[Any, ...], float]] = {
+            item.name: {} for item in semconv.INSTRUMENTS if item.kind == "counter"
+        }
+        self._functions: dict[str, str] = {}
+        self._names: dict[Any, str] = {}  # by what stands for a function in records
+        self._error_types: set[str] = set()
+
+    def start_empty(self) -> None:
+        """In a forked child: what was counted and measured so far is told by the parent."""
+        self._count_nothing()
+        self._gauges.start_empty()
+        for recorder in self._record.values():
+            recorder.start_empty()
 
     # ---- fed by the log ------------------------------------------------------------------------
 

@@ -69,6 +69,23 @@ class HistogramRecorder:
             for value in values[1:]:
                 self._histogram.record(value, labels, _EMPTY)
 
+    def start_empty(self) -> None:
+        """In a forked child: forget what the parent recorded, which it exports itself, where that can be found."""
+        self._bound.clear()
+        for match in self._matches():
+            match._attributes_aggregation.clear()
+
+    def _matches(self) -> list[Any]:
+        try:
+            return [
+                match
+                for storage in getattr(self._consumer, "_reader_storages", {}).values()
+                for match in storage._get_or_init_view_instrument_match(self._histogram)
+                if isinstance(match._attributes_aggregation, dict)
+            ]
+        except (AttributeError, TypeError):
+            return []
+
     def _bind(self, labels: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """The aggregations of these labels, one a reader; None where the short way can't be taken."""
         try:

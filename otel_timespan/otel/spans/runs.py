@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 from opentelemetry.context import get_current
 from opentelemetry.trace import INVALID_SPAN, get_current_span
 
+from ... import forks
 from .. import semconv
 from .failures import FirstFailure, is_cancellation
 from .ids import Root, TraceParent, pack
@@ -144,7 +144,7 @@ class Runs:
         self._quiet_ns = quiet_ns
         self._clock = clock
         self._lost = lost
-        self._lock = threading.RLock()  # a sampler or span processor of the user's may spawn
+        self._lock = forks.rlock()  # a sampler or span processor of the user's may spawn
         self._current: Run | None = None  # the implicit run that new tasks join
         self._open: dict[int, Run] = {}  # by the root's span id
         self._implicit: dict[int, Run] = {}  # of these the ones that end by themselves
