@@ -41,12 +41,14 @@ objid, ...). All others are (position, before, kind, after) each."""
 
 
 class Steps(NamedTuple):
-    """Records of worker 1 of which nobody made events, in order: STARTs, RETURNs, EVICTs.
+    """Records of worker 1 of which nobody made events: how many submissions and placements; STARTs, RETURNs, EVICTs.
 
     A consumer that has a method `take_steps(steps)` can be told so. `processors` has the processor of each number in
     them.
     """
 
+    submitted: int
+    placed: int
     begun: Sequence[Any]
     returned: Sequence[Any]
     evicted: Sequence[Any]

@@ -163,7 +163,7 @@ def captured(**options: Any) -> Iterator[tuple[OTelLog, list[Any]]]:
             yield log, records
         finally:
             context.log_sink = ts.NoOpLog()
-            log.close(0)
+            log.close()
 
 
 def records_of(program: Program, **options: Any) -> list[Any]:

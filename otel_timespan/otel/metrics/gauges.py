@@ -34,11 +34,13 @@ from ..spans.values import plain_text
 __all__ = ["BY_STREAM", "READINGS", "ConsumerGauges", "Levels", "Reading", "default_consumers"]
 
 CATEGORIES_OF_STEPS = (
-    ("add_thunk", "schedule", "fire", "enqueue", "proc_run_fetch", "move", "compute"),
+    ("add_thunk",),
+    ("schedule", "fire", "enqueue"),
+    ("proc_run_fetch", "move", "compute"),
     ("storage_safe_scan", "finish"),
     ("evict",),
 )
-"""What there would be events of: where bodies began, where they returned, where chunks died."""
+"""What there would be events of, field by field of `Steps`."""
 
 MAX_SERIES = 2000
 """Distinct label sets of one gauge; more are left out."""
@@ -304,7 +306,7 @@ class _WorkerConsumers:
 
     def take_steps(self, steps: Steps) -> None:
         """As `ConsumerGauges.take_steps`."""
-        if not any(steps[:3]):
+        if not any(steps[:-1]):
             return
         for number, categories in enumerate(CATEGORIES_OF_STEPS):
             if steps[number] and number not in self._told:  # make known what the events would have

@@ -145,7 +145,8 @@ class LogMetrics:
             name = self._names[code] = self._name(f)
             self._begin(name)
         self._bytes.all_made(taken.ended, self._names)
-        self._gauges.take_steps(Steps(taken.begun, taken.ended, taken.evicted, taken.processors))
+        counts = taken.submitted, taken.placed
+        self._gauges.take_steps(Steps(*counts, taken.begun, taken.ended, taken.evicted, taken.processors))
         tasks = taken.tasks
         if not tasks:
             return

@@ -84,18 +84,18 @@ class Taken:
     `packed`: of each packed task the bytes of its spans, `count` in all, as fields of a ScopeSpans message. `spans`:
     those of the general way. `events`: what that expanded; `failed` of them could not be turned into spans. `tasks`:
     (function's code, caller, base of its ids, CPU ns, path, id, then the seven boundaries) of each that took the lane
-    to its end, sampled or not. `functions`: (code, function) of those not seen before. `begun`, `ended`, `evicted`,
-    `processors`: as in `Steps`. `quiet`: how many events the records hold that were not expanded.
+    to its end, sampled or not. `functions`: (code, function) of those not seen before. `submitted`, `placed`, `begun`,
+    `ended`, `evicted`, `processors`: as in `Steps`. `quiet`: how many events the records hold that were not expanded.
     """
 
     __slots__ = (
-        "begun", "count", "ended", "events", "evicted", "failed", "functions", "packed", "processors", "quiet", "spans",
-        "tasks",
+        "begun", "count", "ended", "events", "evicted", "failed", "functions", "packed", "placed", "processors",
+        "quiet", "spans", "submitted", "tasks",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.packed: list[bytes] = []
-        self.count = self.failed = self.quiet = 0
+        self.count = self.failed = self.quiet = self.submitted = self.placed = 0
         self.spans: list[SpanData] = []
         self.events: list[Event] = []
         self.tasks: list[tuple[Any, ...]] = []
@@ -134,13 +134,12 @@ class Lane:
         self._packed, self._ended, self._tasks = taken.packed.append, taken.ended.append, taken.tasks.append
         opened, known, functions, near = self._open, self.mapper.done, self._functions, self._processors
         begun = taken.begun.append
-        quiet = 0
+        quiet = submitted = placed = 0
         for record in records:
             kind = record[0] if self._is_open else -1
             if kind == RETURN:
                 task = opened.get(record[4])
                 if task is not None and self._returned(record, task):
-                    quiet += 5
                     continue
             elif kind == START:
                 task = opened.get(record[5])
@@ -163,32 +162,32 @@ class Lane:
                 if caller is not None and id not in opened and id not in known:
                     if record[4] not in functions:
                         self._meet(record)
+                    submitted += 1
                     if type(place) is int:
                         t0 = record[12]
                         opened[id] = [record, caller, t0, t0 + 1, None, None]
-                        quiet += 8
+                        placed += 1
                     elif place is None:
                         opened[id] = [record, caller, 0, 0, None, None]
-                        quiet += 2
                     else:
                         t0 = place[1]
                         opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None]
-                        quiet += 8
+                        placed += 1
                     continue
             elif kind == SCHEDULE:
                 task = opened.get(record[5])
                 if task is not None and not task[3] and record[6] is not None:
                     t0 = record[1]
                     task[2:5] = t0, max(record[2], t0 + 1), record
-                    quiet += 6
+                    placed += 1
                     continue
             elif kind == EVICT and record[5] == 1:
                 taken.evicted.append(record)
-                quiet += 2
                 continue
             self._generally(record)
         taken.count = len(taken.packed) * self._per_task
-        taken.quiet, taken.processors = quiet, self._processors
+        taken.submitted, taken.placed, taken.processors = submitted, placed, self._processors
+        taken.quiet = quiet + 2 * submitted + 6 * placed + 5 * len(taken.ended) + 2 * len(taken.evicted)
         self._settle_runs()
         self.mapper.forget_oldest()
         return taken

@@ -9,7 +9,6 @@ so that span processors take it in `on_start`. That of a body is a `LazySpan`, f
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from ... import forks
 from ...timespans.warn import warn_once
 from . import failures
 from .limits import NO_LIMITS, Limits
@@ -355,7 +355,7 @@ _FILLED_IN = frozenset(
         "_status_code", "_status_text", "_recorded", "_resource", "_scope", "_ended",
     )
 )  # fmt: skip
-_filling = threading.RLock()
+_filling = forks.rlock()
 
 
 def _moment(timestamp: Any) -> int:
