@@ -12,12 +12,14 @@ the sink is still used. What is emitted is in docs/otel-catalogue.md, what happe
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -47,8 +49,17 @@ from .spans.redact import Redact, redacted
 from .spans.runs import Run, Runs, Sampled, current_run
 from .spans.spandata import SpanData
 from .spans.tasks import task_name
+from .spans.unmapped import Unmapped
 
 __all__ = ["OTelLog"]
+
+_log = logging.getLogger("otel_timespan")
+
+_DRAIN_SHARE = 0.8
+"""How much of the time of `close` is for turning what waits into spans."""
+
+_LOCK_S = 0.2
+"""How long `close` waits for a drain that is in the middle of something, however late it is."""
 
 
 class OTelLog(Sink):
@@ -58,8 +69,10 @@ class OTelLog(Sink):
     else OTLP as the `OTEL_*` variables say. `span_exporter`: an SDK exporter to use instead for spans.
     `detail`: "task", "phases" or "scheduler" (docs/otel-catalogue.md). `metrics`: whether to emit any.
     `consumers`: which consumers feed gauges (default: all that have one). `on_full`: what a full queue
-    does, "block", "drop" or "spill"; `max_bytes` bounds it. `block_timeout_s`: how long a full queue may
-    hold the program up, in all per outage. `exit_timeout_s`: how long the last flush may take.
+    does, "block", "drop" or "spill"; `max_bytes` bounds it. What is not spans yet takes up to a quarter more (1 to 16
+    MiB); where that is full the program waits for the log ("drop": it does not), or is not logged. `block_timeout_s`:
+    how long a full queue may hold the program up, in all per outage, and a log that does not get on. `exit_timeout_s`:
+    how long the last flush may take.
     `root_quiet_s`: how long nothing must happen until a run that was not opened with `dag` ends.
     `redact(key, text) -> text or None`: asked about every text that leaves. `clock`: monotonic ns, the clock that
     the events are stamped with. Where that is simulated (`clock=lambda: driver.now`), the moment that the log
@@ -114,10 +127,23 @@ class OTelLog(Sink):
         self._unpacked: tuple[Any, TraceParent | None] = (None, None)  # the last parent: tasks of a run share it
         self._start_empty()
         self._enclosing = Enclosing(self._sample_plain)
-        self._force = False  # the next drain ends idle runs at once
-        self._journal = Journal(self._process)
+        self._forcing: list[bool] = []  # one for each who flushes: while there is one, idle runs end at once
+        self._handing: list[int] | None = None  # how many spans are being redacted; who pops it accounts for them
+        self._stop_at: float | None = None  # the deadline of `close`
+        self._journal = Journal(
+            self._process,
+            max_bytes=max(1 << 20, min(16 << 20, max_bytes // 4)),
+            block_timeout_s=0.0 if on_full == "drop" else block_timeout_s,
+            refuse=lambda record, hard: self._unmapped.refuse(record, hard),
+            lost=self._lose,
+        )
         self.recorder = Recorder(
-            self._append, put=self._journal.put, on_submit=self._on_submit, on_body=self._on_body, wants_cpu=True
+            self._append,
+            put=self._journal.put,
+            again=self._journal.again,
+            on_submit=self._on_submit,
+            on_body=self._on_body,
+            wants_cpu=True,
         )
         self._forget_exit: Callable[[], None] = _nothing
         tracing_logs.append(weakref.ref(self, _forget))
@@ -126,9 +152,12 @@ class OTelLog(Sink):
         self._made = 0  # spans that came out of the mapper
         self._failed = 0  # events that could not be mapped
         self._lost = 0  # spans that could not be handed on
+        self._late = 0  # spans that the end of the log came before
+        self._never_made: Counter[str] = Counter()  # by reason: spans of records that were never looked at
         quiet_ns = int(self._options.root_quiet_s * 1e9)
         self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
         self._mapper = SpanMapper(self._runs, detail=self._detail, offset_ns=self._offset_ns)
+        self._unmapped = Unmapped(self._runs, self._mapper, self._detail)
         self._mapper.observer = self._metrics
         if self._metrics is not None:
             self._metrics.mapper = self._mapper
@@ -136,6 +165,10 @@ class OTelLog(Sink):
     def _after_fork(self) -> None:
         """In a forked child: what was under way is the parent's."""
         self._lock, self._connecting = threading.RLock(), threading.RLock()
+        self._handing = None
+        self._forcing = []
+        if self._gauges is not None:
+            self._gauges.after_fork()
         self._start_empty()
 
     # ---- the sink ------------------------------------------------------------------------------
@@ -162,19 +195,22 @@ class OTelLog(Sink):
             return False
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Close what is open as abandoned, send everything within `exit_timeout_s`, and take no more events."""
+        """Close what is open as abandoned, send everything within `exit_timeout_s`, and take no more events.
+
+        What is not spans yet has four fifths of the time to become some; what is left is dropped ("shutdown").
+        """
         self._forget_exit()
         if self._closed:
             return
         seconds = self._options.exit_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + seconds
         try:
-            self._drain_all(seconds)
+            self._drain_all(seconds * _DRAIN_SHARE)
             self._closed = True
             self.recorder.append = self.recorder.put = _ignore
             tracing_logs[:] = [ref for ref in tracing_logs if ref() is not self]
-            self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
-            self._abandon()
+            self._stop_at = deadline
+            self._end(deadline)
             backend = self._backend
             if backend is not None:
                 try:
@@ -185,6 +221,47 @@ class OTelLog(Sink):
         except Exception:
             warn_once(self, "closing the OpenTelemetry log failed")
 
+    def _end(self, deadline: float) -> None:
+        """Account for what was never looked at, and for what is open."""
+        if not self._lock.acquire(timeout=max(_LOCK_S, deadline - time.monotonic())):
+            self._journal.close()
+            warn_once(self, "the OpenTelemetry log is closed while it is at work; its account stays open")
+            return
+        try:
+            left = self._journal.close()
+            lost = self._unmapped.give_up(left) if self._counts else 0
+            self._never_made["shutdown"] += lost
+            handing = self._handing
+            out: list[SpanData] = []
+            out += self._mapper.abandon(self._clock())
+            self._end_runs(self._runs.end_all(), out)
+            self._count(out)
+        finally:
+            self._lock.release()
+        if lost:
+            _log.warning("%d spans are lost: the log could not look at what they tell of in time", lost)
+        own = self._deliver_until(deadline, out)
+        for one in (handing, own):  # whoever is at them may be so for ever
+            while one and time.monotonic() < deadline:
+                time.sleep(0.001)
+            if one:
+                self._account_for(one, 0)
+
+    def _deliver_until(self, deadline: float, spans: list[SpanData]) -> list[int]:
+        """Deliver the last spans, in another thread where that asks code of the user's, which may not come back."""
+        handing = [len(spans)] if spans else []
+        if self._redact is not None and spans:
+            thread = threading.Thread(target=self._deliver, args=(spans, handing), name="timespan-close", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter goes down
+                pass
+            else:
+                thread.join(max(0.0, deadline - time.monotonic()))
+                return handing
+        self._deliver(spans, handing)
+        return handing
+
     def __enter__(self) -> OTelLog:
         return self
 
@@ -194,21 +271,38 @@ class OTelLog(Sink):
     def stats(self) -> dict[str, Any]:
         """The account of spans: `recorded` = `exported` + `sampled` + `pending` + the sum of `dropped`.
 
+        It begins with what happened: what the log has not looked at yet is `pending`, as the spans that it will become.
         `sampled` were not built because their run is not sampled; `dropped` is {reason: count}. Events that
         could not be mapped count as recorded and as dropped for the reason "error".
         """
         with self._lock:
+            account = self._account()
+            waiting = self._journal.waiting() if self._counts else []
+        unseen = self._unmapped.of(waiting)
+        return {**account, "recorded": account["recorded"] + unseen, "pending": account["pending"] + unseen}
+
+    def _account(self) -> dict[str, Any]:
+        """`stats` without what was not looked at yet: that takes time, and a counter must not fall."""
+        with self._lock:
             backend = self._backend
             exported, dropped = backend.account() if backend is not None else (0, {})
-            lost = self._lost + self._failed
-            if lost:
-                dropped["error"] = dropped.get("error", 0) + lost
             sampled = self._mapper.sampled
-            recorded = self._made + sampled + self._failed
-            pending = recorded - exported - sampled - sum(dropped.values())
+            refused = self._unmapped.refused if self._counts else 0
+            never_made = self._never_made + Counter(journal_full=refused)
+            for reason, count in (*never_made.items(), ("error", self._lost + self._failed), ("shutdown", self._late)):
+                if count:
+                    dropped[reason] = dropped.get(reason, 0) + count
+            pending = self._made + self._failed + sum(never_made.values()) - exported - sum(dropped.values())
+        recorded = exported + sampled + pending + sum(dropped.values())
         return {
             "recorded": recorded, "exported": exported, "sampled": sampled, "pending": pending, "dropped": dropped,
         }  # fmt: skip
+
+    @property
+    def _counts(self) -> bool:
+        """Whether spans go anywhere: else nothing is counted but what is sampled away."""
+        backend = self._backend
+        return backend is None or backend.takes_spans
 
     # ---- hooks of the scheduler ----------------------------------------------------------------
 
@@ -280,7 +374,7 @@ class OTelLog(Sink):
         run.error = error
         run.left_ns = self._clock()
         self._runs.touch(run)
-        self._journal.append(_TICK)
+        self._journal.put(_TICK)
 
     def _open_root(self, name: str, start_ns: int, attributes: Mapping[str, Any], explicit: bool) -> Any:
         backend = self._backend
@@ -326,29 +420,44 @@ class OTelLog(Sink):
         if not self._real_time:
             events = list(map(self._restamped, events))
         with self._lock:
-            feed, metrics = self._mapper.feed_into, self._metrics
-            if metrics is not None:
-                metrics.begin_batch()
-            bad: list[Event] = []
-            for event in events:
-                try:
-                    feed(event, out)
-                except Exception:
-                    bad.append(event)
-                    warn_once(self._mapper, "an event could not be turned into spans: %.300r", event)
-            if bad:
-                self._failed += len(bad)
-                events = [event for event in events if not any(event is one for one in bad)]
-            interrupt = self._measure(events)
-            self._end_runs(self._runs.tick(self._force), out)
-            self._force = False
+            if self._stop_at is not None:  # the log was closed before the drain came to these
+                self._never_made["shutdown"] += self._unmapped.of_events(events) if self._counts else 0
+                self._journal.settle()
+                return
+            events = self._map(self._unmapped.keep(events), out)
+            self._end_runs(self._runs.tick(bool(self._forcing)), out)
             self._count(out)
+            self._journal.settle()  # from here on they are spans
             waiting = self._runs.idle_but_open()
+        interrupt = self._measure(events)
         self._deliver(out)
         if waiting and not self._closed:
             self._journal.put(_TICK)  # come back: a run ends when it has been quiet
         if interrupt is not None:
             raise interrupt
+
+    def _map(self, events: list[Event], out: list[SpanData]) -> list[Event]:
+        """Have the mapper look at events: those that it could make something of."""
+        feed, metrics = self._mapper.feed_into, self._metrics
+        if metrics is not None:
+            metrics.begin_batch()
+        bad: list[Event] = []
+        for event in events:
+            try:
+                feed(event, out)
+            except Exception:
+                bad.append(event)
+                warn_once(self._mapper, "an event could not be turned into spans: %.300r", event)
+        if bad:
+            self._failed += len(bad)
+            events = [event for event in events if not any(event is one for one in bad)]
+        return events
+
+    def _lose(self, records: Sequence[Any]) -> None:
+        """The journal gave up records: what was to take them failed, or they came while it was being closed."""
+        with self._lock:
+            reason = "error" if self._stop_at is None else "shutdown"
+            self._never_made[reason] += self._unmapped.give_up(records) if self._counts else 0
 
     def _measure(self, events: list[Event]) -> KeyboardInterrupt | None:
         """Have the metrics look at events that the mapper had. Ctrl-C in a consumer comes back."""
@@ -378,42 +487,62 @@ class OTelLog(Sink):
         if backend is None or backend.takes_spans:
             self._made += len(spans)
 
-    def _deliver(self, spans: list[SpanData]) -> None:
+    def _deliver(self, spans: list[SpanData], handing: list[int] | None = None) -> None:
         if not spans:
             return
         backend = self._backend
+        handing = self._handing = handing or [len(spans)]
         try:
-            if backend is None:
-                self._lost += len(spans)
-                return
-            if self._redact is not None:
-                redact = self._redact
-                spans = [redacted(redact, span) for span in spans]
-            backend.put(spans)
-        except Exception:
+            ready = self._redacted(spans)
+            if self._account_for(handing, len(ready)) and backend is not None:
+                backend.put(ready)
+        except BaseException as error:
             self._lost += len(spans)
+            if not isinstance(error, Exception):
+                raise
             warn_once(self, "spans could not be handed to the exporter")
+        finally:
+            self._handing = None
+
+    def _redacted(self, spans: list[SpanData]) -> list[SpanData]:
+        """The spans as they may leave; when the log is closed, those that it had the time to ask about."""
+        redact = self._redact
+        if redact is None:
+            return spans
+        ready = []
+        for span in spans:
+            if self._stop_at is not None and time.monotonic() >= self._stop_at:
+                break
+            ready.append(redacted(redact, span))
+        return ready
+
+    def _account_for(self, handing: list[int], ready: int) -> bool:
+        """So many of the spans in hand can leave, the rest came too late; False if somebody else accounted for them."""
+        try:
+            count = handing.pop()
+        except IndexError:
+            return False
+        if count > ready:
+            with self._lock:
+                self._late += count - ready
+        return True
 
     def _drain_all(self, timeout_s: float) -> bool:
         """Process what happened so far, and end the runs that are idle; False if that took too long."""
         deadline = time.monotonic() + timeout_s
         drain_all(forwarding_only=True, timeout_s=min(timeout_s, STALL_S))  # what finalizers told a sink before us
         self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
-        self._force = True
-        self._journal.append(_TICK)
-        return self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
-
-    def _abandon(self) -> None:
-        out: list[SpanData] = []
-        with self._lock:
-            out += self._mapper.abandon(self._clock())
-            self._end_runs(self._runs.end_all(), out)
-            self._count(out)
-        self._deliver(out)
+        self._forcing.append(True)
+        try:
+            self._journal.put(_TICK)
+            return self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
+        finally:
+            self._forcing.pop()
 
     def _losses(self) -> int:
         backend = self._backend
-        return self._lost + self._failed + (sum(backend.account()[1].values()) if backend is not None else 0)
+        unmade = self._lost + self._failed + self._late + sum(self._never_made.values()) + self._unmapped.refused
+        return unmade + (sum(backend.account()[1].values()) if backend is not None else 0)
 
     # ---- where to send -------------------------------------------------------------------------
 
@@ -442,13 +571,14 @@ class OTelLog(Sink):
             return
         try:
             hub = hub_for(backend.meter_provider)
+            self._gauges = self._gauges or ConsumerGauges(default_consumers())
             self._metrics = LogMetrics(
                 hub,
-                self._gauges if self._gauges is not None else ConsumerGauges(default_consumers()),
+                self._gauges,
                 clock=self._clock,
                 lock=self._lock,
                 prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
-                account=self.stats,
+                account=self._account,
                 worker=lambda: scheduler.this_worker(),
             )
             self._metrics.mapper = self._mapper

@@ -204,7 +204,7 @@ ATTRIBUTES = (
     Attribute(DAG_PATH_TRUNCATED, "boolean", "", "dag", "true when the list of the path is not whole"),
     Attribute(DAG_COMPLETE, "boolean", "", "dag", "false when spans were lost while the run was open"),
     Attribute(DAG_RESULT, "string", "", "dag; metrics", "success or failure"),
-    Attribute(DROP_REASON, "string", "", "metrics", "queue_full, rejected, shutdown, error, ..."),
+    Attribute(DROP_REASON, "string", "", "metrics", "queue_full, journal_full, rejected, shutdown, error, ..."),
     Attribute(SPAN_OUTCOME, "string", "", "metrics", "exported, sampled (not taken) or dropped"),
     Attribute(FUNCTION_NAME, "string", "", "task; metrics", "qualified name; on metrics at most 200, then other"),
     Attribute(FILE_PATH, "string", "", "task", "file of the function"),

@@ -31,6 +31,8 @@ from .. import semconv
 __all__ = ["BY_STREAM", "READINGS", "ConsumerGauges", "Levels", "Reading", "default_consumers"]
 
 MAX_SERIES = 2000
+READ_S = 0.05
+"""How long reading waits for a consumer that is being called."""
 """Distinct label sets of one gauge; more are left out."""
 
 Point = tuple[tuple[Any, ...], float]
@@ -169,14 +171,15 @@ class Levels:
 class ConsumerGauges:
     """Consumers that an `OTelLog` feeds, a copy a worker, into `levels`.
 
-    Not thread-safe: the log's lock guards feeding and reading. Raises `InvalidOptionError` for a consumer that has
-    no gauge.
+    Thread-safe; while a consumer takes more than `READ_S`, nothing can be read. Raises `InvalidOptionError` for a
+    consumer that has no gauge.
     """
 
     def __init__(self, consumers: Iterable[Any]) -> None:
         self.levels = Levels()
         self._consumers: list[tuple[Any, Reading | None]] = []
         self._workers: dict[int, _WorkerConsumers] = {}
+        self._in_use = threading.RLock()  # not the log's: a consumer that blocks must not hold up its account
         if not isinstance(consumers, Iterable) or isinstance(consumers, str):
             raise InvalidOptionError(f"consumers={consumers!r}: a list of consumers such as BytesAllocd()")
         for given in consumers:
@@ -187,6 +190,10 @@ class ConsumerGauges:
                 raise InvalidOptionError(f"consumers: {consumer!r} has no gauge; those that have one are {known}")
             self._consumers.append((consumer, reading))
 
+    def after_fork(self) -> None:
+        """In a forked child: a consumer that was being called is the parent's."""
+        self._in_use = threading.RLock()
+
     def listen(self, consumer: Any) -> None:
         """Feed one more consumer, which has no gauge. To be called before the first event."""
         self._consumers.append((consumer, None))
@@ -195,15 +202,24 @@ class ConsumerGauges:
         """Hand events to the consumers that want them. Never raises: Ctrl-C in a consumer is returned."""
         interrupt = None
         workers = set(map(_worker_of, events))
-        for worker in workers:
-            if worker not in self._workers:
-                self._workers[worker] = _WorkerConsumers(worker, self._consumers, self.levels)
-            some = events if len(workers) == 1 else [event for event in events if event.worker == worker]
-            interrupt = self._workers[worker].feed(some) or interrupt
+        with self._in_use:
+            for worker in workers:
+                if worker not in self._workers:
+                    self._workers[worker] = _WorkerConsumers(worker, self._consumers, self.levels)
+                some = events if len(workers) == 1 else [event for event in events if event.worker == worker]
+                interrupt = self._workers[worker].feed(some) or interrupt
         return interrupt
 
     def read(self, instrument: str, worker: int) -> list[Point]:
         """The points of an instrument. A consumer that samples the moment is asked now, for this process (`worker`)."""
+        if not self._in_use.acquire(timeout=READ_S):
+            return []
+        try:
+            return self._read(instrument, worker)
+        finally:
+            self._in_use.release()
+
+    def _read(self, instrument: str, worker: int) -> list[Point]:
         for of_worker in self._workers.values():
             of_worker.settle(instrument)
         for consumer, reading in self._consumers:
