@@ -92,12 +92,13 @@ def sample_time(workload: Workload, name: str, size: int) -> dict[str, Any]:
 
 def sample_split(workload: Workload, name: str, size: int) -> dict[str, Any]:
     """The hot path alone: the journal keeps its records until the run is over, then they are drained."""
-    from otel_timespan.timespans import journal
+    from otel_timespan.timespans import drainer, journal
 
-    journal.DRAIN_INTERVAL_S = 3600.0
-    journal.HIGH_WATER = sys.maxsize
+    drainer.DRAIN_INTERVAL_S = 3600.0
     hot, drain, collecting, events = [], [], [], 0
     with systems.opened(name) as system, _collector_time() as collector:
+        for one in journal.journals():
+            one.max_bytes = sys.maxsize
         run = _runner(workload, size, system)
         run()
         system.settle()

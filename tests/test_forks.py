@@ -30,7 +30,7 @@ BELLS = {
     "dagger/service/janitor.py": "made anew, with its thread",
     "dagger/service/uninterrupted.py": "made anew, with its threads; and one call of one thread",
     "otel/export/sdklocks.py": "looks for them",
-    "timespans/journal.py": "the bell of a thread that is made anew",
+    "timespans/drainer.py": "the bell of a thread that is made anew",
     "timespans/sink.py": "names the type of a sink",
     "timespans/profiler.py": "stops a thread that is not in the child",
 }

@@ -12,10 +12,12 @@ the sink is still used. What is emitted is in docs/otel-catalogue.md, what happe
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -35,6 +37,7 @@ from .backend import Backend, check_options, connect
 from .dags import tracing_logs
 from .export.settings import shown, waitable
 from .export.shutdown import SOURCES, on_exit
+from .handover import Handover
 from .metrics.gauges import ConsumerGauges, default_consumers
 from .metrics.hub import PREPARE_S, hub_for
 from .metrics.logmetrics import LogMetrics
@@ -44,15 +47,24 @@ from .spans.bodyspan import BodySpan, LazySpan, span_context
 from .spans.ids import Root, TraceParent
 from .spans.mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
 from .spans.plain import Enclosing, is_program
-from .spans.redact import LineFilter, Redact, redacted
+from .spans.redact import LineFilter, Redact
 from .spans.runs import Run, Runs, Sampled, current_run
 from .spans.spandata import SpanData
 from .spans.tasks import task_name
+from .spans.unmapped import Unmapped
 
 __all__ = ["OTelLog"]
 
 (_SPAN_KEY,) = set_span_in_context(NonRecordingSpan(INVALID_SPAN_CONTEXT), otel_context.Context())
 """Where a context has its span: writing it ourselves saves two copies a task."""
+
+_log = logging.getLogger("otel_timespan")
+
+_DRAIN_SHARE = 0.8
+"""How much of the time of `close` is for turning what waits into spans."""
+
+_LOCK_S = 0.2
+"""How long `close` waits for a drain that is in the middle of something, however late it is."""
 
 
 class OTelLog(Sink):
@@ -62,8 +74,10 @@ class OTelLog(Sink):
     else OTLP as the `OTEL_*` variables say. `span_exporter`: an SDK exporter to use instead for spans.
     `detail`: "task", "phases" or "scheduler" (docs/otel-catalogue.md). `metrics`: whether to emit any.
     `consumers`: which consumers feed gauges (default: all that have one). `on_full`: what a full queue
-    does, "block", "drop" or "spill"; `max_bytes` bounds it. `block_timeout_s`: how long a full queue may
-    hold the program up, in all per outage. `exit_timeout_s`: how long the last flush may take.
+    does, "block", "drop" or "spill"; `max_bytes` bounds it. What is not spans yet takes up to a quarter more (1 to 16
+    MiB); where that is full the program waits for the log ("drop": it does not), or is not logged. `block_timeout_s`:
+    how long a full queue may hold the program up, in all per outage, and a log that does not get on. `exit_timeout_s`:
+    how long the last flush may take.
     `root_quiet_s`: how long nothing must happen until a run that was not opened with `dag` ends.
     `redact(key, text) -> text or None`: asked about every text that leaves (otel/spans/redact.py).
     `clock`: monotonic ns, the clock that the events are stamped with. Where that is simulated
@@ -119,12 +133,20 @@ class OTelLog(Sink):
         self._unpacked: tuple[Any, TraceParent | None, Run | None] = (None, None, None)  # the last parent, and its run
         self._start_empty()
         self._enclosing = Enclosing(self._sample_plain)
-        self._force = False  # the next drain ends idle runs at once
-        self._journal = Journal(self._process, raw=True)
+        self._forcing: list[bool] = []  # one for each who flushes: while there is one, idle runs end at once
+        self._journal = Journal(
+            self._process,
+            raw=True,
+            max_bytes=max(1 << 20, min(16 << 20, max_bytes // 4)),
+            block_timeout_s=0.0 if on_full == "drop" else block_timeout_s,
+            refuse=lambda record, hard: self._unmapped.refuse(record, hard),
+            lost=self._lose,
+        )
         self.recorder = Recorder(
             self._journal.append,
             put=self._journal.put,
             event=self._append_event,
+            again=self._journal.again,
             on_submit=self._on_submit,
             on_body=self._on_body,
             wants_cpu=True,
@@ -137,11 +159,16 @@ class OTelLog(Sink):
     def _start_empty(self) -> None:
         self._made = 0  # spans that came out of the mapper
         self._failed = 0  # events that could not be mapped
-        self._lost = 0  # spans that could not be handed on
+        self._handover = Handover(lambda: self._backend, self._redact, self._lock)
+        self._never_made: Counter[str] = Counter()  # by reason: spans of records that were never looked at
         quiet_ns = int(self._options.root_quiet_s * 1e9)
         self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
         self._mapper = SpanMapper(self._runs, detail=self._detail, offset_ns=self._offset_ns)
-        self._lane = Lane(self._mapper, self._offset_ns, None, None if self._real_time else self._restamped)
+        self._unmapped = Unmapped(self._runs, self._mapper, self._detail)
+        self._lane = Lane(
+            self._mapper, self._offset_ns, None, None if self._real_time else self._restamped, self._unmapped.keep
+        )
+        self._unmapped.lane = self._lane
         if self._backend is not None:
             self._take_limits(self._backend)
         self._mapper.observer = self._metrics
@@ -150,6 +177,7 @@ class OTelLog(Sink):
 
     def _after_fork(self) -> None:
         """In a forked child: what was under way is the parent's, and so is what was counted."""
+        self._forcing = []
         if self._metrics is not None:
             self._metrics.start_empty()
         self._start_empty()
@@ -179,19 +207,22 @@ class OTelLog(Sink):
             return False
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Close what is open as abandoned, send everything within `exit_timeout_s`, and take no more events."""
+        """Close what is open as abandoned, send everything within `exit_timeout_s`, and take no more events.
+
+        What is not spans yet has four fifths of the time to become some; what is left is dropped ("shutdown").
+        """
         self._forget_exit()
         if self._closed:
             return
         seconds = self._options.exit_timeout_s if timeout_s is None else waitable("timeout_s", timeout_s)
         deadline = time.monotonic() + seconds
         try:
-            self._drain_all(seconds)
+            self._drain_all(seconds * _DRAIN_SHARE)
             self._closed = True
             self.recorder.append = self.recorder.put = self.recorder.event = _ignore
             tracing_logs[:] = [ref for ref in tracing_logs if ref() is not self]
-            self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
-            self._abandon()
+            self._handover.stop_at = deadline
+            self._end(deadline)
             backend = self._backend
             if backend is not None:
                 try:
@@ -202,6 +233,27 @@ class OTelLog(Sink):
         except Exception:
             warn_once(self, "closing the OpenTelemetry log failed")
 
+    def _end(self, deadline: float) -> None:
+        """Account for what was never looked at, and for what is open."""
+        if not self._lock.acquire(timeout=max(_LOCK_S, deadline - time.monotonic())):
+            self._journal.close()
+            warn_once(self, "the OpenTelemetry log is closed while it is at work; its account stays open")
+            return
+        try:
+            left = self._journal.close()
+            lost = self._unmapped.give_up(left) if self._counts else 0
+            self._never_made["shutdown"] += lost
+            in_hand = self._handover.in_hand
+            out = self._lane.hand_over()
+            out += self._mapper.abandon(self._clock())
+            self._end_runs(self._runs.end_all(), out)
+            self._count(len(out))
+        finally:
+            self._lock.release()
+        if lost:
+            _log.warning("%d spans are lost: the log could not look at what they tell of in time", lost)
+        self._handover.last(out, deadline, in_hand)
+
     def __enter__(self) -> OTelLog:
         return self
 
@@ -211,21 +263,40 @@ class OTelLog(Sink):
     def stats(self) -> dict[str, Any]:
         """The account of spans: `recorded` = `exported` + `sampled` + `pending` + the sum of `dropped`.
 
+        It begins with what happened: what the log has not looked at yet is `pending`, as the spans that it will become.
         `sampled` were not built because their run is not sampled; `dropped` is {reason: count}. Events that
         could not be mapped count as recorded and as dropped for the reason "error".
         """
         with self._lock:
+            account = self._account()
+            waiting = self._journal.waiting() if self._counts else []
+        unseen = self._unmapped.of(waiting)
+        return {**account, "recorded": account["recorded"] + unseen, "pending": account["pending"] + unseen}
+
+    def _account(self) -> dict[str, Any]:
+        """`stats` without what was not looked at yet: that takes time, and a counter must not fall."""
+        with self._lock:
             backend = self._backend
             exported, dropped = backend.account() if backend is not None else (0, {})
-            lost = self._lost + self._failed
-            if lost:
-                dropped["error"] = dropped.get("error", 0) + lost
-            sampled = self._mapper.sampled
-            recorded = self._made + sampled + self._failed
-            pending = recorded - exported - sampled - sum(dropped.values())
+            handover, (held_unsampled, held) = self._handover, self._lane.held
+            sampled = self._mapper.sampled + held_unsampled
+            refused = self._unmapped.refused if self._counts else 0
+            never_made = self._never_made + Counter(journal_full=refused)
+            unmade = (("error", handover.lost + self._failed), ("shutdown", handover.late))
+            for reason, count in (*never_made.items(), *unmade):
+                if count:
+                    dropped[reason] = dropped.get(reason, 0) + count
+            pending = self._made + held + self._failed + sum(never_made.values()) - exported - sum(dropped.values())
+        recorded = exported + sampled + pending + sum(dropped.values())
         return {
             "recorded": recorded, "exported": exported, "sampled": sampled, "pending": pending, "dropped": dropped,
         }  # fmt: skip
+
+    @property
+    def _counts(self) -> bool:
+        """Whether spans go anywhere: else nothing is counted but what is sampled away."""
+        backend = self._backend
+        return backend is None or backend.takes_spans
 
     # ---- hooks of the scheduler ----------------------------------------------------------------
 
@@ -298,7 +369,7 @@ class OTelLog(Sink):
         run.error = error
         run.left_ns = self._clock()
         self._runs.touch(run)
-        self._journal.append(_TICK)
+        self._journal.put(_TICK)
 
     def _open_root(self, name: str, start_ns: int, attributes: Mapping[str, Any], explicit: bool) -> Any:
         backend = self._backend
@@ -344,32 +415,46 @@ class OTelLog(Sink):
         if self._backend is None and self._connect() is None:
             return
         with self._lock:
-            metrics = self._metrics
-            if metrics is not None:
-                metrics.begin_batch()
-            taken = self._lane.take(records)
-            if self._force:
-                taken.spans += self._lane.hand_over(begun=True)  # their `queue` is over
-            self._failed += taken.failed
-            interrupt = self._measure(taken)
-            out = taken.spans
-            self._end_runs(self._runs.tick(self._force), out)
-            self._force = False
-            self._count(len(out) + taken.count)
+            if self._handover.stop_at is not None:  # the log was closed before the drain came to these
+                self._never_made["shutdown"] += self._unmapped.of(records) if self._counts else 0
+                self._journal.settle()
+                return
+            taken = self._take(records)
+            self._end_runs(self._runs.tick(bool(self._forcing)), taken.spans)
+            self._count(len(taken.spans) + taken.count)
+            self._journal.settle()  # from here on they are spans
             waiting = self._runs.idle_but_open()
-        self._deliver(taken)
+        interrupt = self._measure(taken)
+        self._handover.packed(taken.packed, taken.count)
+        self._handover.spans(taken.spans)
         if waiting and not self._closed:
             self._journal.put(_TICK)  # come back: a run ends when it has been quiet
         if interrupt is not None:
             raise interrupt
 
+    def _take(self, records: list[Any]) -> Taken:
+        """Have the lane, and the mapper behind it, look at records."""
+        metrics = self._metrics
+        if metrics is not None:
+            metrics.begin_batch()
+        taken = self._lane.take(records)
+        if self._forcing:
+            taken.spans += self._lane.hand_over(begun=True)  # the `queue` of what runs is over
+        self._failed += taken.failed
+        if metrics is not None:
+            metrics.tasks_packed(taken)
+        return taken
+
+    def _lose(self, records: Sequence[Any]) -> None:
+        """The journal gave up records: what was to take them failed, or they came while it was being closed."""
+        with self._lock:
+            reason = "error" if self._handover.stop_at is None else "shutdown"
+            self._never_made[reason] += self._unmapped.give_up(records) if self._counts else 0
+
     def _measure(self, taken: Taken) -> KeyboardInterrupt | None:
-        """Have the metrics look at what was taken. Ctrl-C in a consumer comes back."""
+        """Have the consumers of gauges look at what was taken. Ctrl-C in one comes back."""
         try:
-            if self._metrics is None:
-                return None
-            self._metrics.tasks_packed(taken)
-            return self._metrics.feed(taken.events)
+            return self._metrics.feed(taken) if self._metrics is not None else None
         except Exception:
             warn_once(self._metrics, "events could not be counted; the metrics of tasks are wrong")
             return None
@@ -394,46 +479,23 @@ class OTelLog(Sink):
         if backend is None or backend.takes_spans:
             self._made += count
 
-    def _deliver(self, taken: Taken) -> None:
-        spans = taken.spans
-        backend = self._backend
-        if taken.packed and backend is not None:
-            backend.put_packed(taken.packed, taken.count)
-        if not spans:
-            return
-        try:
-            if backend is None:
-                self._lost += len(spans)
-                return
-            if self._redact is not None:
-                redact = self._redact
-                spans = [redacted(redact, span) for span in spans]
-            backend.put(spans)
-        except Exception:
-            self._lost += len(spans)
-            warn_once(self, "spans could not be handed to the exporter")
-
     def _drain_all(self, timeout_s: float) -> bool:
         """Process what happened so far, and end the runs that are idle; False if that took too long."""
         deadline = time.monotonic() + timeout_s
         drain_all(forwarding_only=True, timeout_s=min(timeout_s, STALL_S))  # what finalizers told a sink before us
         self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
-        self._force = True
-        self._journal.append(_TICK)
-        return self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
-
-    def _abandon(self) -> None:
-        with self._lock:
-            taken = Taken()
-            taken.spans += self._lane.hand_over()
-            taken.spans += self._mapper.abandon(self._clock())
-            self._end_runs(self._runs.end_all(), taken.spans)
-            self._count(len(taken.spans))
-        self._deliver(taken)
+        self._forcing.append(True)
+        try:
+            self._journal.put(_TICK)
+            return self._journal.drain(timeout_s=max(0.0, deadline - time.monotonic()))
+        finally:
+            self._forcing.pop()
 
     def _losses(self) -> int:
         backend = self._backend
-        return self._lost + self._failed + (sum(backend.account()[1].values()) if backend is not None else 0)
+        unmade = self._handover.lost + self._failed + self._handover.late
+        unmade += sum(self._never_made.values()) + self._unmapped.refused
+        return unmade + (sum(backend.account()[1].values()) if backend is not None else 0)
 
     # ---- where to send -------------------------------------------------------------------------
 
@@ -468,13 +530,14 @@ class OTelLog(Sink):
             return
         try:
             hub = hub_for(backend.meter_provider)
+            self._gauges = self._gauges or ConsumerGauges(default_consumers())
             self._metrics = LogMetrics(
                 hub,
-                self._gauges if self._gauges is not None else ConsumerGauges(default_consumers()),
+                self._gauges,
                 clock=self._clock,
                 lock=self._lock,
                 prepare=lambda: self._journal.drain(timeout_s=PREPARE_S),
-                account=self.stats,
+                account=self._account,
                 worker=lambda: scheduler.this_worker(),
                 redact=self._redact,
             )

@@ -211,7 +211,7 @@ ATTRIBUTES = (
     Attribute(DAG_FAILURE_TASK, "int", "", "dag", "the task that failed first, of which error.type is; absent without"),
     Attribute(DAG_FAILURE_FUNCTION, "string", "", "dag", "its function, qualified"),
     Attribute(DAG_FAILURE_MESSAGE, "string", "", "dag", "the text of its exception, cut at 4096 characters"),
-    Attribute(DROP_REASON, "string", "", "metrics", "queue_full, rejected, shutdown, error, ..."),
+    Attribute(DROP_REASON, "string", "", "metrics", "queue_full, journal_full, rejected, shutdown, error, ..."),
     Attribute(SPAN_OUTCOME, "string", "", "metrics", "exported, sampled (not taken) or dropped"),
     Attribute(FUNCTION_NAME, "string", "", "task; metrics", "qualified name; on metrics at most 200, then other"),
     Attribute(FILE_PATH, "string", "", "task", "file of the function"),

@@ -9,6 +9,7 @@ What these may say of themselves is in calling.py, how to write them in docs/con
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
@@ -18,6 +19,7 @@ from typing import Any
 from .. import forks
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
 from . import scheduler
+from .bounds import MAX_BYTES, journal_bound
 from .calling import attach, detach
 from .journal import Journal, expand_all
 from .model import Event
@@ -115,11 +117,17 @@ class MultiEventLog(Sink):
     worker have the same length, and entry i of each belongs to the same event. A consumer added later
     finds None for the events before; `del log["name"]` drops the stream. `close()` frees everything.
 
-    Thread-safe. Raises `InvalidOptionError` for a bad `max_events` or name, `NotCallableError` for
+    Consumers run off the program's path. What waits for them takes at most `max_waiting_bytes` (64 MiB): beyond it the
+    program waits for them, at most one second for consumers that don't get on (`on_full="block"`), or not at all
+    ("drop"); what is not logged then is counted in `dropped`, and warned about once.
+
+    Thread-safe. Raises `InvalidOptionError` for a bad option or name, `NotCallableError` for
     something that can't be called.
     """
 
-    def __init__(self, max_events: int | None = None) -> None:
+    def __init__(
+        self, max_events: int | None = None, *, max_waiting_bytes: int = MAX_BYTES, on_full: str = "block"
+    ) -> None:
         if max_events is not None and (isinstance(max_events, bool) or not isinstance(max_events, int)):
             raise InvalidOptionError(f"max_events is a number of events or None, not {max_events!r}")
         if max_events is not None and max_events < 1:
@@ -132,8 +140,10 @@ class MultiEventLog(Sink):
         self._states: dict[int, WorkerStreams] = {}
         self._stale = False
         self._closed = False
-        self._journal = Journal(self._process, blame, self._after_fork, raw=True)
-        self.recorder = Recorder(self._journal.append, put=self._journal.put)
+        self._unfetched = ""
+        bound = journal_bound(max_waiting_bytes, on_full)
+        self._journal = Journal(self._process, blame, self._after_fork, raw=True, **bound)
+        self.recorder = Recorder(self._journal.append, put=self._journal.put, again=self._journal.again)
 
     def __setitem__(self, name: str, consumer: Any) -> None:
         if not isinstance(name, str) or not name:
@@ -201,19 +211,43 @@ class MultiEventLog(Sink):
         """Return when consumers and aggregators have seen all events so far; False if that takes too long."""
         return self._journal.drain(timeout_s=timeout_s)
 
-    def close(self) -> None:
-        """Free all streams and stop taking events. Consumers with a method `close` are closed."""
+    @property
+    def dropped(self) -> int:
+        """Events that are not in the log because there was no room for what waits, or no time at `close`."""
+        return self._journal.dropped_events
+
+    def say_when_full(self, text: str) -> None:
+        """Warn with this text (%d: `max_events`) when events are given up that nobody fetched; once."""
+        self._unfetched = text
+
+    def trimmed(self) -> None:
+        """The oldest events were given up for `max_events`."""
+        if self._unfetched:
+            warn_once(self, self._unfetched, self.max_events)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Free all streams and stop taking events. Consumers with a method `close` are closed.
+
+        What happened before is given to the consumers first, for at most `timeout_s`; the rest counts as `dropped`.
+        """
         if self._closed:
             return
-        self.recorder.append = self.recorder.put = _ignore
-        self._journal.drain()
-        with self._lock:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.recorder.append = self.recorder.put = self.recorder.event = _ignore
+        self._journal.drain(timeout_s=timeout_s)
+        self._journal.give_up(self._journal.close())
+        if not self._lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
+            self._closed = True  # a consumer is at it for longer than we have
+            return
+        try:
             self._closed = True
             consumers = [*self.consumers.values(), *self.aggregators.values()]
             states = list(self._states.values())
             consumers += [copy for state in states for copy in state.copies]
             self._states.clear()
             self.recorder.samplers = ()
+        finally:
+            self._lock.release()
         for state in states:
             state.close()
         for aggregator in {id(a): a for a in self.aggregators.values()}.values():
@@ -272,6 +306,7 @@ class MultiEventLog(Sink):
             feed = self._feed_rows if self._state(1).takes_columns else self._feed_expanded
             interrupts = list(filter(None, feed(records)))
         if interrupts:
+            self._journal.settle()  # all of them were taken
             raise interrupts[0]
 
     def _feed_rows(self, records: list[Any]) -> Iterator[KeyboardInterrupt | None]:

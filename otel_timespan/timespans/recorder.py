@@ -24,6 +24,8 @@ class Recorder:
     """The hooks of one sink. A hook that is None costs nothing.
 
     `append(record)` takes a record (see `journal`), from any thread; `event(event)` an `Event`, of a program's own say.
+    `again(record)` appends once more after an `append` of that very record was broken off, unless it had come in (of a
+    sink that writes at once: it had).
     `on_submit() -> TraceParent` is called in the spawning thread and context, once a task.
     `on_body(task_id, attempt, function, label, trace_parent, start_ns) -> span` is called on the
     thread of a body, in the body's own `contextvars` context, just before it; what it returns goes into
@@ -33,7 +35,7 @@ class Recorder:
     `wants_cpu` asks for the CPU time of each body (a system call, 0.3 to 1 µs, twice a body).
     """
 
-    __slots__ = ("append", "event", "on_body", "on_submit", "put", "samplers", "wants_cpu")
+    __slots__ = ("again", "append", "event", "on_body", "on_submit", "put", "samplers", "wants_cpu")
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class Recorder:
         *,
         put: Callable[[Any], None] | None = None,
         event: Callable[[Event], None] | None = None,
+        again: Callable[[Any], None] | None = None,
         on_submit: Callable[[], TraceParent] | None = None,
         on_body: Callable[..., Any] | None = None,
         wants_cpu: bool = False,
@@ -48,6 +51,7 @@ class Recorder:
         self.append = append
         self.put = put or append
         self.event = event or append
+        self.again = again or _nothing
         self.on_submit = on_submit
         self.on_body = on_body
         self.wants_cpu = wants_cpu
@@ -99,11 +103,15 @@ def tee_recorder(recorders: Sequence[Recorder]) -> Recorder:
     def event(event: Event) -> None:
         for recorder in recorders:
             recorder.event(event)
+    def again(record: Any) -> None:
+        for recorder in recorders:
+            recorder.again(record)
 
     joined = _Joined(
         append,
         put=put,
         event=event,
+        again=again,
         on_submit=tracing.on_submit if tracing else None,
         on_body=tracing.on_body if tracing else None,
         wants_cpu=any(r.wants_cpu for r in recorders),
@@ -123,6 +131,10 @@ class _Joined(Recorder):
         for part in self.parts:
             taken.update(part.sample() or {})
         return taken or None
+
+
+def _nothing(record: Any) -> None:
+    """What is taken as written."""
 
 
 def _write_through(sink: Any) -> Callable[[Any], None]:

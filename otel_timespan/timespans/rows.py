@@ -15,7 +15,7 @@ from typing import Any
 from .model import Event
 from .taskrecords import KINDS
 
-__all__ = ["Columns", "Shape", "record_kind", "short_way"]
+__all__ = ["Columns", "Shape", "count_events", "record_kind", "short_way"]
 
 _expanders: list[Callable[[Any, list[Event]], None]] = []
 _row_makers: list[Callable[[Any, Columns], Shape | None]] = []
@@ -91,6 +91,31 @@ class Columns:
             del times[start:], self.ids[start:]
             return at
         return len(records)
+
+
+def count_events(records: Sequence[Any]) -> int:
+    """How many events these records tell of. Never raises: what can't be expanded is one."""
+    at = found = 0
+    while at < len(records):
+        columns = Columns()
+        at = columns.take(records, at)
+        found += len(columns.times)
+        if at < len(records):
+            found += len(expanded(records[at]))
+            at += 1
+    return found
+
+
+def expanded(record: Any) -> list[Event]:
+    """The events of one record; where it can't be expanded, one that stands for it."""
+    events: list[Event] = []
+    if type(record) is not Event:
+        try:
+            expander_of(record)(record, events)
+            return events
+        except Exception:
+            record = Event("finish", "", None)
+    return [record]
 
 
 Getter = Callable[[Any], Any]

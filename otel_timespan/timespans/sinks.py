@@ -61,7 +61,7 @@ class LocalEventLog(Sink):
 
     `get_logs(raw=False, only_local=False)`: `raw=True` gives `{worker: [Event]}`, else one list of
     timespans matched across workers; halves that are still alone stay for the next fetch. Concurrent
-    readers get disjoint pieces.
+    readers get disjoint pieces. `dropped()`: events given up because more than 64 MiB waited for being listed.
     """
 
     _lock = forks.lock()
@@ -88,6 +88,11 @@ class LocalEventLog(Sink):
         spans: list[Timespan] = builder.completed
         return spans
 
+    @classmethod
+    def dropped(cls) -> int:
+        """See the class."""
+        return cls._journal.dropped_events
+
     def _take(self, only_local: bool) -> list[Event]:
         here = scheduler.this_worker()
         events = [e for e in self._events if not only_local or e.worker == here]
@@ -105,7 +110,9 @@ class LocalEventLog(Sink):
 
 
 LocalEventLog._journal = Journal(LocalEventLog._process, after_fork=LocalEventLog._after_fork)
-LocalEventLog.recorder = Recorder(LocalEventLog._journal.append, put=LocalEventLog._journal.put)
+LocalEventLog.recorder = Recorder(
+    LocalEventLog._journal.append, put=LocalEventLog._journal.put, again=LocalEventLog._journal.again
+)
 
 
 class TeeLog(Sink):

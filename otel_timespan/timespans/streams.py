@@ -144,8 +144,7 @@ class WorkerStreams:
     def feed(self, events: list[Event]) -> KeyboardInterrupt | None:
         """Take events, in order. Never raises: what is the user's, Ctrl-C in a consumer, is returned."""
         interrupt = self._feed_full(events) if self._aggregators else self._feed_sparse(events)
-        if self._max_events is not None and self._count >= 2 * self._max_events:
-            self._trim(self._max_events)
+        self._bound()
         return interrupt
 
     def take(self) -> dict[str, list[Any]]:
@@ -208,8 +207,7 @@ class WorkerStreams:
             if stream.columns is not None:
                 self._lists[stream.name].extend(stream.take_batch(stream.columns, columns, count))
         self._count = first + count
-        if self._max_events is not None and self._count >= 2 * self._max_events:
-            self._trim(self._max_events)
+        self._bound()
         return interrupt
 
     def _plan_shape(self, shape: Shape) -> tuple[list[Any], list[Any]]:
@@ -299,6 +297,13 @@ class WorkerStreams:
                 entries = self._lists[name] = []
             if len(entries) < self._count:
                 entries[:0] = [None] * (self._count - len(entries))
+
+    def _bound(self) -> None:
+        """Give up the oldest events beyond `max_events`: a quarter of it at once, for it costs a look at each list."""
+        most = self._max_events
+        if most is not None and self._count > most + most // 4:
+            self._trim(most)
+            self._log.trimmed()
 
     def _trim(self, length: int) -> None:
         """Keep the newest `length` entries of every list."""

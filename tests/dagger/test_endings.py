@@ -156,6 +156,26 @@ def diamond() -> list[D.DTask]:
     return [top, left, right, D.spawn(add, left, right)]
 
 
+def test_an_end_is_logged_wherever_the_interrupt_comes(context: D.Context) -> None:
+    """Whoever fetches may be interrupted anywhere, at the entry of the log too: each task has its end in it."""
+    context.log_sink = log = ts.enable_logging()
+    ids: list[int] = []
+
+    def graph() -> list[D.DTask]:
+        tasks = diamond()
+        ids.extend(task.id for task in tasks)
+        return tasks
+
+    interrupted_everywhere(graph, lambda tasks: tasks[-1].fetch())
+    streams = log.get_logs()[1]
+    ended = {
+        id.thunk_id
+        for core, id in zip(streams["core"], streams["id"], strict=True)
+        if (core.category, core.kind) == ("finish", "finish")
+    }
+    assert set(ids) <= ended
+
+
 @pytest.mark.parametrize("logged", [False, True], ids=["no log", "log"])
 def test_a_fetch_that_helps(context: D.Context, logged: bool) -> None:
     """Whoever fetches a small graph may be interrupted anywhere: its tasks end, its slot is free."""

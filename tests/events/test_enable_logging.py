@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import inspect
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ import otel_timespan.dagger as D
 from otel_timespan import events as E
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError, LogNotKeptError
+from tests.backends import eventually
 
 DEFAULT = {
     "core",
@@ -323,3 +326,55 @@ def test_logs_survive_switches_while_tasks_run() -> None:
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_log_that_nobody_fetches_is_bounded_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By default the newest events are kept, and one warning says what to do; a bound of one's own is silent."""
+    module = sys.modules["otel_timespan.dagger.logging"]  # its name is that of a function, too
+    assert inspect.signature(D.enable_logging).parameters["max_events"].default == module.MAX_EVENTS
+    for own in (False, True):
+        caplog.clear()
+        monkeypatch.setattr(module, "MAX_EVENTS", 0 if own else 1000)
+        log = D.enable_logging(max_events=1000)
+        for n in range(3000):
+            log.write_event(T.Event("start", "c", n))
+        log.flush()
+        log.write_event(T.Event("start", "c", 3000))
+        assert T.get_logs(log)[1]["id"][-1] == 3000
+        assert sum("nobody fetched" in record.message for record in caplog.records) == (not own)
+    D.disable_logging()
+
+
+def test_all_logs_of_a_tee_agree_in_every_field() -> None:
+    """Each log expands the records by itself, and yet all have the same events: sequence numbers, times, timelines."""
+    kept: list[T.Event] = []
+    logs = [T.MultiEventLog(), T.MultiEventLog(), T.LocalEventLog()]
+    for log in logs[:2]:
+        log["event"] = lambda event: event  # type: ignore[index]
+    context = D.eager_context()
+    before, context.log_sink = context.log_sink, T.TeeLog(*logs, kept)
+    T.get_logs(logs[2], raw=True)
+
+    def inner(n: int) -> int:
+        return D.fetch(D.spawn(abs, n))
+
+    tasks = [D.spawn(inner, n) for n in range(20)] + [D.spawn.opts(name="named")(abs, n) for n in range(20)]
+    failing = D.spawn(lambda: 1 // 0)
+    assert sum(map(D.fetch, tasks)) == 2 * sum(range(20))
+    with pytest.raises(D.DTaskFailedError):
+        D.fetch(failing)
+    context.log_sink = before
+    found: list[list[T.Event]] = [[], [], [], kept]
+
+    def agree() -> bool:
+        """Threads may still say what they were at."""
+        for log, events in zip(logs[:2], found, strict=False):
+            events += T.get_logs(log)[1]["event"]
+        found[2] += T.get_logs(logs[2], raw=True)[1]
+        texts = [sorted(map(repr, events)) for events in found]
+        return len(texts[0]) > 800 and texts[0] == texts[1] == texts[2] == texts[3]
+
+    eventually(agree)
+    assert len(tasks) == 40  # until here nothing died that a log is told of

@@ -201,7 +201,7 @@ class Way:
         for start in range(0, len(records), size):
             taken = self.lane.take(records[start : start + size])
             self.metrics.tasks_packed(taken)
-            assert self.metrics.feed(taken.events) is None
+            assert self.metrics.feed(taken) is None
             spans += self.bodies(taken)
         left = Taken()
         left.spans += self.lane.hand_over()

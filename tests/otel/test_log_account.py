@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_timespan import dagger as D
+from otel_timespan import events as E
 from otel_timespan import timespans as T
 from otel_timespan.errors import DTaskFailedError
-from otel_timespan.otel import dag, semconv
+from otel_timespan.otel import OTelLog, dag, semconv
+from otel_timespan.otel.metrics.gauges import READINGS
+from tests.backends import eventually
 from tests.otel.log_bench import Bench, add, boom, id_of, parent_of, tasks_of
 
 
@@ -97,3 +104,177 @@ def test_broken_event_is_counted(bench: Callable[..., Bench], caplog: pytest.Log
     assert len(tasks_of(b.spans())) == 1
     assert b.log.stats()["dropped"] == {"error": 3}
     assert sum("could not be turned into spans" in r.message for r in caplog.records) == 1
+
+
+# ---- what was never looked at --------------------------------------------------------------------------
+
+
+class Gate(SpanExporter):
+    """An exporter that hangs until it is opened."""
+
+    def __init__(self) -> None:
+        self.open, self.entered = threading.Event(), threading.Event()
+
+    def export(self, spans: Any) -> SpanExportResult:
+        """Waits."""
+        self.entered.set()
+        self.open.wait(60)
+        return SpanExportResult.SUCCESS
+
+
+def balanced(stats: dict[str, Any]) -> bool:
+    """Whether each span is in one state."""
+    rest = stats["exported"] + stats["pending"] + stats["sampled"] + sum(stats["dropped"].values())
+    return bool(stats["recorded"] == rest)
+
+
+@contextlib.contextmanager
+def logged(**options: Any) -> Iterator[OTelLog]:
+    """The scheduler's log meanwhile, closed by the block."""
+    log = OTelLog(metrics=False, **options)
+    context = D.eager_context()
+    context.log_sink = log
+    try:
+        yield log
+    finally:
+        context.log_sink = T.NoOpLog()
+        log.close()
+
+
+def two_rows(count: int) -> None:
+    """So many tasks, and as many that depend on them."""
+    rows = [D.spawn(add, D.spawn(add, n, 1), 1) for n in range(count)]
+    assert [D.fetch(task) for task in rows] == list(range(2, count + 2))
+
+
+@pytest.mark.parametrize("detail", ["task", "phases"])
+def test_what_was_not_looked_at_is_pending(detail: str) -> None:
+    """The account begins with what happened: records that wait count as the spans that they will become."""
+    each = 1 if detail == "task" else 5
+    gate, begun = threading.Event(), threading.Event()
+
+    def redact(key: str, text: str) -> str:
+        begun.set()
+        gate.wait(60)
+        return text
+
+    with logged(span_exporter=InMemorySpanExporter(), redact=redact, detail=detail) as log:
+        with dag("all"):
+            two_rows(1)
+            assert begun.wait(60)
+            two_rows(50)
+            stats = log.stats()
+            assert balanced(stats) and stats["recorded"] == stats["pending"] == 102 * each
+            gate.set()
+        assert log.flush(60)
+        assert log.stats()["recorded"] == log.stats()["exported"] == 102 * each + 1
+
+
+@pytest.mark.parametrize("on_full", ["block", "drop"])
+def test_tasks_that_find_no_room_are_left_out_as_a_whole(on_full: str) -> None:
+    """Nothing stays open of them, their run ends, and each of their spans is counted."""
+    exporter = Gate()
+    with logged(span_exporter=exporter, on_full=on_full, max_bytes=20_000, block_timeout_s=0.1) as log:
+        with dag("all"):
+            two_rows(2000)
+            assert exporter.entered.wait(60)
+            assert log.stats()["dropped"].get("journal_full", 0) > 0 or on_full == "block"
+            assert balanced(log.stats())
+            exporter.open.set()
+            assert log.flush(60)
+        assert log.flush(60)
+        stats = log.stats()
+        assert balanced(stats) and stats["recorded"] == 4000 * 5 + 1 and stats["pending"] == 0
+        assert not log._mapper._tasks and not log._runs._open and not log._unmapped._left_out
+        two_rows(1)
+        assert log.flush(60) and log.stats()["recorded"] == 4002 * 5 + 2
+
+
+def test_closing_keeps_its_time_whatever_redact_does(caplog: pytest.LogCaptureFixture) -> None:
+    """A log whose `redact` never comes back is closed in time; what it did not send is dropped, for the shutdown."""
+    gate, begun, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def redact(key: str, text: str) -> str:
+        begun.set()
+        gate.wait(60)
+        return text
+
+    context = D.eager_context()
+    context.log_sink = log = OTelLog(metrics=False, span_exporter=InMemorySpanExporter(), redact=redact)
+    two_rows(1)
+    assert begun.wait(60)
+    two_rows(300)
+    context.log_sink = T.NoOpLog()
+
+    def close() -> None:
+        log.close(0.5)
+        closed.set()
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    assert closed.wait(30) and not gate.is_set()
+    stats = log.stats()
+    assert balanced(stats) and stats["pending"] == 0
+    assert stats["recorded"] == stats["dropped"]["shutdown"] == 602 * 5 + 1
+    assert any("could not look at" in record.message for record in caplog.records)
+    gate.set()
+    closing.join()
+    assert eventually(lambda: not log._journal.is_draining)
+    assert log.stats() == stats
+
+
+def test_flushing_keeps_its_time_whatever_a_consumer_does() -> None:
+    """A consumer that never comes back holds up neither a flush nor the account, nor whoever emits."""
+    gate, begun = threading.Event(), threading.Event()
+
+    class Stuck(E.BytesAllocd):
+        def __call__(self, event: T.Event) -> Any:
+            begun.set()
+            gate.wait(60)
+            return super().__call__(event)
+
+    READINGS[Stuck] = READINGS[E.BytesAllocd]
+    provider = MeterProvider()
+    log = OTelLog(span_exporter=InMemorySpanExporter(), meter_provider=provider, consumers=[Stuck()])
+    context = D.eager_context()
+    context.log_sink = log
+    try:
+        two_rows(10)
+        assert begun.wait(60)
+        assert log.flush(0.1) is False
+        assert balanced(log.stats()) and log.stats()["recorded"] >= 20 * 5
+    finally:
+        del READINGS[Stuck]
+        context.log_sink = T.NoOpLog()
+        log.close(0.2)
+        assert not gate.is_set() and balanced(log.stats())
+        gate.set()
+        provider.shutdown()
+
+
+def test_a_program_s_own_timespans_are_left_out_as_a_whole() -> None:
+    """A start that found no room takes its finish with it; the others are spans, and the account is exact."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def redact(key: str, text: str) -> str:
+        begun.set()
+        gate.wait(60)
+        return text
+
+    log = OTelLog(metrics=False, span_exporter=InMemorySpanExporter(), redact=redact, on_full="drop", max_bytes=1 << 20)
+
+    def both(n: int) -> None:
+        for phase in ("start", "finish"):
+            log.write_event(T.Event(phase, "step", n, bytes(1024), n * 2 + 1 + (phase == "finish")))
+
+    both(0)
+    both(1)
+    assert begun.wait(60)
+    for n in range(2, 2000):
+        both(n)
+    gate.set()
+    assert log.flush(60)
+    stats = log.stats()
+    assert balanced(stats) and stats["recorded"] == 2000 and 0 < stats["dropped"]["journal_full"] < 2000
+    log.close()
+    assert log.stats()["recorded"] == 2000

@@ -14,7 +14,7 @@ from otel_timespan import dagger as D
 from otel_timespan import timespans as T
 from otel_timespan.errors import DTaskFailedError, InvalidOptionError, LogNotKeptError
 from otel_timespan.otel import OTelLog, dag, replay, semconv
-from otel_timespan.timespans import journal
+from otel_timespan.timespans import drainer
 from tests.otel.log_bench import Bench, add, boom, counting, id_of, parent_of, tasks_of
 
 
@@ -90,7 +90,7 @@ def test_behind_a_filter(bench: Callable[..., Bench]) -> None:
 
 def test_flush_has_what_finalizers_said(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     """What was put for a filter before us, and for a sink beside us, has arrived after a flush."""
-    monkeypatch.setattr(journal._Drainer, "wake", lambda self: None)  # nobody else drains
+    monkeypatch.setattr(drainer.Drainer, "wake", lambda self: None)  # nobody else drains
     b = bench()
     beside: list[T.Event] = []
     recorder = T.recorder_for(T.TeeLog(T.FilterLog(lambda event: True, b.log), beside))

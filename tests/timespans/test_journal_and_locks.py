@@ -53,21 +53,6 @@ def test_a_finalizer_may_wake_a_sleeping_drainer() -> None:
     assert arrived.wait(60)
 
 
-def test_a_journal_bounds_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An emitter that finds too much waiting drains by itself."""
-    from otel_timespan.timespans import journal
-
-    monkeypatch.setattr(journal, "HIGH_WATER", 10)
-    monkeypatch.setattr(journal._Drainer, "wake", lambda self: None)
-    seen: list[T.Event] = []
-    log = T.Journal(seen.extend)
-    for n in range(100):
-        log.append(T.Event("start", "c", n))
-        assert len(log) <= 11
-    log.drain()
-    assert [e.id for e in seen] == list(range(100))
-
-
 def test_a_record_that_can_t_be_expanded_costs_itself_only(caplog: pytest.LogCaptureFixture) -> None:
     """The others of the batch are processed, in order; a log that raises does not end its thread."""
 

@@ -69,7 +69,7 @@ def end(
     limited = task._options is not DEFAULT and task._options.limit is not None
     if (failed or limited) and on_main_thread():
         return uninterrupted(end, core, task, outcome, recorder, row, state, ran, failed, doomed)
-    recorded = False
+    record = None
     queued = 0
     try:
         if GIL:  # `settle`, without a call
@@ -83,8 +83,8 @@ def end(
             won = settle(task, outcome)
         if recorder is not None and (won or ran):
             samples = recorder.sample() if recorder.samplers else None
-            recorded = True  # before it is: the call is the last step of a section
-            recorder.append((*row, state if won else None, samples))
+            record = (*row, state if won else None, samples)
+            recorder.append(record)
         if task._live is not None:
             _let_go(core, task, ran)
         if won:
@@ -113,17 +113,19 @@ def end(
         if limited:
             limits.leave(task)
     except BaseException:
-        uninterrupted(_complete, core, task, outcome, recorder, row, state, ran, recorded)
+        uninterrupted(_complete, core, task, outcome, recorder, row, state, ran, record)
         raise
     return queued
 
 
 def _complete(
-    core: Core, task: DTask, outcome: Any, recorder: Any, row: tuple[Any, ...], state: str, ran: bool, recorded: bool
+    core: Core, task: DTask, outcome: Any, recorder: Any, row: tuple[Any, ...], state: str, ran: bool, record: Any
 ) -> None:
-    """What is left of an ending that was broken off anywhere; all of it may be done again."""
+    """What is left of an ending that was broken off anywhere; all of it may be done again. `record`: made already."""
     won = settle(task, outcome) or task._outcome is outcome
-    if recorder is not None and (won or ran) and not recorded:
+    if record is not None:
+        recorder.again(record)
+    elif recorder is not None and (won or ran):
         recorder.append((*row, state if won else None, recorder.sample()))
     _let_go(core, task, ran)
     if won:

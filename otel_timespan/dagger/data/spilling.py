@@ -142,7 +142,8 @@ def _put_wait(
     watch: Watch, t0: int, task_id: int, processor: Any, f: Any, device: StorageDevice, back: ChunkInfo | None
 ) -> None:
     worker = watch.info.worker
-    watch.put((records.STORAGE_WAIT, t0, watch.clock(), task_id, processor, worker, f, type(device), back))
+    t1, seq = watch.clock(), records.next_seq()
+    watch.put((records.STORAGE_WAIT, t0, t1, task_id, processor, worker, f, type(device), back, seq))
 
 
 def keep_result(core: Core, task: DTask, value: Any, recorder: Any) -> DRef | None:

@@ -92,7 +92,8 @@ next_handle = itertools.count(1 << 40).__next__
 annotation names tasks and data by number alone."""
 
 next_seq = itertools.count(1).__next__
-"""Numbers that keep concurrent spans of one processor apart."""
+"""Numbers that keep concurrent spans of one processor apart, where no task's does. Drawn when something is recorded,
+never when it is expanded: several logs of one record agree in every field."""
 
 FUNCTION_VALUE = ValueInfo(types.FunctionType, None, 0)
 """What the move of a task's function shows, at position 0."""
@@ -269,7 +270,7 @@ def expand_start(record: Any, out: list[Event]) -> None:
     worker = _worker_of(processor)
     t1 = t0 + 1
     t2 = max(t2, t1 + 4)
-    fetch = _new(EventId, (OF_FETCH, uid, worker, processor, next_seq()))
+    fetch = _new(EventId, (OF_FETCH, uid, worker, processor, thunk_id))
     add(_new(Event, ("start", "proc_run_fetch", fetch, None, t0, NO_GC, NO_SAMPLES, worker, samples)))
     before, share = occupancies or WHOLE
     taken = Timeline(thunk_id=thunk_id, proc_occupancy=before, task_occupancy=share)
@@ -346,7 +347,7 @@ def expand_end(record: Any, out: list[Event]) -> None:
     if state is not None:
         if worker != CORE_WORKER:  # the core takes the result of another worker as a message
             t1 += 2
-            _span(out, "take", EventId(uid=uid, seq=next_seq()), None, t1 - 1, t1, CORE_WORKER, samples)
+            _span(out, "take", EventId(uid=uid, seq=thunk_id), None, t1 - 1, t1, CORE_WORKER, samples)
         expand_finish((None, t1 + 1, t1 + 2, uid, thunk_id, result, state, samples), out)
 
 
@@ -385,12 +386,12 @@ def expand_buried(record: Any, out: list[Event]) -> None:
 
 
 def expand_storage_wait(record: Any, out: list[Event]) -> None:
-    """(_, t0, t1, thunk_id, processor, worker, f, device_type, data): a wait for a storage device of `worker`.
+    """(_, t0, t1, thunk_id, processor, worker, f, device_type, data, seq): a wait for a storage device of `worker`.
 
     `data`: the chunk that came back to memory, None where none did. Task 0: no body waited, but a fetch.
     """
-    _, t0, t1, thunk_id, processor, worker, f, device_type, data = record
-    id = EventId(thunk_id=thunk_id, processor=processor, seq=next_seq())
+    _, t0, t1, thunk_id, processor, worker, f, device_type, data, seq = record
+    id = EventId(thunk_id=thunk_id, processor=processor, seq=seq)
     begun = Timeline(f=f, device_type=device_type)
     _event(out, "start", "storage_wait", id, begun, t0, worker, None)
     ended = Timeline(f=f, device_type=device_type, data=data)

@@ -66,6 +66,7 @@ _SUBMISSION: Fields = {
     "thunk_id": 3,
     "uid": 3,
     "deps": _deps,
+    "attempt": 10,
 }
 
 
@@ -107,7 +108,7 @@ def start_rows(record: Any, columns: Columns) -> Shape | None:
     if t2 < t1 + 4:
         t2 = t1 + 4
     processor = processor_of(code)
-    fetch = _new(EventId, (records.OF_FETCH, uid, _HOME, processor, records.next_seq()))
+    fetch = _new(EventId, (records.OF_FETCH, uid, _HOME, processor, thunk_id))
     compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor))
     function = _new(EventId, (records.OF_MOVE, thunk_id, 0, processor))
     if not moves:
@@ -143,6 +144,8 @@ def _moving(number: int, count: int, flat: bool) -> Fields:
     position, data = _move_fields(place, bool(finished), flat)
     phase = "finish" if finished else "start"
     fields: dict[Any, int | Getter] = {"thunk_id": 5, "position": position, "data": data}
+    if place and not flat:
+        fields["kind"] = lambda record: record[2][place - 1][2]
     if place == 0 or flat:
         fields["thunk_id", "position", "data"] = lambda record: (record[5], place, data(record))
         fields["phase", "thunk_id", "position", "data"] = lambda record: (phase, record[5], place, data(record))

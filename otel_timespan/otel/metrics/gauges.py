@@ -45,6 +45,9 @@ CATEGORIES_OF_STEPS = (
 MAX_SERIES = 2000
 """Distinct label sets of one gauge; more are left out."""
 
+READ_S = 0.05
+"""How long reading waits for a consumer that is being called."""
+
 Point = tuple[tuple[Any, ...], float]
 """Values of an instrument's attributes (`Reading.points`: those after the worker's id), and the number."""
 
@@ -185,14 +188,15 @@ class Levels:
 class ConsumerGauges:
     """Consumers that an `OTelLog` feeds, a copy a worker, into `levels`.
 
-    Not thread-safe: the log's lock guards feeding and reading. Raises `InvalidOptionError` for a consumer that has
-    no gauge.
+    Thread-safe; while a consumer takes more than `READ_S`, nothing can be read. Raises `InvalidOptionError` for a
+    consumer that has no gauge.
     """
 
     def __init__(self, consumers: Iterable[Any]) -> None:
         self.levels = Levels()
         self._consumers: list[tuple[Any, Reading | None]] = []
         self._workers: dict[int, _WorkerConsumers] = {}
+        self._in_use = forks.rlock()  # not the log's: a consumer that blocks must not hold up its account
         if not isinstance(consumers, Iterable) or isinstance(consumers, str):
             raise InvalidOptionError(f"consumers={shown(consumers)}: a list of consumers such as BytesAllocd()")
         for given in consumers:
@@ -217,14 +221,16 @@ class ConsumerGauges:
         """Hand events to the consumers that want them. Never raises: Ctrl-C in a consumer is returned."""
         interrupt = None
         workers = set(map(_worker_of, events))
-        for worker in workers:
-            some = events if len(workers) == 1 else [event for event in events if event.worker == worker]
-            interrupt = self._of_worker(worker).feed(some) or interrupt
+        with self._in_use:
+            for worker in workers:
+                some = events if len(workers) == 1 else [event for event in events if event.worker == worker]
+                interrupt = self._of_worker(worker).feed(some) or interrupt
         return interrupt
 
     def take_steps(self, steps: Steps) -> None:
         """Records of worker 1 of which no events were made. Never raises."""
-        self._of_worker(1).take_steps(steps)
+        with self._in_use:
+            self._of_worker(1).take_steps(steps)
 
     def _of_worker(self, worker: int) -> _WorkerConsumers:
         found = self._workers.get(worker)
@@ -234,6 +240,14 @@ class ConsumerGauges:
 
     def read(self, instrument: str, worker: int) -> list[Point]:
         """The points of an instrument. A consumer that samples the moment is asked now, for this process (`worker`)."""
+        if not self._in_use.acquire(timeout=READ_S):
+            return []
+        try:
+            return self._read(instrument, worker)
+        finally:
+            self._in_use.release()
+
+    def _read(self, instrument: str, worker: int) -> list[Point]:
         for of_worker in self._workers.values():
             of_worker.settle(instrument)
         for consumer, reading in self._consumers:

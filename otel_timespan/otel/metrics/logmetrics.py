@@ -103,10 +103,12 @@ class LogMetrics:
             self._renewed_s = now
             self._exemplars.clear()
 
-    def feed(self, events: list[Event]) -> KeyboardInterrupt | None:
-        """Events of any kind, after the mapper had them. Ctrl-C in a consumer is returned."""
-        self.events += len(events)
-        return self._gauges.feed(events)
+    def feed(self, taken: Taken) -> KeyboardInterrupt | None:
+        """What the log took, for the gauges, without its lock: these consumers may block. Ctrl-C in one is returned."""
+        self.events += taken.quiet + len(taken.events)
+        counts = taken.submitted, taken.placed
+        self._gauges.take_steps(Steps(*counts, taken.begun, taken.ended, taken.evicted, taken.processors))
+        return self._gauges.feed(taken.events)
 
     def task_opened(self, task: OpenTask) -> None:
         """A new task: its function's series begin at 0."""
@@ -140,13 +142,10 @@ class LogMetrics:
 
     def tasks_packed(self, taken: Taken) -> None:
         """What the fast lane took: ordinary tasks, all of which succeeded. Must not raise."""
-        self.events += taken.quiet
         for code, f in taken.functions:
             name = self._names[code] = self._name(f)
             self._begin(name)
         self._bytes.all_made(taken.ended, self._names)
-        counts = taken.submitted, taken.placed
-        self._gauges.take_steps(Steps(*counts, taken.begun, taken.ended, taken.evicted, taken.processors))
         tasks = taken.tasks
         if not tasks:
             return

@@ -25,7 +25,7 @@ from ..export.wire import varint
 from ..spans import ids
 from ..spans.ids import TraceParent
 from ..spans.limits import Limits, clip
-from ..spans.mapping import MOVED_KINDS, SpanMapper
+from ..spans.mapping import ENDED, MOVED_KINDS, SpanMapper
 from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
 from ..spans.tasks import Done
@@ -107,16 +107,22 @@ class Taken:
 
 
 class Lane:
-    """See the module. `offset_ns` is wall clock minus monotonic clock; `restamp` changes events of the general way.
+    """See the module. `offset_ns` is wall clock minus monotonic clock. Events of the general way are changed by
+    `restamp` and sifted by `keep`.
 
     `limits`: those of the pipeline that takes bytes, None where there is none: then only tasks that are not sampled go
     the fast way. With detail "scheduler", whose spans are of events, none does.
     """
 
     def __init__(
-        self, mapper: SpanMapper, offset_ns: int, limits: Limits | None, restamp: Callable[[Event], Event] | None = None
+        self,
+        mapper: SpanMapper,
+        offset_ns: int,
+        limits: Limits | None,
+        restamp: Callable[[Event], Event] | None = None,
+        keep: Callable[[list[Event]], list[Event]] = list,
     ) -> None:
-        self.mapper, self._offset, self.limits, self._restamp = mapper, offset_ns, limits, restamp
+        self.mapper, self._offset, self.limits, self._restamp, self._keep = mapper, offset_ns, limits, restamp, keep
         self._is_open = mapper.detail != "scheduler"
         self._per_task = mapper.spans_per_task
         self._open: dict[int, list[Any]] = {}
@@ -126,6 +132,7 @@ class Lane:
         self._functions: set[Any] = set()
         self._processors: dict[int, Any] = {}
         self._taken = Taken()
+        self._begun = [0, 0]  # bodies that run: of tasks that are not sampled, and of those that are
         self._example: tuple[Any, Facts, Sequence[int]] | None = None
 
     def take(self, records: Sequence[Any]) -> Taken:
@@ -133,7 +140,7 @@ class Lane:
         taken = self._taken = Taken()
         self._packed, self._ended, self._tasks = taken.packed.append, taken.ended.append, taken.tasks.append
         opened, known, functions, near = self._open, self.mapper.done, self._functions, self._processors
-        begun = taken.begun.append
+        begun, running = taken.begun.append, self._begun
         quiet = submitted = placed = 0
         for record in records:
             kind = record[0] if self._is_open else -1
@@ -155,6 +162,7 @@ class Lane:
                         self._generally(record)
                         continue
                     task[5] = record
+                    running[task[1][4]] += 1
                     begun(record)
                     continue
             elif kind == SUBMIT:
@@ -289,6 +297,7 @@ class Lane:
             self._packed(pack(
                 trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6, *ups
             ))  # fmt: skip
+        self._begun[sampled] -= 1
         del self._open[id]
         self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
         self._ended(record)
@@ -354,21 +363,40 @@ class Lane:
         """A record for the mapper. Whatever it says of a task of ours: that task is the mapper's from here on."""
         taken, before = self._taken, len(self._taken.spans)
         events = expand_all([record])
-        for event in events if self._restamp is None else map(self._restamp, events):
-            id = event.id
-            if self._open and type(id) is EventId:
-                task = id.get("thunk_id") or getattr(event.timeline, "thunk_id", None)
+        if self._restamp is not None:
+            events = list(map(self._restamp, events))
+        if self._open:
+            for event in events:
+                task = _task_of(event)
                 if task in self._open:
                     self._hand_over(task)
+        for event in self._keep(events):
             if self._feed(event):
                 taken.events.append(event)
         if self._example is not None:
             (shape, facts, ups), self._example = self._example, None
             self._learn(shape, facts, ups, taken.spans[before:])
 
-    def _hand_over(self, task: int) -> None:
-        for event in expand_all(_records_of(self._open.pop(task))):
+    def _hand_over(self, id: int) -> None:
+        task = self._open.pop(id)
+        if task[_START] is not None:
+            self._begun[task[_CALLER].sampled] -= 1
+        for event in expand_all(_records_of(task)):
             self._feed(event)
+
+    def forget(self, key: Any) -> int:
+        """The end of a task was given up: the mapper is to know it, to forget it. How many spans of it are lost now."""
+        if key not in self._open:
+            return 0
+        self._taken = Taken()
+        self._hand_over(key)
+        return len(self._taken.spans)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Spans that are over and not made yet, not sampled and sampled: `queue` of the tasks whose bodies run."""
+        unsampled, sampled = self._begun if self._per_task > 1 else (0, 0)
+        return unsampled, sampled
 
     def hand_over(self, *, begun: bool = False) -> list[SpanData]:
         """Give all open tasks (`begun`: those whose body runs) to the mapper: the spans that this completed."""
@@ -416,6 +444,13 @@ class Lane:
             count, oldest = found.get("waiting", (0, None))
             found["waiting"] = count + more, oldest
         return found
+
+
+def _task_of(event: Event) -> Any:
+    """The task that an event is about."""
+    if type(event.id) is EventId:
+        return event.id.get("thunk_id") or getattr(event.timeline, "thunk_id", None)
+    return event.id if event.category == ENDED else None
 
 
 def _dependencies(args: tuple[Any, ...], others: tuple[Any, ...]) -> Iterator[tuple[Any, int]]:

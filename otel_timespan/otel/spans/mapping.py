@@ -34,6 +34,9 @@ from .values import plain_text
 __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
 
 DETAILS = ("task", "phases", "scheduler")
+ENDED = "otel_timespan.ended"
+"""The category of a note that the rest of a task (its id), or a timespan (category, id), was given up (unmapped.py)."""
+
 MAX_DONE = 65_536
 _SOME = 4096  # forgotten at once: one by one a dict takes ever longer
 MAX_PATH_LINKS = 32
@@ -53,8 +56,8 @@ SCHEDULER_CATEGORIES = frozenset(
 )  # fmt: skip
 """The scheduler's categories; with an `EventId` as id they are its own, else a program's."""
 
-_TASK_CATEGORIES = frozenset(("add_thunk", "schedule", "move", "compute", "finish"))
-_NEVER_SPANS = _TASK_CATEGORIES | {"proc_run_wait", "proc_run_fetch", "data_annotation"}
+TASK_CATEGORIES = frozenset(("add_thunk", "schedule", "move", "compute", "finish"))
+NEVER_SPANS = TASK_CATEGORIES | {"proc_run_wait", "proc_run_fetch", "data_annotation"}
 """What is a task's, and so is a span otherwise; idle waits, and what shows elsewhere."""
 
 _Handler = Callable[[Event, Any, list[SpanData]], None]
@@ -143,12 +146,15 @@ class SpanMapper:
         """As `feed`, appending to `out`."""
         category, id = event.category, event.id
         if type(id) is not EventId or category not in SCHEDULER_CATEGORIES:
-            self.sampled += self._plain.program(event, out)
+            if category == ENDED:
+                self.forget(id)
+            else:
+                self.sampled += self._plain.program(event, out)
             return
         handler = (self._starts if event.phase == "start" else self._finishes).get(category)
         if handler is not None:
             handler(event, id, out)
-        elif self._keeps_scheduler and category not in _NEVER_SPANS:
+        elif self._keeps_scheduler and category not in NEVER_SPANS:
             self.sampled += self._plain.scheduler(event, self._run_of(id.get("thunk_id")), out)
 
     @property
@@ -221,6 +227,23 @@ class SpanMapper:
             state.clear()
         self.sampled += self._plain.abandon(now_ns, out)
         return out
+
+    def knows(self, task_id: Any) -> bool:
+        """Whether a task is open, or its end is still remembered."""
+        return task_id in self._tasks or task_id in self.done
+
+    def forget(self, key: Any) -> None:
+        """The end of an open task (its id) or timespan (category, id) was given up, and is counted: it is no span."""
+        task = self._tasks.pop(key, None)
+        if task is None:
+            self._plain.forget(key)
+            return
+        self._leave(task)
+        run = self._runs.find(task.parent.root)
+        if run is not None:
+            run.finished += 1
+            run.whole = False
+            self._runs.touch(run)
 
     # ---- one method a category -----------------------------------------------------------------
 

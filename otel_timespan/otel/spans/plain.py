@@ -167,6 +167,10 @@ class PlainSpans:
             skipped += self._under_root(run, *self._held.popleft(), out)
         return skipped + self._under_root(run, start, event, out)
 
+    def forget(self, key: Any) -> None:
+        """The finish of an open timespan was given up, and is counted: it is no span."""
+        self._open.pop(key, None)
+
     def abandon(self, now_ns: int, out: list[SpanData]) -> int:
         """Close what is open."""
         skipped = 0

@@ -1,0 +1,218 @@
+"""Records that are not turned into spans: how many spans they would be, and what is left out with them.
+
+An account that begins with the spans that were made says nothing of what was never looked at. So records that still
+wait, or that a full journal gave up, are counted as the spans that they would have become.
+
+A task is left out as a whole: where its submission found no room, whatever follows of it is given up as well, for
+half a task would be one that never ends, and its run with it. Where it came in, what follows has room too, up to twice
+the bound; beyond that a note stands for the rest of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ...timespans.adding import AnyThreadCount
+from ...timespans.model import Event, EventId
+from ...timespans.rows import Columns, Shape, expanded
+from . import ids
+from .mapping import ENDED, MOVED_KINDS, NEVER_SPANS, SCHEDULER_CATEGORIES, TASK_CATEGORIES, SpanMapper
+from .runs import Runs
+
+__all__ = ["Unmapped"]
+
+_WEIGHTS: dict[str, dict[str, int]] = {
+    "task": {"finish": 1},
+    "phases": {"proc_run_fetch": 1, "compute": 1, "finish": 1},
+    "scheduler": {
+        **dict.fromkeys(SCHEDULER_CATEGORIES - NEVER_SPANS, 1),
+        **{"schedule": 1, "proc_run_fetch": 1, "compute": 1, "finish": 2},
+    },
+}
+"""Spans that come out when an event of this category finishes."""
+
+_MAX_SHAPES = 4096
+_MAX_LEFT_OUT = 1_000_000
+"""Tasks under way that are left out; of any more the ends come through, as those of tasks that began before the log."""
+
+
+class Unmapped:
+    """Counts for one log, and who is left out. `refuse` may be called by any thread; `keep`, `give_up` by who maps."""
+
+    def __init__(self, runs: Runs, mapper: SpanMapper, detail: str) -> None:
+        self._runs, self._mapper = runs, mapper
+        self.lane: Any = None  # the fast way to the mapper, if there is one
+        self._weights, self._moves = _WEIGHTS[detail], detail != "task"
+        self._shapes: dict[Shape, tuple[int, tuple[Callable[[Any], int], ...]]] = {}
+        self._left_out: set[Any] = set()
+        self._gaps = False
+        self._refused = AnyThreadCount()
+
+    # ---- what finds no room --------------------------------------------------------------------
+
+    @property
+    def refused(self) -> int:
+        """Spans that were given up because there was no room."""
+        return self._refused.value
+
+    def refuse(self, record: Any, hard: bool) -> Any:
+        """What is to be kept of a record that finds no room (see `timespans.journal.Journal`); None: nothing."""
+        events = expanded(record)
+        keys = [key for event in events if (key := _key_of(event)) is not None]
+        if not keys:
+            return self._count(events)
+        key = keys[0]
+        closes = any(map(_closes, events))
+        if key in self._left_out:
+            if closes:
+                self._left_out.discard(key)
+            return self._count(events)
+        opening = next((event for event in events if _opens(event)), None)
+        if opening is not None:
+            if not closes and len(self._left_out) < _MAX_LEFT_OUT:
+                self._left_out.add(key)
+            self._gaps = True
+            self._retract(opening)
+            return self._count(events)
+        if not hard:
+            return record
+        if not closes:
+            self._left_out.add(key)
+        self._gaps = True
+        self._count(events)
+        return Event("finish", ENDED, key)
+
+    def _count(self, events: Iterable[Event]) -> None:
+        spans = self.of_events(events)
+        if spans:
+            self._refused.add(spans)
+
+    def _retract(self, submission: Event) -> None:
+        """A task was registered with its run when it was spawned: it is no part of it any more."""
+        parent = ids.unpack(getattr(submission.timeline, "trace", None))
+        run = self._runs.find(parent.root) if parent is not None else None
+        if run is not None:
+            run.whole = False
+            run.retracted.add()
+            self._runs.touch(run)
+
+    def keep(self, events: list[Event]) -> list[Event]:
+        """The events of those who are not left out.
+
+        Once tasks were left out, one that the mapper does not know is taken for such: its submission may have been
+        given up long before.
+        """
+        if not self._gaps:
+            return events
+        kept: list[Event] = []
+        opened: set[Any] = set()
+        for event in events:
+            key = _key_of(event)
+            if _opens(event):
+                opened.add(key)
+            known = key in opened or type(key) is not int or self._mapper.knows(key)
+            if key is None or (known and key not in self._left_out):
+                kept.append(event)
+                continue
+            self._count((event,))
+            if _closes(event):
+                self._left_out.discard(key)
+        return kept
+
+    # ---- counts --------------------------------------------------------------------------------
+
+    def of_events(self, events: Iterable[Event]) -> int:
+        """The spans that these events complete."""
+        return sum(map(self._of_event, events))
+
+    def _of_event(self, event: Event) -> int:
+        if event.phase != "finish":
+            return int(event.category == "add_thunk" and getattr(event.timeline, "attempt", 1) > 1)
+        if type(event.id) is not EventId or event.category not in SCHEDULER_CATEGORIES:
+            return int(event.category != ENDED)
+        if event.category == "move":
+            return int(self._moves and getattr(event.timeline, "kind", "value") in MOVED_KINDS)
+        return self._weights.get(event.category, 0)
+
+    def of(self, records: Sequence[Any]) -> int:
+        """The spans that these records would become, 2 µs each."""
+        return self._walk(records, None)
+
+    def give_up(self, records: Sequence[Any]) -> int:
+        """`of`, for records that will not be looked at any more: what they end is not open any more."""
+        return self._walk(records, self._forget)
+
+    def _forget(self, key: Any) -> int:
+        """What of its spans is lost besides those of its records."""
+        lost: int = self.lane.forget(key) if self.lane is not None else 0
+        self._mapper.forget(key)
+        return lost
+
+    def _walk(self, records: Sequence[Any], forget: Callable[[Any], int] | None) -> int:
+        at = spans = 0
+        while at < len(records):
+            columns = Columns()
+            at = columns.take(records, at)
+            for record, shape, start in columns.records:
+                fixed, asked = self._shapes.get(shape) or self._learn(shape)
+                spans += fixed
+                for ask in asked:
+                    spans += ask(record)
+                if forget is not None and shape.heads[-1] == ("finish", "finish"):
+                    spans += forget(columns.ids[start + shape.length - 1].thunk_id)
+            if at < len(records):
+                events = expanded(records[at])
+                spans += self.of_events(events)
+                for event in events:
+                    if forget is not None and _closes(event):
+                        spans += forget(_key_of(event))
+                at += 1
+        return spans
+
+    def _learn(self, shape: Shape) -> tuple[int, tuple[Callable[[Any], int], ...]]:
+        """What every record of this shape counts, and what to ask of each."""
+        fixed, asked = 0, []
+        for position, (category, phase) in enumerate(shape.heads):
+            if phase == "finish" and category != "move":
+                fixed += self._weights.get(category, 0)
+            elif phase == "finish" and self._moves:
+                kind = shape.getter(position, ("kind",))  # None: a result that is there, or the function
+                asked += [] if kind is None else [lambda record, kind=kind: int(kind(record)[0] in MOVED_KINDS)]
+            elif category == "add_thunk" and phase == "start":
+                attempt = shape.getter(position, ("attempt",))
+                asked += [] if attempt is None else [lambda record, attempt=attempt: int(attempt(record)[0] > 1)]
+        found = (fixed, tuple(asked))
+        if len(self._shapes) < _MAX_SHAPES:
+            self._shapes[shape] = found
+        return found
+
+
+def _key_of(event: Event) -> Any:
+    """Whom an event is about: a task's id, or (category, id) of a program's timespan; None: nobody in particular."""
+    id = event.id
+    if type(id) is EventId and event.category in SCHEDULER_CATEGORIES:
+        if event.category == "proc_run_fetch":
+            return getattr(event.timeline, "thunk_id", None)
+        return id.get("thunk_id") if event.category in TASK_CATEGORIES else None
+    if event.category == ENDED:
+        return None
+    try:
+        hash(id)
+    except TypeError:
+        return None
+    return (event.category, id)
+
+
+def _opens(event: Event) -> bool:
+    if event.phase != "start":
+        return False
+    if type(event.id) is EventId and event.category in SCHEDULER_CATEGORIES:
+        return event.category == "add_thunk" and getattr(event.timeline, "attempt", 1) == 1
+    return True
+
+
+def _closes(event: Event) -> bool:
+    if event.phase != "finish":
+        return False
+    return event.category == "finish" or not (type(event.id) is EventId and event.category in SCHEDULER_CATEGORIES)
