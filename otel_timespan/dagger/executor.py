@@ -227,7 +227,7 @@ class Executor(concurrent.futures.Executor):
         self._origin: Context | None = None
         if max_workers is not None:
             if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
-                raise InvalidOptionError(f"max_workers must be a positive int or None, not {max_workers!r}")
+                raise InvalidOptionError(f"max_workers must be greater than 0: an int, or None, not {max_workers!r}")
             self._origin = eager_context()
             self._context = Context(threads=max_workers)
             janitor.start()
