@@ -12,7 +12,7 @@ import pytest
 
 from . import judging
 
-SETTINGS = Path(__file__).with_name("pytest.ini")
+SETTINGS = Path(__file__).with_name("settings.ini")
 
 
 class Recorder:
