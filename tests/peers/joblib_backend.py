@@ -13,7 +13,7 @@ from . import judging, pool, pytested
 
 LEAST = 100
 JOBLIB = ["test/test_parallel.py"]
-SKLEARN = ["utils/tests/test_parallel.py", "ensemble/tests/test_voting.py", "ensemble/tests/test_bagging.py"]
+SKLEARN = ["utils/tests/test_parallel.py", "ensemble/tests/test_voting.py"]
 SELECTED = "threading and not loky and not multiprocessing"
 DIFFERENCES: dict[str, str] = {}
 
@@ -61,7 +61,7 @@ def main() -> int:
     install()
     print("of", joblib, "and", sklearn)
     outcomes = pytested.run(joblib, JOBLIB, DIFFERENCES, "-k", SELECTED)
-    more = pytested.run(sklearn, SKLEARN, DIFFERENCES)
+    more = pytested.run(sklearn, SKLEARN, DIFFERENCES, "-k", "not multiprocessing")
     outcomes.states |= more.states
     outcomes.texts |= more.texts
     return judging.report(outcomes, DIFFERENCES, LEAST)
