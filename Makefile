@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test stack-test bench lint types clean
+.PHONY: help demo test stack-test peers bench lint types clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ test: $(VENV)/.test ## all tests; those of the real back ends only where there a
 
 stack-test: $(VENV)/.test ## only the tests of the real back ends; none there is a failure
 	@TIMESPAN_REQUIRE_STACK=1 $(BIN)/python -m pytest -m stack $(ARGS)
+
+peers: $(VENV)/.peers ## tests of CPython, Dask, joblib and scikit-learn over this project, e.g. `make peers ARGS=dask`
+	@$(BIN)/python -m tests.peers $(ARGS)
 
 bench: $(VENV)/.dev ## the benchmarks, e.g. `make bench ARGS=--quick`
 	@$(BIN)/python -m bench $(ARGS)
@@ -44,8 +47,9 @@ $(BIN)/python:
 # One stamp a set of extras; pip does nothing for what is there already. Not `--upgrade`: no surprises.
 $(VENV)/.demo: EXTRAS := cli
 $(VENV)/.test: EXTRAS := test
+$(VENV)/.peers: EXTRAS := peers
 $(VENV)/.dev: EXTRAS := dev
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.peers $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "installing otel-timespan[$(EXTRAS)] into $(VENV)" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@

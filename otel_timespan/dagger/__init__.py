@@ -106,7 +106,7 @@ from .queues import (
     waiting,
 )
 from .records.kinds import EVENT_CATEGORIES
-from .records.sizes import approx_size
+from .records.sizes import approx_size, register_size, unregister_size
 from .scoping import (
     all_processors,
     compatible_processors,
@@ -260,6 +260,7 @@ __all__ = [
     "procs",
     "progress",
     "register_scope_key",
+    "register_size",
     "rmprocs",
     "sch",
     "sch_handle",
@@ -285,6 +286,7 @@ __all__ = [
     "task_processor",
     "tochunk",
     "tofile",
+    "unregister_size",
     "unwrap_exception",
     "wait",
     "wait_all",

@@ -60,7 +60,7 @@ C = TypeVar("C")
 D = TypeVar("D")
 P = ParamSpec("P")
 
-LOGGER = logging.getLogger("otel_timespan")
+LOGGER = logging.getLogger("concurrent.futures")  # where those look who had a thread pool before
 
 LOOK_AGAIN_S = 1.0
 """How often the context of a dropped executor is asked whether it is done."""
@@ -72,13 +72,14 @@ class TaskFuture(concurrent.futures.Future[T]):
     """The future of a call given to an `Executor`; `task` is its `DTask`, None only while it is being submitted.
 
     Differs from others in what it can do more: waiting for it in the body of a task gives that body's slot
-    back meanwhile.
+    back meanwhile. `unfinished`: a set that it leaves when it is done. It does not refer to its executor, whose
+    threads may end while somebody keeps the result.
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, unfinished: set[TaskFuture[Any]] | None = None) -> None:
         super().__init__()
         self.task: DTask[T] | None = None
-        self._executor = executor
+        self._unfinished = set() if unfinished is None else unfinished
 
     def begin(self) -> bool:
         """The body is about to run, perhaps once more: False if the future was cancelled."""
@@ -110,7 +111,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         except BaseException:  # of a callback: it must not stop the thread that finishes tasks
             LOGGER.exception("a callback of a future failed")
         finally:
-            self._executor._pending.discard(self)
+            self._unfinished.discard(self)
 
     def _resolve(self) -> None:
         task = self.task
@@ -168,28 +169,25 @@ class TaskFuture(concurrent.futures.Future[T]):
 class Call(functools.partial):  # type: ignore[type-arg]
     """What a task of an `Executor` calls: the function, once its future says that it may run.
 
-    A `partial`, so that everybody who describes functions sees the user's. `width`: how many arguments each
-    call takes where several calls make one task; 0 for a single call.
+    A `partial`, so that everybody who describes functions sees the user's. What it calls is `__spawned__`, what
+    the user gave and whose default options hold: of a user's partial, `func` is only the function in it.
+    `width`: how many arguments each call takes where several calls make one task; 0 for a single call.
     """
 
+    __spawned__: Callable[..., Any]
+    executor: Executor
     future: TaskFuture[Any]
     width: int
 
-    @property
-    def __spawned__(self) -> Any:
-        """The function whose default options hold (see `default_option`)."""
-        return self.func
-
     @interrupts.see_through
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        future = self.future
-        if not future.begin():
+        if not self.future.begin():
             raise TaskCancelled("the future was cancelled")
-        future._executor._prepare_thread()
-        if not self.width:
-            return self.func(*args, **kwargs)
-        width = self.width
-        return [self.func(*args[n : n + width]) for n in range(0, len(args), width)]
+        self.executor._prepare_thread()
+        f, width = self.__spawned__, self.width
+        if not width:
+            return f(*args, **kwargs)
+        return [f(*args[n : n + width]) for n in range(0, len(args), width)]
 
 
 class Executor(concurrent.futures.Executor):
@@ -224,11 +222,12 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise NotCallableError(f"initializer must be callable, not {initializer!r}")
         self._options = Options(**options) if options else None
+        self._workers = max_workers
         self._context = context
         self._origin: Context | None = None
         if max_workers is not None:
             if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
-                raise InvalidOptionError(f"max_workers must be a positive int or None, not {max_workers!r}")
+                raise InvalidOptionError(f"max_workers must be greater than 0: an int, or None, not {max_workers!r}")
             self._origin = eager_context()
             self._context = Context(threads=max_workers)
             janitor.start()
@@ -303,9 +302,9 @@ class Executor(concurrent.futures.Executor):
     def _submit(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> TaskFuture[Any]:
         if not callable(fn):
             raise NotCallableError(f"submit needs something to call, not {fn!r}: submit(f, 1), not submit(f(1))")
-        future: TaskFuture[Any] = TaskFuture(self)
+        future: TaskFuture[Any] = TaskFuture(self._pending)
         call = Call(fn)
-        call.future, call.width = future, width
+        call.__spawned__, call.executor, call.future, call.width = fn, self, future, width
         with self._lock:
             if self._broken is not None:
                 raise BrokenThreadPool(self._broken)
@@ -318,6 +317,11 @@ class Executor(concurrent.futures.Executor):
             self._pending.discard(future)
             raise
         return future
+
+    @property
+    def _max_workers(self) -> int:
+        """How many bodies run at once: libraries ask a thread pool for it under this name."""
+        return self._workers or len(self._core().slots)
 
     def _core(self) -> Core:
         context, origin = self._context, self._origin
@@ -342,7 +346,7 @@ class Executor(concurrent.futures.Executor):
         try:
             self._initializer(*self._initargs)
         except BaseException as error:
-            LOGGER.critical("the initializer of an Executor failed", exc_info=True)
+            LOGGER.critical("Exception in initializer:", exc_info=True)  # in the words of a thread pool
             self._broken = f"the initializer failed: {type(error).__name__}: {error}"
             raise BrokenThreadPool(self._broken) from error
         self._local.ready = True
@@ -498,19 +502,14 @@ class Executor(concurrent.futures.Executor):
     ) -> Iterator[Any]:
         try:
             while futures:
-                future = futures.popleft()
-                try:
-                    result = future.result(None if deadline is None else deadline - time.monotonic())
-                finally:
-                    future.cancel()  # after a timeout; a done one stays as it is
-                del future
+                result = [_take_result(futures, deadline)]
                 for args in itertools.islice(more, 1):
                     futures.append(submit(args))
                 if batched:
-                    yield from result
-                else:
-                    yield result
-                del result
+                    result = result.pop()
+                result.reverse()
+                while result:  # what was yielded is the caller's alone
+                    yield result.pop()
         finally:
             for left in futures:
                 left.cancel()
@@ -552,6 +551,15 @@ class Executor(concurrent.futures.Executor):
                     with slot_given_back():
                         concurrent.futures.wait([future])
                 self._pending.discard(future)
+
+
+def _take_result(futures: deque[TaskFuture[Any]], deadline: float | None) -> Any:
+    future = futures.popleft()
+    try:
+        return future.result(None if deadline is None else deadline - time.monotonic())
+    finally:
+        future.cancel()  # after a timeout; a done one stays as it is
+        del future  # else an error's traceback, which shows this frame, would refer to its future
 
 
 def _end_later(context: Context) -> None:

@@ -237,10 +237,7 @@ class _AsCompleted(Source):
         finished = self._take_in()
         try:
             while finished:
-                task = finished.take(self._left())
-                if task is None:
-                    raise self._too_late(len(finished))
-                yield task
+                yield self._in_time(finished.take(self._left()), finished)
         finally:
             finished.drop_all()
 
@@ -248,15 +245,14 @@ class _AsCompleted(Source):
         finished = self._take_in()
         try:
             while finished:
-                task = await finished.take_async(self._left())
-                if task is None:
-                    raise self._too_late(len(finished))
-                yield task
+                yield self._in_time(await finished.take_async(self._left()), finished)
         finally:
             finished.drop_all()
 
-    def _too_late(self, left: int) -> FetchTimeoutError:
-        return FetchTimeoutError(f"{left} tasks were not done within {self._timeout:g} s; they go on")
+    def _in_time(self, task: DTask | None, finished: Finished) -> DTask:
+        if task is None:
+            raise FetchTimeoutError(f"{len(finished)} tasks were not done within {self._timeout:g} s; they go on")
+        return task
 
 
 def as_completed(tasks: Iterable[DTask[T]], *, timeout: float | None = None) -> Loop[DTask[T]]:
@@ -314,20 +310,34 @@ class _Mapped(Source):
         else:
             _cancel_all(left)
 
+    def _value(self) -> Any:
+        """The next result, which is the caller's alone: a generator would keep what is in its own names."""
+        task = self._window[0] if self._ordered else self._finished.take()
+        assert task is not None
+        value = fetch(task)
+        if self._ordered:
+            self._window.popleft()
+        del task
+        self._fill()
+        return value
+
+    async def _value_async(self) -> Any:
+        """`_value`, for a coroutine."""
+        task = self._window[0] if self._ordered else await self._finished.take_async()
+        assert task is not None
+        value = await awaitable(task)
+        if self._ordered:
+            self._window.popleft()
+        del task
+        self._fill()
+        return value
+
     def steps(self) -> Generator[Any, None, None]:
         collected = False
         try:
             self._fill()
             while self._window or self._finished:
-                task = self._window[0] if self._ordered else self._finished.take()
-                assert task is not None
-                value = fetch(task)
-                if self._ordered:
-                    self._window.popleft()
-                del task
-                self._fill()
-                yield value
-                del value
+                yield self._value()
         except GeneratorExit:
             collected = not self.left_by_call
             raise
@@ -338,15 +348,7 @@ class _Mapped(Source):
         try:
             self._fill()
             while self._window or self._finished:
-                task = self._window[0] if self._ordered else await self._finished.take_async()
-                assert task is not None
-                value = await awaitable(task)
-                if self._ordered:
-                    self._window.popleft()
-                del task
-                self._fill()
-                yield value
-                del value
+                yield await self._value_async()
         finally:  # an event loop closes what is collected in a step of its own
             self._end(False)
 

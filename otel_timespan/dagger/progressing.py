@@ -51,14 +51,17 @@ class Tally:
             with self._lock:
                 self.done += 1
                 self.failed += task._state == FAILED
+            self._tasks.discard(task)  # a counted one is kept by nobody here
+            self._entries.pop(task, None)
 
         return ended
 
     @property
     def running(self) -> int:
         """How many bodies run now."""
-        cores = {task._core for task in self._tasks}
-        return sum(task in self._tasks for core in cores for task in list(core.running))
+        left = set(self._tasks)  # other threads take theirs out
+        cores = {task._core for task in left}
+        return sum(task in left for core in cores for task in list(core.running))
 
     def text(self) -> str:
         """What a line says of them."""
@@ -67,7 +70,7 @@ class Tally:
 
     def close(self) -> None:
         """Stop counting."""
-        for task, entry in self._entries.items():
+        for task, entry in list(self._entries.items()):
             unsubscribe(task, entry)
 
 
@@ -175,8 +178,10 @@ class _Progress(Source):
         finished = Finished()
         for task in tasks:
             finished.add(task)
-        stepped = any(task._core.driver.is_stepped for task in tasks)
+            del task
+        stepped = any(each._core.driver.is_stepped for each in tasks)
         tally = Tally(tasks)
+        del tasks  # who finished and was given back is the caller's alone
         try:
             with _shown(tally, self._description, self._file) as show:
                 show()
@@ -188,18 +193,18 @@ class _Progress(Source):
     def steps(self) -> Generator[DTask, None, None]:
         with self._on() as (finished, show, patience_s):
             while finished:
-                task = finished.take(patience_s)
+                taken = [finished.take(patience_s)]
                 show()
-                if task is not None:
-                    yield task
+                if taken[0] is not None:
+                    yield taken.pop()  # type: ignore[misc]
 
     async def async_steps(self) -> AsyncGenerator[DTask, None]:
         with self._on() as (finished, show, patience_s):
             while finished:
-                task = await finished.take_async(patience_s)
+                taken = [await finished.take_async(patience_s)]
                 show()
-                if task is not None:
-                    yield task
+                if taken[0] is not None:
+                    yield taken.pop()  # type: ignore[misc]
 
 
 class Progress(Loop[DTask[T]]):

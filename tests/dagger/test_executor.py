@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures as cf
+import functools
 import gc
 import itertools
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
+from otel_timespan.dagger import executor as executor_module
 from tests.dagger.acceptance.stubs import held
 from tests.dagger.acceptance.support import DEADLINE_S, BoomError, boom, poll
 
@@ -30,6 +32,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
         made.append(request.param(*args, **kwargs))
         return made[-1]
 
+    executor.kind = request.param  # type: ignore[attr-defined]  # for one that nobody shuts down
     yield executor
     for one in made:
         one.shutdown(wait=False, cancel_futures=True)
@@ -46,6 +49,37 @@ def test_submit(make: Make) -> None:
     given = {"self": 7, "fn": 6, "f": 5, "task": 4, "options": 3}
     assert executor.submit(record, 1, **given).result(DEADLINE_S) == ((1,), given)
     assert isinstance(executor, cf.Executor) and isinstance(executor.submit(int), cf.Future)
+
+
+BINARY = functools.partial(int, base=2)
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "value"),
+    [
+        (BINARY, ("101",), 5),
+        (functools.partial(int, "101", base=2), (), 5),
+        (functools.partial(functools.partial(pow, 2), 3), (), 8),
+        (functools.partial(max, 5), (3,), 5),
+        (functools.partial([1, 2].index, 2), (), 1),
+    ],
+)
+def test_a_partial_keeps_its_arguments(make: Make, f: Any, args: tuple[Any, ...], value: Any) -> None:
+    """What a partial was given counts, in a call, in an event loop, of a partial of a partial, of a method."""
+    executor = make(1)
+    assert executor.submit(f, *args).result(DEADLINE_S) == value
+
+    async def main() -> Any:
+        return await asyncio.get_running_loop().run_in_executor(executor, f, *args)
+
+    assert asyncio.run(main()) == value
+
+
+def test_a_partial_in_a_map(make: Make) -> None:
+    """Each call of a `map` has the partial's arguments, alone and in chunks."""
+    executor = make(2)
+    for chunksize in (1, 2):
+        assert list(executor.map(BINARY, ["101", "11", "1"], chunksize=chunksize)) == [5, 3, 1]
 
 
 def test_an_exception_is_the_body_s_own(make: Make) -> None:
@@ -352,13 +386,45 @@ def test_an_initializer(make: Make) -> None:
 
 
 def test_an_initializer_that_fails(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """It breaks the executor: what was submitted and what will be raise BrokenThreadPool."""
+    """It breaks the executor: what was submitted and what will be raise BrokenThreadPool; `concurrent.futures` logs."""
     executor = make(1, initializer=boom)
-    with caplog.at_level(logging.CRITICAL + 1):
+    with caplog.at_level(logging.CRITICAL, "concurrent.futures"):
         with pytest.raises(cf.BrokenExecutor):
             executor.submit(int).result(DEADLINE_S)
         with pytest.raises(cf.BrokenExecutor):
             executor.submit(int).result(DEADLINE_S)
+    told = [(record.name, record.levelname, record.message) for record in caplog.records]
+    assert told == [("concurrent.futures", "CRITICAL", "Exception in initializer:")]
+    assert caplog.records[0].exc_info is not None
+
+
+def test_the_number_of_workers_is_there_for_libraries(make: Make) -> None:
+    """`_max_workers` says how many calls run at once, as libraries ask a pool for it."""
+    assert make(3)._max_workers == 3
+    assert make()._max_workers >= 1
+
+
+@pytest.mark.parametrize("given", [{}, {"chunksize": 3}])
+def test_a_map_keeps_nothing_that_it_gave(make: Make, given: dict[str, Any]) -> None:
+    """A result that was taken from a `map` lives as long as its taker keeps it."""
+
+    class Thing:
+        pass
+
+    for thing in make(2).map(lambda _: Thing(), range(12), **given):
+        ref = weakref.ref(thing)
+        del thing
+        poll(lambda ref=ref: gc.collect() is not None and ref() is None)
+
+
+def test_a_done_future_keeps_no_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads of an executor that was dropped end, whoever keeps its results."""
+    monkeypatch.setattr(executor_module, "LOOK_AGAIN_S", 0.02)
+    services = ("dagger-janitor", "dagger-timer", "dagger-calls")
+    before = set(threading.enumerate())
+    futures = [make.kind(3).submit(int, n) for n in range(5)]  # type: ignore[attr-defined]
+    assert [future.result(DEADLINE_S) for future in futures] == list(range(5))
+    poll(lambda: gc.collect() is not None and {t.name for t in set(threading.enumerate()) - before} <= {*services})
 
 
 def test_results_and_arguments_are_let_go(make: Make) -> None:

@@ -9,15 +9,15 @@ import itertools
 import operator
 from typing import Any
 
-from ...timespans.model import ChunkInfo
+from ...timespans.model import ChunkInfo, ValueInfo
 from ..data.chunks import Chunk, DRef, LoggedDRef
 from ..data.files import File
 from ..data.shards import Shard
 from ..places.processors import Processor, move
 from ..records.describe import FIXED_INFO, describe_value, is_mutable
 from ..records.kinds import RESULTS
-from ..records.sizes import FIXED
-from ..tasks.dtask import DTask
+from ..records.sizes import AT_ONCE, FIXED
+from ..tasks.dtask import DTask, live
 
 __all__ = [
     "describe_arguments",
@@ -27,21 +27,37 @@ __all__ = [
 ]
 
 
-def describe_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> tuple[Any, ...]:
+def describe_arguments(task: DTask) -> tuple[Any, ...]:
     """The arguments as given to `spawn`, flat: an int for a task, else a description; keywords as a dict, last.
 
     Flat, because a waiting record is an object for the garbage collector to visit; records/kinds.py makes of it
     what the event shows.
     """
     fixed = FIXED_INFO
-    flat = [value.id if type(value) is DTask else fixed.get(type(value)) or _describe(value) for value in args]
-    if kwargs:
-        flat.append({name: value.id if type(value) is DTask else _describe(value) for name, value in kwargs.items()})
+    flat = [value.id if type(value) is DTask else fixed.get(type(value)) or _info(value, task) for value in task._args]
+    if task._kwargs:
+        named = task._kwargs.items()
+        flat.append({name: value.id if type(value) is DTask else _info(value, task) for name, value in named})
     return tuple(flat)
 
 
-def _describe(value: Any) -> Any:
-    return value.handle.info if type(value) is Chunk else describe_value(value)
+def _info(value: Any, task: DTask) -> Any:
+    if type(value) is Chunk:
+        return value.handle.info
+    if type(value) in AT_ONCE:
+        return describe_value(value)
+    extra = live(task)
+    if extra.measured is None:
+        extra.measured = {}
+    info = extra.measured[id(value)] = described(task, value)
+    return info
+
+
+def described(task: DTask, value: Any) -> ValueInfo:
+    """The description of a plain argument of a task: what takes time to measure is measured once a task."""
+    extra = task._live
+    measured = None if extra is None or extra.measured is None else extra.measured.get(id(value))
+    return measured or describe_value(value)
 
 
 def other_dependencies(task: DTask) -> tuple[tuple[Any, int], ...]:
@@ -121,8 +137,8 @@ def describe_moves(task: DTask, values: Any, named: Any, processor: Processor, w
                 how = "shard" if kind is Shard else "task" if stayed else "chunk"
                 moves.append((position, ref.info, how, id(value) if is_mutable(value) else 0))
         elif value is given:
-            moves.append((position, describe_value(value), "value", None))
+            moves.append((position, described(task, value), "value", None))
         else:
             how = "file" if kind is File else "custom"
-            moves.append((position, describe_value(given), how, describe_value(value)))
+            moves.append((position, described(task, given), how, describe_value(value)))
     return tuple(moves)

@@ -261,7 +261,7 @@ class Core(Readable):
             self.uid,
             task.id,
             function_code(f) if code is None else code,
-            describe_arguments(task._args, task._kwargs) if task._args or task._kwargs else (),
+            describe_arguments(task) if task._args or task._kwargs else (),
             None if task._options is DEFAULT else task._options,
             # Without options, and with a plain function, all of them are arguments.
             other_dependencies(task) if task._deps and (task._options is not DEFAULT or code is None) else (),

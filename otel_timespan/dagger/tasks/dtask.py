@@ -301,6 +301,7 @@ class Live:
         "chunk",
         "coroutine",
         "forced",
+        "measured",
         "reserved",
         "spawned_by",
         "timer",
@@ -317,6 +318,7 @@ class Live:
         self.chunk: Chunk | None = None  # of the result, where one was handed out; runner, or who asks for it later
         self.token: Any = None  # the cancel token; whoever needs it first, under a lock (environment.token_of)
         self.reserved: Any = None  # its expected time where it was placed (a `Reservation`); under `Core.lock`
+        self.measured: Any = None  # descriptions of plain arguments, by their `id()`; submitter of the first attempt
         self.spawned_by = 0  # the id of the task whose body spawned it; submitter of the first attempt
         self.timer: Any = None  # what ends the body (option `timeout`) or begins the next attempt; runner
         self.forced = 0  # how far a forced cancellation is; canceller, timer thread or body (bodies/interrupts.py)

@@ -8,6 +8,7 @@ import itertools
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -498,3 +499,42 @@ def test_a_loop_that_is_dropped_at_the_end_of_the_program() -> None:
         """
     )
     assert out == "0 1\n"
+
+
+class Thing:
+    """Something that can be referred to weakly."""
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        lambda: D.map(lambda _: Thing(), range(12)),
+        lambda: D.map(lambda _: Thing(), range(12), ordered=False),
+        lambda: D.as_completed([D.spawn(Thing) for _ in range(12)]),
+        lambda: D.progress([D.spawn(Thing) for _ in range(12)]),
+    ],
+    ids=["map", "unordered", "as_completed", "progress"],
+)
+@pytest.mark.parametrize("in_a_coroutine", [False, True])
+def test_a_loop_keeps_nothing_that_it_gave(ctx: D.Context, loop: Any, in_a_coroutine: bool) -> None:
+    """What a loop gave lives as long as its taker keeps it, also while the loop goes on."""
+
+    def gone(ref: weakref.ref[Any]) -> bool:
+        return gc.collect() is not None and ref() is None
+
+    async def each() -> int:
+        count = 0
+        async for thing in loop():
+            ref = weakref.ref(thing)
+            del thing
+            poll(lambda ref=ref: gone(ref))
+            count += 1
+        return count
+
+    if in_a_coroutine:
+        assert asyncio.run(each()) == 12
+        return
+    for thing in loop():
+        ref = weakref.ref(thing)
+        del thing
+        poll(lambda ref=ref: gone(ref))

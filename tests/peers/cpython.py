@@ -1,0 +1,144 @@
+"""CPython's own tests of `concurrent.futures`, with `Executor` in the place of `ThreadPoolExecutor`.
+
+They are the interpreter's, where it was installed with its tests, or Debian's of the same version
+(`libpython3.11-testsuite`). Those of process pools are left out: nothing of ours is in them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import textwrap
+import threading
+import unittest
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from otel_timespan.dagger import fetch, spawn
+from otel_timespan.dagger.executor import TaskFuture
+
+from . import judging, pool, unit
+
+LEAST = 50
+PARTS = ["thread_pool", "init", "shutdown", "wait", "as_completed", "future"]
+LEFT_OUT = {
+    "ThreadPoolShutdownTest.test_threads_terminate": "._threads",
+    "ThreadPoolShutdownTest.test_context_manager_shutdown": "._threads",
+    "ThreadPoolShutdownTest.test_del_shutdown": "._threads",
+    "ThreadPoolShutdownTest.test_shutdown_no_wait": "._threads",
+    "ThreadPoolShutdownTest.test_thread_names_assigned": "._threads",
+    "ThreadPoolShutdownTest.test_thread_names_default": "._threads",
+    "ThreadPoolShutdownTest.test_cancel_futures_wait_false": "._work_queue",
+    "ThreadPoolExecutorTest.test_saturation": "._threads",
+    "ThreadPoolExecutorTest.test_idle_thread_reuse": "._threads",
+    "ThreadPoolExecutorTest.test_executor_map_current_future_cancel": "._work_queue",
+}
+"""Tests that ask a thread pool for what is in it, and for what: they would hang, having failed in the middle."""
+DIFFERENCES: dict[str, str] = {}
+
+
+PREPARE = f"import sys; sys.path.insert(0, {str(pool.ROOT)!r}); from tests.peers import cpython; cpython.prepare()\n"
+
+
+def prepare() -> None:
+    """`Executor` is in place, and Debian's tests can be imported where the interpreter came without its own."""
+    import test
+
+    pool.install()
+    test.__path__.append(f"/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}/test")
+
+
+def tests() -> list[ModuleType]:
+    """The modules of the tests; raises ImportError where there are none."""
+    whole = importlib.import_module("test.test_concurrent_futures")  # one file until Python 3.11
+    if hasattr(whole, "ThreadPoolExecutorTest"):
+        return [whole]
+    return [importlib.import_module(f"test.test_concurrent_futures.test_{part}") for part in PARTS]
+
+
+def programs_use_ours() -> None:
+    """What the tests run as a program of its own has ours, too."""
+    from test.support import script_helper
+
+    run_python = script_helper.assert_python_ok
+
+    def run_with_ours(*args: Any, **kwargs: Any) -> Any:
+        given = list(args)
+        if "-c" in given:
+            source = given.index("-c") + 1
+            given[source] = PREPARE + textwrap.dedent(given[source])
+        return run_python(*given, **kwargs)
+
+    script_helper.assert_python_ok = run_with_ours
+
+
+def use_our_futures(module: ModuleType) -> None:
+    """The tests of futures make ours."""
+    if hasattr(module, "FutureTests"):
+
+        class Future(TaskFuture[Any]):
+            """Ours, under the name that the tests look for in texts."""
+
+        def create_future(state: str = "PENDING", exception: Any = None, result: Any = None) -> Any:
+            future: Any = Future()
+            future._state, future._exception, future._result = state, exception, result
+            return future
+
+        module.Future = Future  # type: ignore[attr-defined]
+        module.create_future = create_future  # type: ignore[attr-defined]
+
+
+def main() -> int:
+    """Run them; the exit status."""
+    try:
+        from test import support
+    except ImportError as error:
+        return judging.missing(f"the interpreter has no package `test` ({error})")
+    support.verbose, support.use_resources = 0, None
+    fetch(spawn(int))  # our service threads are there before a test counts threads
+    with pool.ThreadPoolExecutor(1) as executor:
+        executor.submit(int).result()
+    prepare()
+    programs_use_ours()
+    try:
+        modules = tests()
+    except ImportError as error:
+        return judging.missing(f"no tests of concurrent.futures: apt install libpython3.11-testsuite, or so ({error})")
+    pool.log_to_memory()
+    outcomes = judging.Outcomes()
+
+    def altered() -> str:
+        left, support.environment_altered = support.environment_altered, False
+        return f"threads were left: {threading.enumerate()}" if left else ""
+
+    found = []
+    for module in modules:
+        use_our_futures(module)
+        for each in unit.flat(unittest.defaultTestLoader.loadTestsFromModule(module)):
+            if _asks_for_internals(each):
+                outcomes.skipped(unit.name_of(each))
+            elif _of_threads(each):
+                found.append(each)
+    unit.run(found, outcomes, altered)
+    again = set(judging.unexpected(outcomes, DIFFERENCES))
+    for name in again:
+        outcomes.forget(name)
+    unit.run([type(each)(each._testMethodName) for each in found if unit.name_of(each) in again], outcomes, altered)
+    print("of", Path(modules[0].__file__ or "").parent)
+    return judging.report(outcomes, DIFFERENCES, LEAST)
+
+
+def _of_threads(test: unittest.TestCase) -> bool:
+    name = type(test).__name__
+    return not any(part in name for part in ("ProcessPool", "FailingInitializerResources", "Interpreter"))
+
+
+def _asks_for_internals(test: unittest.TestCase) -> bool:
+    asked = LEFT_OUT.get(unit.name_of(test))
+    return asked is not None and asked in inspect.getsource(getattr(test, test._testMethodName))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""`Executor` in the place of `ThreadPoolExecutor`, for whoever imports `concurrent.futures` from then on."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import concurrent.futures.thread
+import os
+from pathlib import Path
+from typing import Any
+
+import otel_timespan as ts
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class ThreadPoolExecutor(ts.Executor):
+    """Ours under the name that tests write into programs, with a thread pool's default number of workers."""
+
+    def __init__(self, max_workers: int | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(min(32, (os.cpu_count() or 1) + 4) if max_workers is None else max_workers, *args, **kwargs)
+
+
+def install() -> None:
+    """From here on `concurrent.futures.ThreadPoolExecutor` is ours."""
+    concurrent.futures.ThreadPoolExecutor = ThreadPoolExecutor  # type: ignore[misc]
+    concurrent.futures.thread.ThreadPoolExecutor = ThreadPoolExecutor  # type: ignore[misc]
+
+
+def log_to_memory() -> None:
+    """Log as a user would, so that a log is in the way of nothing."""
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    ts.eager_context().log_sink = ts.OTelLog(span_exporter=InMemorySpanExporter(), metrics=False)
