@@ -131,11 +131,12 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """The value; raises what the body raised, as it is. See `concurrent.futures.Future.result`."""
-        with self._patiently(timeout):
-            try:
+        try:
+            with self._patiently(timeout):
                 return super().result(timeout)
-            finally:
-                self._note_failure()
+        finally:
+            self._note_failure()
+            del self  # the error is this future's, and its traceback refers to this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the body raised, None if nothing. See `concurrent.futures.Future.exception`."""

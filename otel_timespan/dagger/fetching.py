@@ -31,14 +31,17 @@ from .core.limits import refuse_deadlock
 from .cycles import Wait
 from .data.chunks import Chunk
 from .data.read import may_wait, read
+from .service.apart import apart
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
 from .tasks.environment import current, in_event_loop, loop_threads, running_task
+from .tasks.failures import again
 
 if TYPE_CHECKING:
     import asyncio
 
     from .core.machine import Core
+    from .drivers.base import Driver
 
 __all__ = ["awaitable", "fetch", "fetch_all", "future", "wait", "waitall", "waitany"]
 
@@ -187,13 +190,15 @@ def wait_done(task: DTask, timeout: float | None) -> None:
     """Help, or block, until the task is done."""
     if timeout is not None and (type(timeout) not in (int, float) or timeout != timeout):
         raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
-    check_launched(task)
-    refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
+    if task._state == UNLAUNCHED or task._core.halted is not None:
+        check_launched(task)
+    if loop_threads:
+        refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
     body = running_task() if current.get() is not None else None
     if body is not None and timeout is None:
         refuse_deadlock(body, task)
     if timeout is None and not ("asyncio" in sys.modules and in_event_loop()):
-        task._core.driver.help(task)
+        apart(task._core.driver.help, task)
         if interrupts.used:
             interrupts.check()
         if task._state >= DONE:
@@ -216,7 +221,7 @@ def check_launched(task: DTask) -> None:
             f"task {task.id} was not launched yet: its task queue holds it back until the block around it ends"
         )
     if task._core.halted is not None and task._state < DONE:
-        raise task._core.halted
+        raise again(task._core.halted)
 
 
 def _block(lock: Any, timeout: float | None, task: DTask, notify: Callable[[], Any]) -> None:
@@ -253,8 +258,13 @@ def step_until(core: Core, done: Callable[[], bool]) -> None:
 
     Raises `SchedulingError` when nothing is left to run before that.
     """
-    driver = core.driver
-    while driver.is_stepped and not done():
+    if core.driver.is_stepped and not done():
+        apart(_step_until, (core.driver, done))
+
+
+def _step_until(what: tuple[Driver, Callable[[], bool]]) -> None:
+    driver, done = what
+    while not done():
         if not driver.step():
             raise SchedulingError("what is waited for can't happen: nothing is left to run", "inconsistent")
 
@@ -288,7 +298,7 @@ class _Once:
 
 def refuse_on_loop_thread(what: str) -> None:
     """Raise `ConcurrencyViolationError` in a coroutine body, which must not block: the others wait with it."""
-    if loop_threads and get_ident() in loop_threads:
+    if get_ident() in loop_threads:
         raise ConcurrencyViolationError(f"{what} would stop every coroutine: use `await`")
 
 

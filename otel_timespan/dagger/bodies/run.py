@@ -32,7 +32,7 @@ from ..service.timers import call_later
 from ..service.uninterrupted import uninterrupted
 from ..tasks.dtask import DONE, DTask, Failure, live, summarize
 from ..tasks.environment import current, token_of
-from ..tasks.failures import forget_frames
+from ..tasks.failures import forget_frames, forget_handled
 from . import interrupts
 from .call import called, plain_body, resolve
 from .checkpoints import save
@@ -102,7 +102,9 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
         return conclude(core, task, value, error, None, helping, ns)
     finally:
         error = value = None  # its traceback refers to this frame, and must not keep the value
-        del task, context, f, args, kwargs  # nor the task, whose failure it is, nor what that was given
+        del task, context, f, args, kwargs, extra  # nor the task, whose failure it is, nor what that was given
+        if interrupts.used:
+            interrupts.forget_look()
 
 
 @interrupts.see_through
@@ -241,7 +243,10 @@ def conclude(
     How many tasks became ready, and are queued. From any thread; the task is not among the running ones any more.
     A late result of a cancelled one is dropped.
     """
-    interrupt = error if helping and error is not None and is_of_a_handler(error) else None
+    interrupt = None
+    if error is not None:
+        forget_handled(error)
+        interrupt = error if helping and is_of_a_handler(error) else None
     extra = task._live
     if interrupt is not None:
         error = TaskCancelled("interrupted by the user")
@@ -259,6 +264,7 @@ def conclude(
             queued = uninterrupted(_end_failed, core, task, error, log)
     finally:
         error = value = None  # a traceback may refer to this frame
+        del task, extra
     if interrupt is not None:
         raise interrupt
     return queued
