@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from ...errors import (
     DTaskCancelledError,
     DTaskFailedError,
-    RemoteTaskError,
     TaskCancelled,
     TimespanError,
     unwrap_exception,
@@ -70,9 +69,7 @@ class Failure:
         if self.direct:
             return again(self.ex)
         cancelled = isinstance(unwrap_exception(self.ex), TaskCancelled)
-        error = (DTaskCancelledError if cancelled else DTaskFailedError)(task, self.root, self.ex)
-        error.__cause__ = self.ex.exc if isinstance(self.ex, RemoteTaskError) else self.ex
-        return error
+        return (DTaskCancelledError if cancelled else DTaskFailedError)(task, self.root, self.ex)
 
     def __del__(self) -> None:
         if not self.retrieved:
