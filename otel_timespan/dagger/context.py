@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NoWorkersError, SchedulingError, TaskCancelled
+from ..timespans.durations import seconds
 from ..timespans.model import EventId
 from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.scheduler import set_scheduler
@@ -228,6 +229,7 @@ class Context:
         Bodies that run are abandoned; their threads are joined for a bounded time. Does nothing when
         none runs. The next `spawn` starts a new one.
         """
+        patience_s = None if timeout_s is None else seconds(timeout_s, "timeout_s")
         with self._lock:
             core, self.core = self.core, None
             _running.discard(self)
@@ -235,7 +237,7 @@ class Context:
             return
         t0 = core.clock()
         halt(core, error or SchedulingError("the scheduler has exited", "exited"))
-        core.driver.close() if timeout_s is None else core.driver.close(timeout_s)
+        core.driver.close() if patience_s is None else core.driver.close(patience_s)
         for worker in core.active:
             self._record(core, "cleanup_proc", t0, core.clock(), uid=core.uid, worker=worker)
         self._record(core, "scheduler_exit", t0, core.clock(), uid=core.uid)

@@ -14,15 +14,16 @@ from __future__ import annotations
 import contextvars
 import functools
 import queue
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..errors import FetchTimeoutError, InvalidOptionError, NotCallableError
+from ..timespans.durations import Deadline
 from .api import current_core, spawn
 from .control import cancel_task
 from .fetching import (
+    as_tasks,
     awaitable,
     check_launched,
     fetch,
@@ -92,26 +93,26 @@ class Finished:
             unsubscribe(task, entry)
         return list(left)
 
-    def take(self, timeout: float | None = None) -> DTask | None:
-        """The next one that finishes; None when `timeout` seconds end first."""
-        if timeout is None:
+    def take(self, deadline: Deadline | None = None) -> DTask | None:
+        """The next one that finishes; None at the deadline."""
+        if deadline is None:
             step_until(next(iter(self._entries))._core, lambda: not self._finished.empty())
         try:
             task = self._finished.get_nowait()
         except queue.Empty:
             try:
                 with slot_given_back(functools.partial(self._finished.put, _INTERRUPTED)):
-                    task = self._finished.get(timeout=None if timeout is None else max(0.0, timeout))
+                    task = self._finished.get(timeout=None if deadline is None else deadline.left())
             except queue.Empty:
                 return None
         del self._entries[task]
         return task
 
-    async def take_async(self, timeout: float | None = None) -> DTask | None:
+    async def take_async(self, deadline: Deadline | None = None) -> DTask | None:
         """`take`, for one coroutine."""
         import asyncio
 
-        loop, deadline = asyncio.get_running_loop(), None if timeout is None else time.monotonic() + timeout
+        loop = asyncio.get_running_loop()
         step_until(next(iter(self._entries))._core, lambda: not self._finished.empty())
         while True:
             woken = asyncio.Event()
@@ -119,8 +120,8 @@ class Finished:
             try:
                 task = self._finished.get_nowait()
             except queue.Empty:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
+                left = None if deadline is None else deadline.left()
+                if left == 0:
                     return None
                 try:
                     await asyncio.wait_for(woken.wait(), left)
@@ -202,29 +203,12 @@ class Loop(Generic[Item]):
         await self._async_iterator.aclose()
 
 
-def as_tasks(what: str, tasks: Iterable[DTask]) -> list[DTask]:
-    """The tasks, each once; `InvalidOptionError` in the name of `what` for anything else."""
-    if isinstance(tasks, DTask):
-        raise InvalidOptionError(f"{what} needs several tasks, not one: {what}([task])")
-    wanted = list(dict.fromkeys(tasks))
-    for task in wanted:
-        if not isinstance(task, DTask):
-            raise InvalidOptionError(f"{what} needs tasks, not a {type(task).__name__}")
-    return wanted
-
-
 class _AsCompleted(Source):
     """See `as_completed`."""
 
     def __init__(self, tasks: Iterable[DTask], timeout: float | None) -> None:
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
-            raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
+        self._deadline = None if timeout is None else Deadline(timeout)
         self._tasks = as_tasks("as_completed", tasks)
-        self._timeout = timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-
-    def _left(self) -> float | None:
-        return None if self._deadline is None else self._deadline - time.monotonic()
 
     def _take_in(self) -> Finished:
         finished = Finished()
@@ -237,7 +221,7 @@ class _AsCompleted(Source):
         finished = self._take_in()
         try:
             while finished:
-                task = finished.take(self._left())
+                task = finished.take(self._deadline)
                 if task is None:
                     raise self._too_late(len(finished))
                 yield task
@@ -248,7 +232,7 @@ class _AsCompleted(Source):
         finished = self._take_in()
         try:
             while finished:
-                task = await finished.take_async(self._left())
+                task = await finished.take_async(self._deadline)
                 if task is None:
                     raise self._too_late(len(finished))
                 yield task
@@ -256,7 +240,8 @@ class _AsCompleted(Source):
             finished.drop_all()
 
     def _too_late(self, left: int) -> FetchTimeoutError:
-        return FetchTimeoutError(f"{left} tasks were not done within {self._timeout:g} s; they go on")
+        assert self._deadline is not None
+        return FetchTimeoutError(f"{left} tasks were not done within {self._deadline.seconds:g} s; they go on")
 
 
 def as_completed(tasks: Iterable[DTask[T]], *, timeout: float | None = None) -> Loop[DTask[T]]:

@@ -16,8 +16,9 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Itera
 from typing import Any, TextIO, TypeVar
 
 from ..errors import InvalidOptionError, MissingExtraError
-from .fetching import unsubscribe
-from .iterating import Finished, Loop, Source, as_tasks
+from ..timespans.durations import Deadline
+from .fetching import as_tasks, unsubscribe
+from .iterating import Finished, Loop, Source
 from .tasks.atomics import subscribe
 from .tasks.dtask import FAILED, DTask
 
@@ -187,7 +188,7 @@ class _Progress(Source):
     def steps(self) -> Generator[DTask, None, None]:
         with self._on() as (finished, show, patience_s):
             while finished:
-                task = finished.take(patience_s)
+                task = finished.take(Deadline(patience_s) if patience_s is not None else None)
                 show()
                 if task is not None:
                     yield task
@@ -195,7 +196,7 @@ class _Progress(Source):
     async def async_steps(self) -> AsyncGenerator[DTask, None]:
         with self._on() as (finished, show, patience_s):
             while finished:
-                task = await finished.take_async(patience_s)
+                task = await finished.take_async(Deadline(patience_s) if patience_s is not None else None)
                 show()
                 if task is not None:
                     yield task

@@ -19,6 +19,7 @@ from typing import Any
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableError
 from . import scheduler
 from .calling import attach, detach
+from .durations import seconds
 from .journal import Journal, expand_all
 from .model import Event
 from .recorder import Recorder
@@ -199,7 +200,7 @@ class MultiEventLog(Sink):
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Return when consumers and aggregators have seen all events so far; False if that takes too long."""
-        return self._journal.drain(timeout_s=timeout_s)
+        return self._journal.drain(timeout_s=None if timeout_s is None else seconds(timeout_s, "timeout_s"))
 
     def close(self) -> None:
         """Free all streams and stop taking events. Consumers with a method `close` are closed."""
