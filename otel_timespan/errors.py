@@ -214,10 +214,14 @@ class _CarrierError(TimespanError):
 
     def __reduce__(self) -> Any:
         args = tuple(_packed(one) if isinstance(one, BaseException) else one for one in self.args)
-        return _unpacked, (self._like(), args, self.__dict__.get("__notes__"))
+        return _unpacked, (self._like(), args, self._said())
 
     def __copy__(self) -> Any:
-        return _unpacked(self._like(), self.args, self.__dict__.get("__notes__"))
+        return _unpacked(self._like(), self.args, self._said())
+
+    def _said(self) -> dict[str, Any]:
+        """What it says beyond its arguments."""
+        return {name: said for name in ("hint", "__notes__") if (said := self.__dict__.get(name))}
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self.__copy__()
@@ -264,6 +268,9 @@ class DTaskFailedError(_CarrierError):
     def __init_subclass__(cls) -> None:
         """Not that of the body's exception, which is not to know."""
 
+    hint = ""
+    """What was perhaps meant."""
+
     _fields: ClassVar[tuple[str, ...]] = ()
     """Attributes of the body's exception that are not in a `__dict__`, and so are copied."""
 
@@ -283,8 +290,7 @@ class DTaskFailedError(_CarrierError):
         if root.id != self.task.id:
             lines.append(f"Root Task:  {root}")
         lines.append(f"This Task:  {self.task}")
-        notes = self.__dict__.get("notes_text", "")
-        return "\n".join(lines) + (f"\n{notes}" if notes else "")
+        return "\n".join([*lines, self.hint] if self.hint else lines)
 
 
 class DTaskCancelledError(DTaskFailedError, concurrent.futures.CancelledError):
@@ -423,8 +429,7 @@ def _bare(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any
     return made
 
 
-def _unpacked(kind: type[_CarrierError], args: tuple[Any, ...], notes: list[str] | None) -> _CarrierError:
+def _unpacked(kind: type[_CarrierError], args: tuple[Any, ...], said: dict[str, Any]) -> _CarrierError:
     made = kind(*(one.make(*one.args) if type(one) is _Packed else one for one in args))
-    if notes:
-        made.__dict__["__notes__"] = list(notes)
+    made.__dict__.update(said)
     return made

@@ -102,8 +102,16 @@ class Context:
         if not _is_sink(sink):
             known = "NoOpLog, LocalEventLog, MultiEventLog, OTelLog, a list ..."
             raise InvalidOptionError(f"log_sink must be a sink ({known}), not {sink!r}")
-        self._log_sink = sink
         self.recorder = recorder_for(sink)
+        self._log_sink = sink
+
+    def __repr__(self) -> str:
+        core = self.core
+        state = "not started"
+        if core is not None:
+            unfinished = sum(1 for _ in core.unfinished())
+            state = f"scheduler {core.uid}, {len(core.slots)} slots, {unfinished} unfinished tasks"
+        return f"<Context: {state}, log_sink={type(self._log_sink).__name__}>"
 
     def profile(self, category: str, id: Any, timeline: Any) -> bool:
         """The profile hook of the log: only computes are profiled."""

@@ -30,7 +30,7 @@ from ..records.kinds import function_code, function_codes
 from ..records.sizes import FIXED
 from ..service.timers import call_later
 from ..service.uninterrupted import uninterrupted
-from ..tasks.dtask import DONE, DTask, Failure, live, summarize
+from ..tasks.dtask import DONE, DTask, Failure, hint_for, live, summarize
 from ..tasks.environment import current, token_of
 from ..tasks.failures import forget_frames, forget_handled
 from . import interrupts
@@ -284,7 +284,7 @@ def _end_well(core: Core, task: DTask, outcome: Any, log: RunLog | None, ns: int
 def _end_failed(core: Core, task: DTask, error: BaseException, log: RunLog | None) -> int:
     task._summary = summarize(task)
     forget_frames(error)
-    failure = Failure(task._summary, error)
+    failure = Failure(task._summary, error, hint=hint_for(task, error))
     if task._options.retries and _retry(core, task, failure, log):
         return 0
     tell = core.on_body_error

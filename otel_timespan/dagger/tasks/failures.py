@@ -54,11 +54,11 @@ class Failure:
     `retrieved`: somebody was told, or need not be: that a task was cancelled is known to who cancelled it.
     """
 
-    __slots__ = ("__weakref__", "direct", "ex", "retrieved", "root")
+    __slots__ = ("__weakref__", "direct", "ex", "hint", "retrieved", "root")
 
-    def __init__(self, root: TaskSummary, ex: BaseException, direct: bool = False) -> None:
+    def __init__(self, root: TaskSummary, ex: BaseException, direct: bool = False, hint: str = "") -> None:
         global _any
-        self.root, self.ex, self.direct = root, ex, direct
+        self.root, self.ex, self.direct, self.hint = root, ex, direct, hint
         self.retrieved = direct or isinstance(unwrap_exception(ex), TaskCancelled)
         if not self.retrieved:
             _any = True
@@ -69,7 +69,10 @@ class Failure:
         if self.direct:
             return again(self.ex)
         cancelled = isinstance(unwrap_exception(self.ex), TaskCancelled)
-        return (DTaskCancelledError if cancelled else DTaskFailedError)(task, self.root, self.ex)
+        error = (DTaskCancelledError if cancelled else DTaskFailedError)(task, self.root, self.ex)
+        if self.hint:
+            error.hint = self.hint
+        return error
 
     def __del__(self) -> None:
         if not self.retrieved:
