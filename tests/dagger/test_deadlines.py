@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import datetime
 import math
 import threading
@@ -103,6 +104,29 @@ def test_other_times_are_refused_alike() -> None:
     for timeout in [*LATE, *OVER]:
         D.Context().shutdown(timeout_s=timeout)
         ts.MultiEventLog().flush(timeout)
+
+
+def test_futures_of_an_executor_take_the_same_times() -> None:
+    """`result`, `exception` and `map` of an executor, whose errors of time are Python's."""
+    go = threading.Event()
+    with ts.Executor(1) as executor:
+        future = executor.submit(go.wait, DEADLINE_S)
+        waits: list[Callable[[Any], Any]] = [
+            future.result,
+            future.exception,
+            lambda timeout: list(executor.map(int, "1", timeout=timeout)),
+        ]
+        for wait in waits:
+            for timeout in NONE:
+                with pytest.raises(D.InvalidOptionError):
+                    wait(timeout)
+            for timeout in OVER:
+                with pytest.raises(concurrent.futures.TimeoutError):
+                    wait(timeout)
+        go.set()
+        for wait in waits:
+            for timeout in LATE:
+                wait(timeout)
 
 
 @pytest.mark.parametrize("option", ["timeout", "retry_delay", "time_util", "alloc_util", "occupancy"])

@@ -19,6 +19,7 @@ import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan import errors
 from otel_timespan.dagger.tasks.dtask import TaskSummary
+from otel_timespan.otel.spans.failures import describe
 
 TASK = TaskSummary(1, "f", ("2",))
 
@@ -247,6 +248,22 @@ def test_the_text_is_said_once(depth: int) -> None:
     error = raised_by(lambda: ts.fetch(task))
     assert "".join(traceback.format_exception(error)).count("thetext") == 2
     assert str(error).count("thetext") == 1 and "Root Task" in str(error) and "nest(0)" in str(error)
+
+
+def test_circles_of_causes_end() -> None:
+    """Causes and contexts that go round are cut off, printed, pickled and described for a span."""
+    for link in ("__cause__", "__context__"):
+        first, second = ValueError("first"), KeyError("second")
+        setattr(first, link, second)
+        setattr(second, link, first)
+        try:
+            raise RuntimeError("handled")
+        except RuntimeError:
+            error = fetched(first)
+        text = "".join(traceback.format_exception(error))
+        assert "first" in text and "handled" not in text
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+        assert "first" in describe(error).stack
 
 
 def test_classes_that_are_both_keep_no_class_alive() -> None:
