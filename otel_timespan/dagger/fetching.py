@@ -219,7 +219,7 @@ def waitany(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
     once = _Once(lock.release)
     entered = [task for task in wanted if subscribe(task, once) or once()]
     try:
-        if not _block(lock, deadline, once) and deadline is not None:
+        if not _block(lock, deadline, wanted[0], once) and deadline is not None:
             raise FetchTimeoutError(f"none of {len(wanted)} tasks was done within {deadline.seconds:g} s; they go on")
     finally:
         for task in entered:
@@ -256,7 +256,7 @@ def wait_done(task: DTask, deadline: Deadline | None) -> None:
         return
     try:
         with contextlib.nullcontext() if body is None else Wait(body, task):
-            if not _block(lock, deadline, notify) and deadline is not None:
+            if not _block(lock, deadline, task, notify) and deadline is not None:
                 raise FetchTimeoutError(f"task {task.id} was not done within {deadline.seconds:g} s; it goes on")
     finally:
         unsubscribe(task, notify)
@@ -271,7 +271,7 @@ def check_launched(task: DTask) -> None:
         raise again(task._core.halted)
 
 
-def _block(lock: Any, deadline: Deadline | None, notify: Callable[[], Any]) -> bool:
+def _block(lock: Any, deadline: Deadline | None, task: DTask, notify: Callable[[], Any]) -> bool:
     """Acquire the lock, which `notify` releases; a body gives its slot back meanwhile. False at the deadline."""
     with slot_given_back(notify):
         done: bool = lock.acquire(timeout=-1.0 if deadline is None else deadline.left())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import queue
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -93,26 +94,26 @@ class Finished:
             unsubscribe(task, entry)
         return list(left)
 
-    def take(self, deadline: Deadline | None = None) -> DTask | None:
-        """The next one that finishes; None at the deadline."""
-        if deadline is None:
+    def take(self, timeout: float | None = None) -> DTask | None:
+        """The next one that finishes; None when `timeout` seconds end first."""
+        if timeout is None:
             step_until(next(iter(self._entries))._core, lambda: not self._finished.empty())
         try:
             task = self._finished.get_nowait()
         except queue.Empty:
             try:
                 with slot_given_back(functools.partial(self._finished.put, _INTERRUPTED)):
-                    task = self._finished.get(timeout=None if deadline is None else deadline.left())
+                    task = self._finished.get(timeout=None if timeout is None else max(0.0, timeout))
             except queue.Empty:
                 return None
         del self._entries[task]
         return task
 
-    async def take_async(self, deadline: Deadline | None = None) -> DTask | None:
+    async def take_async(self, timeout: float | None = None) -> DTask | None:
         """`take`, for one coroutine."""
         import asyncio
 
-        loop = asyncio.get_running_loop()
+        loop, deadline = asyncio.get_running_loop(), None if timeout is None else time.monotonic() + timeout
         step_until(next(iter(self._entries))._core, lambda: not self._finished.empty())
         while True:
             woken = asyncio.Event()
@@ -120,8 +121,8 @@ class Finished:
             try:
                 task = self._finished.get_nowait()
             except queue.Empty:
-                left = None if deadline is None else deadline.left()
-                if left == 0:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
                     return None
                 try:
                     await asyncio.wait_for(woken.wait(), left)
@@ -208,7 +209,11 @@ class _AsCompleted(Source):
 
     def __init__(self, tasks: Iterable[DTask], timeout: float | None) -> None:
         self._deadline = None if timeout is None else Deadline(timeout)
+        self._timeout = None if self._deadline is None else self._deadline.seconds
         self._tasks = as_tasks("as_completed", tasks)
+
+    def _left(self) -> float | None:
+        return None if self._deadline is None else self._deadline.left()
 
     def _take_in(self) -> Finished:
         finished = Finished()
@@ -221,7 +226,7 @@ class _AsCompleted(Source):
         finished = self._take_in()
         try:
             while finished:
-                task = finished.take(self._deadline)
+                task = finished.take(self._left())
                 if task is None:
                     raise self._too_late(len(finished))
                 yield task
@@ -232,7 +237,7 @@ class _AsCompleted(Source):
         finished = self._take_in()
         try:
             while finished:
-                task = await finished.take_async(self._deadline)
+                task = await finished.take_async(self._left())
                 if task is None:
                     raise self._too_late(len(finished))
                 yield task
@@ -240,8 +245,7 @@ class _AsCompleted(Source):
             finished.drop_all()
 
     def _too_late(self, left: int) -> FetchTimeoutError:
-        assert self._deadline is not None
-        return FetchTimeoutError(f"{left} tasks were not done within {self._deadline.seconds:g} s; they go on")
+        return FetchTimeoutError(f"{left} tasks were not done within {self._timeout:g} s; they go on")
 
 
 def as_completed(tasks: Iterable[DTask[T]], *, timeout: float | None = None) -> Loop[DTask[T]]:

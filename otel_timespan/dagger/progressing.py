@@ -16,7 +16,6 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Itera
 from typing import Any, TextIO, TypeVar
 
 from ..errors import InvalidOptionError, MissingExtraError
-from ..timespans.durations import Deadline
 from .fetching import as_tasks, unsubscribe
 from .iterating import Finished, Loop, Source
 from .tasks.atomics import subscribe
@@ -188,7 +187,7 @@ class _Progress(Source):
     def steps(self) -> Generator[DTask, None, None]:
         with self._on() as (finished, show, patience_s):
             while finished:
-                task = finished.take(Deadline(patience_s) if patience_s is not None else None)
+                task = finished.take(patience_s)
                 show()
                 if task is not None:
                     yield task
@@ -196,7 +195,7 @@ class _Progress(Source):
     async def async_steps(self) -> AsyncGenerator[DTask, None]:
         with self._on() as (finished, show, patience_s):
             while finished:
-                task = await finished.take_async(Deadline(patience_s) if patience_s is not None else None)
+                task = await finished.take_async(patience_s)
                 show()
                 if task is not None:
                     yield task

@@ -24,7 +24,6 @@ from otel_timespan.otel.spans.failures import describe
 TASK = TaskSummary(1, "f", ("2",))
 
 
-
 class AnswerError(Exception):
     """Its constructor takes other arguments than those that it hands on."""
 
@@ -230,7 +229,6 @@ def test_every_error_is_copied_and_pickled(name: str) -> None:
     error = kind(*args.get(name, ("why",)))
     for same in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
         assert type(same) is type(error) and str(same) == str(error) and len(same.args) == len(error.args)
-
 
 
 @pytest.mark.parametrize("depth", [0, 5])

@@ -120,6 +120,7 @@ def retried(made: Made) -> None:
 
 def chained(made: Made) -> None:
     """Its error has a cause."""
+
     def fail() -> None:
         try:
             made.fail()
@@ -133,6 +134,7 @@ def chained(made: Made) -> None:
 
 def not_stored(made: Made) -> None:
     """Its result can not be stored."""
+
     class Refuses:
         def __reduce__(self) -> Any:
             raise made(LostError("no"))
@@ -190,6 +192,7 @@ def coroutine(made: Made) -> None:
 
 def awaited(made: Made) -> None:
     """It is awaited."""
+
     async def main() -> None:
         task = made.spawn()
         with contextlib.suppress(ts.DTaskFailedError):
