@@ -83,11 +83,6 @@ def fetch(x: Any, *, timeout: float | None = None, raw: bool = False) -> Any:
         return _fetch_reference(x)
     if x._state < DONE:
         wait_done(x, deadline)
-    return value_of(x, raw)
-
-
-def value_of(x: DTask, raw: bool = False) -> Any:
-    """The value of a finished task, or what it failed with."""
     if x._state == FAILED:
         raise failure_of(x)
     if raw:
@@ -157,7 +152,9 @@ def _fetch_all(x: Any, deadline: Deadline | None) -> Any:
     if isinstance(x, DTask):
         if x._state < DONE:
             wait_done(x, deadline)
-        return value_of(x)
+        if x._state == FAILED:
+            raise failure_of(x)
+        return read(x._outcome)
     if isinstance(x, Chunk):
         return x.fetch()
     if isinstance(x, dict):
