@@ -15,9 +15,10 @@
      │   └─ NoWorkersError(AssertionError)      a batch run lost its last worker
      ├─ SchedulerHaltedError                    the scheduler was halted
      ├─ DynamicThunkError(reason, code)         dynamic control would deadlock
-     ├─ DTaskFailedError(task, root, ex)        what a fetch of a failed task raises
+     ├─ DTaskFailedError(task, root, ex)        what a fetch of a failed task raises; of the body's class, too
      │   └─ DTaskCancelledError(CancelledError) ... when the root was cancelled
      ├─ RemoteTaskError(worker, exc, text)      an exception that crossed a process
+     ├─ UnpicklableError(type_name, text)       stands for an exception that can't be pickled
      ├─ WorkerLostError(worker)                 a worker process died
      │   └─ SingleWorkerLostError(AssertionError)
      ├─ StorageError(OSError)                   a value can't be stored or read back
@@ -25,13 +26,19 @@
      ├─ StreamClosed                            put or take on a closed stream
      └─ TaskCancelled(CancelledError)           what a cancelled task carries
 
-All of them survive pickling: the arguments of the constructor are the `args` of the exception.
+All of them survive copying and pickling: the arguments of the constructor are the `args` of the exception, and what a
+body raised comes out of it as nearly as can be.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-from typing import Any
+import contextlib
+import pickle
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 __all__ = [
     "ConcurrencyViolationError",
@@ -57,6 +64,7 @@ __all__ = [
     "TaskCancelled",
     "TaskTimeoutError",
     "TimespanError",
+    "UnpicklableError",
     "WorkerLostError",
     "unwrap_exception",
 ]
@@ -186,7 +194,40 @@ class SingleWorkerLostError(WorkerLostError, AssertionError):
     """The one worker that the run was bound to died."""
 
 
-class RemoteTaskError(TimespanError):
+class UnpicklableError(TimespanError):
+    """Stands, after pickling, for an exception that can't be pickled: `type_name` and `text` were its."""
+
+    def __init__(self, type_name: str, text: str) -> None:
+        super().__init__(type_name, text)
+        self.type_name, self.text = type_name, text
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}"
+
+
+class _CarrierError(TimespanError):
+    """Holds, among its arguments, an exception of a program, which may be one that can't be copied or pickled."""
+
+    def _like(self) -> type[_CarrierError]:
+        """What makes another one."""
+        return type(self)
+
+    def __reduce__(self) -> Any:
+        args = tuple(_packed(one) if isinstance(one, BaseException) else one for one in self.args)
+        return _unpacked, (self._like(), args, self._said())
+
+    def __copy__(self) -> Any:
+        return _unpacked(self._like(), self.args, self._said())
+
+    def _said(self) -> dict[str, Any]:
+        """What it says beyond its arguments."""
+        return {name: said for name in ("hint", "__notes__") if (said := self.__dict__.get(name))}
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.__copy__()
+
+
+class RemoteTaskError(_CarrierError):
     """An exception that was raised in another process; `traceback_text` is its stack there."""
 
     def __init__(self, worker: int, exc: BaseException, traceback_text: str = "") -> None:
@@ -197,24 +238,59 @@ class RemoteTaskError(TimespanError):
         return f"on worker {self.worker}: {type(self.exc).__name__}: {self.exc}"
 
 
-class DTaskFailedError(TimespanError):
+class DTaskFailedError(_CarrierError):
     """A task failed: `task` is the one that was asked for, `root` the one that raised, `ex` what it raised.
 
-    `task` and `root` are summaries (`TaskSummary`): they hold text, never live objects.
+    `task` and `root` are summaries (`TaskSummary`): they hold text, never live objects. `__cause__` is the exception at
+    the bottom of `ex`.
+
+    It is one of that exception's class, too, so that `except ZeroDivisionError` catches what a body's division by zero
+    made of its task; attributes of it can be read here. Not where that class is no `Exception`, can't be derived
+    from, or ends loops (`StopIteration`).
     """
 
+    def __new__(cls, task: Any, root: Any, ex: BaseException) -> DTaskFailedError:
+        """Of the class that is both, if there is one."""
+        kind = _both(type(unwrap_exception(ex))) if cls is DTaskFailedError else cls
+        made: DTaskFailedError = _new(kind)
+        return made
+
     def __init__(self, task: Any, root: Any, ex: BaseException) -> None:
-        super().__init__(task, root, ex)
+        # Not by `super`: what comes next may be the constructor of a body's exception.
+        BaseException.__init__(self, task, root, ex)
         self.task, self.root, self.ex = task, root, ex
+        inner = unwrap_exception(ex)
+        self.__cause__ = inner
+        for name in self._fields:
+            with contextlib.suppress(Exception):  # read-only, or not set there
+                setattr(self, name, getattr(inner, name))
+
+    def __init_subclass__(cls) -> None:
+        """Not that of the body's exception, which is not to know."""
+
+    hint = ""
+    """What was perhaps meant."""
+
+    _fields: ClassVar[tuple[str, ...]] = ()
+    """Attributes of the body's exception that are not in a `__dict__`, and so are copied."""
+
+    def _like(self) -> type[_CarrierError]:
+        return DTaskFailedError if isinstance(self, _BothError) else type(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.task}: {type(unwrap_exception(self)).__name__}>"
 
     def __str__(self) -> str:
-        inner = unwrap_exception(self.ex)
-        lines = [f"DTaskFailedError: root exception {type(inner).__name__}:", f"  {_text_of(inner)}"]
-        if self.root.id != self.task.id:
-            lines.append(f"Root Task:  {self.root}")
+        error: BaseException = self
+        while isinstance(error, (DTaskFailedError, RemoteTaskError)):
+            if isinstance(error, DTaskFailedError):
+                root = error.root  # a body that fetches hands on what the fetched one raised
+            error = unwrap_one(error)
+        lines = [f"DTaskFailedError: root exception {type(error).__name__}:", f"  {_text_of(error)}"]
+        if root.id != self.task.id:
+            lines.append(f"Root Task:  {root}")
         lines.append(f"This Task:  {self.task}")
-        notes = getattr(self, "notes_text", "")
-        return "\n".join(lines) + (f"\n{notes}" if notes else "")
+        return "\n".join([*lines, self.hint] if self.hint else lines)
 
 
 class DTaskCancelledError(DTaskFailedError, concurrent.futures.CancelledError):
@@ -229,12 +305,131 @@ def _text_of(error: BaseException) -> str:
         return f"<its text raised {type(broken).__name__}>"
 
 
+def unwrap_one(error: BaseException) -> BaseException:
+    """What a `DTaskFailedError` or `RemoteTaskError` holds; any other exception itself."""
+    if isinstance(error, DTaskFailedError):
+        return error.ex
+    return error.exc if isinstance(error, RemoteTaskError) else error
+
+
 def unwrap_exception(error: BaseException) -> BaseException:
     """The innermost exception: without `DTaskFailedError` and `RemoteTaskError` around it."""
-    while True:
-        if isinstance(error, DTaskFailedError):
-            error = error.ex
-        elif isinstance(error, RemoteTaskError):
-            error = error.exc
-        else:
-            return error
+    while (inner := unwrap_one(error)) is not error:
+        error = inner
+    return error
+
+
+# ---- a class that is both --------------------------------------------------------------------------------
+
+_NEVER_BOTH = (StopIteration, StopAsyncIteration, concurrent.futures.CancelledError)
+"""They tell whoever asks something: that a loop is over, that the waiting was cancelled."""
+
+_classes: weakref.WeakValueDictionary[int, type[DTaskFailedError]] = weakref.WeakValueDictionary()
+"""By the id of the body's class, which lives as long as the one that derives from it."""
+
+_C_FIELDS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+
+
+class _BothError(DTaskFailedError):
+    """Base of the classes that `_both` makes."""
+
+    # The body's class may have its own; what is raised must behave as any exception.
+    __eq__, __hash__, __bool__ = object.__eq__, object.__hash__, lambda self: True
+    __setattr__, __delattr__, __getattribute__ = object.__setattr__, object.__delattr__, object.__getattribute__
+
+    def __getattr__(self, name: str) -> Any:
+        inner = self.__dict__.get("ex")
+        if inner is None or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(unwrap_exception(inner), name)
+
+
+def _both(kind: type[BaseException]) -> type[DTaskFailedError]:
+    """The class of the errors for bodies that raise a `kind`: of both classes, where there can be such a one."""
+    found = _classes.get(id(kind))
+    if found is not None:
+        return found
+    if type(kind) is not type or not issubclass(kind, Exception) or issubclass(kind, _NEVER_BOTH):
+        return DTaskFailedError
+    name = f"DTaskFailedError({kind.__name__})"
+    foreign = [base for base in kind.__mro__ if base not in (BaseException, object)]
+    fields = {name for base in foreign for name, value in vars(base).items() if isinstance(value, _C_FIELDS)}
+    namespace = {
+        "__module__": __name__,
+        "__qualname__": name,
+        "__doc__": DTaskFailedError.__doc__,
+        "_fields": tuple(sorted(name for name in fields if not name.startswith("__"))),
+    }
+    try:
+        made: type[DTaskFailedError] = type(name, (_BothError, kind), namespace)
+        _new(made)
+    except Exception:  # final, of another layout, or made in a way of its own
+        return DTaskFailedError
+    return _classes.setdefault(id(kind), made)
+
+
+def _new(kind: type[BaseException]) -> Any:
+    """An instance on which no constructor in Python was called."""
+    for base in kind.__mro__:
+        new = vars(base).get("__new__")
+        if isinstance(new, types.BuiltinFunctionType):
+            with contextlib.suppress(TypeError):  # another one fits its layout
+                return new(kind)
+    raise TypeError(f"{kind.__name__} can't be made without its constructor")
+
+
+# ---- pickling --------------------------------------------------------------------------------------------
+
+
+class _Packed(NamedTuple):
+    """An exception on its way through pickle."""
+
+    make: Callable[..., BaseException]
+    args: tuple[Any, ...]
+
+
+def _packed(error: BaseException) -> Any:
+    """What comes out of pickle as this exception, as nearly as can be."""
+    if isinstance(error, _CarrierError):  # it sees to what it holds
+        return error
+    kind, text = type(error), _text_of(error)
+    state = {name: value for name, value in error.__dict__.items() if _travels(value) is not None}
+    args = error.args if _travels(error.args) is not None else (text,)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    for way in (_Packed(_as_it_is, (error,)), _Packed(_bare, (kind, args, state))):
+        try:
+            back = way.make(*pickle.loads(pickle.dumps(way.args)))
+        except Exception:  # whatever a class of the user's does about it
+            continue
+        plain = all(isinstance(arg, (str, bytes, int, float, type(None))) for arg in error.args)
+        if type(back) is kind and (not plain or (back.args == error.args and _text_of(back) == text)):
+            return way
+    return _Packed(UnpicklableError, (name, text))
+
+
+def _travels(value: Any) -> bytes | None:
+    """The value pickled, None where that can't be done or undone."""
+    try:
+        written = pickle.dumps(value)
+        pickle.loads(written)
+    except Exception:
+        return None
+    return written
+
+
+def _as_it_is(error: BaseException) -> BaseException:
+    return error
+
+
+def _bare(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """One whose constructor is not called: it takes other arguments than those that it hands on."""
+    made: BaseException = _new(kind)
+    object.__setattr__(made, "args", args)
+    made.__dict__.update(state)
+    return made
+
+
+def _unpacked(kind: type[_CarrierError], args: tuple[Any, ...], said: dict[str, Any]) -> _CarrierError:
+    made = kind(*(one.make(*one.args) if type(one) is _Packed else one for one in args))
+    made.__dict__.update(said)
+    return made

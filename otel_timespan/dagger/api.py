@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import inspect
+import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
@@ -22,10 +24,11 @@ from .core.limits import check_limits
 from .data.chunks import Chunk
 from .data.shards import Shard
 from .fetching import fetch, note_failure, wait
-from .options.declaring import drop_removed
+from .options.declaring import TASK_OPTIONS, drop_removed
 from .options.options import DEFAULT, Options
 from .options.scoped import effective, scoped
 from .queues import Spec
+from .records.describe import callable_name
 from .service.uninterrupted import uninterrupted
 from .tasks.dtask import DTask
 from .tasks.environment import SyncBlock, current, running_task
@@ -179,8 +182,10 @@ def _check_function(f: Any) -> None:
 def all_dependencies(f: Any, deps: tuple[DTask, ...], kwargs: dict[str, Any], options: Options) -> tuple[DTask, ...]:
     """Function and keyword arguments count as inputs too, and what `syncdeps` names.
 
-    Raises `InvalidOptionError` for a `limit` that was never set.
+    Raises `InvalidOptionError` for a `limit` that was never set, and for options among the keywords of the call.
     """
+    if not TASK_OPTIONS.keys().isdisjoint(kwargs):
+        _refuse_options(f, kwargs)
     if options.limit is not None:
         check_limits(options.limit)
     more = [f, *kwargs.values()]
@@ -189,6 +194,24 @@ def all_dependencies(f: Any, deps: tuple[DTask, ...], kwargs: dict[str, Any], op
         known = {task.id for task in found}
         found += sorted((t for t in options.syncdeps if t.id not in known), key=lambda t: t.id)
     return tuple(found)
+
+
+def _refuse_options(f: Any, kwargs: dict[str, Any]) -> None:
+    """Raise `InvalidOptionError` for keywords that are options of a task where the function does not take them."""
+    if not callable(f):
+        return  # a task or a chunk: what it will be is not known
+    try:
+        taken = inspect.signature(f, follow_wrapped=False).parameters
+    except (TypeError, ValueError):  # of a builtin, that does not say
+        return
+    keywords = {name for name, one in taken.items() if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)}
+    if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        return
+    for name in kwargs.keys() & TASK_OPTIONS.keys() - keywords:
+        raise InvalidOptionError(
+            f"{callable_name(f)} takes no argument {name!r}; the option of that name goes before the arguments: "
+            f"spawn(f, Options({name}={reprlib.repr(kwargs[name])}), ...)"
+        )
 
 
 class Task(Generic[Decorated]):

@@ -17,6 +17,7 @@ from typing import Any
 
 from .. import exits, forks
 from ..errors import ConcurrencyViolationError, InvalidOptionError, NoWorkersError, SchedulingError, TaskCancelled
+from ..timespans.durations import seconds
 from ..timespans.model import EventId, Timeline
 from ..timespans.recorder import Recorder, recorder_for
 from ..timespans.scheduler import set_scheduler
@@ -100,8 +101,16 @@ class Context:
         if not _is_sink(sink):
             known = "NoOpLog, LocalEventLog, MultiEventLog, OTelLog, a list ..."
             raise InvalidOptionError(f"log_sink must be a sink ({known}), not {sink!r}")
-        self._log_sink = sink
         self.recorder = recorder_for(sink)
+        self._log_sink = sink
+
+    def __repr__(self) -> str:
+        core = self.core
+        state = "not started"
+        if core is not None:
+            unfinished = sum(1 for _ in core.unfinished())
+            state = f"scheduler {core.uid}, {len(core.slots)} slots, {unfinished} unfinished tasks"
+        return f"<Context: {state}, log_sink={type(self._log_sink).__name__}>"
 
     def profile(self, category: str, id: Any, timeline: Any) -> bool:
         """The profile hook of the log: only computes are profiled."""
@@ -233,6 +242,7 @@ class Context:
         Bodies that run are abandoned; their threads are joined for a bounded time. Does nothing when
         none runs. The next `spawn` starts a new one.
         """
+        patience_s = None if timeout_s is None else seconds(timeout_s, "timeout_s")
         with self._lock:
             core, self.core = self.core, None
             _running.discard(self)
@@ -240,7 +250,7 @@ class Context:
             return
         t0 = core.clock()
         halt(core, error or SchedulingError("the scheduler has exited", "exited"))
-        core.driver.close() if timeout_s is None else core.driver.close(timeout_s)
+        core.driver.close() if patience_s is None else core.driver.close(patience_s)
         for worker in core.active:
             self._record(core, "cleanup_proc", t0, core.clock(), uid=core.uid, worker=worker)
         self._record(core, "scheduler_exit", t0, core.clock(), uid=core.uid)

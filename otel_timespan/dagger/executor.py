@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from .. import exits, forks
 from ..errors import InvalidOptionError, NotCallableError, StorageError, TaskCancelled
+from ..timespans.durations import seconds
 from .api import current_core, launch
 from .bodies import interrupts
 from .bodies.ending import fail
@@ -132,17 +133,20 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """The value; raises what the body raised, as it is. See `concurrent.futures.Future.result`."""
-        with self._patiently(timeout):
-            try:
-                return super().result(timeout)
-            finally:
-                self._note_failure()
+        patience_s = None if timeout is None else seconds(timeout)
+        try:
+            with self._patiently(timeout):
+                return super().result(patience_s)
+        finally:
+            self._note_failure()
+            del self  # the error is this future's, and its traceback refers to this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the body raised, None if nothing. See `concurrent.futures.Future.exception`."""
+        patience_s = None if timeout is None else seconds(timeout)
         with self._patiently(timeout):
             try:
-                return super().exception(timeout)
+                return super().exception(patience_s)
             finally:
                 self._note_failure()
 
@@ -473,7 +477,7 @@ class Executor(concurrent.futures.Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise InvalidOptionError("buffersize must be None or > 0")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + seconds(timeout)
         items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         calls = items
         batched = chunksize > 1 and not inspect.iscoroutinefunction(fn)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import sys
-import time
+import types
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
@@ -25,20 +25,24 @@ from ..errors import (
     TaskCancelled,
     unwrap_exception,
 )
+from ..timespans.durations import Deadline
 from .bodies import interrupts
 from .bodies.results import as_chunk
 from .core.limits import refuse_deadlock
 from .cycles import Wait
 from .data.chunks import Chunk
 from .data.read import may_wait, read
+from .service.apart import apart
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
 from .tasks.environment import current, in_event_loop, loop_threads, running_task
+from .tasks.failures import again
 
 if TYPE_CHECKING:
     import asyncio
 
     from .core.machine import Core
+    from .drivers.base import Driver
 
 __all__ = ["awaitable", "fetch", "fetch_all", "future", "wait", "waitall", "waitany"]
 
@@ -74,10 +78,11 @@ def fetch(x: Any, *, timeout: float | None = None, raw: bool = False) -> Any:
     `SchedulingError` when the scheduler went down, `ConcurrencyViolationError` when the task was not
     launched yet. Any number of threads may fetch the same task, before and after it is done.
     """
+    deadline = None if timeout is None else Deadline(timeout)
     if type(x) is not DTask:
         return _fetch_reference(x)
     if x._state < DONE:
-        wait_done(x, timeout)
+        wait_done(x, deadline)
     if x._state == FAILED:
         raise failure_of(x)
     if raw:
@@ -90,7 +95,9 @@ def _fetch_reference(x: Any) -> Any:
         return x.fetch()
     method = getattr(x, "fetch", None)
     if not callable(method):
-        raise InvalidOptionError(f"fetch needs a task, a chunk or a file, not a {type(x).__name__}")
+        several = isinstance(x, (list, tuple, set, frozenset, dict))
+        hint = ": use fetch_all" if several else ": spawn(f) makes a task of it" if callable(x) else ""
+        raise InvalidOptionError(f"fetch needs a task, a chunk or a file, not a {type(x).__name__}{hint}")
     return method()
 
 
@@ -133,16 +140,49 @@ def fetch_all(x: dict[K, list[DTask[T]]], *, timeout: float | None = None) -> di
 @overload
 def fetch_all(x: object, *, timeout: float | None = None) -> Any: ...
 def fetch_all(x: Any, *, timeout: float | None = None) -> Any:
-    """The same structure of lists, tuples, sets and dicts with every task and chunk replaced by its value."""
-    if isinstance(x, (DTask, Chunk)):
-        return fetch(x, timeout=timeout)
+    """The same structure of lists, tuples, sets and dicts with every task and chunk replaced by its value.
+
+    `timeout` is for all together: `FetchTimeoutError` when it ends before the last of them is done. Raises the first
+    failure in the order of the structure.
+    """
+    return _fetch_all(x, None if timeout is None else Deadline(timeout))
+
+
+def _fetch_all(x: Any, deadline: Deadline | None) -> Any:
+    if isinstance(x, DTask):
+        if x._state < DONE:
+            wait_done(x, deadline)
+        if x._state == FAILED:
+            raise failure_of(x)
+        return read(x._outcome)
+    if isinstance(x, Chunk):
+        return x.fetch()
     if isinstance(x, dict):
-        return {key: fetch_all(value, timeout=timeout) for key, value in x.items()}
+        return {key: _fetch_all(value, deadline) for key, value in x.items()}
     if isinstance(x, tuple) and hasattr(x, "_fields"):
-        return type(x)(*(fetch_all(v, timeout=timeout) for v in x))
+        return type(x)(*(_fetch_all(v, deadline) for v in x))
     if isinstance(x, (list, tuple, set, frozenset)):
-        return type(x)(fetch_all(v, timeout=timeout) for v in x)
+        return type(x)(_fetch_all(v, deadline) for v in x)
+    if isinstance(x, ITERATORS):
+        raise InvalidOptionError(f"fetch_all looks into lists, tuples, sets and dicts, not into a {type(x).__name__}")
     return x
+
+
+ITERATORS = (types.GeneratorType, map, zip, filter)
+"""What may hold tasks, and can be read once only."""
+
+
+def as_tasks(what: str, tasks: Iterable[DTask[T]]) -> list[DTask[T]]:
+    """The tasks, each once; `InvalidOptionError` in the name of `what` for anything else."""
+    if isinstance(tasks, DTask):
+        raise InvalidOptionError(f"{what} needs several tasks, not one: {what}([task])")
+    if not isinstance(tasks, Iterable):
+        raise InvalidOptionError(f"{what} needs tasks, not a {type(tasks).__name__}")
+    wanted = list(tasks)
+    for task in wanted:
+        if not isinstance(task, DTask):
+            raise InvalidOptionError(f"{what} needs tasks, not a {type(task).__name__}")
+    return list(dict.fromkeys(wanted))
 
 
 def wait(x: DTask, *, timeout: float | None = None) -> None:
@@ -151,14 +191,20 @@ def wait(x: DTask, *, timeout: float | None = None) -> None:
     Raises `FetchTimeoutError` and `ConcurrencyViolationError` as `fetch` does.
     """
     if type(x) is not DTask:
-        raise InvalidOptionError(f"wait needs a task, not a {type(x).__name__}")
+        hint = ": use waitall" if isinstance(x, (list, tuple, set, frozenset)) else ""
+        raise InvalidOptionError(f"wait needs a task, not a {type(x).__name__}{hint}")
+    deadline = None if timeout is None else Deadline(timeout)
     if x._state < DONE:
-        wait_done(x, timeout)
+        wait_done(x, deadline)
 
 
 def waitany(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
-    """Wait until at least one of the tasks finished; at once for none. Never raises a task's error."""
-    wanted = list(tasks)
+    """Wait until at least one of the tasks finished; at once for none. Never raises a task's error.
+
+    Raises `FetchTimeoutError` when none did within `timeout` seconds; they go on.
+    """
+    deadline = None if timeout is None else Deadline(timeout)
+    wanted = as_tasks("waitany", tasks)
     if not wanted or any(task._state >= DONE for task in wanted):
         return
     for task in wanted:
@@ -170,7 +216,8 @@ def waitany(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
     once = _Once(lock.release)
     entered = [task for task in wanted if subscribe(task, once) or once()]
     try:
-        _block(lock, timeout, wanted[0], once)
+        if not _block(lock, deadline, wanted[0], once) and deadline is not None:
+            raise FetchTimeoutError(f"none of {len(wanted)} tasks was done within {deadline.seconds:g} s; they go on")
     finally:
         for task in entered:
             unsubscribe(task, once)
@@ -178,22 +225,23 @@ def waitany(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
 
 def waitall(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
     """Wait until all of the tasks finished. `timeout` is for all together. Never raises a task's error."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    for task in tasks:
-        wait(task, timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+    deadline = None if timeout is None else Deadline(timeout)
+    for task in as_tasks("waitall", tasks):
+        if task._state < DONE:
+            wait_done(task, deadline)
 
 
-def wait_done(task: DTask, timeout: float | None) -> None:
+def wait_done(task: DTask, deadline: Deadline | None) -> None:
     """Help, or block, until the task is done."""
-    if timeout is not None and (type(timeout) not in (int, float) or timeout != timeout):
-        raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
-    check_launched(task)
-    refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
+    if task._state == UNLAUNCHED or task._core.halted is not None:
+        check_launched(task)
+    if loop_threads:
+        refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
     body = running_task() if current.get() is not None else None
-    if body is not None and timeout is None:
+    if body is not None and deadline is None:
         refuse_deadlock(body, task)
-    if timeout is None and not ("asyncio" in sys.modules and in_event_loop()):
-        task._core.driver.help(task)
+    if deadline is None and not ("asyncio" in sys.modules and in_event_loop()):
+        apart(task._core.driver.help, task)
         if interrupts.used:
             interrupts.check()
         if task._state >= DONE:
@@ -205,7 +253,8 @@ def wait_done(task: DTask, timeout: float | None) -> None:
         return
     try:
         with contextlib.nullcontext() if body is None else Wait(body, task):
-            _block(lock, timeout, task, notify)
+            if not _block(lock, deadline, task, notify) and deadline is not None:
+                raise FetchTimeoutError(f"task {task.id} was not done within {deadline.seconds:g} s; it goes on")
     finally:
         unsubscribe(task, notify)
 
@@ -216,16 +265,14 @@ def check_launched(task: DTask) -> None:
             f"task {task.id} was not launched yet: its task queue holds it back until the block around it ends"
         )
     if task._core.halted is not None and task._state < DONE:
-        raise task._core.halted
+        raise again(task._core.halted)
 
 
-def _block(lock: Any, timeout: float | None, task: DTask, notify: Callable[[], Any]) -> None:
-    """Acquire the lock, which `notify` releases; a body gives its slot back meanwhile."""
-    seconds = -1.0 if timeout is None else min(max(timeout, 0.0), MAX_TIMEOUT_S)
+def _block(lock: Any, deadline: Deadline | None, task: DTask, notify: Callable[[], Any]) -> bool:
+    """Acquire the lock, which `notify` releases; a body gives its slot back meanwhile. False at the deadline."""
     with slot_given_back(notify):
-        done = lock.acquire(timeout=seconds)
-    if not done:
-        raise FetchTimeoutError(f"task {task.id} was not done within {timeout:g} s; it goes on")
+        done: bool = lock.acquire(timeout=-1.0 if deadline is None else deadline.left())
+    return done
 
 
 @contextlib.contextmanager
@@ -253,14 +300,15 @@ def step_until(core: Core, done: Callable[[], bool]) -> None:
 
     Raises `SchedulingError` when nothing is left to run before that.
     """
-    driver = core.driver
-    while driver.is_stepped and not done():
+    if core.driver.is_stepped and not done():
+        apart(_step_until, (core.driver, done))
+
+
+def _step_until(what: tuple[Driver, Callable[[], bool]]) -> None:
+    driver, done = what
+    while not done():
         if not driver.step():
             raise SchedulingError("what is waited for can't happen: nothing is left to run", "inconsistent")
-
-
-MAX_TIMEOUT_S = 1e9
-"""What a lock can wait at most, about 30 years."""
 
 
 def unsubscribe(task: DTask, subscriber: Any) -> None:
@@ -288,7 +336,7 @@ class _Once:
 
 def refuse_on_loop_thread(what: str) -> None:
     """Raise `ConcurrencyViolationError` in a coroutine body, which must not block: the others wait with it."""
-    if loop_threads and get_ident() in loop_threads:
+    if get_ident() in loop_threads:
         raise ConcurrencyViolationError(f"{what} would stop every coroutine: use `await`")
 
 

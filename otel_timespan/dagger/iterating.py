@@ -20,9 +20,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..errors import FetchTimeoutError, InvalidOptionError, NotCallableError
+from ..timespans.durations import Deadline
 from .api import current_core, spawn
 from .control import cancel_task
 from .fetching import (
+    as_tasks,
     awaitable,
     check_launched,
     fetch,
@@ -202,29 +204,16 @@ class Loop(Generic[Item]):
         await self._async_iterator.aclose()
 
 
-def as_tasks(what: str, tasks: Iterable[DTask]) -> list[DTask]:
-    """The tasks, each once; `InvalidOptionError` in the name of `what` for anything else."""
-    if isinstance(tasks, DTask):
-        raise InvalidOptionError(f"{what} needs several tasks, not one: {what}([task])")
-    wanted = list(dict.fromkeys(tasks))
-    for task in wanted:
-        if not isinstance(task, DTask):
-            raise InvalidOptionError(f"{what} needs tasks, not a {type(task).__name__}")
-    return wanted
-
-
 class _AsCompleted(Source):
     """See `as_completed`."""
 
     def __init__(self, tasks: Iterable[DTask], timeout: float | None) -> None:
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
-            raise InvalidOptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
+        self._deadline = None if timeout is None else Deadline(timeout)
+        self._timeout = None if self._deadline is None else self._deadline.seconds
         self._tasks = as_tasks("as_completed", tasks)
-        self._timeout = timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
 
     def _left(self) -> float | None:
-        return None if self._deadline is None else self._deadline - time.monotonic()
+        return None if self._deadline is None else self._deadline.left()
 
     def _take_in(self) -> Finished:
         finished = Finished()

@@ -188,6 +188,7 @@ def _run(ctx: Context, thunk: Thunk[Any], options: SchedulerOptions) -> Chunk:
     core = batch.start()
     core.is_batch = True
     first_error: list[tuple[DTask, BaseException]] = []
+    root: DTask | None = None
     if not options.allow_errors:
 
         def abort(task: DTask, error: BaseException) -> None:
@@ -206,13 +207,14 @@ def _run(ctx: Context, thunk: Thunk[Any], options: SchedulerOptions) -> Chunk:
             if not first_error:
                 raise
         if first_error:
-            raise _noted(*first_error[0])
+            raise _noted(*first_error.pop())  # out of this frame, which its traceback refers to
         if not root.isready() or isinstance(core.halted, SchedulerHaltedError):
             raise core.halted or SchedulerHaltedError("the run was halted")
         result = fetch(root, raw=True)
         return result if isinstance(result, Chunk) else tochunk(result)
     finally:
         batch.shutdown()
+        del root  # its failure refers to this frame
 
 
 def _noted(task: DTask, error: BaseException) -> BaseException:

@@ -17,8 +17,8 @@ from typing import Any, TextIO, TypeVar
 from .. import forks
 from ..errors import InvalidOptionError, MissingExtraError
 from ..timespans.texts import for_file, printable
-from .fetching import unsubscribe
-from .iterating import Finished, Loop, Source, as_tasks
+from .fetching import as_tasks, unsubscribe
+from .iterating import Finished, Loop, Source
 from .tasks.atomics import subscribe
 from .tasks.dtask import FAILED, DTask
 

@@ -12,13 +12,15 @@ the sink is still used. What is emitted is in docs/otel-catalogue.md, what happe
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
 import secrets
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, get_current_span, set_span_in_context
@@ -104,7 +106,10 @@ class OTelLog(Sink):
         exit_timeout_s: float = 5.0,
         root_quiet_s: float = 0.1,
         clock: Callable[[], int] = time.monotonic_ns,
+        **unknown: NoReturn,
     ) -> None:
+        if unknown:
+            raise _unknown(unknown)
         self._options = check_options(
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
@@ -183,6 +188,10 @@ class OTelLog(Sink):
         self._start_empty()
 
     # ---- the sink ------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._backend is not None else "not used yet"
+        return f"<OTelLog: {state}, detail={self._detail!r}, {self._made} spans>"
 
     def write_event(self, event: Event) -> None:
         """Take one event."""
@@ -560,6 +569,26 @@ _TICK = (record_kind(_expand_nothing),)
 
 def _ignore(record: Any) -> None:
     """What a closed log does with records."""
+
+
+_OF_EXPORTERS = {"endpoint", "url", "host", "headers", "protocol", "insecure", "certificate", "compression", "timeout"}
+
+
+def _unknown(given: Mapping[str, object]) -> InvalidOptionError:
+    """The error for keywords that there are not: most of them are an exporter's."""
+    name = next(iter(given))
+    if name in _OF_EXPORTERS:
+        where = f"OTEL_EXPORTER_OTLP_{'ENDPOINT' if name in ('url', 'host') else name.upper()}"
+        return InvalidOptionError(
+            f"OTelLog takes no {name}: set the variable {where}, as for any program with OpenTelemetry, or give it "
+            f"an exporter, OTelLog(span_exporter=OTLPSpanExporter({name}=...))"
+        )
+    if name.startswith(("service", "resource")):
+        return InvalidOptionError(f"OTelLog takes no {name}: set OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES")
+    known = inspect.signature(OTelLog).parameters.keys() - {"unknown"}
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+    return InvalidOptionError(f"OTelLog takes no {name}: {hint}")
 
 
 def _nothing() -> None:

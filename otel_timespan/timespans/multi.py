@@ -21,6 +21,7 @@ from ..errors import ConcurrencyViolationError, InvalidOptionError, NotCallableE
 from . import scheduler
 from .bounds import MAX_BYTES, journal_bound
 from .calling import attach, detach
+from .durations import seconds
 from .journal import Journal, expand_all
 from .model import Event
 from .recorder import Recorder
@@ -209,7 +210,7 @@ class MultiEventLog(Sink):
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Return when consumers and aggregators have seen all events so far; False if that takes too long."""
-        return self._journal.drain(timeout_s=timeout_s)
+        return self._journal.drain(timeout_s=None if timeout_s is None else seconds(timeout_s, "timeout_s"))
 
     @property
     def dropped(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..errors import InvalidOptionError
 from .journal import Journal, expand_all
 from .model import Event
 from .sink import NoOpLog, write_event
@@ -71,8 +72,18 @@ class Recorder:
         return taken
 
 
+def refuse_class(sink: Any) -> None:
+    """Raise `InvalidOptionError` where a class was given for a sink of that class."""
+    if isinstance(sink, type):
+        raise InvalidOptionError(f"a sink is an object, not a class: {sink.__name__}(), not {sink.__name__}")
+
+
 def recorder_for(sink: Any) -> Recorder | None:
-    """The recorder of a sink: its own `recorder` where it has one, else one that writes at once."""
+    """The recorder of a sink: its own `recorder` where it has one, else one that writes at once.
+
+    Raises `InvalidOptionError` for a class, which is no sink yet.
+    """
+    refuse_class(sink)
     if sink is None or isinstance(sink, NoOpLog):
         return None
     own = getattr(sink, "recorder", None)

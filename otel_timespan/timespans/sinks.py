@@ -15,7 +15,7 @@ from . import scheduler
 from .journal import Journal
 from .matching import SpanBuilder
 from .model import Event, Timespan
-from .recorder import Recorder, recorder_for, tee_recorder
+from .recorder import Recorder, recorder_for, refuse_class, tee_recorder
 from .sink import NO_LOG, Sink, get_logs, write_event
 
 __all__ = ["FilterLog", "LocalEventLog", "QueueLog", "TeeLog"]
@@ -31,6 +31,7 @@ class FilterLog(Sink):
     def __init__(self, fn: Callable[[Event], Any], inner: Any = None) -> None:
         if not callable(fn):
             raise NotCallableError(f"FilterLog needs a function of one event, not {fn!r}")
+        refuse_class(inner)
         self.fn, self.inner = fn, NO_LOG if inner is None else inner
 
     def write_event(self, event: Event) -> None:

@@ -49,7 +49,7 @@ class Handler:
 
     def profile(self, frame: FrameType, event: str, arg: Any) -> None:
         """An entry, or the end of a call of a C function."""
-        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE):
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE) and not is_finalizer(frame):
             self._pass()
 
     def trace(self, frame: FrameType, event: str, arg: Any) -> Any:
@@ -88,6 +88,11 @@ class Handler:
     def __exit__(self, *raised: object) -> None:
         sys.setprofile(None)
         sys.settrace(self._before)
+
+
+def is_finalizer(frame: FrameType) -> bool:
+    """Whether it is called as an object goes: what is raised there Python itself reports, and goes on."""
+    return any(code.co_name == "__del__" for code in (frame.f_code, frame.f_back and frame.f_back.f_code) if code)
 
 
 JUMPS = frozenset(code for name, code in dis.opmap.items() if "JUMP_BACKWARD" in name or name == "JUMP_ABSOLUTE")

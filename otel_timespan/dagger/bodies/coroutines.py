@@ -17,7 +17,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Coroutine
 from types import AsyncGeneratorType, CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ... import forks
 from ...errors import NotCallableError, TaskCancelled
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["ASYNC", "CoroutineBody", "Coroutines", "refusal", "run_here"]
+
+T = TypeVar("T")
 
 ASYNC = frozenset((CoroutineType, AsyncGeneratorType))
 """Types of what a body gives that is not its result."""
@@ -207,35 +209,50 @@ def _close(loop: Any) -> None:
         loop.close()
 
 
-def run_here(coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
-    """The result of a coroutine, awaited here and now; where a loop runs in this thread, in another one."""
+def run_here(coroutine: Coroutine[Any, Any, T], context: contextvars.Context) -> tuple[T | None, BaseException | None]:
+    """Await a coroutine here and now; where a loop runs in this thread, in another one: its result, or what it raised.
+
+    Raises what comes from elsewhere, such as from a signal handler in the middle of the loop.
+    """
     if not in_event_loop():
         return _run_through(coroutine, context)
     found: list[Any] = []
 
     def elsewhere() -> None:
         try:
-            found.append((_run_through(coroutine, context), None))
+            found.append(_run_through(coroutine, context))
         except BaseException as error:
             found.append((None, error))
 
     thread = threading.Thread(target=elsewhere, name="dagger-inline-loop", daemon=True)
     start_bare(thread)
     thread.join()
-    value, error = found.pop()
-    if error is not None:
-        raise error
-    return value
+    outcome: tuple[T | None, BaseException | None] = found.pop()
+    return outcome
 
 
-def _run_through(coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
+async def _outcome(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
+    """Its error as a value: raised through the loop it would keep the frames of that, and these the task."""
+    import asyncio
+
+    try:
+        return await coroutine, None
+    except asyncio.CancelledError as cancelled:
+        error = TaskCancelled("the coroutine was cancelled")
+        error.__cause__ = cancelled
+        return None, error
+    except BaseException as raised:
+        return None, raised
+
+
+def _run_through(
+    coroutine: Coroutine[Any, Any, T], context: contextvars.Context
+) -> tuple[T | None, BaseException | None]:
     import asyncio
 
     loop = asyncio.new_event_loop()
     try:
-        return context.run(loop.run_until_complete, coroutine)
-    except asyncio.CancelledError as error:
-        raise TaskCancelled("the coroutine was cancelled") from error
+        return context.run(loop.run_until_complete, _outcome(coroutine))
     finally:
         left = asyncio.all_tasks(loop)
         for one in left:

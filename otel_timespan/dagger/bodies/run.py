@@ -30,9 +30,9 @@ from ..records.kinds import function_code, function_codes
 from ..records.sizes import FIXED
 from ..service.timers import call_later
 from ..service.uninterrupted import uninterrupted
-from ..tasks.dtask import DONE, DTask, Failure, live, summarize
+from ..tasks.dtask import DONE, DTask, Failure, hint_for, live, summarize
 from ..tasks.environment import current, token_of
-from ..tasks.failures import forget_frames
+from ..tasks.failures import forget_frames, forget_handled
 from . import interrupts
 from .call import called, plain_body, resolve
 from .checkpoints import save
@@ -102,7 +102,9 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
         return conclude(core, task, value, error, None, helping, ns)
     finally:
         error = value = None  # its traceback refers to this frame, and must not keep the value
-        del task, context, f, args, kwargs  # nor the task, whose failure it is, nor what that was given
+        del task, context, f, args, kwargs, extra  # nor the task, whose failure it is, nor what that was given
+        if interrupts.used:
+            interrupts.forget_look()
 
 
 @interrupts.see_through
@@ -264,7 +266,10 @@ def conclude(
     How many tasks became ready, and are queued. From any thread; the task is not among the running ones any more.
     A late result of a cancelled one is dropped.
     """
-    interrupt = error if helping and error is not None and is_of_a_handler(error) else None
+    interrupt = None
+    if error is not None:
+        forget_handled(error)
+        interrupt = error if helping and is_of_a_handler(error) else None
     extra = task._live
     if interrupt is not None:
         error = TaskCancelled("interrupted by the user")
@@ -282,6 +287,7 @@ def conclude(
             queued = uninterrupted(_end_failed, core, task, error, log)
     finally:
         error = value = None  # a traceback may refer to this frame
+        del task, extra
     if interrupt is not None:
         raise interrupt
     return queued
@@ -301,7 +307,7 @@ def _end_well(core: Core, task: DTask, outcome: Any, log: RunLog | None, ns: int
 def _end_failed(core: Core, task: DTask, error: BaseException, log: RunLog | None) -> int:
     task._summary = summarize(task)
     forget_frames(error)
-    failure = Failure(task._summary, error)
+    failure = Failure(task._summary, error, hint=hint_for(task, error))
     if task._options.retries and _retry(core, task, failure, log):
         return 0
     tell = core.on_body_error

@@ -166,7 +166,9 @@ def _refuse(core: Core, task: DTask, options: Options) -> None:
     if not core.active:
         raise NoWorkersError("no remaining workers", "no_processors")
     scope = options.exec_scope or execution_scope(task)
-    raise SchedulingError(f"no processor lies in {scope!r}, and fits task {task.id}", "no_processors")
+    there = ", ".join(f"worker {worker} ({len(core.threads[worker])} threads)" for worker in core.active)
+    reason = f"no processor lies in {scope!r}, and fits task {task.id}; there are {there}"
+    raise SchedulingError(reason, "no_processors")
 
 
 def candidates_of(core: Core, task: DTask) -> list[Slot]:

@@ -187,7 +187,7 @@ class InlineDriver(Driver):
         value: Any = None
         error: BaseException | None = None
         try:
-            value = run_here(coroutine, context)
+            value, error = run_here(coroutine, context)
         except BaseException as raised:
             error = raised
         try:

@@ -457,6 +457,7 @@ class ThreadsDriver(Pinned, Driver):
             report_defect(self.core, task, error)
             queued = 0
         hold.task = None  # it must not live on in `holds`
+        del task  # nor in this frame, which its failure refers to
         if queued and self.free:
             self.wake()
         self.idle.append(seat)

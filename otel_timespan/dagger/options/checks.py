@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ...errors import InvalidOptionError
+from ...timespans.durations import as_number
 from ..places.devices import StorageDevice
 from ..places.processors import Processor
 from ..places.scopes import InvalidScope, Scope
@@ -111,11 +112,8 @@ def _not_zero(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    try:
-        number = float(value) if not isinstance(value, (bool, str)) else math.nan
-    except (TypeError, ValueError):
-        number = math.nan
-    if math.isnan(number):
+    number = as_number(value)
+    if number is None:
         raise RefusedError
     return number
 

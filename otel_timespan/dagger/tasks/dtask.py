@@ -12,6 +12,7 @@ docs/architecture.md. Upstream: https://juliaparallel.org/Dagger.jl/dev/task-spa
 from __future__ import annotations
 
 import contextvars
+import itertools
 import operator
 import reprlib
 from collections.abc import Callable, Coroutine, Generator
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..core.machine import Core
     from ..data.chunks import Chunk
 
-__all__ = ["ALLOWED", "DONE", "DTask", "Failure", "Result", "TaskSummary", "state_name", "summarize"]
+__all__ = ["ALLOWED", "DONE", "DTask", "Failure", "Result", "TaskSummary", "hint_for", "state_name", "summarize"]
 
 UNLAUNCHED, LAUNCHED, DONE, FAILED = 0, 1, 2, 3
 """`DTask._state`. From DONE on the outcome is there; it never changes again. What lies between LAUNCHED
@@ -266,9 +267,12 @@ class DTask(Reference[Value, NoReturn]):
         return VERBS.spawn(getattr, self, name)
 
     def __repr__(self) -> str:
-        if self._state >= DONE:
-            return "DTask (finished)"
-        return "DTask (not launched)" if self._state == UNLAUNCHED else "DTask (running)"
+        """State, id and name; the function's is forgotten with a success, a name given to it stays."""
+        summary, f = getattr(self, "_summary", None), self._f
+        name = self._options.name or (summary.function if summary else callable_name(f) if f is not None else "")
+        state = "finished" if self._state >= DONE else "not launched" if self._state == UNLAUNCHED else "running"
+        failed = ", failed" if self._state == FAILED else ""
+        return f"DTask ({state}) {self.id}{name and f': {name}'}{failed}"
 
     def __reduce__(self) -> Any:
         raise TypeError("a DTask belongs to its process: pass it as an argument of spawn, or pass its fetched value")
@@ -366,6 +370,25 @@ def summarize(task: DTask) -> TaskSummary:
         inputs = tuple(_show(a) for a in task._args)
         inputs += tuple(f"{name}={_show(a)}" for name, a in (task._kwargs or {}).items())
     return TaskSummary(task.id, callable_name(task._f), inputs)
+
+
+FEW = 100
+"""So many items of a list are looked at for tasks."""
+
+
+def hint_for(task: DTask, error: BaseException) -> str:
+    """What was perhaps meant with arguments at which a body failed, while they are still there; "" for nothing."""
+    if not isinstance(error, (TypeError, AttributeError, ValueError)):
+        return ""
+    for given in (*task._args, *(task._kwargs or {}).values()):
+        if type(given) in (list, tuple, set, frozenset, dict):
+            items = given.values() if type(given) is dict else given
+            if any(isinstance(item, DTask) for item in itertools.islice(items, FEW)):
+                return (
+                    f"Hint: a {type(given).__name__} of tasks is passed as it is, with tasks in it: give them as "
+                    "arguments of their own, spawn(f, *tasks), or fetch_all in the body"
+                )
+    return ""
 
 
 def _show(value: Any) -> str:

@@ -10,21 +10,30 @@ See docs/users.md.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import gc
 import logging
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from ... import forks
-from ...errors import DTaskCancelledError, DTaskFailedError, RemoteTaskError, TaskCancelled, unwrap_exception
+from ...errors import (
+    DTaskCancelledError,
+    DTaskFailedError,
+    TaskCancelled,
+    TimespanError,
+    unwrap_exception,
+)
 from ..service import janitor
+from ..service.apart import empty_later
 
 if TYPE_CHECKING:
     from .dtask import TaskSummary
 
-__all__ = ["Failure", "flush", "forget_frames"]
+__all__ = ["Failure", "again", "flush", "forget_frames", "forget_handled"]
 
 LOGGER = logging.getLogger("otel_timespan")
 
@@ -45,11 +54,11 @@ class Failure:
     `retrieved`: somebody was told, or need not be: that a task was cancelled is known to who cancelled it.
     """
 
-    __slots__ = ("__weakref__", "direct", "ex", "retrieved", "root")
+    __slots__ = ("__weakref__", "direct", "ex", "hint", "retrieved", "root")
 
-    def __init__(self, root: TaskSummary, ex: BaseException, direct: bool = False) -> None:
+    def __init__(self, root: TaskSummary, ex: BaseException, direct: bool = False, hint: str = "") -> None:
         global _any
-        self.root, self.ex, self.direct = root, ex, direct
+        self.root, self.ex, self.direct, self.hint = root, ex, direct, hint
         self.retrieved = direct or isinstance(unwrap_exception(ex), TaskCancelled)
         if not self.retrieved:
             _any = True
@@ -58,15 +67,25 @@ class Failure:
     def error_for(self, task: TaskSummary) -> BaseException:
         """The exception that a fetch of `task` raises; a new one each time, as several may fetch."""
         if self.direct:
-            return self.ex
+            return again(self.ex)
         cancelled = isinstance(unwrap_exception(self.ex), TaskCancelled)
         error = (DTaskCancelledError if cancelled else DTaskFailedError)(task, self.root, self.ex)
-        error.__cause__ = self.ex.exc if isinstance(self.ex, RemoteTaskError) else self.ex
+        if self.hint:
+            error.hint = self.hint
         return error
 
     def __del__(self) -> None:
         if not self.retrieved:
             janitor.ask(functools.partial(_log, self.root, self.ex))
+
+
+def again(error: BaseException) -> BaseException:
+    """An error of ours that several raise, anew: each has a traceback of its own, and keeps no others' frames."""
+    if not isinstance(error, TimespanError):
+        return error
+    made = copy.copy(error)
+    made.__cause__ = error.__cause__
+    return made
 
 
 class _Flood:
@@ -132,6 +151,25 @@ def _in_child() -> None:
     _any, _flood = False, _Flood()
 
 
+def forget_handled(error: BaseException) -> None:
+    """Cut off, in the chain of a body's error, what this thread was just handling when it ran the body.
+
+    The code that waits in an `except` block has no part in the body's failure, and that must not keep its frames.
+    """
+    handled = sys.exc_info()[1]
+    if handled is None:
+        return
+    left, seen = [error], {id(handled)}
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if one.__context__ is handled:
+            one.__context__ = None
+        left += [chained for chained in (one.__context__, one.__cause__) if chained is not None]
+
+
 _HERE = os.path.dirname(os.path.dirname(__file__))
 
 
@@ -141,6 +179,8 @@ def forget_frames(error: BaseException) -> None:
     Without that cycle a failure goes with its last handle, and not at the next garbage collection.
     """
     trace = error.__traceback__
+    if trace is not None:
+        empty_later(trace.tb_frame)
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
         with contextlib.suppress(RuntimeError):  # it still runs
             trace.tb_frame.clear()

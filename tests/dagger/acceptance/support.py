@@ -73,7 +73,8 @@ def failure(task: Any, kind: type[BaseException] = D.DTaskFailedError) -> Any:
 def outcome(task: Any) -> tuple[type[BaseException], type[BaseException]]:
     """(outer type, unwrapped type) of a failed task, as the specification compares them."""
     error = failure(task, BaseException)
-    return type(error), type(D.unwrap_exception(error))
+    kinds = [kind for kind in (D.DTaskCancelledError, D.DTaskFailedError) if isinstance(error, kind)]
+    return (kinds or [type(error)])[0], type(D.unwrap_exception(error))
 
 
 def code_of(task: Any) -> str:

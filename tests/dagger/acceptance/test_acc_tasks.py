@@ -190,7 +190,7 @@ def test_s1_2_not_launched() -> None:
     with D.bulk():
         task = D.spawn(add, 1, 2)
         assert not task.istaskstarted() and not task.isready() and not task.istaskdone()
-        assert repr(task) == "DTask (not launched)"
+        assert repr(task) == f"DTask (not launched) {task.id}: add"
         raw = functools.partial(task.fetch, raw=True)
         for attempt in (task.wait, task.fetch, raw, lambda: D.fetch(task), lambda: D.wait(task)):
             with pytest.raises(D.ConcurrencyViolationError):
@@ -202,11 +202,11 @@ def test_s1_2_running(gate: threading.Event) -> None:
     """§1.2: a submitted, unfinished task is started, not ready, and says `running`."""
     task = D.spawn(gate.wait, DEADLINE_S)
     assert task.istaskstarted() and not task.isready() and not task.istaskdone()
-    assert repr(task) == "DTask (running)"
+    assert repr(task) == f"DTask (running) {task.id}: wait"
     gate.set()
     assert task.wait() is None
     assert task.isready() and task.istaskdone() and task.istaskstarted()
-    assert repr(task) == "DTask (finished)"
+    assert repr(task) == f"DTask (finished) {task.id}"
 
 
 def test_s1_2_finished_with_error() -> None:
@@ -214,7 +214,7 @@ def test_s1_2_finished_with_error() -> None:
     task = D.spawn(boom)
     assert task.wait() is None
     assert task.istaskstarted() and task.isready() and task.istaskdone()
-    assert repr(task) == "DTask (finished)"
+    assert repr(task) == f"DTask (finished) {task.id}: boom, failed"
     for raw in (False, True):
         with pytest.raises(D.DTaskFailedError):
             task.fetch(raw=raw)
