@@ -38,6 +38,7 @@ from .data.read import read
 from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
 from .options.options import Options
 from .service import janitor
+from .service.guards import guard
 from .service.timers import call_later
 from .tasks.atomics import subscribe
 from .tasks.dtask import FAILED, DTask, summarize
@@ -154,7 +155,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         if self.done() or task is None:
             return contextlib.nullcontext()
         refuse_on_loop_thread("the future is not done, and waiting for it here")
-        if timeout is None:
+        if timeout is None or task._core.driver.is_starved:
             step_until(task._core, self.done)
         body = running_task()
         if body is None:
@@ -237,7 +238,7 @@ class Executor(concurrent.futures.Executor):
         self._local = threading.local()
         self._broken: str | None = None
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = guard()
         self._pending: set[TaskFuture[Any]] = set()
         _live.add(self)
 
@@ -582,7 +583,7 @@ def _at_exit() -> None:
 def _in_child() -> None:
     """After a fork: what was submitted belongs to the parent."""
     for executor in list(_live):
-        executor._lock = threading.Lock()
+        executor._lock = guard()
         executor._pending = set()
 
 

@@ -221,9 +221,19 @@ def check_launched(task: DTask) -> None:
 
 def _block(lock: Any, timeout: float | None, task: DTask, notify: Callable[[], Any]) -> None:
     """Acquire the lock, which `notify` releases; a body gives its slot back meanwhile."""
-    seconds = -1.0 if timeout is None else min(max(timeout, 0.0), MAX_TIMEOUT_S)
+    end = None if timeout is None else time.monotonic() + min(max(timeout, 0.0), MAX_TIMEOUT_S)
     with slot_given_back(notify):
-        done = lock.acquire(timeout=seconds)
+        done = False
+        while not done:
+            left = LOOK_AGAIN_S if end is None else min(max(end - time.monotonic(), 0.0), LOOK_AGAIN_S)
+            driver = task._core.driver
+            if driver.is_starved and (driver.help(task) or driver.step()):
+                left = 0.0
+            elif driver.is_starved:
+                left = min(left, STARVED_PAUSE_S)
+            done = lock.acquire(timeout=left)
+            if not done and end is not None and time.monotonic() >= end:
+                break
     if not done:
         raise FetchTimeoutError(f"task {task.id} was not done within {timeout:g} s; it goes on")
 
@@ -249,15 +259,23 @@ def slot_given_back(notify: Callable[[], Any] | None = None) -> Iterator[None]:
 
 
 def step_until(core: Core, done: Callable[[], bool]) -> None:
-    """Where nobody else runs tasks (the inline driver), run them here until `done()`.
+    """Where nobody else runs tasks (the inline driver; no thread can be started), run them here until `done()`.
 
-    Raises `SchedulingError` when nothing is left to run before that.
+    Raises `SchedulingError` when nothing is left to run before that, and nobody else will.
     """
     driver = core.driver
     while driver.is_stepped and not done():
         if not driver.step():
             raise SchedulingError("what is waited for can't happen: nothing is left to run", "inconsistent")
+    while driver.is_starved and not done() and driver.step():
+        pass
 
+
+LOOK_AGAIN_S = 5.0
+"""So often a thread that waits looks whether it must run tasks itself, as no thread can be started."""
+
+STARVED_PAUSE_S = 0.02
+"""The same where that is so, and there was nothing to run."""
 
 MAX_TIMEOUT_S = 1e9
 """What a lock can wait at most, about 30 years."""

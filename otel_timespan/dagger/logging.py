@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from ..timespans.sink import NoOpLog, get_logs, log_sink
 from .context import eager_context
 from .data.chunks import Chunk
 from .records.describe import is_mutable
+from .service.guards import guard
 from .tasks.dtask import DTask
 
 __all__ = ["disable_logging", "enable_logging", "fetch_logs", "logging", "logs_annotate", "logs_event_pairs"]
@@ -215,7 +215,7 @@ def _context() -> Any:
     return eager_context()
 
 
-_install_lock = threading.Lock()
+_install_lock = guard()
 _own_profile: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 """Contexts whose `profile_computes` we switched on, with what it was."""
 

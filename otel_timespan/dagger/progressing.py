@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, TextIO, TypeVar
 from ..errors import InvalidOptionError, MissingExtraError
 from .fetching import unsubscribe
 from .iterating import Finished, Loop, Source, as_tasks
+from .service.guards import guard
 from .tasks.atomics import subscribe
 from .tasks.dtask import FAILED, DTask
 
@@ -38,7 +38,7 @@ class Tally:
     def __init__(self, tasks: list[DTask]) -> None:
         self._tasks = set(tasks)
         self._entries: dict[DTask, Callable[[], None]] = {}
-        self._lock = threading.Lock()
+        self._lock = guard()
         self.total, self.done, self.failed = len(tasks), 0, 0
         for task in tasks:
             entry = self._entries[task] = self._entry(task)

@@ -116,7 +116,7 @@ def _take_tasks(id: Any) -> Iterable[int] | None:
 
 _MAX_TASKS = 10_000
 _tasks: dict[Any, set[int]] = {}
-_tasks_lock = threading.Lock()
+_tasks_lock = threading.RLock()
 
 
 def _emit(sink: Any, phase: str, category: str, id: Any, timeline: Any, samples: ProfilerResult) -> None:

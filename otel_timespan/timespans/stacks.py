@@ -17,7 +17,7 @@ from types import FrameType
 
 __all__ = ["current_frames", "uncollected"]
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _inside = 0
 _was_on = False
 
@@ -51,7 +51,7 @@ def current_frames() -> dict[int, FrameType]:
 
 def _in_child() -> None:
     global _lock, _inside
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     if _inside and _was_on:
         gc.enable()
     _inside = 0

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import TaskCancelled
 from ...timespans.stacks import current_frames, uncollected
+from ..service.guards import guard
 from ..service.timers import call_later
 from ..tasks.dtask import DONE, DTask, live
 from ..tasks.environment import running_task
@@ -51,7 +52,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.05
 used = False
 """Whether any body was ever to be interrupted: until then nobody needs to `check`."""
 
-_lock = threading.Lock()
+_lock = guard()
 """Guards the marks: one interrupt a body."""
 
 _transparent: set[CodeType] = set()
@@ -274,7 +275,7 @@ def forced_error(task: DTask, raised: BaseException | None) -> BaseException:
 
 def _in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = guard()
 
 
 if hasattr(os, "register_at_fork"):

@@ -18,7 +18,6 @@ See docs/scheduling.md.
 
 from __future__ import annotations
 
-import threading
 import types
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..data.chunks import Chunk, DRef
 from ..data.read import read
 from ..records.describe import describe_function
+from ..service.guards import guard
 from ..tasks.dtask import DTask
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Costs:
         """Bodies of tasks whose id has any of these bits are not timed: none at first, later most."""
         self._samples = 0
         self._always = False
-        self._lock = threading.Lock()
+        self._lock = guard()
 
     def time_all(self, always: bool) -> None:
         """Whether something depends on every body's time, as there is a choice of workers."""

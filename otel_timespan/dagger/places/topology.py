@@ -6,7 +6,6 @@ The scheduler's drivers keep it up to date; scopes and processors read it.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InvalidOptionError
+from ..service.guards import guard
 from ..service.threads import carry
 from .node import node_uuid
 
@@ -59,7 +59,7 @@ class Topology:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = guard()
         self.acting: ContextVar[int | None] = ContextVar("otel_timespan_worker", default=None)
         self.listeners: list[Callable[[int | None], None]] = []
         """Called with the id of a worker that changed, None when all may have."""

@@ -18,7 +18,6 @@ See docs/events.md.
 from __future__ import annotations
 
 import itertools
-import threading
 import types
 from collections.abc import Iterable
 from typing import Any
@@ -37,6 +36,7 @@ from ...timespans.model import (
 from ...timespans.rows import record_kind
 from ..options.options import DEFAULT
 from ..places.processors import OSProc, ThreadProc
+from ..service.guards import guard
 from .describe import describe_function
 
 __all__ = ["EVENT_CATEGORIES", "code_of", "function_code", "next_handle", "next_seq"]
@@ -111,11 +111,11 @@ def _number(f: Any) -> Any:
     with _lock:
         if f not in function_codes:
             _functions.append(f)
-            function_codes[f] = len(_functions) - 1
+            function_codes[f] = _functions.index(f)  # a signal handler may just have put others behind it
     return function_codes[f]
 
 
-_lock = threading.Lock()
+_lock = guard()
 
 
 def function_of(code: Any) -> Any:

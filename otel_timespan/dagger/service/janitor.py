@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from .threads import start_bare
+from .calls import Calls
+from .guards import guard
+from .threads import kept_up, start_service
 
 __all__ = ["ask", "start"]
 
 EXIT_JOIN_S = 1.0
 """How long the end of the program waits for the calls that are left."""
 
-_calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-_lock = threading.Lock()
+_calls = Calls()
+_lock = guard()
 _thread: threading.Thread | None = None
 _ended = False
 
@@ -40,24 +41,32 @@ def start() -> None:
         return
     with _lock:
         if _thread is None:
-            thread = threading.Thread(target=_run, name="dagger-janitor", daemon=True)
-            try:
-                start_bare(thread)
-            except RuntimeError:  # the interpreter is shutting down
-                return
-            _thread = thread
+            thread = threading.Thread(target=kept_up, args=(_run,), name="dagger-janitor", daemon=True)
+            if start_service(thread) is None:  # else the next one tries again: the calls wait
+                _thread = thread
+
+
+class _End(BaseException):
+    """The last call of all."""
 
 
 def _run() -> None:
+    _calls.begin()
     while True:
-        call = _calls.get()
+        call = _calls.take()
         if call is None:
-            return
+            continue
         try:
             call()
-        except Exception:
+        except _End:
+            return
+        except BaseException:  # the calls to come are others'
             logging.getLogger("otel_timespan").exception("something could not be tidied up")
         del call
+
+
+def _end() -> None:
+    raise _End
 
 
 def finish() -> None:
@@ -66,13 +75,13 @@ def finish() -> None:
     _ended = True
     thread = _thread
     if thread is not None and thread is not threading.current_thread():
-        _calls.put(None)
+        _calls.put(_end)
         thread.join(EXIT_JOIN_S)
 
 
 def _in_child() -> None:
     global _calls, _lock, _thread
-    _calls, _lock, _thread = queue.SimpleQueue(), threading.Lock(), None
+    _calls, _lock, _thread = Calls(), guard(), None
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ...errors import ConcurrencyViolationError, TaskCancelled
+from ..service.guards import guard
 from ..service.threads import carry
 from .dtask import DONE, DTask, live
 
@@ -116,7 +117,7 @@ def set_tls(tls: DTask) -> None:
     current.set(tls)
 
 
-_token_lock = threading.Lock()
+_token_lock = guard()
 
 
 class CancelToken:
@@ -141,10 +142,10 @@ class CancelToken:
 
 def token_of(task: DTask) -> CancelToken:
     """The cancel token of a task, made at the first need."""
-    extra = live(task)
+    extra, made = live(task), CancelToken()
     with _token_lock:
         if extra.token is None:
-            extra.token = CancelToken()
+            extra.token = made
     token: CancelToken = extra.token
     if task._state >= DONE:  # it ended before anybody asked
         token.cancel()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import threading
 from collections.abc import Callable, Iterator
+
+from ..service.guards import guard
 
 __all__ = ["IdBlocks", "new_run_id"]
 
@@ -22,7 +23,7 @@ class IdBlocks:
     def __init__(self, block: int = BLOCK) -> None:
         self._block = block
         self._blocks = itertools.count(0)
-        self._lock = threading.Lock()
+        self._lock = guard()
         # All in C within a block. At the end of one, two threads may each lease the next: one is lost, no harm.
         blocks: Iterator[range] = iter(lambda: self.lease(block), None)
         self.next: Callable[[], int] = itertools.chain.from_iterable(blocks).__next__
