@@ -104,11 +104,13 @@ class Helping(Pinned):
         """See `Driver.help`; without a target one task, whichever."""
         local = self._local
         depth, before = local.depth, local.hold
-        must = self.is_starved or (len(self.paused) >= CROWDED if self.paused else False)
+        in_body = current.get() is not None and running_task() is not None
+        mine = before is not None and before.slot is not None
+        # A callback of a task that finished here can't give back the slot below it, which may be the only one.
+        must = self.is_starved or (mine and not in_body) or (len(self.paused) >= CROWDED if self.paused else False)
         if depth >= MAX_HELP_DEPTH or not (must or is_ordinary_here()):
             return False
-        mine = before is not None and before.slot is not None  # a callback of a task that finished here
-        borrowed = not (depth or mine or (current.get() is not None and running_task() is not None))
+        borrowed = not (depth or mine or in_body)
         hold = local.helping if borrowed else before
         if must and before in self.paused:  # a body, which gave its slot back
             borrowed, hold = True, Hold()
@@ -204,9 +206,10 @@ class Helping(Pinned):
     def _run_any(self, hold: Hold, borrowed: bool) -> bool:
         """Run the oldest task that waits for a thread, with a slot or with the share that it asked for."""
         outer = hold.claimed
-        if not borrowed or take_free(self.free, hold):
+        if self.queue and (not borrowed or take_free(self.free, hold)):
             any(getattr(one, "_claim", None) is True and claim_for(one, hold) for one in list(self.queue))
-        if hold.claimed is outer and borrowed and hold.slot is None:
+        if hold.claimed is outer and borrowed:
+            self._let_go(hold)
             start = uninterrupted(self.begin_pinned)
             if start is not None:
                 hold.slot, hold.share, hold.task, hold.claimed = start.slot, start.share, start.task, start.task

@@ -176,18 +176,14 @@ class ThreadsDriver(Helping, Driver):
 
     def _hand(self, start: PinnedStart) -> None:
         """Give a pinned task with its slot to a seat; start a thread if all are busy. Not in the main thread."""
-        try:
-            seat = self.limbo.pop()
-        except IndexError:
-            try:
-                seat = self.idle.pop()
-            except IndexError:
-                self._start_thread(start, start.slot)
+        for seats in (self.limbo, self.idle):
+            with contextlib.suppress(IndexError):
+                seat = seats.pop()
+                seat.cell.append(start)
+                if seats is self.idle:
+                    seat.lock.release()
                 return
-            seat.cell.append(start)
-            seat.lock.release()
-            return
-        seat.cell.append(start)
+        self._start_thread(start, start.slot)
 
     def _start_thread(self, item: Any, slot: Any) -> None:
         seat = Seat()
@@ -341,7 +337,7 @@ class ThreadsDriver(Helping, Driver):
         while self.resuming and hand_resuming(self.free, self.resuming):
             pass
         if self.core.waiting:
-            for one in (slot,) if slot is not None else list(self.core.waiting):
+            for one in (slot,) if slot is not None and not self.is_starved else list(self.core.waiting):
                 soon(self.dispatch, one)
         if self.free and self.queue:
             self.wake()
