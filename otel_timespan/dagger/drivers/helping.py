@@ -159,6 +159,7 @@ class Helping(Pinned):
     def _help(self, target: DTask, hold: Hold, must: bool) -> bool:
         core, stack, outer, ran = self.core, [target], hold.claimed, False
         clock, brief, on_main = core.clock, self.brief, on_main_thread()
+        begun, last = 0, None  # when the last body ended, and its function
         while stack and target._state < DONE:
             task = stack[-1]
             if task._state >= DONE:
@@ -168,6 +169,7 @@ class Helping(Pinned):
                 for upstream in task._deps:
                     if upstream._state < DONE:
                         stack.append(upstream)
+                        begun = 0
                         break
                 else:  # another thread is just making it ready
                     return ran
@@ -178,10 +180,12 @@ class Helping(Pinned):
                 return ran
             f = task._f
             if not must:
-                code = f.__code__ if type(f) is FunctionType and f.__closure__ is None else code_of(f)
-                if id(code) not in brief.known:
-                    self.probe = task.id
-                    return ran
+                if f is not last:
+                    code = f.__code__ if type(f) is FunctionType and f.__closure__ is None else code_of(f)
+                    if id(code) not in brief.known:
+                        self.probe = task.id
+                        return ran
+                    last = f
                 if task._options is not DEFAULT and task._options.timeout is not None:
                     return ran
             if GIL:  # `claim_for`, without a call
@@ -193,12 +197,16 @@ class Helping(Pinned):
             elif not claim_for(task, hold):
                 return ran
             stack.pop()
-            begun = clock()
+            if not begun:
+                begun = clock()
             queued = run(core, task, slot, helping=on_main)
             hold.claimed = outer
             ran = True
-            if (ns := clock() - begun) >= BRIEF_NS:
-                brief.learn(f, ns)
+            ended = clock()
+            if ended - begun >= BRIEF_NS:
+                brief.learn(f, ended - begun)
+                last = None
+            begun = ended
             if queued and self.free:
                 self.wake()
         return ran
