@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import threading
+from pathlib import Path
+
 import pytest
 
+import otel_timespan.dagger
+from otel_timespan.dagger.service.guards import any_held, guard
 from tests.dagger.acceptance.support import run_program
 
 PROGRAM = """
@@ -98,3 +104,30 @@ print("ok")
 def test_handlers_use_the_scheduler(logged: bool, seed: int) -> None:
     """Spawn, cancel, status, submit, limits, results and events from 800 handlers: nothing hangs, nothing is lost."""
     assert run_program(PROGRAM.format(logged=logged, seed=seed)).strip().endswith("ok")
+
+
+PLAIN = {
+    "tasks/atomics.py": "sections, on builds without the GIL",
+    "drivers/slots.py": "the same",
+    "core/machine.py": "`Core.requests`, under which code of the user's runs",
+    "service/guards.py": "what a guard is",
+}
+"""Files with locks that are no guards, and why those need be none."""
+
+
+def test_locks_are_guards() -> None:
+    """Whatever lock of the scheduler code in the main thread may hold is one that a signal handler can bear."""
+    room = Path(otel_timespan.dagger.__file__).parent
+    found = {str(p.relative_to(room)) for p in room.rglob("*.py") if re.search(r"threading\.R?Lock\(", p.read_text())}
+    assert found == set(PLAIN)
+
+
+def test_a_guard_is_held_by_one_thread_only() -> None:
+    """Its holder may take it again, others wait; who holds any is known, and nothing stays of one that is gone."""
+    one, held = guard(), threading.Event()
+    with one, one:
+        assert any_held()
+        other = threading.Thread(target=lambda: held.set() if not any_held() and not one.acquire(blocking=False) else 0)
+        other.start()
+        other.join()
+    assert held.is_set() and not any_held()

@@ -200,6 +200,7 @@ def _hand_out(admitted: Sequence[DTask]) -> None:
             task._core.hand_on([task])
     finally:
         _local.left = None
+    _hand_out(left)  # what a signal handler put there just when we had looked
 
 
 def _in_child() -> None:

@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import functools
 import os
-import threading
 import time
 import weakref
 from collections import OrderedDict, deque
@@ -26,6 +25,7 @@ from ...timespans.warn import warn_once
 from ..places.devices import ABSENT, RAM, StorageDevice, StorageError, Stored
 from ..records.sizes import approx_size
 from ..service import janitor
+from ..service.guards import guard
 from .bound import process_bound
 
 __all__ = ["POLICIES", "RecencyAllocator", "StorageRef", "StorageStats", "bury", "mem_limit", "release_dead"]
@@ -85,7 +85,7 @@ class StorageRef:
 _dead: deque[tuple[StorageDevice, Stored]] = deque()
 """What died and is still to be deleted: a finalizer may run anywhere, so that it only appends."""
 
-_releasing = threading.RLock()
+_releasing = guard()
 _under_way = False
 _RELEASE_WAIT_S = 1.0
 
@@ -123,10 +123,10 @@ def release_dead() -> None:
 
 def _after_fork() -> None:
     global _releasing
-    _releasing = threading.RLock()
+    _releasing = guard()
     _dead.clear()  # the parent's to delete
     for allocator in tuple(_allocators):
-        allocator._lock = threading.RLock()
+        allocator._lock = guard()
 
 
 if hasattr(os, "register_at_fork"):
@@ -177,7 +177,7 @@ class RecencyAllocator(StorageDevice):
         self.mem_limit, self.device, self.device_limit = mem_limit, device, device_limit
         self.policy, self.retain, self.hard = policy, retain, hard
         self.stats = StorageStats()
-        self._lock = threading.RLock()
+        self._lock = guard()
         # Most recent first. A value is in exactly one of the three.
         self._in_memory: OrderedDict[Stored, Any] = OrderedDict()
         self._stuck: dict[Stored, Any] = {}  # in memory, too: the device can't take them

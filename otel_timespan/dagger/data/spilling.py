@@ -9,7 +9,6 @@ See docs/data.md.
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from ..records import kinds as records
 from ..records.describe import describe_function
 from ..records.sizes import FIXED, approx_size
 from ..service import janitor
+from ..service.guards import guard
 from ..tasks.environment import running_task
 from .caching import global_device
 from .chunks import ArrayDomain, DRef, LoggedDRef, UnitDomain, domain
@@ -208,7 +208,7 @@ def keep_chunk(value: Any, device: Any, tag: Any, leaf_tag: Any, retain: bool) -
 
 
 _watched: weakref.WeakSet[DRef] = weakref.WeakSet()
-_watching = threading.Lock()
+_watching = guard()
 
 
 def watch_handle(handle: DRef, recorder: Any, clock: Callable[[], int]) -> None:

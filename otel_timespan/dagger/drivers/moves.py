@@ -69,16 +69,18 @@ def take_handed_gil(handed: list[Seat], hold: Hold, limbo: list[Seat]) -> bool:
 
 
 def hand_free_gil(free: list[Slot], limbo: list[Seat], idle: list[Seat], handed: list[Seat]) -> bool:
-    """Hand the first free slot to a seat: one in limbo, else a parked one, which is woken; False without either."""
+    """Hand the first free slot to a seat: one in limbo, else a parked one, which is woken; False without either.
+
+    Nothing is looked at before the choice is made: Python 3.10 looks for signals at forward jumps, too.
+    """
     try:
-        slot = free[-1]
         if limbo:
-            seat = limbo[-1]
+            slot, seat = free[-1], limbo[-1]
             del limbo[-1], free[-1]
             seat.cell += (slot,)
             handed += (seat,)
             return True
-        seat = idle[-1]
+        slot, seat = free[-1], idle[-1]
     except IndexError:
         return False
     del idle[-1], free[-1]

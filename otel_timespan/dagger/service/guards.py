@@ -13,8 +13,10 @@ handler would leave to another thread it does itself while it is on top of one (
 
 from __future__ import annotations
 
+import operator
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["any_held", "guard"]
@@ -23,14 +25,17 @@ _guards: dict[int, weakref.ref[Any]] = {}
 """All there are, by id: each takes itself out."""
 
 
-def guard() -> Any:
-    """A new lock for `with`, which its holder may take again."""
-    made: Any = threading.RLock()
+def guard() -> threading.RLock:
+    """A new lock, which its holder may take again."""
+    made = threading.RLock()
     key = id(made)
     _guards[key] = weakref.ref(made, lambda _: _guards.pop(key, None) and None)
     return made
 
 
+_owned: Callable[[Any], bool] = operator.methodcaller("_is_owned")
+
+
 def any_held() -> bool:
     """Whether the calling thread has any guard now."""
-    return any([lock._is_owned() for ref in list(_guards.values()) if (lock := ref()) is not None])
+    return any([_owned(lock) for ref in list(_guards.values()) if (lock := ref()) is not None])

@@ -17,12 +17,14 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+from .guards import guard
+
 __all__ = ["carry", "inherit_in_threads", "kept_up", "start_bare", "start_service"]
 
 LOGGER = logging.getLogger("otel_timespan")
 
 _carried: list[ContextVar[Any]] = []
-_lock = threading.Lock()
+_lock = guard()
 _inheriting = False
 
 

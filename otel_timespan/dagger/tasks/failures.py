@@ -14,12 +14,12 @@ import functools
 import gc
 import logging
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DTaskCancelledError, DTaskFailedError, RemoteTaskError, TaskCancelled, unwrap_exception
 from ..service import janitor
+from ..service.guards import guard
 
 if TYPE_CHECKING:
     from .dtask import TaskSummary
@@ -73,7 +73,7 @@ class _Flood:
     """Lets a few reports of a kind through a minute and counts the others: a thousand tasks may fail alike."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = guard()
         self._kinds: dict[Any, list[float]] = {}  # [begin of its minute, reports in it, reports held back]
 
     def admits(self, kind: Any) -> int | None:
