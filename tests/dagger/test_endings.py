@@ -96,6 +96,7 @@ JUMPS = frozenset(code for name, code in dis.opmap.items() if "JUMP_BACKWARD" in
 def interrupted_everywhere(one_run: Callable[[], list[D.DTask]], act: Callable[[list[D.DTask]], Any]) -> int:
     """`act` on what `one_run` gives, interrupted at each place in turn; how many places there were."""
     core = ts.eager_context().start()
+    most = missed = 0
     for wanted in range(1, MOST):
         tasks = one_run()
         handler = Handler(wanted)
@@ -103,8 +104,10 @@ def interrupted_everywhere(one_run: Callable[[], list[D.DTask]], act: Callable[[
             act(tasks)
         settle(core, tasks, handler.places)
         assert sys.exc_info() == (None, None, None)
-        if not handler.raised:
-            return handler.places
+        most = max(most, handler.places)
+        missed = 0 if handler.raised else missed + 1
+        if missed == 5:  # not only one at which another thread happened to be first
+            return most
     raise AssertionError(f"more than {MOST} places")
 
 

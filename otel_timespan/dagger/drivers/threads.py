@@ -161,6 +161,8 @@ class ThreadsDriver(Helping, Driver):
                     perform(self.core, effect)  # type: ignore[arg-type]
         finally:
             local.performing = False
+        if effects:  # left by a signal handler just when we had looked
+            self.perform_effects()
 
     def wake(self) -> None:
         """Hand a free slot to a seat if there is work in the shared queue."""
