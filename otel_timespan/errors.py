@@ -127,7 +127,7 @@ class SchedulingError(TimespanError):
     """A task has no place to run.
 
     `code` is stable: no_processors, arg_scope, compute_result_scope, datadeps_scope, exited,
-    inconsistent, nesting.
+    inconsistent, nesting, no_threads.
     """
 
     def __init__(self, reason: str, code: str = "inconsistent") -> None:

@@ -8,6 +8,7 @@ See docs/concepts.md and docs/scheduling.md.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import time
 import weakref
@@ -34,6 +35,8 @@ from .fetching import wait
 from .places.processors import OSProc, invalidation_hooks, topology
 from .records import kinds as records
 from .service import janitor
+from .service.guards import guard
+from .service.uninterrupted import uninterrupted
 from .tasks import failures as unseen
 from .tasks.dtask import DTask
 from .tasks.ids import IdBlocks
@@ -84,7 +87,7 @@ class Context:
         """The running scheduler, None before the first task and after a halt."""
         self._driver = driver
         self._procs = _osprocs(procs) if procs is not None else None
-        self._lock = forks.rlock()
+        self._lock = guard()
         self._batches: weakref.WeakSet[Context] = weakref.WeakSet()
         self._outer: Context | None = None
         self._log_sink: Any = NoOpLog()
@@ -136,13 +139,17 @@ class Context:
     def start(self) -> Core:
         """The running scheduler, started if there is none."""
         core = self.core
-        if core is not None:
-            return core
+        if core is None:  # not in the main thread: a signal handler on top of it would find it half started
+            core = uninterrupted(contextvars.copy_context().run, self._start_once)
+        return core
+
+    def _start_once(self) -> Core:
         with self._lock:
-            if self.core is None:
+            core = self.core
+            if core is None:
                 core = self.core = self._start()
                 core.devices = devices_for(core.shared)  # now that a change of the global device would find it
-            return self.core
+            return core
 
     def _start(self) -> Core:
         _refuse_in_worker()
@@ -320,7 +327,7 @@ def _osproc(p: Any) -> OSProc:
 
 _running: set[Context] = set()
 _eager: Context | None = None
-_eager_lock = forks.lock()
+_eager_lock = guard()
 _NOBODY: Any = object()
 
 

@@ -39,6 +39,7 @@ from .data.read import read
 from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
 from .options.options import Options
 from .service import janitor
+from .service.guards import guard
 from .service.timers import call_later
 from .tasks.atomics import subscribe
 from .tasks.dtask import FAILED, DTask, summarize
@@ -159,7 +160,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         if self.done() or task is None:
             return contextlib.nullcontext()
         refuse_on_loop_thread("the future is not done, and waiting for it here")
-        if timeout is None:
+        if timeout is None or task._core.driver.is_starved:
             step_until(task._core, self.done)
         body = running_task()
         if body is None:
@@ -240,7 +241,7 @@ class Executor(concurrent.futures.Executor):
         self._local = threading.local()
         self._broken: str | None = None
         self._closed = False
-        self._lock = forks.lock()
+        self._lock = guard()
         self._pending: set[TaskFuture[Any]] = set()
         _live.add(self)
 

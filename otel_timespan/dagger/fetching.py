@@ -270,9 +270,23 @@ def check_launched(task: DTask) -> None:
 
 def _block(lock: Any, deadline: Deadline | None, task: DTask, notify: Callable[[], Any]) -> bool:
     """Acquire the lock, which `notify` releases; a body gives its slot back meanwhile. False at the deadline."""
+    driver = task._core.driver
     with slot_given_back(notify):
-        done: bool = lock.acquire(timeout=-1.0 if deadline is None else deadline.left())
-    return done
+        while True:
+            left = LOOK_AGAIN_S if deadline is None else min(deadline.left(), LOOK_AGAIN_S)
+            if driver.is_starved:
+                found: list[bool] = []
+                apart(_help_or_step, (driver, task, found))
+                left = 0.0 if any(found) else min(left, STARVED_PAUSE_S)
+            if lock.acquire(timeout=left):
+                return True
+            if deadline is not None and deadline.left() <= 0:
+                return False
+
+
+def _help_or_step(what: tuple[Driver, DTask, list[bool]]) -> None:
+    driver, task, found = what
+    found.append(driver.help(task) or driver.step())
 
 
 @contextlib.contextmanager
@@ -296,19 +310,29 @@ def slot_given_back(notify: Callable[[], Any] | None = None) -> Iterator[None]:
 
 
 def step_until(core: Core, done: Callable[[], bool]) -> None:
-    """Where nobody else runs tasks (the inline driver), run them here until `done()`.
+    """Where nobody else runs tasks (the inline driver; no thread can be started), run them here until `done()`.
 
-    Raises `SchedulingError` when nothing is left to run before that.
+    Raises `SchedulingError` when nothing is left to run before that, and nobody else will.
     """
-    if core.driver.is_stepped and not done():
-        apart(_step_until, (core.driver, done))
+    driver = core.driver
+    if (driver.is_stepped or driver.is_starved) and not done():
+        apart(_step_until, (driver, done))
 
 
 def _step_until(what: tuple[Driver, Callable[[], bool]]) -> None:
     driver, done = what
-    while not done():
+    while driver.is_stepped and not done():
         if not driver.step():
             raise SchedulingError("what is waited for can't happen: nothing is left to run", "inconsistent")
+    while driver.is_starved and not done() and driver.step():
+        pass
+
+
+LOOK_AGAIN_S = 5.0
+"""So often a thread that waits looks whether it must run tasks itself, as no thread can be started."""
+
+STARVED_PAUSE_S = 0.02
+"""The same where that is so, and there was nothing to run."""
 
 
 def unsubscribe(task: DTask, subscriber: Any) -> None:

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 from .. import events as consumers
-from .. import forks
 from ..errors import InvalidOptionError
 from ..timespans.emit import timespan_finish, timespan_start
 from ..timespans.model import EventId
@@ -23,6 +22,7 @@ from ..timespans.sink import NoOpLog, get_logs, log_sink
 from .context import eager_context
 from .data.chunks import Chunk
 from .records.describe import is_mutable
+from .service.guards import guard
 from .tasks.dtask import DTask
 
 __all__ = ["disable_logging", "enable_logging", "fetch_logs", "logging", "logs_annotate", "logs_event_pairs"]
@@ -230,7 +230,7 @@ def _context() -> Any:
     return eager_context()
 
 
-_install_lock = forks.lock()
+_install_lock = guard()
 _own_profile: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 """Contexts whose `profile_computes` we switched on, with what it was."""
 

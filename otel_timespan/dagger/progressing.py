@@ -14,11 +14,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
 
-from .. import forks
 from ..errors import InvalidOptionError, MissingExtraError
 from ..timespans.texts import for_file, printable
 from .fetching import as_tasks, unsubscribe
 from .iterating import Finished, Loop, Source
+from .service.guards import guard
 from .tasks.atomics import subscribe
 from .tasks.dtask import FAILED, DTask
 
@@ -39,7 +39,7 @@ class Tally:
     def __init__(self, tasks: list[DTask]) -> None:
         self._tasks = set(tasks)
         self._entries: dict[DTask, Callable[[], None]] = {}
-        self._lock = forks.lock()
+        self._lock = guard()
         self.total, self.done, self.failed = len(tasks), 0, 0
         for task in tasks:
             entry = self._entries[task] = self._entry(task)

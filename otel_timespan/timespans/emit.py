@@ -117,7 +117,7 @@ def _take_tasks(id: Any) -> Iterable[int] | None:
 
 _MAX_TASKS = 10_000
 _tasks: dict[Any, set[int]] = {}
-_tasks_lock = forks.lock()
+_tasks_lock = forks.rlock()
 
 
 @forks.in_child("_tasks")

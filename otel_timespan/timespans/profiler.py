@@ -22,7 +22,7 @@ INTERVAL_S = 0.005
 _MAX_SAMPLES = 200_000
 _MAX_OPEN = 10_000
 
-_lock = forks.lock()
+_lock = forks.rlock()
 _open = 0
 _samples: list[tuple[int, tuple[str, ...], int]] = []  # (thread, frames from the root, monotonic ns)
 _begun: dict[Any, int] = {}  # open span -> monotonic ns of its start

@@ -17,7 +17,7 @@ from .. import forks
 
 __all__ = ["current_frames", "uncollected"]
 
-_lock = forks.lock()
+_lock = forks.rlock()
 _inside = 0
 _was_on = False
 

@@ -24,7 +24,7 @@ import pytest
 import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan.dagger.core.invariants import check_idle
-from otel_timespan.dagger.drivers import threads
+from otel_timespan.dagger.drivers import brief, helping, moves
 from otel_timespan.dagger.tasks import atomics
 
 PACKAGE = str(Path(ts.__file__).parent)
@@ -101,6 +101,7 @@ JUMPS = frozenset(code for name, code in dis.opmap.items() if "JUMP_BACKWARD" in
 def interrupted_everywhere(one_run: Callable[[], list[D.DTask]], act: Callable[[list[D.DTask]], Any]) -> int:
     """`act` on what `one_run` gives, interrupted at each place in turn; how many places there were."""
     core = ts.eager_context().start()
+    most = missed = 0
     for wanted in range(1, MOST):
         tasks = one_run()
         handler = Handler(wanted)
@@ -108,8 +109,10 @@ def interrupted_everywhere(one_run: Callable[[], list[D.DTask]], act: Callable[[
             act(tasks)
         settle(core, tasks, handler.places)
         assert sys.exc_info() == (None, None, None)
-        if not handler.raised:
-            return handler.places
+        most = max(most, handler.places)
+        missed = 0 if handler.raised else missed + 1
+        if missed == 5:  # not only one at which another thread happened to be first
+            return most
     raise AssertionError(f"more than {MOST} places")
 
 
@@ -139,8 +142,11 @@ def boom() -> None:
 
 
 @pytest.fixture(params=[1, 2], ids=["one slot", "two slots"])
-def context(request: pytest.FixtureRequest) -> Iterator[D.Context]:
-    """A context, warm: its threads are there."""
+def context(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[D.Context]:
+    """A context, warm: its threads are there, and the main thread helps, though it is traced and slow."""
+    monkeypatch.setattr(helping, "is_ordinary_here", lambda: True)
+    monkeypatch.setattr(helping, "BRIEF_NS", 10**12)
+    monkeypatch.setattr(brief, "BRIEF_NS", 10**12)
     with D.Context(threads=request.param) as context:
         gate = threading.Barrier(request.param + 1)
         tasks = [D.spawn(gate.wait, 10) for _ in range(request.param)]
@@ -148,6 +154,9 @@ def context(request: pytest.FixtureRequest) -> Iterator[D.Context]:
         D.waitall(tasks)
         for _ in range(300):
             D.spawn(int).fetch()
+        assert context.core is not None
+        for f in (add, boom):
+            context.core.driver.brief.learn(f, 1)
         gc.collect()
         gc.disable()
         yield context
@@ -290,13 +299,13 @@ SECTIONS = {
     atomics.claim_gil: 0,
     atomics.claim_for_gil: 0,
     atomics.settle_gil: 0,
-    threads.take_free_gil: 0,
-    threads.take_away_gil: 0,
-    threads.take_handed_gil: 0,
-    threads.give_back_gil: 0,
-    threads.sweep_gil: 0,
-    threads.hand_free_gil: 1,
-    threads.hand_resuming_gil: 1,
+    moves.take_free_gil: 0,
+    moves.take_away_gil: 0,
+    moves.take_handed_gil: 0,
+    moves.give_back_gil: 0,
+    moves.sweep_gil: 0,
+    moves.hand_free_gil: 1,
+    moves.hand_resuming_gil: 1,
 }
 """Each section, and how many calls it makes: one at most, and then as its last step, of a C function."""
 

@@ -20,8 +20,9 @@ from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ... import forks
-from ...errors import NotCallableError, TaskCancelled
-from ..service.threads import start_bare
+from ...errors import NotCallableError, SchedulingError, TaskCancelled
+from ..service.guards import guard
+from ..service.threads import start_bare, start_service
 from ..tasks.dtask import DONE, DTask, live
 from ..tasks.environment import in_event_loop, loop_threads
 
@@ -101,10 +102,11 @@ class CoroutineBody:
         """Whether this asyncio task is the body itself, and none that it started."""
         return aio is not None and aio is self._aio
 
-    def drop(self) -> None:
-        """It will never run: nobody wants its result, or the loop is gone."""
+    def drop(self, error: BaseException | None = None) -> None:
+        """It will never run: nobody wants its result, the loop is gone, or (`error`) there can be none."""
         self._coroutine.close()
-        self._over(None, TaskCancelled(f"task {self._task.id} was cancelled before its coroutine began"))
+        cancelled = TaskCancelled(f"task {self._task.id} was cancelled before its coroutine began")
+        self._over(None, error or cancelled)
 
     def cancel(self) -> bool:
         """Cancel the coroutine, from any thread; False if it has not begun: a task that has its outcome never will."""
@@ -123,7 +125,7 @@ class Coroutines:
     """The event loop of one scheduler and its thread, both made for the first coroutine. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = forks.lock()
+        self._lock = guard()
         self._loop: Any = None
         self._thread: threading.Thread | None = None
         self._bare = contextvars.Context()
@@ -131,10 +133,14 @@ class Coroutines:
 
     def start(self, body: CoroutineBody) -> None:
         """Run a body on the loop."""
+        refusal: str | None = None
         with self._lock:
             if self._loop is None and not self._closed:
-                self._open()
+                refusal = self._open()
             loop = self._loop if not self._closed else None
+        if refusal is not None:
+            body.drop(SchedulingError(f"{refusal} for the event loop of coroutines", "no_threads"))
+            return
         try:
             if loop is None:
                 raise RuntimeError
@@ -142,18 +148,19 @@ class Coroutines:
         except RuntimeError:  # the scheduler went down
             body.drop()
 
-    def _open(self) -> None:
+    def _open(self) -> str | None:
+        """Make the loop; None, or why there is no thread for it."""
         with forks.held_off:
             import asyncio
 
         loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(loop,), name="dagger-loop", daemon=True)
-        try:
-            start_bare(self._thread)
-        except RuntimeError:  # the interpreter is shutting down
+        refusal = start_service(self._thread)
+        if refusal is None:
+            self._loop = loop
+        else:
             loop.close()
-            return
-        self._loop = loop
+        return refusal
 
     def _run(self, loop: Any) -> None:
         here = threading.get_ident()

@@ -30,9 +30,9 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ... import forks
 from ...errors import TaskCancelled
 from ...timespans.stacks import current_frames, uncollected
+from ..service.guards import guard
 from ..service.timers import call_later
 from ..tasks.dtask import DONE, DTask, live
 from ..tasks.environment import running_task
@@ -51,7 +51,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.05
 used = False
 """Whether any body was ever to be interrupted: until then nobody needs to `check`."""
 
-_lock = forks.lock()
+_lock = guard()
 """Guards the marks: one interrupt a body."""
 
 _transparent: set[CodeType] = set()

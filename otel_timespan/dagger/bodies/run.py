@@ -17,7 +17,7 @@ import time
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InvalidOptionError, TaskCancelled, TaskTimeoutError
+from ...errors import InvalidOptionError, SchedulingError, TaskCancelled, TaskTimeoutError
 from ...timespans import profiler
 from ..core import limits
 from ..core.describe_task import describe_moves, take_arguments
@@ -28,6 +28,7 @@ from ..places.processors import move
 from ..records import kinds as records
 from ..records.kinds import function_code, function_codes
 from ..records.sizes import FIXED
+from ..service import timers
 from ..service.timers import call_later
 from ..service.uninterrupted import uninterrupted
 from ..tasks.dtask import DONE, DTask, Failure, hint_for, live, summarize
@@ -65,7 +66,10 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
     task._slot = slot  # from here on it has begun: whoever mends a broken run ends it
     options = task._options
     if options is not DEFAULT and (options.timeout is not None or options.retries):
-        context = _limit(core, task, context)
+        limited = _limit(core, task, context)
+        if limited is None:
+            return 0
+        context = limited
     running = core.running
     running.add(task)
     recorder = core.context.recorder
@@ -238,13 +242,21 @@ def _plain_logged_body(
 # ---- time limits -----------------------------------------------------------------------------------------
 
 
-def _limit(core: Core, task: DTask, context: contextvars.Context) -> contextvars.Context:
-    """Start the clock of the option `timeout`; a context of its own for a body that may run again."""
+def _limit(core: Core, task: DTask, context: contextvars.Context) -> contextvars.Context | None:
+    """Start the clock of the option `timeout`; a context of its own for a body that may run again.
+
+    None where there is nobody to keep the time: then the task has failed.
+    """
     options = task._options
     if options.timeout is not None:
         extra = live(task)
         call = functools.partial(_expire, core, task, options.timeout, extra.attempt)
-        extra.timer = uninterrupted(call_later, options.timeout, call)
+        try:
+            extra.timer = uninterrupted(call_later, options.timeout, call)
+        except SchedulingError as error:
+            fail(core, task, error)
+            release_inputs(task)
+            return None
     return context.copy() if options.retries else context
 
 
@@ -352,7 +364,9 @@ def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> boo
         return False
     try:
         delay_s = retry_delay_s(options.retry_delay, extra.attempt) if options.retry_delay is not None else 0.0
-    except InvalidOptionError as error:
+        if delay_s:
+            timers.start()
+    except (InvalidOptionError, SchedulingError) as error:
         error.__cause__, failure.ex = failure.ex, error
         return False
     failure.retrieved = True  # the next attempt is to tell

@@ -22,10 +22,10 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ... import forks
 from ..data.chunks import Chunk, DRef
 from ..data.read import read
 from ..records.describe import attribute_of, describe_function
+from ..service.guards import guard
 from ..tasks.dtask import DTask
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Costs:
         """Bodies of tasks whose id has any of these bits are not timed: none at first, later most."""
         self._samples = 0
         self._always = False
-        self._lock = forks.lock()
+        self._lock = guard()
 
     def time_all(self, always: bool) -> None:
         """Whether something depends on every body's time, as there is a choice of workers."""

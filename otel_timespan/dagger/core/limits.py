@@ -12,14 +12,16 @@ See docs/users.md.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ... import forks
 from ...errors import InvalidOptionError, NestingError
+from ..service.guards import guard
 from ..tasks.dtask import DONE, DTask
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class _Limit:
         self.waiting: OrderedDict[DTask, None] = OrderedDict()
 
 
-_lock = forks.lock()
+_lock = guard()
 _limits: dict[str, _Limit] = {}
 _waits: dict[DTask, tuple[_Limit, ...]] = {}
 """Tasks that wait for places."""
@@ -57,17 +59,7 @@ def set_limit(name: str, most: int | None) -> None:
         raise InvalidOptionError(f"the name of a limit must be a string, not {name!r}")
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise InvalidOptionError(f"the limit {name!r} must be a positive int or None, not {most!r}")
-    with _lock:
-        limit = _limits.get(name)
-        if limit is None:
-            if most is not None:
-                _limits[name] = _Limit(name, most)
-            return
-        limit.most = math.inf if most is None else most
-        if most is None:
-            del _limits[name]
-        admitted = _admit([limit])
-    _hand_out(admitted)
+    _hand_out(_change(functools.partial(_set, name, most)))
 
 
 def get_limit(name: str) -> int:
@@ -86,17 +78,13 @@ def check_limits(names: Iterable[str]) -> None:
 
 def enter(task: DTask) -> bool:
     """Take the task's places; False when it has to wait for one. True at once for a task that has them."""
-    with _lock:
-        if task in _holds:
-            return True
-        limits = tuple(_limits[name] for name in task._options.limit or () if name in _limits)
-        admitted = all(limit.taken < limit.most and not limit.waiting for limit in limits)
-        if admitted:
-            _take(task, limits)
-        else:
-            _waits[task] = limits
-            for limit in limits:
-                limit.waiting[task] = None
+    if task in _holds:
+        return True
+    got = _change(functools.partial(_ask, task))
+    admitted = task in got
+    if admitted:
+        got.remove(task)
+    _hand_out(got)
     if task._state >= DONE:  # it was cancelled in this moment, and gave back what it did not have yet
         leave(task)
         return False
@@ -105,15 +93,68 @@ def enter(task: DTask) -> bool:
 
 def leave(task: DTask) -> None:
     """Give the task's places back, or stop waiting for them. Idempotent."""
+    _hand_out(_change(functools.partial(_leave, task)))
+
+
+# ---- changes: one after the other -----------------------------------------------------------------------
+
+_changes: deque[Callable[[], list[DTask]]] = deque()
+_changing = False
+
+
+def _change(change: Callable[[], list[DTask]]) -> list[DTask]:
+    """Make a change: the tasks that got their places by it.
+
+    A signal handler may come on top of a change that the main thread is making, with one of its own. That is then
+    made when the first is done, by who makes that.
+    """
+    global _changing
+    admitted: list[DTask] = []
+    _changes.append(change)
     with _lock:
-        limits = _holds.pop(task, ())
-        for limit in limits:
-            limit.taken -= 1
-        waited_for = _waits.pop(task, ())
-        for limit in waited_for:
-            limit.waiting.pop(task, None)
-        admitted = _admit([*limits, *waited_for])
-    _hand_out(admitted)
+        while _changes and not _changing:
+            try:
+                _changing = True
+                while _changes:
+                    admitted += _changes.popleft()()
+            finally:
+                _changing = False
+    return admitted
+
+
+def _set(name: str, most: int | None) -> list[DTask]:
+    limit = _limits.get(name)
+    if limit is None:
+        if most is not None:
+            _limits[name] = _Limit(name, most)
+        return []
+    limit.most = math.inf if most is None else most
+    if most is None:
+        del _limits[name]
+    return _admit([limit])
+
+
+def _ask(task: DTask) -> list[DTask]:
+    if task in _holds:
+        return []
+    limits = tuple(_limits[name] for name in task._options.limit or () if name in _limits)
+    if all(limit.taken < limit.most and not limit.waiting for limit in limits):
+        _take(task, limits)
+        return [task]
+    _waits[task] = limits
+    for limit in limits:
+        limit.waiting[task] = None
+    return []
+
+
+def _leave(task: DTask) -> list[DTask]:
+    limits = _holds.pop(task, ())
+    for limit in limits:
+        limit.taken -= 1
+    waited_for = _waits.pop(task, ())
+    for limit in waited_for:
+        limit.waiting.pop(task, None)
+    return _admit([*limits, *waited_for])
 
 
 def _take(task: DTask, limits: tuple[_Limit, ...]) -> None:
@@ -159,11 +200,15 @@ def _hand_out(admitted: Sequence[DTask]) -> None:
             task._core.hand_on([task])
     finally:
         _local.left = None
+    _hand_out(left)  # what a signal handler put there just when we had looked
 
 
 @forks.in_child("_limits", "_waits", "_holds")
 def _in_child() -> None:
     """After a fork: the limits hold here, too, but nobody has a place: those who had one are the parent's."""
+    global _changing
+    _changes.clear()
+    _changing = False
     _holds.clear()
     _waits.clear()
     for limit in _limits.values():

@@ -38,6 +38,7 @@ from ..options.options import DEFAULT
 from ..places.processors import OSProc
 from ..records import kinds as records
 from ..records.kinds import code_of, function_code, function_codes
+from ..service.guards import guard
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, FAILED, LAUNCHED, UNLAUNCHED, DTask, Failure, Live
 from ..tasks.environment import current, running_task
@@ -159,7 +160,7 @@ class Core(Readable):
         """Told of each body that raised: how a batch run aborts."""
         self.on_end: Callable[[DTask, Any], None] | None = None
         """Told of each task that ended, and its outcome: for debug traces."""
-        self.lock = forks.lock()
+        self.lock = guard()
         """Guards the slots' own queues, their occupancy, and the pressure."""
         self.requests = forks.rlock()
         """Held by one request of dynamic control at a time, while it runs code of the user's; never with `lock`."""
@@ -350,12 +351,13 @@ class Core(Readable):
             task._claim = True
             queue.append(task)
             return
-        with self.lock:
-            entry = (occupancy_on(task, slot.processor), next(self._pinned_seq), task, spot.slots)
+        entry = (occupancy_on(task, slot.processor), next(self._pinned_seq), task, spot.slots)
+        push, heap = heapq.heappush, slot.heap
+        with self.lock:  # a section: a signal handler may take it out again at once
             task._tokens = None
             task._claim = False  # claimed like any other; False says: by slots only, not by helpers
-            heapq.heappush(slot.heap, entry)
-            self.waiting.add(slot)
+            self.waiting |= {slot}
+            push(heap, entry)
         self.effects.append(slot)
 
     def unqueue(self, slot: Slot) -> Any:
@@ -368,7 +370,7 @@ class Core(Readable):
     def take_out(self, task: DTask) -> None:
         """Take a task out of the own queue of a slot, if it is in one."""
         with self.lock:
-            for slot in self.waiting:
+            for slot in list(self.waiting):
                 for number, entry in enumerate(slot.heap):
                     if entry[2] is task:
                         del slot.heap[number]
@@ -439,7 +441,8 @@ class Core(Readable):
         for queue in self.shared.values():
             stack += list(queue)
         with self.lock:
-            stack += [entry[2] for slot in self.slots.values() for entry in slot.heap if type(entry[2]) is DTask]
+            entries = [entry[2] for slot in list(self.slots.values()) for entry in list(slot.heap)]
+        stack += [entry for entry in entries if type(entry) is DTask]
         seen: set[int] = set()
         while stack:
             task = stack.pop()

@@ -26,6 +26,7 @@ from ...errors import InvalidOptionError
 from ..places.devices import PickleFileDevice, StorageDevice
 from ..places.processors import OSProc
 from ..places.topology import topology
+from ..service.guards import guard
 from .recency import POLICIES, RecencyAllocator, mem_limit
 
 __all__ = ["devices_for", "disable_disk_caching", "enable_disk_caching", "global_device", "listeners", "total_memory"]
@@ -64,7 +65,7 @@ class Settings:
         return RecencyAllocator(self.memory_limit(worker), below, self.disk, self.policy, hard=False)
 
 
-_lock = forks.lock()
+_lock = guard()
 _chosen: Settings | None = None
 _was_chosen = False
 """Whether a call decided: then the environment says nothing."""

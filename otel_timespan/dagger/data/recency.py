@@ -24,6 +24,7 @@ from ...timespans.warn import warn_once
 from ..places.devices import ABSENT, RAM, StorageDevice, StorageError, Stored
 from ..records.sizes import approx_size
 from ..service import janitor
+from ..service.guards import guard
 from .bound import process_bound
 
 __all__ = ["POLICIES", "RecencyAllocator", "StorageRef", "StorageStats", "bury", "mem_limit", "release_dead"]
@@ -83,7 +84,7 @@ class StorageRef:
 _dead: deque[tuple[StorageDevice, Stored]] = deque()
 """What died and is still to be deleted: a finalizer may run anywhere, so that it only appends."""
 
-_releasing = forks.rlock()
+_releasing = guard()
 _under_way = False
 _RELEASE_WAIT_S = 1.0
 
@@ -172,7 +173,7 @@ class RecencyAllocator(StorageDevice):
         self.mem_limit, self.device, self.device_limit = mem_limit, device, device_limit
         self.policy, self.retain, self.hard = policy, retain, hard
         self.stats = StorageStats()
-        self._lock = forks.rlock()
+        self._lock = guard()
         # Most recent first. A value is in exactly one of the three.
         self._in_memory: OrderedDict[Stored, Any] = OrderedDict()
         self._stuck: dict[Stored, Any] = {}  # in memory, too: the device can't take them

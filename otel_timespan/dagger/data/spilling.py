@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ... import forks
 from ...errors import InvalidOptionError
 from ...timespans.model import ChunkInfo
 from ..places.devices import RAMDevice, StorageDevice, Stored
@@ -24,6 +23,7 @@ from ..records import kinds as records
 from ..records.describe import describe_function
 from ..records.sizes import FIXED, approx_size
 from ..service import janitor
+from ..service.guards import guard
 from ..tasks.environment import running_task
 from .caching import global_device
 from .chunks import ArrayDomain, DRef, LoggedDRef, UnitDomain, domain
@@ -209,7 +209,7 @@ def keep_chunk(value: Any, device: Any, tag: Any, leaf_tag: Any, retain: bool) -
 
 
 _watched: weakref.WeakSet[DRef] = weakref.WeakSet()
-_watching = forks.lock()
+_watching = guard()
 
 
 def watch_handle(handle: DRef, recorder: Any, clock: Callable[[], int]) -> None:

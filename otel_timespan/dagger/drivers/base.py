@@ -38,6 +38,9 @@ class Driver(Protocol):
     is_stepped: bool
     """Whether nothing runs unless somebody calls `step`: a waiter must, and can't block."""
 
+    is_starved: bool = False
+    """Whether nobody comes for what waits, as the system gives no threads: whoever waits is to run tasks (`step`)."""
+
     @abstractmethod
     def attach(self, context: Context) -> Core:
         """Make the core that this driver serves, in a context that starts. Called once, by the thread that starts it.
@@ -76,16 +79,17 @@ class Driver(Protocol):
         """There may be work for one more body in a shared queue. Called after each task that was queued."""
 
     @abstractmethod
-    def help(self, target: DTask) -> None:
+    def help(self, target: DTask) -> bool:
         """Run, on this thread, what `target` needs, as long as nobody else does. By a waiter without a timeout.
 
-        Returns early where others are at it: the waiter then blocks. A stepped driver returns only when it is done, and
+        Returns, whether it ran something, early where others are at it, or where the waiter could not be left in time:
+        it then blocks. A stepped driver returns only when it is done, and
         raises `SchedulingError` when nothing can run any more. Raises Ctrl-C and the like.
         """
 
     @abstractmethod
     def step(self) -> bool:
-        """Run one task, if there is one: whether there was. Stepped drivers only; others never get this call."""
+        """Run one task, if there is one: whether there was. Stepped drivers; others while they are starved."""
 
     @abstractmethod
     def pause(self) -> Any:

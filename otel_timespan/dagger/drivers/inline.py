@@ -117,11 +117,12 @@ class InlineDriver(Driver):
         finally:
             self._performing = False
 
-    def help(self, target: DTask) -> None:
+    def help(self, target: DTask) -> bool:
         """Run ready tasks until `target` is done. Raises `SchedulingError` when nothing can run any more."""
         while target._state < DONE:
             if not self.step():
                 raise SchedulingError(f"task {target.id} can't finish: nothing is left to run", "inconsistent")
+        return True
 
     def step(self) -> bool:
         """Run one ready task; False when there is none."""

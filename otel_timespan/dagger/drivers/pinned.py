@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from _thread import allocate_lock
 from abc import abstractmethod
 from typing import Any
@@ -74,8 +75,8 @@ class Pinned:
         for steal_attempt in steals:
             self.core.record_steal(*steal_attempt)
 
-    def _take_own(self, slot: Slot, starts: list[PinnedStart]) -> None:
-        while slot.heap:
+    def _take_own(self, slot: Slot, starts: list[PinnedStart], most: float = math.inf) -> None:
+        while slot.heap and len(starts) < most:
             share, _, entry, _ = slot.heap[0]
             if type(entry) is DTask and entry._state >= DONE:
                 self.core.unqueue(slot)
@@ -125,26 +126,43 @@ class Pinned:
 
     def _leave_share(self, slot: Slot, share: float) -> None:
         with self.core.lock:
-            slot.used = max(0.0, slot.used - share)
-            if slot.used < 1e-9:
-                slot.used = 0.0
-            vacant = slot.used == 0
+            vacant = self._end_share(slot, share)
         if vacant and slot.shares:
             self.free.append(slot)
             self._use(slot)
         elif self.core.waiting:
             self.dispatch(slot)
 
+    def _end_share(self, slot: Slot, share: float) -> bool:
+        """Whether nobody uses the slot any more; the core's lock is held."""
+        slot.used = max(0.0, slot.used - share)
+        if slot.used < 1e-9:
+            slot.used = 0.0
+        return slot.used == 0
+
     def _put_back(self, item: Any, slot: Slot) -> None:
+        """What no thread could be started for waits again: for the next slot that is freed, or who waits for it."""
         if item is slot:
             self.free.append(slot)
-        else:
-            _, task, share = item
-            task._claim = False
-            with self.core.lock:
-                heapq.heappush(slot.heap, (share, -next(_tickets), task, (slot,)))
-                self.core.waiting.add(slot)
-            self._leave_share(slot, share)
+            return
+        _, task, share = item
+        task._claim = False
+        with self.core.lock:
+            heapq.heappush(slot.heap, (share, -next(_tickets), task, (slot,)))
+            self.core.waiting.add(slot)
+            vacant = self._end_share(slot, share)
+        if vacant and slot.shares:
+            self.free.append(slot)
+
+    def begin_pinned(self) -> PinnedStart | None:
+        """Take one pinned task that fits, for the calling thread to run; None if there is none."""
+        starts: list[PinnedStart] = []
+        with self.core.lock:
+            for slot in list(self.core.waiting):
+                self._take_own(slot, starts, 1)
+                if starts:
+                    return starts[0]
+        return None
 
     def _retake_share(self, hold: Hold, slot: Slot, share: float) -> None:
         ticket = _Resume()

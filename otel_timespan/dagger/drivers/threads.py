@@ -7,7 +7,7 @@ task costs one append and, mostly, no wake-up:
   nothing, so never more than `threads` bodies run at once, whoever runs them.
 * A **seat** is a thread. It parks on a raw lock of its own when there is nothing to do. Waking one means
   handing it a slot, so that a busy spawner wakes each thread once and not once a task.
-* The thread in `fetch` **helps**: it borrows a slot and runs what its target needs. If the slots were
+* The thread in `fetch` **helps** (helping.py): it borrows a slot and runs what its target needs. If the slots were
   just handed to seats that have not come up yet, it takes one of them back; that seat is then *in limbo*
   and gets the next slot without being woken again. So a chain of spawn and fetch switches no threads.
 * A body that **blocks** in `fetch` gives its slot back and takes one again before it goes on; those who
@@ -35,47 +35,29 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import NestingError
 from ...timespans.model import EventId
+from ...timespans.warn import warn_once
 from ..bodies.coroutines import CoroutineBody, Coroutines
-from ..bodies.ending import give_up, perform, report_defect
+from ..bodies.ending import perform, report_defect
 from ..bodies.forked import end_forked
 from ..bodies.run import run
 from ..core.machine import Core
 from ..core.placement import Slot, slots_of
 from ..places.processors import OSProc
 from ..records import kinds as records
-from ..service.threads import start_bare
+from ..service.threads import start_service
 from ..service.uninterrupted import on_main_thread, soon, uninterrupted
-from ..tasks.atomics import GIL, claim, claim_for
+from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
-from ..tasks.environment import current, running_task
 from .base import Driver
-from .pinned import Pinned
-from .slots import (
-    Hold,
-    PinnedStart,
-    Resumption,
-    Seat,
-    give_back_locked,
-    hand_free_locked,
-    hand_resuming_locked,
-    sweep_locked,
-    take_away_locked,
-    take_free_locked,
-    take_handed_locked,
-)
+from .helping import Helping, Local
+from .moves import give_back, hand_free, hand_resuming, take_away, take_free
+from .slots import Hold, PinnedStart, Seat
 
 if TYPE_CHECKING:
     from ..context import Context
 
 __all__ = ["ThreadsDriver"]
-
-MAX_SPARE_THREADS = 128
-"""How many threads may be blocked in `fetch` inside bodies before nesting is an error."""
-
-MAX_HELP_DEPTH = 24
-"""How many bodies a thread runs inside each other while it helps, before it hands on to another thread."""
 
 EXIT_JOIN_S = 1.0
 """How long running bodies are waited for when the scheduler goes down."""
@@ -83,133 +65,13 @@ EXIT_JOIN_S = 1.0
 _PARKED_SINCE_NEVER = 0
 
 
-# ---- moves of slots, each a section (tasks/atomics.py); slots.py has them for builds without the GIL ----------
-
-
-def take_free_gil(free: list[Slot], hold: Hold) -> bool:
-    """Take the first free slot into the hold; False if there is none."""
-    try:
-        slot = free[-1]
-    except IndexError:
-        return False
-    del free[-1]
-    hold.slot = slot
-    return True
-
-
-def give_back_gil(hold: Hold, free: list[Slot]) -> Slot | None:
-    """Put what the hold has on the list of free slots: that slot; None if it has none (any more)."""
-    slot = hold.slot
-    if slot is not None:
-        hold.slot = None
-        free += (slot,)
-    return slot
-
-
-def take_away_gil(hold: Hold) -> Slot | None:
-    """Take the slot out of a hold, to put it elsewhere at once; None if it has none (any more)."""
-    slot = hold.slot
-    hold.slot = None
-    return slot
-
-
-def take_handed_gil(handed: list[Seat], hold: Hold, limbo: list[Seat]) -> bool:
-    """Take a slot back from a seat that was handed it and has not come up; the seat is in limbo then."""
-    while True:
-        try:
-            seat = handed[-1]
-        except IndexError:
-            return False
-        del handed[-1]
-        cell = seat.cell
-        if cell and cell[-1].__class__ is Slot:  # `type` would be a call
-            hold.slot = cell[-1]
-            del cell[-1]
-            limbo += (seat,)
-            return True
-
-
-def hand_free_gil(free: list[Slot], limbo: list[Seat], idle: list[Seat], handed: list[Seat]) -> bool:
-    """Hand the first free slot to a seat: one in limbo, else a parked one, which is woken; False without either."""
-    try:
-        slot = free[-1]
-        if limbo:
-            seat = limbo[-1]
-            del limbo[-1], free[-1]
-            seat.cell += (slot,)
-            handed += (seat,)
-            return True
-        seat = idle[-1]
-    except IndexError:
-        return False
-    del idle[-1], free[-1]
-    seat.cell += (slot,)
-    handed += (seat,)
-    seat.lock.release()
-    return True
-
-
-def hand_resuming_gil(free: list[Slot], resuming: deque[Seat]) -> bool:
-    """Hand the first free slot to the body that waits longest for one; False without either."""
-    try:
-        slot, seat = free[-1], resuming[0]
-    except IndexError:
-        return False
-    del free[-1], resuming[0]
-    seat.cell += (slot,)
-    seat.lock.release()
-    return True
-
-
-def sweep_gil(queue: deque[DTask]) -> None:
-    """Drop claimed tasks from the ends of a queue: they would keep their results alive there."""
-    try:
-        while True:
-            task = queue[-1]
-            try:
-                task._claim  # noqa: B018 - to look, without a call
-                break
-            except AttributeError:  # another thread may have come, as the error was made
-                if queue[-1] is task:
-                    del queue[-1]
-        while True:
-            task = queue[0]
-            try:
-                task._claim  # noqa: B018
-                return
-            except AttributeError:
-                if queue[0] is task:
-                    del queue[0]
-    except IndexError:
-        return
-
-
-if GIL:
-    take_free, take_handed, take_away, give_back = take_free_gil, take_handed_gil, take_away_gil, give_back_gil
-    hand_free, hand_resuming, sweep = hand_free_gil, hand_resuming_gil, sweep_gil
-else:
-    take_free, take_handed, take_away = take_free_locked, take_handed_locked, take_away_locked
-    give_back, sweep = give_back_locked, sweep_locked
-    hand_free, hand_resuming = hand_free_locked, hand_resuming_locked
-
-
-class _Local(threading.local):
-    """Per thread: `hold`, what it holds, None outside of bodies; `depth`, how many bodies it runs nested."""
-
-    hold: Hold | None = None
-    helping: Hold | None = None
-    """What this thread holds whenever it helps from outside of bodies."""
-    depth = 0
-    performing = False
-    """Whether it is just performing effects."""
-
-
-class ThreadsDriver(Pinned, Driver):
+class ThreadsDriver(Helping, Driver):
     """Runs the bodies of one core on threads of this process. All methods may be called from any thread."""
 
     is_stepped = False
 
     def __init__(self, worker: int = 1) -> None:
+        super().__init__()
         self.core: Core
         self.worker = worker
         self.queue: deque[DTask] = deque()
@@ -231,7 +93,9 @@ class ThreadsDriver(Pinned, Driver):
         self.coroutines = Coroutines()
         """Where bodies go on that gave a coroutine."""
         self.closed = False
-        self._local = _Local()
+        self.is_starved = False
+        """Whether the system gave no thread when one was wanted: whoever waits runs tasks itself."""
+        self._local = Local()
 
     @property
     def blocked(self) -> int:
@@ -256,10 +120,6 @@ class ThreadsDriver(Pinned, Driver):
         self.free[:0] = [slot for slot in slots if slot.shares][::-1]
         self.perform_effects()
         self.wake()
-
-    def step(self) -> bool:
-        """Nobody needs to: bodies run on threads."""
-        return False
 
     # ---- tasks come in ---------------------------------------------------------------------------
 
@@ -302,6 +162,8 @@ class ThreadsDriver(Pinned, Driver):
                     perform(self.core, effect)  # type: ignore[arg-type]
         finally:
             local.performing = False
+        if effects:  # left by a signal handler just when we had looked
+            self.perform_effects()
 
     def wake(self) -> None:
         """Hand a free slot to a seat if there is work in the shared queue."""
@@ -317,18 +179,14 @@ class ThreadsDriver(Pinned, Driver):
 
     def _hand(self, start: PinnedStart) -> None:
         """Give a pinned task with its slot to a seat; start a thread if all are busy. Not in the main thread."""
-        try:
-            seat = self.limbo.pop()
-        except IndexError:
-            try:
-                seat = self.idle.pop()
-            except IndexError:
-                self._start_thread(start, start.slot)
+        for seats in (self.limbo, self.idle):
+            with contextlib.suppress(IndexError):
+                seat = seats.pop()
+                seat.cell.append(start)
+                if seats is self.idle:
+                    seat.lock.release()
                 return
-            seat.cell.append(start)
-            seat.lock.release()
-            return
-        seat.cell.append(start)
+        self._start_thread(start, start.slot)
 
     def _start_thread(self, item: Any, slot: Any) -> None:
         seat = Seat()
@@ -337,12 +195,12 @@ class ThreadsDriver(Pinned, Driver):
         number = len(self.seats) + 1
         seat.thread = threading.Thread(target=self._sit, args=(seat,), name=f"dagger-{number}", daemon=True)
         self.seats.append(seat)
-        try:
-            # Bare: a worker thread must not inherit the options of whoever came first.
-            start_bare(seat.thread)
-        except RuntimeError:  # the interpreter is shutting down, or the system has no thread left
+        refusal = start_service(seat.thread)
+        self.is_starved = refusal is not None
+        if refusal is not None:
             self.seats.remove(seat)
             self._put_back(item, slot)
+            warn_once(self, "%s: tasks run in the threads that wait for them", refusal)
 
     # ---- a seat's life ---------------------------------------------------------------------------
 
@@ -409,7 +267,7 @@ class ThreadsDriver(Pinned, Driver):
                 continue
             if claim(task):
                 try:
-                    queued = run(core, task, mine)
+                    queued = run(core, task, mine) if task.id != self.probe else self._run_probed(task, mine)
                 except BaseException as error:  # of ours: bodies' own are outcomes. A dead thread would be a hang.
                     report_defect(core, task, error)
                     queued = 0
@@ -484,160 +342,10 @@ class ThreadsDriver(Pinned, Driver):
         while self.resuming and hand_resuming(self.free, self.resuming):
             pass
         if self.core.waiting:
-            for one in (slot,) if slot is not None else list(self.core.waiting):
+            for one in (slot,) if slot is not None and not self.is_starved else list(self.core.waiting):
                 soon(self.dispatch, one)
         if self.free and self.queue:
             self.wake()
-
-    # ---- helping and blocking ------------------------------------------------------------------------
-
-    def help(self, target: DTask) -> None:
-        """Run what `target` needs, on this thread, until it is done or others are at it."""
-        local = self._local
-        depth, before = local.depth, local.hold
-        if depth >= MAX_HELP_DEPTH:
-            return
-        mine = before is not None and before.slot is not None  # a callback of a task that finished here
-        borrowed = not (depth or mine or (current.get() is not None and running_task() is not None))
-        hold = before if not borrowed else local.helping or Hold()
-        if hold is None:
-            return
-        if not borrowed and hold.share is not None and (hold.share < 1.0 or hold.slot is None or not hold.slot.shares):
-            return  # a body that takes a share only, or no thread, must not run one that takes a thread
-        outer = hold.claimed
-        try:
-            local.hold, local.depth = hold, depth + 1
-            try:
-                if borrowed:
-                    local.helping = self.holds[get_ident()] = hold
-                if not borrowed or take_free(self.free, hold) or take_handed(self.handed, hold, self.limbo):
-                    self._help(target, hold)
-            finally:
-                local.depth = depth
-                sweep(self.queue)
-                if borrowed:
-                    self._let_go(hold)
-                    local.hold = before
-                    if before is not None:
-                        self._take_up(before)
-        except BaseException:
-            uninterrupted(self._mend, hold, outer, borrowed)
-            local.depth = depth
-            self._take_up(before)
-            raise
-
-    def _take_up(self, before: Hold | None) -> None:
-        """This thread holds what it held before it helped: something where a callback of a finished task fetches."""
-        self._local.hold = before
-        if before is not None:
-            self.holds[get_ident()] = before
-
-    def _help(self, target: DTask, hold: Hold) -> None:
-        core, stack, outer = self.core, [target], hold.claimed
-        on_main = get_ident() == threading.main_thread().ident
-        while stack:
-            task = stack[-1]
-            if task._state >= DONE:
-                stack.pop()
-                continue
-            if task._tokens:
-                for upstream in task._deps:
-                    if upstream._state < DONE:
-                        stack.append(upstream)
-                        break
-                else:  # another thread is just making it ready
-                    return
-                continue
-            slot = hold.slot
-            # Only what sits in the shared queue: a pinned task belongs to its own slot.
-            if slot is None or getattr(task, "_claim", None) is not True:
-                return
-            if GIL:  # `claim_for`, without a call
-                try:
-                    del task._claim
-                except AttributeError:
-                    return
-                hold.claimed = task
-            elif not claim_for(task, hold):
-                return
-            stack.pop()
-            queued = run(core, task, slot, helping=on_main)
-            hold.claimed = outer
-            if queued and self.free:
-                self.wake()
-
-    def _mend(self, hold: Hold, outer: DTask | None, borrowed: bool) -> None:
-        """A helper was interrupted between its steps: end, or queue again, what it had in hand; free its slot."""
-        task, hold.claimed = hold.claimed, outer
-        if task is not None and task is not outer:
-            if task._slot is None and task._state < DONE:  # its body had not begun
-                task._claim = True
-                self.queue.appendleft(task)
-            else:
-                give_up(self.core, task)
-        if borrowed:
-            self.paused.discard(hold)
-            self._let_go(hold)
-        self._use(None)
-        self.perform_effects()
-
-    def pause(self) -> Resumption:
-        """The body on this thread is about to block: give its slot back until `resume`.
-
-        Raises `NestingError` when too many bodies wait inside each other already.
-        """
-        hold = self._local.hold
-        if hold is None:  # a thread that the body started: it holds nothing
-            return Resumption(None, None)
-        if len(self.paused) >= MAX_SPARE_THREADS:
-            raise NestingError(
-                f"{len(self.paused)} bodies already wait inside each other: return tasks instead of fetching them "
-                "in bodies, or spawn what depends on them with them as arguments",
-                "nesting",
-            )
-        self.paused.add(hold)
-        slot = hold.slot
-        self._let_go(hold)
-        return Resumption(hold, slot)
-
-    def resume(self, paused: Resumption) -> None:
-        """The body goes on: wait until it has a slot, or its share of its slot, again."""
-        hold, slot = paused
-        if hold is None:
-            return
-        self.paused.discard(hold)
-        if slot is None:  # the body was abandoned: it goes on without
-            return
-        if hold.share is None:
-            self._retake(hold)
-        elif hold.share:
-            self._retake_share(hold, slot, hold.share)
-        else:
-            hold.slot = slot
-
-    def _retake(self, hold: Hold) -> None:
-        """Wait for a slot. An interrupted body goes on without."""
-        if take_free(self.free, hold):
-            return
-        seat = Seat()  # a place to be handed a slot, for this once
-        try:
-            self.resuming.append(seat)
-            while self.resuming and hand_resuming(self.free, self.resuming):  # one was freed before it saw us
-                pass
-            seat.lock.acquire()
-            hold.slot = seat.cell[-1]
-            del seat.cell[-1]
-        except BaseException:
-            uninterrupted(self._stop_resuming, seat)
-            raise
-
-    def _stop_resuming(self, seat: Seat) -> None:
-        with contextlib.suppress(ValueError):  # it was handed one
-            self.resuming.remove(seat)
-        while seat.cell:
-            slot = seat.cell.pop()
-            self.free.append(slot)
-            self._use(slot)
 
     def go_on(self, task: DTask, coroutine: Any, context: contextvars.Context, over: Callable[..., int]) -> int:
         """On the event loop of this scheduler."""

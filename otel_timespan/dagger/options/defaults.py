@@ -10,10 +10,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ... import forks
 from ...errors import InvalidOptionError, NotCallableError
 from ...timespans.warn import warn_once
 from ..places.processors import distance
+from ..service.guards import guard
 from .declaring import TASK_OPTIONS, check, is_option, unknown_option
 from .options import SCOPES, Options, made
 
@@ -24,7 +24,7 @@ _P = TypeVar("_P", bound=Callable[[], Any])
 
 signature_defaults: dict[Any, list[tuple[str, tuple[type, ...], _Provider]]] = {}
 _version = 0
-_defaults_lock = forks.lock()
+_defaults_lock = guard()
 
 
 def default_option(name: str, f: Any, *argtypes: Any) -> Callable[[_P], _P]:

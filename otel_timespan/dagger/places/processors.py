@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ... import forks
 from ...errors import InvalidOptionError, NotCallableError
 from ...timespans.warn import warn_once
+from ..service.guards import guard
 from .node import node_uuid
 from .topology import Topology, default_threads, positive, topology
 
@@ -357,7 +357,7 @@ which then call `invalidate(worker)`."""
 _callbacks: dict[int, dict[Any, Discovery]] = {}
 _known: dict[int, frozenset[Processor]] = {}
 _changes = 0
-_discovery_lock = forks.lock()
+_discovery_lock = guard()
 
 
 def add_processor_callback(fn: Discovery, name: Any) -> None:
@@ -465,7 +465,7 @@ class Move:
     def __init__(self) -> None:
         self._rules: dict[tuple[type, type, type], tuple[Mover, bool]] = {}
         self._found: dict[tuple[type, type, type], Mover] = {}
-        self._lock = forks.lock()
+        self._lock = guard()
         self.custom = False
         """Whether there is any rule that the package did not bring itself."""
 

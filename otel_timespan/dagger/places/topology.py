@@ -12,8 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from ... import forks
 from ...errors import InvalidOptionError
+from ..service.guards import guard
 from ..service.threads import carry
 from .node import node_uuid
 
@@ -59,7 +59,7 @@ class Topology:
     """
 
     def __init__(self) -> None:
-        self._lock = forks.lock()
+        self._lock = guard()
         self.acting: ContextVar[int | None] = ContextVar("otel_timespan_worker", default=None)
         self.listeners: list[Callable[[int | None], None]] = []
         """Called with the id of a worker that changed, None when all may have."""

@@ -22,7 +22,6 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
-from ... import forks
 from ...timespans.model import (
     NO_GC,
     NO_SAMPLES,
@@ -38,6 +37,7 @@ from ...timespans.rows import record_kind
 from ...timespans.taskrecords import EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
 from ..options.options import DEFAULT
 from ..places.processors import OSProc, ThreadProc
+from ..service.guards import guard
 from .describe import describe_function
 
 __all__ = [
@@ -126,11 +126,11 @@ def _number(f: Any) -> Any:
     with _lock:
         if f not in function_codes:
             _functions.append(f)
-            function_codes[f] = len(_functions) - 1
+            function_codes[f] = _functions.index(f)  # a signal handler may just have put others behind it
     return function_codes[f]
 
 
-_lock = forks.lock()
+_lock = guard()
 
 
 def function_of(code: Any) -> Any:

@@ -8,21 +8,22 @@ finalizer calls `start` first: a finalizer must not start threads either.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from ... import forks
-from .threads import start_bare
+from .calls import Calls
+from .guards import guard
+from .threads import kept_up, start_service
 
 __all__ = ["ask", "start"]
 
 EXIT_JOIN_S = 1.0
 """How long the end of the program waits for the calls that are left."""
 
-_calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-_lock = forks.lock()
+_calls = Calls()
+_lock = guard()
 _thread: threading.Thread | None = None
 _ended = False
 
@@ -40,24 +41,32 @@ def start() -> None:
         return
     with _lock:
         if _thread is None:
-            thread = threading.Thread(target=_run, name="dagger-janitor", daemon=True)
-            try:
-                start_bare(thread)
-            except RuntimeError:  # the interpreter is shutting down
-                return
-            _thread = thread
+            thread = threading.Thread(target=kept_up, args=(_run,), name="dagger-janitor", daemon=True)
+            if start_service(thread) is None:  # else the next one tries again: the calls wait
+                _thread = thread
+
+
+class _End(BaseException):
+    """The last call of all."""
 
 
 def _run() -> None:
+    _calls.begin()
     while True:
-        call = _calls.get()
+        call = _calls.take()
         if call is None:
-            return
+            continue
         try:
             call()
-        except Exception:
+        except _End:
+            return
+        except BaseException:  # the calls to come are others'
             logging.getLogger("otel_timespan").exception("something could not be tidied up")
         del call
+
+
+def _end() -> None:
+    raise _End
 
 
 def finish() -> None:
@@ -66,11 +75,11 @@ def finish() -> None:
     _ended = True
     thread = _thread
     if thread is not None and thread is not threading.current_thread():
-        _calls.put(None)
+        _calls.put(_end)
         thread.join(EXIT_JOIN_S)
 
 
 @forks.in_child("_calls")
 def _in_child() -> None:
     global _calls, _thread
-    _calls, _thread = queue.SimpleQueue(), None
+    _calls, _thread = Calls(), None

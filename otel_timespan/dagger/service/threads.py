@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import logging
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from ... import forks
+from .guards import guard
 
-__all__ = ["carry", "inherit_in_threads", "start_bare"]
+__all__ = ["carry", "inherit_in_threads", "kept_up", "start_bare", "start_service"]
+
+LOGGER = logging.getLogger("otel_timespan")
 
 _carried: list[ContextVar[Any]] = []
-_lock = forks.lock()
+_lock = guard()
 _inheriting = False
 
 
@@ -76,6 +80,31 @@ def _lend(thread: threading.Thread, values: list[tuple[ContextVar[Any], Any]]) -
 
     thread.__dict__["run"] = run
     return restore
+
+
+def start_service(thread: threading.Thread) -> str | None:
+    """`start_bare`, for threads that one can do without: None, or why the system gives none now."""
+    try:
+        start_bare(thread)
+    except (RuntimeError, MemoryError) as error:  # the interpreter is going down, or there are too many
+        return f"no thread can be started ({error or type(error).__name__})"
+    return None
+
+
+def kept_up(loop: Callable[[], None]) -> None:
+    """The life of a thread of ours: `loop()`, which takes its work from where the next round finds it.
+
+    It should never raise. If it does, whatever it is, that is reported, and the thread goes on with what is left.
+    """
+    failed = 0
+    while True:
+        try:
+            loop()
+            return
+        except BaseException:
+            LOGGER.exception("a thread of otel_timespan failed, and begins anew (%s)", loop.__module__)
+        failed += 1
+        time.sleep(min(1.0, 0.001 * 2 ** min(failed, 10)))  # what fails for ever must not take a processor
 
 
 def start_bare(thread: threading.Thread) -> None:

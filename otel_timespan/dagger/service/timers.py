@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 
 from ... import forks
-from .threads import start_bare
+from ...errors import SchedulingError
+from .threads import kept_up, start_service
 
-__all__ = ["Timer", "call_later"]
+__all__ = ["Timer", "call_later", "start"]
 
 LOGGER = logging.getLogger("otel_timespan")
 
@@ -48,12 +49,19 @@ class _Timekeeper:
     def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer:
         timer = Timer(self, call)
         with self._changed:
+            self.start()
             heapq.heappush(self._due, (time.monotonic() + delay_s, next(self._seq), timer))
             self._changed.notify()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="dagger-timer", daemon=True)
-                start_bare(self._thread)
         return timer
+
+    def start(self) -> None:
+        with self._changed:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=kept_up, args=(self._run,), name="dagger-timer", daemon=True)
+                refusal = start_service(thread)
+                if refusal is not None:
+                    raise SchedulingError(f"{refusal} to keep the time of timeouts and delays", "no_threads")
+                self._thread = thread
 
     def drop(self, timer: Timer) -> None:
         with self._changed:
@@ -88,8 +96,16 @@ _keeper = _Timekeeper()
 
 
 def call_later(delay_s: float, call: Callable[[], None]) -> Timer:
-    """Have `call()` called after `delay_s` seconds, on the timer thread: it must be quick and never raise."""
+    """Have `call()` called after `delay_s` seconds, on the timer thread: it must be quick and never raise.
+
+    Raises `SchedulingError` (code no_threads) where that thread can't be started.
+    """
     return _keeper.call_later(delay_s, call)
+
+
+def start() -> None:
+    """See to it that the timer thread is there. Raises as `call_later` does."""
+    _keeper.start()
 
 
 @forks.in_child("_keeper")

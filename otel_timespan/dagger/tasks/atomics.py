@@ -17,10 +17,11 @@ steps of ours. CPython looks for signals, and lets other threads run, after a ca
 Python function and at a backward jump; between two of those it does neither. So code that makes no call between
 taking something out of where others see it and putting it where others see it (or whose only call is its last
 step, of a C function) happens as a whole or not at all. `x = list_[-1]; del list_[-1]` is such a section, and
-`list_.pop()` is not: an interrupt after the call loses what it returned. Nor may a section make an object, be it an
-exception, between two looks at what others see: up to Python 3.11 that may start a collection of garbage, whose
-finalizers let other threads run. The functions here are such sections; what a broken-off thread had in hand then
-stands in a field of its, where whoever mends it finds it (drivers/threads.py, bodies/ending.py).
+`list_.pop()` is not: an interrupt after the call loses what it returned. Python 3.10 looks at forward jumps that it
+takes, too: no branch lies between the two steps. Nor may a section make an object, be it an exception, between two
+looks at what others see: up to Python 3.11 that may start a collection of garbage, whose finalizers let other
+threads run. The functions here are such sections; what a broken-off thread had in hand then stands in a field of
+its, where whoever mends it finds it (drivers/helping.py, bodies/ending.py).
 tests/dagger/test_endings.py interrupts each of those places.
 
 On a free-threaded build nothing of this is one step: there is a second variant of each, with a lock of a small

@@ -19,9 +19,9 @@ from collections.abc import Callable, Coroutine, Generator
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, overload
 
-from ... import forks
 from ..options.options import Options
 from ..records.describe import callable_name
+from ..service.guards import guard
 from .failures import Failure
 from .references import Reference, Value
 
@@ -333,14 +333,15 @@ def live(task: DTask) -> Live:
     """The task's `Live`, made at the first need."""
     extra = task._live
     if extra is None:
+        made = Live()
         with _live_lock:
             extra = task._live
             if extra is None:
-                extra = task._live = Live()
+                extra = task._live = made
     return extra
 
 
-_live_lock = forks.lock()
+_live_lock = guard()
 
 
 def state_name(task: DTask) -> str:

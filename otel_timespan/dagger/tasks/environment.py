@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ... import forks
 from ...errors import ConcurrencyViolationError, TaskCancelled
+from ..service.guards import guard
 from ..service.threads import carry
 from .dtask import DONE, DTask, live
 
@@ -130,7 +131,7 @@ def set_tls(tls: DTask) -> None:
     current.set(tls)
 
 
-_token_lock = forks.lock()
+_token_lock = guard()
 
 
 class CancelToken:
@@ -155,10 +156,10 @@ class CancelToken:
 
 def token_of(task: DTask) -> CancelToken:
     """The cancel token of a task, made at the first need."""
-    extra = live(task)
+    extra, made = live(task), CancelToken()
     with _token_lock:
         if extra.token is None:
-            extra.token = CancelToken()
+            extra.token = made
     token: CancelToken = extra.token
     if task._state >= DONE:  # it ended before anybody asked
         token.cancel()

@@ -29,6 +29,7 @@ from ...errors import (
 )
 from ..service import janitor
 from ..service.apart import empty_later
+from ..service.guards import guard
 
 if TYPE_CHECKING:
     from .dtask import TaskSummary
@@ -92,7 +93,7 @@ class _Flood:
     """Lets a few reports of a kind through a minute and counts the others: a thousand tasks may fail alike."""
 
     def __init__(self) -> None:
-        self._lock = forks.lock()
+        self._lock = guard()
         self._kinds: dict[Any, list[float]] = {}  # [begin of its minute, reports in it, reports held back]
 
     def admits(self, kind: Any) -> int | None:

@@ -10,7 +10,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterator
 
-from ... import forks
+from ..service.guards import guard
 
 __all__ = ["IdBlocks", "new_run_id"]
 
@@ -23,7 +23,7 @@ class IdBlocks:
     def __init__(self, block: int = BLOCK) -> None:
         self._block = block
         self._blocks = itertools.count(0)
-        self._lock = forks.lock()
+        self._lock = guard()
         # All in C within a block. At the end of one, two threads may each lease the next: one is lost, no harm.
         blocks: Iterator[range] = iter(lambda: self.lease(block), None)
         self.next: Callable[[], int] = itertools.chain.from_iterable(blocks).__next__
