@@ -86,6 +86,20 @@ def run_by_a_worker(made: Made) -> None:
         task.fetch()
 
 
+def probed(made: Made) -> None:
+    """A worker runs it, and a helper wants to know how long that takes."""
+    go = threading.Event()
+    busy = [D.spawn(go.wait, DEADLINE_S) for _ in range(2)]
+    task = made.spawn()
+    core: Any = D.eager_context().core
+    core.driver.probe = task.id
+    go.set()
+    D.waitall(busy)
+    eventually(task.isready, DEADLINE_S)
+    with contextlib.suppress(ts.DTaskFailedError):
+        task.fetch()
+
+
 def pinned(made: Made) -> None:
     """It is pinned to a slot."""
     task = made.spawn(scope=D.scope(thread=1))
@@ -261,7 +275,7 @@ BOTH = [
     waited_for_several,
     lazily,
 ]
-THREADS = [run_by_a_worker, never_fetched, pinned, timed_out, interrupted, halted, of_an_executor]
+THREADS = [run_by_a_worker, probed, never_fetched, pinned, timed_out, interrupted, halted, of_an_executor]
 
 
 @pytest.fixture(autouse=True)

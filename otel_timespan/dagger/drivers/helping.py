@@ -236,6 +236,7 @@ class Helping(Pinned):
         try:
             return run(self.core, task, slot)
         finally:
+            del task  # its failure refers to this frame
             self.brief.learn(f, time.monotonic_ns() - begun)
 
     def _mend(self, hold: Hold, outer: DTask | None, borrowed: bool) -> None:
