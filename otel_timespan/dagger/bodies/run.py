@@ -66,10 +66,9 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
     task._slot = slot  # from here on it has begun: whoever mends a broken run ends it
     options = task._options
     if options is not DEFAULT and (options.timeout is not None or options.retries):
-        limited = _limit(core, task, context)
-        if limited is None:
+        context = _limit(core, task, context)
+        if context is None:
             return 0
-        context = limited
     running = core.running
     running.add(task)
     recorder = core.context.recorder

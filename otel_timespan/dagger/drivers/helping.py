@@ -237,6 +237,7 @@ class Helping(Pinned):
             return run(self.core, task, slot)
         finally:
             self.brief.learn(f, time.monotonic_ns() - begun)
+            del task, f  # its failure refers to this frame
 
     def _mend(self, hold: Hold, outer: DTask | None, borrowed: bool) -> None:
         """A helper was interrupted between its steps: end, or queue again, what it had in hand; free its slot."""
