@@ -49,6 +49,8 @@ def test_processes_are_described_once(stack: Stack) -> None:
     assert {"job", "instance"} < {label for one in series for label in one} - SCOPE - own <= COMMON
     assert len(processes) == len({one["process_pid"] for one in processes}) == 3
     assert all({"host_arch", "host_name", "process_runtime_version"} <= one.keys() for one in processes)
+    joined = f'timespan_events_total{{job="{service}"}} * on (job, instance) group_left (host_name) target_info'
+    assert {one["metric"]["host_name"] for one in stack.query(joined)} == {one["host_name"] for one in processes}
 
 
 def test_runs_of_a_named_instance_share_their_series(stack: Stack) -> None:
