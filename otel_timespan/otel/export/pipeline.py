@@ -372,8 +372,8 @@ class SpanPipeline:
         with self._cond:
             if not self._wait(lambda: self._settled >= target, until, ending_since):
                 return False
-            if self.transport.wire:
-                return True  # nothing lies behind it
+            if self.transport.wire or self._closed:
+                return True  # nothing lies behind it, or nothing any more
             # On the exporter's own thread: what users' exporters do can't be bounded, only left alone.
             self._behind_asked += 1
             mine, self._behind_until = self._behind_asked, max(until, self._behind_until)

@@ -148,7 +148,7 @@ class Unmapped:
                 spans += begun
             elif kind == RETURN and record[14] is not None:
                 spans += ended
-            elif not (kind == EVICT or kind == SCHEDULE or (kind == SUBMIT and record[10] == 1)):
+            elif kind not in (EVICT, SCHEDULE) and not (kind == SUBMIT and record[10] == 1):
                 others.append(record)
         return spans + self._walk(others, None)
 
