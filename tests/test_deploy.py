@@ -104,7 +104,11 @@ def test_collector_exports_exemplars() -> None:
     exporter = load(COLLECTOR_CONFIG)["exporters"]["prometheus"]
     assert exporter["enable_open_metrics"] is True
     assert exporter["metric_expiration"] == "60m"
-    assert exporter["resource_to_telemetry_conversion"]["enabled"] is True
+
+
+def test_series_carry_few_labels() -> None:
+    """What a resource says is in target_info, not on each series of each process."""
+    assert load(COLLECTOR_CONFIG)["exporters"]["prometheus"]["resource_to_telemetry_conversion"]["enabled"] is False
 
 
 def test_messages_fit() -> None:
@@ -229,7 +233,7 @@ def test_queries_name_what_the_catalogue_declares() -> None:
     """Every metric and label in a query is one that the bridge emits."""
     names = {name for instrument in INSTRUMENTS for name in series_names(instrument)}
     keys = {a.key for a in ATTRIBUTES} | {key for instrument in INSTRUMENTS for key in instrument.attributes}
-    labels = {label_name(key) for key in keys} | {"service_name", "le", "exporter", "job"}
+    labels = {label_name(key) for key in keys} | {"job", "le", "exporter"}
     for where, expression in expressions():
         grouped = {label.strip() for by in re.findall(r"by \(([^)]*)\)", expression) for label in by.split(",")}
         matched = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression))

@@ -92,7 +92,12 @@ class Handler:
 
 def is_finalizer(frame: FrameType) -> bool:
     """Whether it is called as an object goes: what is raised there Python itself reports, and goes on."""
-    return any(code.co_name == "__del__" for code in (frame.f_code, frame.f_back and frame.f_back.f_code) if code)
+    below: FrameType | None = frame
+    while below is not None and below.f_code.co_filename.startswith(PACKAGE):
+        if below.f_code.co_name == "__del__":
+            return True
+        below = below.f_back
+    return False
 
 
 JUMPS = frozenset(code for name, code in dis.opmap.items() if "JUMP_BACKWARD" in name or name == "JUMP_ABSOLUTE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import concurrent.futures
 import contextlib
@@ -112,6 +113,14 @@ def in_a_body(made: Made) -> None:
     outer = made(D.spawn(fetched, made))
     ts.fetch(outer)
     outer = made(D.spawn(lambda: made.spawn().fetch()))
+    with contextlib.suppress(ts.DTaskFailedError):
+        ts.fetch(outer)
+
+
+def blocked_in_a_body(made: Made) -> None:
+    """A body blocks until it failed, and fails too."""
+    outer = made(D.spawn(lambda: made.spawn().fetch(timeout=DEADLINE_S)))
+    eventually(outer.isready, DEADLINE_S)
     with contextlib.suppress(ts.DTaskFailedError):
         ts.fetch(outer)
 
@@ -275,7 +284,17 @@ BOTH = [
     waited_for_several,
     lazily,
 ]
-THREADS = [run_by_a_worker, probed, never_fetched, pinned, timed_out, interrupted, halted, of_an_executor]
+THREADS = [
+    run_by_a_worker,
+    probed,
+    blocked_in_a_body,
+    never_fetched,
+    pinned,
+    timed_out,
+    interrupted,
+    halted,
+    of_an_executor,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -310,8 +329,22 @@ def test_nothing_lives_on_with_the_inline_driver(scenario: Scenario) -> None:
         gone(scenario)
 
 
+@pytest.mark.parametrize("scenario", [fetched, in_a_body, pinned, retried, looped, waited_for_several])
+def test_nothing_lives_on_where_no_thread_can_be_started(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where whoever waits runs whatever there is."""
+
+    def refuse(*args: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    with D.Context(threads=2), monkeypatch.context() as patch:
+        for module in (_thread, threading):
+            for name in ("start_new_thread", "_start_new_thread", "_start_joinable_thread", "start_joinable_thread"):
+                patch.setattr(module, name, refuse, raising=False)
+        gone(scenario)
+
+
 @pytest.mark.parametrize("sink", [ts.LocalEventLog, ts.MultiEventLog])
-@pytest.mark.parametrize("scenario", [fetched, run_by_a_worker, pinned, in_a_body, coroutine])
+@pytest.mark.parametrize("scenario", [fetched, run_by_a_worker, pinned, in_a_body, blocked_in_a_body, coroutine])
 def test_nothing_lives_on_with_a_log(scenario: Scenario, sink: Callable[[], Any]) -> None:
     """The same with a log, once that was fetched."""
     log = sink()

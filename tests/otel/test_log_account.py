@@ -36,16 +36,18 @@ def test_ten_thousand_tasks(bench: Callable[..., Bench]) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    with dag("burst"):
-        tasks = [D.spawn(add, n, 1) for n in range(10_000)]
-        assert sum(D.fetch(t) for t in tasks) == sum(range(1, 10_001))
-    spans = b.spans()
-    stop.set()
-    watcher.join()
+    try:
+        with dag("burst"):
+            tasks = [D.spawn(add, n, 1) for n in range(10_000)]
+            assert sum(D.fetch(t) for t in tasks) == sum(range(1, 10_001))
+        spans = b.spans()
+    finally:
+        stop.set()
+        watcher.join()
     assert wrong == []
     assert len(spans) == len({id_of(s) for s in spans}) == 10_000 * 3 + 1
     stats = b.log.stats()
-    assert stats == {"recorded": 50_001, "exported": 50_001, "sampled": 0, "pending": 0, "dropped": {}}
+    assert stats == {"recorded": 30_001, "exported": 30_001, "sampled": 0, "pending": 0, "dropped": {}}
     root = b.one("dag burst")
     assert root.attributes is not None and root.attributes[semconv.DAG_COMPLETE] is True
 

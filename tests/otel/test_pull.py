@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -50,14 +51,17 @@ def asked() -> list[str]:
 
 
 def test_each_series_says_what_it_is_of(provider: MeterProvider) -> None:
-    """Service, instance, every attribute of the resource and the scope are labels, as the collector makes them."""
+    """Service, instance and scope are labels; the rest of the resource is said once, as the collector does."""
     provider.get_meter("mine", "1.0").create_counter("my.count", "By").add(3, {"a.b": True})
     (line,) = [line for line in asked() if line.startswith("my_count")]
     name, labels = line.split("{")[0], line.split("{")[1].split("}")[0]
     assert name == "my_count_bytes_total" and line.endswith(" 3.0")
-    for label in ('service_name="s"', 'job="n/s"', 'instance="i"', 'a_b="true"', 'otel_scope_name="mine"'):
+    for label in ('job="n/s"', 'instance="i"', 'a_b="true"', 'otel_scope_name="mine"'):
         assert label in labels
-    assert 'some_list="[1,\\"a\\"]"' in labels
+    scope = {"otel_scope_name", "otel_scope_version", "otel_scope_schema_url"}
+    assert set(re.findall(r'(\w+)="', labels)) == {"job", "instance", "a_b", *scope}
+    (about,) = [line for line in asked() if line.startswith("target_info")]
+    assert about == 'target_info{instance="i",job="n/s",some_list="[1,\\"a\\"]"} 1.0'
 
 
 def test_durations_carry_their_exemplars(provider: MeterProvider) -> None:

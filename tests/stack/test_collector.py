@@ -15,8 +15,10 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanKind
 
 from tests.backends import Stack, eventually, get_json
+from tests.stack.running import environment, finished
 
 
 class Acknowledged(SpanExporter):
@@ -119,7 +121,7 @@ def test_metrics_carry_exemplars(stack: Stack, service: str, tracer_provider: Tr
     meters = MeterProvider([reader], resource=Resource.create({"service.name": service}))
     histogram = meters.get_meter("tests").create_histogram("test.duration", "s")
     traces = set()
-    query = f'test_duration_seconds_bucket{{service_name="{service}"}}'
+    query = f'test_duration_seconds_bucket{{job="{service}"}}'
 
     def exemplars() -> list[dict[str, object]]:
         with tracer_provider.get_tracer("tests").start_as_current_span("observed") as span:
@@ -133,18 +135,55 @@ def test_metrics_carry_exemplars(stack: Stack, service: str, tracer_provider: Tr
     assert {e["labels"]["trace_id"] for e in found} <= traces  # type: ignore[index]
 
 
-def test_monitor_page_has_data(stack: Stack, service: str, tracer_provider: TracerProvider) -> None:
-    """Jaeger's Monitor page finds calls and latencies of internal spans, through the span metrics."""
-    exporter = Acknowledged(stack.otlp_grpc)
+RUN = """
+import otel_timespan as ts
+ts.eager_context().log_sink = log = ts.OTelLog()
+def load(number): return number
+def fail(): raise ValueError
+with ts.dag("monitored"):
+    ts.fetch_all([ts.spawn(load, 1), ts.spawn(load, 2)])
+    try: ts.fetch(ts.spawn(fail))
+    except ts.DTaskFailedError: pass
+assert log.flush(60)
+"""
 
-    def points(metric: str, **more: object) -> list[dict[str, object]]:
-        exporter.export(ended_spans(tracer_provider, 50))
-        answer = get_json(
-            f"{stack.jaeger}/api/metrics/{metric}", service=service, spanKind="internal", groupByOperation="true",
-            endTs=int(time.time() * 1000), lookback=600_000, step=5000, ratePer=60_000, **more,
-        )  # fmt: skip
-        values = [m for series in answer["metrics"] for m in series["metricPoints"]]
-        return [v for v in values if v["gaugeValue"]["doubleValue"] not in (0, "NaN")]
 
-    eventually(lambda: points("calls"), every=1.0)
-    eventually(lambda: points("latencies", quantile=0.95), every=1.0)
+def monitored(stack: Stack, service: str, metric: str, **more: object) -> dict[str, list[float]]:
+    """What Jaeger's Monitor page draws when it is opened: the values of each operation that has some."""
+    answer = get_json(
+        f"{stack.jaeger}/api/metrics/{metric}", service=service, spanKind="server", groupByOperation="true",
+        endTs=int(time.time() * 1000), lookback=600_000, step=5000, ratePer=60_000, **more,
+    )  # fmt: skip
+    found: dict[str, list[float]] = {}
+    for series in answer["metrics"]:
+        operation = {label["name"]: label["value"] for label in series["labels"]}["operation"]
+        values = [float(point["gaugeValue"]["doubleValue"]) for point in series["metricPoints"]]
+        found[operation] = [value for value in values if value > 0]  # no NaN either
+    return {operation: values for operation, values in found.items() if values}
+
+
+def test_monitor_page_opens_on_the_functions(stack: Stack, service: str) -> None:
+    """Calls, latencies and errors of tasks are there under the kind that the page asks for; traces keep theirs."""
+    finished(["-c", RUN], environment(stack, service))
+    eventually(lambda: monitored(stack, service, "calls").keys() == {"load", "fail"}, every=0.5)
+    eventually(lambda: monitored(stack, service, "latencies", quantile=0.95).keys() == {"load", "fail"}, every=0.5)
+    errors = eventually(lambda: monitored(stack, service, "errors"), every=0.5)
+    assert {operation: max(values) for operation, values in errors.items()} == {"fail": 1.0}
+    (trace,) = stack.traces(service)
+    kinds = {tag["value"] for span in trace["spans"] for tag in span["tags"] if tag["key"] == "span.kind"}
+    assert kinds == {"internal"} and len(trace["spans"]) > 4
+
+
+def test_span_metrics_are_of_tasks_and_servers(stack: Stack, service: str, tracer_provider: TracerProvider) -> None:
+    """A server of the program's own is shown beside its tasks, other spans are not; no process claims the counters."""
+    with tracer_provider.get_tracer("tests").start_as_current_span("request", kind=SpanKind.SERVER) as request:
+        pass
+    (inner,) = ended_spans(tracer_provider, 1)
+    assert Acknowledged(stack.otlp_grpc).export([inner, request]) is SpanExportResult.SUCCESS  # type: ignore[list-item]
+    finished(["-c", RUN], environment(stack, service))
+    query = f'traces_span_metrics_calls_total{{service_name="{service}"}}'
+    names = {"request", "load", "fail"}
+    found = eventually(lambda: len(series := [one["metric"] for one in stack.query(query)]) == 3 and series)
+    assert {one["span_name"] for one in found} == names
+    assert {one["span_kind"] for one in found} == {"SPAN_KIND_SERVER"}
+    assert {one["job"] for one in found} == {service} and not [one for one in found if "process_pid" in one]

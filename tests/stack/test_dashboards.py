@@ -67,5 +67,5 @@ def test_demo_has_exemplars(stack: Stack, demo: str) -> None:
 
 def test_variables_of_the_dashboards(stack: Stack, demo: str) -> None:
     """The list of services, from which people choose, holds the demo's."""
-    series = eventually(lambda: stack.query("group by (service_name) (timespan_events_total)"))
-    assert demo in {one["metric"]["service_name"] for one in series}
+    series = eventually(lambda: stack.query("group by (job) (timespan_events_total)"))
+    assert demo in {one["metric"]["job"] for one in series}

@@ -232,7 +232,7 @@ def test_collector_restart_loses_nothing(stack: Stack) -> None:
 def test_bytes_rise_and_fall(stack: Stack) -> None:
     """BytesAllocd in Prometheus goes up with the results that a run holds, and down when they are released."""
     service = new_service()
-    series = f'sum(timespan_bytes_allocd{{service_name="{service}"}})'
+    series = f'sum(timespan_bytes_allocd{{job="{service}"}})'
     with Conversation("steady.py", environment(stack, service)) as program:
 
         def value() -> float:

@@ -51,6 +51,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.05
 used = False
 """Whether any body was ever to be interrupted: until then nobody needs to `check`."""
 
+looked = False
+"""Whether anybody ever looked at the variables of an `entry`: until then nobody needs to `forget_look`."""
+
 _lock = guard()
 """Guards the marks: one interrupt a body."""
 
@@ -81,8 +84,8 @@ def entry(f: _F) -> _F:
 
 def force(core: Core, task: DTask) -> bool:
     """Interrupt the body of a running task, now or as soon as that is safe; False if it does not run."""
-    global used
-    used = True
+    global looked, used
+    looked = used = True
     extra = live(task)
     with _lock:
         if task._state >= DONE or task not in core.running:
@@ -197,6 +200,8 @@ def forget_look() -> None:
 
 def bodies_here() -> list[DTask]:
     """The tasks whose bodies this thread is in, innermost first: several where it helps from within a body."""
+    global looked
+    looked = True
     found: list[DTask] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

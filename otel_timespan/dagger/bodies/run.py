@@ -31,7 +31,7 @@ from ..records.sizes import FIXED
 from ..service import timers
 from ..service.timers import call_later
 from ..service.uninterrupted import uninterrupted
-from ..tasks.dtask import DONE, DTask, Failure, hint_for, live, summarize
+from ..tasks.dtask import DONE, FAILED, DTask, Failure, hint_for, live, summarize
 from ..tasks.environment import current, token_of
 from ..tasks.failures import forget_frames, forget_handled
 from . import interrupts
@@ -66,10 +66,9 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
     task._slot = slot  # from here on it has begun: whoever mends a broken run ends it
     options = task._options
     if options is not DEFAULT and (options.timeout is not None or options.retries):
-        limited = _limit(core, task, context)
-        if limited is None:
+        context = _limit(core, task, context)
+        if context is None:
             return 0
-        context = limited
     running = core.running
     running.add(task)
     recorder = core.context.recorder
@@ -77,7 +76,10 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
         try:
             return _run_logged(core, task, slot, context, recorder, helping, f, args)
         finally:
+            seen = interrupts.looked and task._state == FAILED
             del task, context, f, args, kwargs  # see below
+            if seen:
+                interrupts.forget_look()
     begun = 0 if task.id & core.costs.skip else core.clock()
     value: Any = None
     error: BaseException | None = None
@@ -107,7 +109,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
     finally:
         error = value = None  # its traceback refers to this frame, and must not keep the value
         del task, context, f, args, kwargs, extra  # nor the task, whose failure it is, nor what that was given
-        if interrupts.used:
+        if interrupts.looked:
             interrupts.forget_look()
 
 

@@ -203,7 +203,7 @@ def _hand_out(admitted: Sequence[DTask]) -> None:
     _hand_out(left)  # what a signal handler put there just when we had looked
 
 
-@forks.in_child("_limits", "_waits", "_holds")
+@forks.in_child("_limits", "_waits", "_holds", "_changes")
 def _in_child() -> None:
     """After a fork: the limits hold here, too, but nobody has a place: those who had one are the parent's."""
     global _changing

@@ -157,7 +157,7 @@ class Helping(Pinned):
             self.holds[get_ident()] = before
 
     def _help(self, target: DTask, hold: Hold, must: bool) -> bool:
-        core, stack, outer, ran = self.core, [target], hold.claimed, False
+        core, stack, outer, ran, queue = self.core, [target], hold.claimed, False, self.queue
         clock, brief, on_main = core.clock, self.brief, on_main_thread()
         begun, last = 0, None  # when the last body ended, and its function
         while stack and target._state < DONE:
@@ -194,6 +194,8 @@ class Helping(Pinned):
                 except AttributeError:
                     return ran
                 hold.claimed = task
+                if queue and queue[-1] is task:  # `sweep`, without an error
+                    del queue[-1]
             elif not claim_for(task, hold):
                 return ran
             stack.pop()
@@ -238,6 +240,7 @@ class Helping(Pinned):
         finally:
             del task  # its failure refers to this frame
             self.brief.learn(f, time.monotonic_ns() - begun)
+            del task, f  # its failure refers to this frame
 
     def _mend(self, hold: Hold, outer: DTask | None, borrowed: bool) -> None:
         """A helper was interrupted between its steps: end, or queue again, what it had in hand; free its slot."""

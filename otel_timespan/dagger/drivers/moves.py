@@ -105,7 +105,7 @@ def hand_resuming_gil(free: list[Slot], resuming: deque[Seat]) -> bool:
 def sweep_gil(queue: deque[DTask]) -> None:
     """Drop claimed tasks from the ends of a queue: they would keep their results alive there."""
     try:
-        while True:
+        while queue:
             task = queue[-1]
             try:
                 task._claim  # noqa: B018 - to look, without a call
@@ -113,7 +113,7 @@ def sweep_gil(queue: deque[DTask]) -> None:
             except AttributeError:  # another thread may have come, as the error was made
                 if queue[-1] is task:
                     del queue[-1]
-        while True:
+        while queue:
             task = queue[0]
             try:
                 task._claim  # noqa: B018
@@ -121,7 +121,7 @@ def sweep_gil(queue: deque[DTask]) -> None:
             except AttributeError:
                 if queue[0] is task:
                     del queue[0]
-    except IndexError:
+    except IndexError:  # another thread took the last one
         return
 
 

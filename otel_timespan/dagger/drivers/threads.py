@@ -199,6 +199,7 @@ class ThreadsDriver(Helping, Driver):
         self.is_starved = refusal is not None
         if refusal is not None:
             self.seats.remove(seat)
+            seat.thread = None  # which refers to the seat, and that to what it was to begin with
             self._put_back(item, slot)
             warn_once(self, "%s: tasks run in the threads that wait for them", refusal)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -13,7 +14,18 @@ from .sizes import ENTRY_BYTES, readable_nbytes, span_nbytes
 from .transport import Item, Request, Wrapped
 from .wire import SPAN_TAG, Envelope, enclose, encode_readable, encode_span, envelope_of, framed, unframed
 
-__all__ = ["Entry", "Packed", "foreign_entry", "own_entry", "packed_entries", "request_of", "singles", "spillable"]
+__all__ = [
+    "Entry",
+    "Packed",
+    "by_account",
+    "foreign_entry",
+    "own_entry",
+    "packed_entries",
+    "request_of",
+    "singles",
+    "spans_in",
+    "spillable",
+]
 
 
 class Packed(NamedTuple):
@@ -115,3 +127,16 @@ def _envelope(span: ReadableSpan) -> Envelope:
     envelope = envelope_of(resource, scope)
     _known[id(resource), id(scope)] = (resource, scope, envelope)
     return envelope
+
+
+def by_account(entries: Sequence[Entry]) -> list[tuple[Account, int]]:
+    """(account, number of its spans), for runs of the same."""
+    runs: list[tuple[Account, int]] = []
+    for account, group in groupby(entries, lambda entry: entry.account):
+        runs.append((account, spans_in(group)))
+    return runs
+
+
+def spans_in(entries: Iterable[Entry]) -> int:
+    """How many spans these entries are."""
+    return sum([entry.spans for entry in entries])

@@ -27,7 +27,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -39,9 +39,19 @@ from ... import forks
 from ...timespans.warn import warn_once
 from ..spans.limits import Limits, clip, limits_of
 from ..spans.spandata import SpanData
-from .accounts import Account, Accounts, PipelineStats
+from .accounts import Accounts, PipelineStats
 from .delivery import Delivery
-from .entries import Entry, foreign_entry, own_entry, packed_entries, request_of, singles, spillable
+from .entries import (
+    Entry,
+    by_account,
+    foreign_entry,
+    own_entry,
+    packed_entries,
+    request_of,
+    singles,
+    spans_in,
+    spillable,
+)
 from .settings import LONGEST_WAIT_S, MAX_BYTES, check_sending
 from .shutdown import PIPELINES, call_within, on_exit
 from .spill import Segment, Spill
@@ -224,12 +234,12 @@ class SpanPipeline:
 
     def _accept(self, entries: Sequence[Entry]) -> None:
         """Count spans that entered the queue, or the disk behind it."""
-        self._accepted += _spans_in(entries)
-        for account, count in _by_account(entries):
+        self._accepted += spans_in(entries)
+        for account, count in by_account(entries):
             self._accounts.accept(count, account)
 
     def _refuse(self, entries: Sequence[Entry], reason: str) -> None:
-        for account, count in _by_account(entries):
+        for account, count in by_account(entries):
             self._accounts.refuse(count, reason, account)
 
     def _wait_for_room(self) -> bool:
@@ -362,8 +372,8 @@ class SpanPipeline:
         with self._cond:
             if not self._wait(lambda: self._settled >= target, until, ending_since):
                 return False
-            if self.transport.wire:
-                return True  # nothing lies behind it
+            if self.transport.wire or self._closed:
+                return True  # nothing lies behind it, or nothing any more
             # On the exporter's own thread: what users' exporters do can't be bounded, only left alone.
             self._behind_asked += 1
             mine, self._behind_until = self._behind_asked, max(until, self._behind_until)
@@ -551,7 +561,7 @@ class SpanPipeline:
         try:
             if self.transport.wire:
                 body = request_of(items, self._envelope)
-                outcome = self.transport.send(body, _spans_in(entries), self._try_timeout_s())
+                outcome = self.transport.send(body, spans_in(entries), self._try_timeout_s())
             else:
                 outcome = self.transport.send_spans(items, self._try_timeout_s())
         except Exception:
@@ -599,7 +609,7 @@ class SpanPipeline:
             if new_refusal:
                 self._refusal_told_s = now_s
         if new_refusal:  # said before it is settled: who flushes finds it said
-            told = _spans_in(entries[:refused])
+            told = spans_in(entries[:refused])
             _log.warning("%s refused %d spans: %s", self.transport.target, told, _one_line(outcome.message))
         with self._cond:
             if self._closed:
@@ -618,9 +628,9 @@ class SpanPipeline:
         """Spans in flight have come to an end. Call with the lock; does nothing once closed."""
         if self._closed or not entries:
             return
-        for account, count in _by_account(entries):
+        for account, count in by_account(entries):
             self._accounts.end(count, account, dropped)
-        self._settled += _spans_in(entries)
+        self._settled += spans_in(entries)
         self._nbytes -= sum(entry.nbytes for entry in entries)
         self._cond.notify_all()
 
@@ -674,18 +684,6 @@ def close_all(pipelines: Sequence[SpanPipeline], timeout_s: float | None = None)
 
 def _until(timeout_s: float) -> float:
     return time.monotonic() + min(timeout_s, LONGEST_WAIT_S)
-
-
-def _by_account(entries: Sequence[Entry]) -> list[tuple[Account, int]]:
-    """(account, number of its spans), for runs of the same."""
-    runs: list[tuple[Account, int]] = []
-    for account, group in groupby(entries, lambda entry: entry.account):
-        runs.append((account, _spans_in(group)))
-    return runs
-
-
-def _spans_in(entries: Iterable[Entry]) -> int:
-    return sum([entry.spans for entry in entries])
 
 
 def _one_line(message: str) -> str:

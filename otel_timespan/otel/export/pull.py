@@ -121,6 +121,8 @@ def _instrument_kinds() -> list[type]:
 
 # ---- translation ----------------------------------------------------------------------------------------------
 
+_IN_TARGET = ("service.namespace", "service.name", "service.instance.id")  # what `job` and `instance` say
+
 
 def _families(data: MetricsData) -> Iterator[Any]:
     from prometheus_client.core import InfoMetricFamily
@@ -129,12 +131,12 @@ def _families(data: MetricsData) -> Iterator[Any]:
     for of_resource in data.resource_metrics:
         resource = of_resource.resource.attributes
         target = _target(resource)
-        yield InfoMetricFamily("target", "Target metadata", {**_labels(resource), **target})
-        common = {**_labels(resource), **target}
+        rest = {key: value for key, value in resource.items() if key not in _IN_TARGET}
+        yield InfoMetricFamily("target", "Target metadata", {**_labels(rest), **target})
         for of_scope in of_resource.scope_metrics:
             scope = of_scope.scope
             about = {"name": scope.name, "version": scope.version, "schema_url": scope.schema_url}
-            labels = {**common, **{f"otel_scope_{key}": str(value or "") for key, value in about.items()}}
+            labels = {**target, **{f"otel_scope_{key}": str(value or "") for key, value in about.items()}}
             for metric in of_scope.metrics:
                 try:
                     _add(made, metric, labels)
@@ -145,7 +147,7 @@ def _families(data: MetricsData) -> Iterator[Any]:
 
 def _target(resource: Mapping[str, Any]) -> dict[str, str]:
     """What Prometheus would say of a target by itself, were it not a collector that it asked."""
-    service = [str(resource[key]) for key in ("service.namespace", "service.name") if resource.get(key)]
+    service = [str(resource[key]) for key in _IN_TARGET[:2] if resource.get(key)]
     found = {"job": "/".join(service), "instance": str(resource.get("service.instance.id") or "")}
     return {name: value for name, value in found.items() if value}
 

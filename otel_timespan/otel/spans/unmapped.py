@@ -16,6 +16,7 @@ from typing import Any
 from ...timespans.adding import AnyThreadCount
 from ...timespans.model import Event, EventId
 from ...timespans.rows import Columns, Shape, expanded
+from ...timespans.taskrecords import EVICT, RESULTS, RETURN, SCHEDULE, START, SUBMIT
 from . import ids
 from .mapping import ENDED, MOVED_KINDS, NEVER_SPANS, SCHEDULER_CATEGORIES, TASK_CATEGORIES, SpanMapper
 from .runs import Runs
@@ -136,8 +137,20 @@ class Unmapped:
         return self._weights.get(event.category, 0)
 
     def of(self, records: Sequence[Any]) -> int:
-        """The spans that these records would become, 2 µs each."""
-        return self._walk(records, None)
+        """The spans that these records would become: 0.1 µs for most of them, up to 2."""
+        begun, ended = self._weights.get("proc_run_fetch", 0), self._weights.get("compute", 0) + self._weights["finish"]
+        if self._weights.get("schedule"):
+            return self._walk(records, None)
+        spans, others = 0, []
+        for record in records:
+            kind = record[0]
+            if kind == START and (not record[2] or record[2][0] is RESULTS):
+                spans += begun
+            elif kind == RETURN and record[14] is not None:
+                spans += ended
+            elif kind not in (EVICT, SCHEDULE) and not (kind == SUBMIT and record[10] == 1):
+                others.append(record)
+        return spans + self._walk(others, None)
 
     def give_up(self, records: Sequence[Any]) -> int:
         """`of`, for records that will not be looked at any more: what they end is not open any more."""
