@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from otel_timespan.dagger import fetch, spawn
 from otel_timespan.dagger.executor import TaskFuture
 
 from . import judging, pool, unit
@@ -97,9 +96,6 @@ def main() -> int:
     except ImportError as error:
         return judging.missing(f"the interpreter has no package `test` ({error})")
     support.verbose, support.use_resources = 0, None
-    fetch(spawn(int))  # our service threads are there before a test counts threads
-    with pool.ThreadPoolExecutor(1) as executor:
-        executor.submit(int).result()
     prepare()
     programs_use_ours()
     try:

@@ -27,7 +27,12 @@ def install() -> None:
 
 
 def log_to_memory() -> None:
-    """Log as a user would, so that a log is in the way of nothing."""
+    """Log as a user would, and start our service threads, before a test counts threads."""
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    ts.eager_context().log_sink = ts.OTelLog(span_exporter=InMemorySpanExporter(), metrics=False)
+    log = ts.OTelLog(span_exporter=InMemorySpanExporter(), metrics=False)
+    ts.eager_context().log_sink = log
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(int).result()
+    ts.fetch(ts.spawn(int))
+    log.flush()
