@@ -238,7 +238,6 @@ class Helping(Pinned):
         try:
             return run(self.core, task, slot)
         finally:
-            del task  # its failure refers to this frame
             self.brief.learn(f, time.monotonic_ns() - begun)
             del task, f  # its failure refers to this frame
 
