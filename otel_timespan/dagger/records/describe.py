@@ -21,11 +21,12 @@ __all__ = [
     "describe_function",
     "describe_value",
     "is_mutable",
+    "without_data",
 ]
 
 
 class FunctionInfo:
-    """A callable that carries data (a closure, a method, a partial, an object), without the data.
+    """A callable that carries data (a closure, a method, a partial, an object), or is made again and again, without it.
 
     Has the attributes `__name__`, `__qualname__`, `__module__` and `__code__` (None where there is none).
     """
@@ -78,6 +79,11 @@ def attribute_of(thing: Any, name: str, default: Any = None) -> Any:
         return getattr(thing, name, default)
     except Exception:
         return default
+
+
+def without_data(f: types.FunctionType) -> FunctionInfo:
+    """A function without its defaults, attributes and surroundings."""
+    return FunctionInfo(f.__name__, f.__qualname__, str(f.__module__), f.__code__)
 
 
 def _bound_to_data(f: Any) -> bool:

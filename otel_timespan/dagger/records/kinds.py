@@ -17,6 +17,7 @@ See docs/events.md.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import types
 from collections.abc import Iterable
@@ -38,7 +39,7 @@ from ...timespans.taskrecords import EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDUL
 from ..options.options import DEFAULT
 from ..places.processors import OSProc, ThreadProc
 from ..service.guards import guard
-from .describe import describe_function
+from .describe import describe_function, without_data
 
 __all__ = [
     "END",
@@ -104,11 +105,13 @@ CORE_WORKER = 1
 
 # ---- numbers instead of objects -------------------------------------------------------------------------
 
-_functions: list[types.FunctionType] = []
-function_codes: dict[types.FunctionType, int] = {}
-"""The numbers of those functions that have one."""
+_functions: list[Any] = []
+function_codes: dict[Any, int] = {}
+"""The numbers of functions, by the function, or its `FunctionInfo` where it must not be kept."""
 _MAX_FUNCTIONS = 2000
 """Functions that are numbered, and so kept. A program that makes more of them pays a little more for each."""
+
+_NUMBERED = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
 
 
 def function_code(f: Any) -> Any:
@@ -119,15 +122,23 @@ def function_code(f: Any) -> Any:
 
 def _number(f: Any) -> Any:
     described = describe_function(f)
-    # One that holds data, as a default say, must not be kept for ever.
-    holds = type(described) is not types.FunctionType or f.__defaults__ or f.__kwdefaults__ or f.__dict__
-    if holds or f.__qualname__ != f.__name__ or len(_functions) >= _MAX_FUNCTIONS:
+    if not isinstance(f, _NUMBERED):
+        return described
+    if type(described) is types.FunctionType:
+        # One that holds data, as a default say, or is made anew again and again, must not be kept for ever.
+        holds = described.__defaults__ or described.__kwdefaults__ or described.__dict__
+        if holds or described.__qualname__ != described.__name__:
+            described = without_data(described)
+    code = function_codes.get(described)
+    if code is not None:
+        return code
+    if len(_functions) >= _MAX_FUNCTIONS:
         return described
     with _lock:
-        if f not in function_codes:
-            _functions.append(f)
-            function_codes[f] = _functions.index(f)  # a signal handler may just have put others behind it
-    return function_codes[f]
+        if described not in function_codes:
+            _functions.append(described)
+            function_codes[described] = _functions.index(described)  # a signal handler may just have put others there
+    return function_codes[described]
 
 
 _lock = guard()

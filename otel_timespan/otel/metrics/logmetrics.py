@@ -84,7 +84,6 @@ class LogMetrics:
             item.name: {} for item in semconv.INSTRUMENTS if item.kind == "counter"
         }
         self._functions: dict[str, str] = {}
-        self._names: dict[Any, str] = {}  # by what stands for a function in records
         self._error_types: set[str] = set()
 
     def start_empty(self) -> None:
@@ -142,19 +141,18 @@ class LogMetrics:
 
     def tasks_packed(self, taken: Taken) -> None:
         """What the fast lane took: ordinary tasks, all of which succeeded. Must not raise."""
-        for code, f in taken.functions:
-            name = self._names[code] = self._name(f)
-            self._begin(name)
-        self._bytes.all_made(taken.ended, self._names)
+        for name in taken.functions:
+            self._begin(self._capped(name))
+        self._bytes.all_made(taken.ended, [self._capped(task[0]) for task in taken.tasks])
         tasks = taken.tasks
         if not tasks:
             return
         by_function: dict[str, list[tuple[Any, ...]]] = {}
         if all(task[0] == tasks[0][0] for task in tasks):
-            by_function[self._names[tasks[0][0]]] = tasks
+            by_function[self._capped(tasks[0][0])] = tasks
         else:
             for task in tasks:
-                by_function.setdefault(self._names[task[0]], []).append(task)
+                by_function.setdefault(self._capped(task[0]), []).append(task)
         for name, some in by_function.items():
             self._count(semconv.TASK_COUNT, ("success", name), len(some))
             self._observe_all(semconv.TASK_DURATION, (name, "success"), some, 0, 6)
@@ -201,10 +199,10 @@ class LogMetrics:
         counts[key] = counts.get(key, 0) + amount
 
     def _function(self, task: OpenTask) -> str:
-        return self._name(task.f)
+        return self._capped(code_attributes(task.f).get(semconv.FUNCTION_NAME) or task_name(task.f))
 
-    def _name(self, f: Any) -> str:
-        name = code_attributes(f).get(semconv.FUNCTION_NAME) or task_name(f)
+    def _capped(self, name: str) -> str:
+        """What a function's series goes by: beyond so many names they share one."""
         found = self._functions.get(name)
         if found is None:
             found = name if len(self._functions) < semconv.MAX_FUNCTION_NAMES else semconv.OTHER
@@ -360,13 +358,13 @@ class _FunctionBytes:
         if chunk.nbytes is not None and not known:
             self._keep(handle, (function, chunk.nbytes))
 
-    def all_made(self, returned: Sequence[Any], names: Mapping[Any, str]) -> None:
+    def all_made(self, returned: Sequence[Any], functions: Sequence[str]) -> None:
         """The same of many results, as their records tell."""
         held, spilled, gone = self._held, self._spilled, self._gone
-        for record in returned:
+        for record, function in zip(returned, functions, strict=True):
             handle, nbytes = record[7], record[8]
             if nbytes is not None and handle not in held and handle not in spilled and handle not in gone:
-                self._keep(handle, (names[record[6]], nbytes))
+                self._keep(handle, (function, nbytes))
 
     def __call__(self, event: Event) -> None:
         chunk = getattr(event.timeline, "data", None)

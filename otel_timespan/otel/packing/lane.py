@@ -12,15 +12,19 @@ Not thread-safe: the log's lock guards it.
 
 from __future__ import annotations
 
+import contextlib
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
+from types import BuiltinFunctionType
 from typing import Any, NamedTuple
 
 from ...timespans.journal import expand_all
 from ...timespans.model import Event, EventId
 from ...timespans.taskrecords import EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
 from ...timespans.warn import warn_once
+from .. import semconv
 from ..export.wire import varint
 from ..spans import ids
 from ..spans.ids import TraceParent
@@ -28,7 +32,7 @@ from ..spans.limits import Limits, clip
 from ..spans.mapping import ENDED, MOVED_KINDS, SpanMapper
 from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
-from ..spans.tasks import Done
+from ..spans.tasks import Done, code_attributes, task_name
 from ..spans.values import plain_text
 from .packer import Facts, Packer, compile_packer
 
@@ -69,7 +73,14 @@ class _Caller(NamedTuple):
     sampled: bool
 
 
-_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START = range(6)
+class _Function(NamedTuple):
+    """A function as a shape has it, which keeps none of its data, and as metrics call it."""
+
+    key: Any
+    name: str
+
+
+_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION = range(7)
 """A task under way: a list of its records and of what was read of them, for an object costs three times as much."""
 
 
@@ -83,9 +94,10 @@ class Taken:
 
     `packed`: of each packed task the bytes of its spans, `count` in all, as fields of a ScopeSpans message. `spans`:
     those of the general way. `events`: what that expanded; `failed` of them could not be turned into spans. `tasks`:
-    (function's code, caller, base of its ids, CPU ns, path, id, then the seven boundaries) of each that took the lane
-    to its end, sampled or not. `functions`: (code, function) of those not seen before. `submitted`, `placed`, `begun`,
-    `ended`, `evicted`, `processors`: as in `Steps`. `quiet`: how many events the records hold that were not expanded.
+    (function's name, caller, base of its ids, CPU ns, path, id, then the seven boundaries) of each that took the lane
+    to its end, sampled or not; `ended` are their records, in the same order. `functions`: names not seen before.
+    `submitted`, `placed`, `begun`, `ended`, `evicted`, `processors`: as in `Steps`. `quiet`: how many events the
+    records hold that were not expanded.
     """
 
     __slots__ = (
@@ -102,7 +114,7 @@ class Taken:
         self.begun: list[Any] = []
         self.ended: list[Any] = []
         self.evicted: list[Any] = []
-        self.functions: list[tuple[Any, Any]] = []
+        self.functions: list[str] = []
         self.processors: Mapping[int, Any] = {}
 
 
@@ -129,7 +141,7 @@ class Lane:
         self._shapes: dict[Any, Packer | None] = {}
         self._callers: dict[tuple[Any, ...], _Caller | None] = {}
         self._last: tuple[Any, _Caller | None] = (None, None)
-        self._functions: set[Any] = set()
+        self._functions: dict[Any, _Function] = {}
         self._processors: dict[int, Any] = {}
         self._taken = Taken()
         self._begun = [0, 0]  # bodies that run: of tasks that are not sampled, and of those that are
@@ -146,8 +158,11 @@ class Lane:
             kind = record[0] if self._is_open else -1
             if kind == RETURN:
                 task = opened.get(record[4])
-                if task is not None and self._returned(record, task):
-                    continue
+                try:
+                    if task is not None and self._returned(record, task):
+                        continue
+                except (struct.error, OverflowError):  # numbers that no message has room for
+                    self._example = None
             elif kind == START:
                 task = opened.get(record[5])
                 if task is not None and task[5] is None and task[3] and (record[6] in near or self._is_near(record)):
@@ -166,20 +181,21 @@ class Lane:
                     begun(record)
                     continue
             elif kind == SUBMIT:
-                caller, id, place = self._caller(record), record[3], record[13]
-                if caller is not None and id not in opened and id not in known:
-                    if record[4] not in functions:
-                        self._meet(record)
+                caller, id, place, f = self._caller(record), record[3], record[13], record[4]
+                function = functions.get(f) if type(f) is int else None
+                if function is None:
+                    function = self._function(record)
+                if caller is not None and function is not None and id not in opened and id not in known:
                     submitted += 1
                     if type(place) is int:
                         t0 = record[12]
-                        opened[id] = [record, caller, t0, t0 + 1, None, None]
+                        opened[id] = [record, caller, t0, t0 + 1, None, None, function]
                         placed += 1
                     elif place is None:
-                        opened[id] = [record, caller, 0, 0, None, None]
+                        opened[id] = [record, caller, 0, 0, None, None, function]
                     else:
                         t0 = place[1]
-                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None]
+                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function]
                         placed += 1
                     continue
             elif kind == SCHEDULE:
@@ -210,10 +226,7 @@ class Lane:
         known, caller = self._last
         if known is packed:
             return caller
-        try:
-            caller = self._callers[packed[:5]]
-        except (KeyError, TypeError):
-            caller = self._new_caller(packed)
+        caller = self._callers.get(_key_of(packed)) or self._new_caller(packed)
         self._last = (packed, caller)
         return caller
 
@@ -225,15 +238,27 @@ class Lane:
         caller = _Caller(parent, parent.trace_id.to_bytes(16, "big"), above, parent.seed, bool(parent.flags & 1))
         if len(self._callers) >= MAX_PARENTS:
             self._callers.clear()
-        self._callers[packed[:5]] = caller
+        self._callers[_key_of(packed)] = caller
         return caller
 
-    def _meet(self, submission: Any) -> None:
-        """The first task of a function."""
-        if len(self._functions) >= MAX_SHAPES:
-            self._functions.clear()
-        self._functions.add(submission[4])
-        self._taken.functions.append((submission[4], expand_all([submission])[0].timeline.f))
+    def _function(self, submission: Any) -> _Function | None:
+        """What a submission has for its function; None for what is none, or has no name of its own."""
+        given = submission[4]
+        f = expand_all([submission])[0].timeline.f if type(given) is int else given
+        code = getattr(f, "__code__", None)
+        if type(given) is not int:
+            if code is None and not isinstance(f, (type, BuiltinFunctionType)):
+                return None
+            # Not the function, which may be another one each time, and hold data.
+            given = (code, f.__name__, f.__qualname__, f.__module__)
+        found = self._functions.get(given)
+        if found is None:
+            if len(self._functions) >= MAX_SHAPES:
+                self._functions.clear()
+            name = code_attributes(f).get(semconv.FUNCTION_NAME) or task_name(f)
+            found = self._functions[given] = _Function(given, name)
+            self._taken.functions.append(name)
+        return found
 
     def _is_near(self, start: Any) -> bool:
         """Whether a body runs on worker 1, on a processor that has a number."""
@@ -247,7 +272,7 @@ class Lane:
 
     def _returned(self, record: Any, task: list[Any]) -> bool:
         """A body returned: pack its task. False where it has to go the general way."""
-        submission, caller, placing, t2, _, start = task
+        submission, caller, placing, t2, _, start, function = task
         if start is None or record[14] != "success" or record[12] is not None:
             return False
         _, trace, above, seed, sampled = caller
@@ -284,7 +309,7 @@ class Lane:
             size = b"" if nbytes is None else varint(nbytes)
             spawner = varint(spawned_by) if spawned_by else b""
             shape = (
-                record[6], record[5], record[13], len(number), len(size), len(spawner), positions, blocking,
+                function[0], record[5], record[13], len(number), len(size), len(spawner), positions, blocking,
                 cpu_ns is None,
             )  # fmt: skip
             pack = self._shapes.get(shape)
@@ -301,7 +326,7 @@ class Lane:
         del self._open[id]
         self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
         self._ended(record)
-        self._tasks((record[6], caller, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6))
+        self._tasks((function[1], caller, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6))
         return True
 
     def _upstreams(
@@ -423,7 +448,8 @@ class Lane:
         if limits is None or len(spans) != self._per_task:
             self._shapes[shape] = None
         else:
-            self._shapes[shape] = compile_packer([clip(span, limits) for span in spans], facts, ups)
+            with contextlib.suppress(struct.error, OverflowError):  # the example has times that no message has room for
+                self._shapes[shape] = compile_packer([clip(span, limits) for span in spans], facts, ups)
 
     # ---- who is under way ---------------------------------------------------------------------------
 
@@ -444,6 +470,11 @@ class Lane:
             count, oldest = found.get("waiting", (0, None))
             found["waiting"] = count + more, oldest
         return found
+
+
+def _key_of(packed: Any) -> Any:
+    """A caller's ids, flags and seed, and the run whose counts its tasks enter."""
+    return (*packed[:5], packed[5] and packed[5][0])
 
 
 def _task_of(event: Event) -> Any:
