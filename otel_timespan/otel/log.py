@@ -39,6 +39,7 @@ from .backend import Backend, check_options, connect
 from .dags import tracing_logs
 from .export.settings import shown, waitable
 from .export.shutdown import SOURCES, on_exit
+from .export.sizes import span_nbytes
 from .handover import Handover
 from .metrics.gauges import ConsumerGauges, default_consumers
 from .metrics.hub import PREPARE_S, hub_for
@@ -337,7 +338,7 @@ class OTelLog(Sink):
                 context = span_context(parent.trace_id, own, 0, parent.trace_state)
                 otel_context.attach(set_span_in_context(NonRecordingSpan(context), before))
                 return None
-            span = LazySpan(self._fill, parent, task_id, attempt, function, start_ns)
+            span = LazySpan(self._fill, self._weigh, parent, task_id, attempt, function, start_ns)
             otel_context.attach(otel_context.Context({**before, _SPAN_KEY: span}))
             if backend is not None and backend.on_start is not None:
                 backend.on_start(span, before)
@@ -345,6 +346,10 @@ class OTelLog(Sink):
         except Exception:
             warn_once(OTelLog._on_body, "a body runs without a current span")
             return None
+
+    def _weigh(self, span: LazySpan) -> None:
+        """A body put something on its span, which will wait in the journal."""
+        self._journal.weigh(span_nbytes(span.content))
 
     def _fill(self, span: LazySpan) -> None:
         """Somebody looks at the span of a body."""

@@ -171,6 +171,12 @@ class Journal:
         if not any(one is record for one in [*self._taken, *self._records]):
             self.append(record)
 
+    def weigh(self, nbytes: int) -> None:
+        """The record that comes next holds so much more than it looks like."""
+        self._measured_nbytes += nbytes
+        if self.nbytes >= self.max_bytes:
+            self._mark = 0  # look each time
+
     @property
     def nbytes(self) -> int:
         """Estimated bytes of what waits."""

@@ -29,8 +29,9 @@ class Recorder:
     sink that writes at once: it had).
     `on_submit() -> TraceParent` is called in the spawning thread and context, once a task.
     `on_body(task_id, attempt, function, label, trace_parent, start_ns) -> span` is called on the
-    thread of a body, in the body's own `contextvars` context, just before it; what it returns goes into
-    the record of the finished compute. It must not raise.
+    thread of a body, in the body's own `contextvars` context, just before it. What its method `ended()` gives
+    afterwards (the span, or None where it holds nothing) goes into the record of the finished compute. Neither may
+    raise.
     `samplers` are the consumers that sample the moment itself: each has `sample() -> value`. While it is
     empty, `sample()` is None and need not be called.
     `wants_cpu` asks for the CPU time of each body (a system call, 0.3 to 1 µs, twice a body).

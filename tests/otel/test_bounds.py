@@ -192,3 +192,39 @@ def test_without_a_collector_a_program_ends(environment: dict[str, str], end: st
     told = [line for line in done.stderr.splitlines() if "docker compose up" in line]
     assert len(told) == 1, done.stderr
     assert "metrics" not in done.stderr
+
+
+MEMORY_OF_BODIES = """
+import os
+import otel_timespan as ts
+from opentelemetry import trace
+
+log = ts.OTelLog(metrics=False, max_bytes=8 << 20, on_full="drop")
+ts.eager_context().log_sink = log
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def body(n):
+    trace.get_current_span().set_attribute("prompt", str(n) + "x" * 500_000)
+
+ts.fetch_all([ts.spawn(body, n) for n in range(20)])
+before = resident()
+with ts.dag("run"):
+    for _ in range(10):
+        ts.fetch_all([ts.spawn(body, n) for n in range(100)])
+stats = log.stats()
+assert stats["recorded"] == stats["pending"] + sum(stats["dropped"].values()), stats
+print((resident() - before) >> 20)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the system does not say how much memory is in use")
+def test_what_bodies_put_on_their_spans_counts_while_it_waits_in_the_journal() -> None:
+    """500 MB of texts on the spans of bodies, a collector that is away, max_bytes of 8 MiB: memory grows by few."""
+    env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", MEMORY_OF_BODIES]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 48, done.stdout

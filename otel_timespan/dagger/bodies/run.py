@@ -139,6 +139,8 @@ def _run_logged(
             return _go_on(core, task, value, context, log, helping)
         if log.cpu0:
             log.cpu_ns = time.thread_time_ns() - log.cpu0
+        if log.span is not None:
+            log.span = log.span.ended()
         core.running.discard(task)
         ns = 0 if task.id & core.costs.skip else log.ended - log.begun
         return conclude(core, task, value, error, log, helping, ns)
@@ -176,7 +178,7 @@ def _run_plainly(
     ended = core.clock()
     cpu_ns = span = None
     if told:
-        span = told[0] if told[0] is None else told[0].ended()
+        span = told[0] if told[0] is None or type(value) in ASYNC else told[0].ended()
         cpu_ns = time.thread_time_ns() - told[1] if len(told) == 2 else None
     kind, extra = type(value), task._live
     special = error is not None or kind in _SPECIAL or (extra is not None and extra.forced)
@@ -345,6 +347,8 @@ def _go_on(
         core.running.discard(task)
         if log is not None:
             log.ended = core.clock()
+            if log.span is not None:
+                log.span = log.span.ended()
         return conclude(core, task, value, error, log, helping, 0)
 
     error = refusal(coroutine)

@@ -191,6 +191,12 @@ class BodySpan(Span, ReadableSpan):
 
     # ---- what the log calls --------------------------------------------------------------------
 
+    @property
+    def content(self) -> SpanData:
+        """What the user put on it, as a span of its own."""
+        name, status = (self._name if self._renamed else ""), self._status_text
+        return SpanData(name, 0, 0, 0, 0, 0, self._set, self._linked, self._added, status_message=status)
+
     def has_recorded(self, error: BaseException) -> bool:
         """Whether the user recorded this very exception."""
         return any(error is recorded for recorded in self._recorded)
@@ -319,11 +325,11 @@ class BodySpan(Span, ReadableSpan):
 class LazySpan(BodySpan):
     """The span of a body, made when somebody looks at it: until then it is no more than what to make it of.
 
-    `make(span)` fills it in, by `BodySpan.__init__`.
+    `make(span)` fills it in, by `BodySpan.__init__`; `told(span)` is called when its body ended and it is not empty.
     """
 
-    def __init__(self, make: Callable[[LazySpan], None], *of: Any) -> None:
-        self._make, self.of = make, of
+    def __init__(self, make: Callable[[LazySpan], None], told: Callable[[LazySpan], None], *of: Any) -> None:
+        self._make, self._told, self.of = make, told, of
 
     def __getattr__(self, name: str) -> Any:
         if name not in _FILLED_IN:
@@ -343,6 +349,7 @@ class LazySpan(BodySpan):
     def ended(self) -> LazySpan | None:
         """The body ended: the span if there is anything on it, None (and no more changes) for nearly all."""
         if self.is_touched:
+            self._told(self)
             return self
         self._ended = True
         return None
