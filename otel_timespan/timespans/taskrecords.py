@@ -1,6 +1,6 @@
 """The records of a task's common way, for sinks that read them as they are.
 
-A scheduler's record is opaque to most: it expands into events (`rows.record_kind`). Five kinds tell nearly all that
+A scheduler's record is opaque to most: it expands into events (`rows.record_kind`). Six kinds tell nearly all that
 happens, four times a task, and a sink that can't afford eighteen event objects a task reads these itself. So their
 numbers and fields are fixed here; the first field is always the number.
 
@@ -9,6 +9,7 @@ SUBMIT   t0, uid, task, function, args, options, others, spawned_by, run_id, att
 SCHEDULE t0, t1, t2, uid, task, processor, worker, samples
 START    t0, moves, t2, uid, task, processor, function, occupancies, thread, samples
 RETURN   tb, t1, uid, task, processor, function, handle, nbytes, type, worker, cpu_ns, span, thread, state, samples
+END      tb, t1, uid, task, processor, function, result, cpu_ns, span, thread, profile, state, samples
 EVICT    t, handle, nbytes, type, worker, reason
 ======== ==============================================================================================================
 
@@ -20,7 +21,7 @@ events, and whoever wants to agree with them, set those that share a reading apa
 SUBMIT   placed with it: the schedule lasts from t1 to t1 + 1 (`place` a number), else as SCHEDULE's fields in `place`
 SCHEDULE the schedule lasts from t0 to max(t1, t0 + 1)
 START    taken at t0 + 1, the body begins at max(t2, t0 + 5)
-RETURN   the body ended at max(t1, tb + 2), the task 2 later
+RETURN   the body ended at max(t1, tb + 2), the task 2 later; END, where its result is a chunk, likewise
 ======== ==============================================================================================================
 """
 
@@ -29,9 +30,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["EVICT", "KINDS", "OWNER_BITS", "RESULTS", "RETURN", "SCHEDULE", "START", "SUBMIT", "Steps"]
+__all__ = ["END", "EVICT", "KINDS", "OWNER_BITS", "RESULTS", "RETURN", "SCHEDULE", "START", "SUBMIT", "Steps"]
 
-KINDS = SUBMIT, SCHEDULE, START, RETURN, EVICT = range(5)
+KINDS = SUBMIT, SCHEDULE, START, RETURN, EVICT, END = range(6)
 
 OWNER_BITS = 32
 

@@ -35,7 +35,7 @@ from ...timespans.model import (
     id_layout,
 )
 from ...timespans.rows import record_kind
-from ...timespans.taskrecords import EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
+from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
 from ..options.options import DEFAULT
 from ..places.processors import OSProc, ThreadProc
 from ..service.guards import guard
@@ -418,8 +418,8 @@ record_kind(expand_schedule, SCHEDULE)
 record_kind(expand_start, START)
 record_kind(expand_return, RETURN)
 record_kind(expand_evict, EVICT)
+record_kind(expand_end, END)
 SPAN = record_kind(expand_span)
-END = record_kind(expand_end)
 FINISH = record_kind(expand_finish)
 STEAL = record_kind(expand_steal)
 BURIED = record_kind(expand_buried)

@@ -21,8 +21,8 @@ from types import BuiltinFunctionType
 from typing import Any, NamedTuple
 
 from ...timespans.journal import expand_all
-from ...timespans.model import Event, EventId
-from ...timespans.taskrecords import EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
+from ...timespans.model import ChunkInfo, Event, EventId
+from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
 from ...timespans.warn import warn_once
 from .. import semconv
 from ..export.wire import varint
@@ -55,6 +55,7 @@ MAX_LOOKED_AT = 10_000
 
 _new = tuple.__new__
 _POSITIONS = [tuple(range(1, count + 1)) for count in range(MAX_LINKS + 1)]
+_ENDS = (RETURN, END)
 _M64 = (1 << 64) - 1
 _submitted, _finished = itemgetter(FIRST_BOUNDARY), itemgetter(FIRST_BOUNDARY + 6)
 
@@ -156,10 +157,10 @@ class Lane:
         quiet = submitted = placed = 0
         for record in records:
             kind = record[0] if self._is_open else -1
-            if kind == RETURN:
+            if kind in _ENDS:
                 task = opened.get(record[4])
                 try:
-                    if task is not None and self._returned(record, task):
+                    if task is not None and self._returned(record if kind == RETURN else _as_return(record), task):
                         continue
                 except (struct.error, OverflowError):  # numbers that no message has room for
                     self._example = None
@@ -273,7 +274,7 @@ class Lane:
     def _returned(self, record: Any, task: list[Any]) -> bool:
         """A body returned: pack its task. False where it has to go the general way."""
         submission, caller, placing, t2, _, start, function = task
-        if start is None or record[14] != "success" or record[12] is not None:
+        if start is None or not record or record[14] != "success" or record[12] is not None:
             return False
         _, trace, above, seed, sampled = caller
         t0, t3, t4, t5 = submission[1], start[1] + 1, start[3], record[2]
@@ -470,6 +471,13 @@ class Lane:
             count, oldest = found.get("waiting", (0, None))
             found["waiting"] = count + more, oldest
         return found
+
+
+def _as_return(end: Any) -> Any:
+    """An END whose result is a chunk, as the RETURN that says the same; () for others."""
+    if type(end[7]) is not ChunkInfo:
+        return ()
+    return (RETURN, *end[1:7], *end[7], *end[8:11], *end[12:])
 
 
 def _key_of(packed: Any) -> Any:
