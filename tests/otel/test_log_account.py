@@ -152,12 +152,13 @@ def two_rows(count: int) -> None:
 @pytest.mark.parametrize("detail", ["task", "phases"])
 def test_what_was_not_looked_at_is_pending(detail: str) -> None:
     """The account begins with what happened: records that wait count as the spans that they will become."""
-    each = 1 if detail == "task" else 5
+    each = 1 if detail == "task" else 3
     gate, begun = threading.Event(), threading.Event()
 
     def redact(key: str, text: str) -> str:
-        begun.set()
-        gate.wait(60)
+        if key == "span.name":  # not of the resource, which is asked about before there are spans
+            begun.set()
+            gate.wait(60)
         return text
 
     with logged(span_exporter=InMemorySpanExporter(), redact=redact, detail=detail) as log:
@@ -186,7 +187,7 @@ def test_tasks_that_find_no_room_are_left_out_as_a_whole(on_full: str) -> None:
             assert log.flush(60)
         assert log.flush(60)
         stats = log.stats()
-        assert balanced(stats) and stats["recorded"] == 4000 * 5 + 1 and stats["pending"] == 0
+        assert balanced(stats) and stats["recorded"] == 4000 * 3 + 1 and stats["pending"] == 0
         assert not log._mapper._tasks and not log._runs._open and not log._unmapped._left_out
         two_rows(1)
         assert log.flush(60) and log.stats()["recorded"] == 4002 * 5 + 2
@@ -197,8 +198,9 @@ def test_closing_keeps_its_time_whatever_redact_does(caplog: pytest.LogCaptureFi
     gate, begun, closed = threading.Event(), threading.Event(), threading.Event()
 
     def redact(key: str, text: str) -> str:
-        begun.set()
-        gate.wait(60)
+        if key == "span.name":  # not of the resource, which is asked about before there are spans
+            begun.set()
+            gate.wait(60)
         return text
 
     context = D.eager_context()
@@ -217,7 +219,7 @@ def test_closing_keeps_its_time_whatever_redact_does(caplog: pytest.LogCaptureFi
     assert closed.wait(30) and not gate.is_set()
     stats = log.stats()
     assert balanced(stats) and stats["pending"] == 0
-    assert stats["recorded"] == stats["dropped"]["shutdown"] == 602 * 5 + 1
+    assert stats["recorded"] == stats["dropped"]["shutdown"] == 602 * 3 + 1
     assert any("could not look at" in record.message for record in caplog.records)
     gate.set()
     closing.join()
@@ -244,7 +246,7 @@ def test_flushing_keeps_its_time_whatever_a_consumer_does() -> None:
         two_rows(10)
         assert begun.wait(60)
         assert log.flush(0.1) is False
-        assert balanced(log.stats()) and log.stats()["recorded"] >= 20 * 5
+        assert balanced(log.stats()) and log.stats()["recorded"] >= 20 * 3
     finally:
         del READINGS[Stuck]
         context.log_sink = T.NoOpLog()
@@ -259,8 +261,9 @@ def test_a_program_s_own_timespans_are_left_out_as_a_whole() -> None:
     gate, begun = threading.Event(), threading.Event()
 
     def redact(key: str, text: str) -> str:
-        begun.set()
-        gate.wait(60)
+        if key == "span.name":  # not of the resource, which is asked about before there are spans
+            begun.set()
+            gate.wait(60)
         return text
 
     log = OTelLog(metrics=False, span_exporter=InMemorySpanExporter(), redact=redact, on_full="drop", max_bytes=1 << 20)
