@@ -426,7 +426,8 @@ class OTelLog(Sink):
 
     def _process(self, records: list[Any]) -> None:
         """Called by the journal, never twice at once."""
-        if self._backend is None and self._connect() is None:
+        # Where to send is found out for what happened: a log that is only flushed and closed sets nothing up.
+        if self._backend is None and (all(one is _TICK for one in records) or self._connect() is None):
             return
         with self._lock:
             if self._handover.stop_at is not None:  # the log was closed before the drain came to these

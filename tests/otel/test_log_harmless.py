@@ -159,3 +159,11 @@ os._exit(0)
     done = run_script(script)
     child, parent = done.stdout.splitlines()
     assert child == "['child']" and parent == "['before', 'outer']", done.stderr
+
+
+def test_a_log_that_saw_nothing_sets_nothing_up() -> None:
+    """Flushing and closing it finds nothing to send, and so does not ask where to."""
+    log = OTelLog()
+    assert log.flush(10)
+    log.close()
+    assert log._backend is None
