@@ -187,7 +187,8 @@ def test_tasks_that_find_no_room_are_left_out_as_a_whole(on_full: str) -> None:
             assert log.flush(60)
         assert log.flush(60)
         stats = log.stats()
-        assert balanced(stats) and stats["recorded"] == 4000 * 3 + 1 and stats["pending"] == 0
+        state = (stats, [vars(run) for run in log._runs._open.values()], log._mapper._tasks, log._unmapped._left_out)
+        assert balanced(stats) and stats["recorded"] == 4000 * 3 + 1 and stats["pending"] == 0, state
         assert not log._mapper._tasks and not log._runs._open and not log._unmapped._left_out
         two_rows(1)
         assert log.flush(60) and log.stats()["recorded"] == 4002 * 3 + 2
