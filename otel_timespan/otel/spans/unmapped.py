@@ -117,6 +117,8 @@ class Unmapped:
                 kept.append(event)
                 continue
             self._count((event,))
+            if _opens(event):  # it waited while what follows of its task was given up: nobody will end it
+                self._retract(event)
             if _closes(event):
                 self._left_out.discard(key)
         return kept
