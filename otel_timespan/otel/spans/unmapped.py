@@ -91,6 +91,8 @@ class Unmapped:
 
     def _retract(self, submission: Event) -> None:
         """A task was registered with its run when it was spawned: it is no part of it any more."""
+        if type(submission.id) is not EventId or submission.category != "add_thunk":
+            return  # the program's own event: no run counts it, and its timeline is not ours to ask
         parent = ids.unpack(getattr(submission.timeline, "trace", None))
         run = self._runs.find(parent.root) if parent is not None else None
         if run is not None:
@@ -109,15 +111,15 @@ class Unmapped:
         kept: list[Event] = []
         opened: set[Any] = set()
         for event in events:
-            key = _key_of(event)
-            if _opens(event):
+            key, opens = _key_of(event), _opens(event)
+            if opens:
                 opened.add(key)
             known = key in opened or type(key) is not int or self._mapper.knows(key)
             if key is None or (known and key not in self._left_out):
                 kept.append(event)
                 continue
             self._count((event,))
-            if _opens(event):  # it waited while what follows of its task was given up: nobody will end it
+            if opens:  # it waited while what follows of its task was given up: nobody will end it
                 self._retract(event)
             if _closes(event):
                 self._left_out.discard(key)
