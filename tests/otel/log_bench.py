@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -59,10 +60,14 @@ class Bench:
         return span
 
     def close(self) -> None:
-        """Switch logging off and close."""
+        """Switch logging off and close. A task that still ran would end in the log of the next test."""
         self.context.log_sink = T.NoOpLog()
         self.log.close()
         forget_line_filters()
+        idle = threading.Thread(target=self.context.wait_idle, daemon=True)
+        idle.start()
+        idle.join(20)
+        assert not idle.is_alive(), D.status()
 
 
 def forget_line_filters() -> None:

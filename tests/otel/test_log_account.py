@@ -194,6 +194,33 @@ def test_tasks_that_find_no_room_are_left_out_as_a_whole(on_full: str) -> None:
         assert log.flush(60) and log.stats()["recorded"] == 4002 * 3 + 2
 
 
+def test_a_submission_that_waited_while_its_task_was_given_up_leaves_its_run() -> None:
+    """What follows of a task may find no room while its submission still waits for the drain: the run ends all the same."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def redact(key: str, text: str) -> str:
+        if key == "span.name":  # not of the resource, which is asked about before there are spans
+            begun.set()
+            gate.wait(60)
+        return text
+
+    with logged(span_exporter=InMemorySpanExporter(), redact=redact) as log:
+        with dag("all"):
+            two_rows(1)
+            assert begun.wait(60)
+            held = threading.Event()
+            waits = D.spawn(held.wait, 60)
+            assert log._unmapped.refuse(T.Event("start", "compute", T.EventId(thunk_id=waits.id), None, 1), True)
+            gate.set()
+            assert log.flush(60)
+            held.set()
+            assert D.fetch(waits)
+        assert log.flush(60)
+        stats = log.stats()
+        assert balanced(stats) and stats["pending"] == 0 and stats["recorded"] == 3 * 3 + 1
+        assert not log._runs._open and not log._unmapped._left_out
+
+
 def test_closing_keeps_its_time_whatever_redact_does(caplog: pytest.LogCaptureFixture) -> None:
     """A log whose `redact` never comes back is closed in time; what it did not send is dropped, for the shutdown."""
     gate, begun, closed = threading.Event(), threading.Event(), threading.Event()
