@@ -39,6 +39,7 @@ BELLS = {
 KEPT = {
     "timespans.model._layouts": "the names of fields, one object each",
     "timespans.rows._expanders": "declared at import",
+    "timespans.rows._packings": "declared at import",
     "timespans.rows._row_makers": "declared at import",
     "timespans.sinks.LocalEventLog._events": "emptied with its journal",
     "timespans.warn._warned": "what was said once is not said by every child",
@@ -66,6 +67,7 @@ KEPT = {
     "dagger.records.kinds.function_codes": "a cache",
     "dagger.records.kinds._processors": "a cache",
     "dagger.records.layout.layouts": "a cache",
+    "dagger.records.rows._called": "a cache",
     "dagger.records.layout.registered": "settings",
     "dagger.scoping._keys": "declared at import",
     "dagger.service.apart._idle": "stacks that nobody uses",

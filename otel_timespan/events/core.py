@@ -60,6 +60,8 @@ _core_fields = operator.itemgetter(4, 1, 0)
 class CoreMetrics:
     """The timestamp, category and kind of each event, as a `CoreRecord`."""
 
+    lazy = True
+
     def __call__(self, event: Event) -> CoreRecord:
         """See the class."""
         return _core_record(_core_fields(event))
@@ -75,6 +77,8 @@ class CoreMetrics:
 
 class IDMetrics:
     """The id of each event."""
+
+    lazy = True
 
     def __call__(self, event: Event) -> Any:
         """See the class."""

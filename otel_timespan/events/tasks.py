@@ -70,6 +70,7 @@ class TaskFunctionNames:
             return None
         return function_name(_field(event, "f"))
 
+    lazy = True
     fields = ("f",)
     of = staticmethod(function_name)
 
@@ -85,6 +86,7 @@ class TaskNames:
             return None
         return self.of(_field(event, "f"), thunk_id(event))
 
+    lazy = True
     fields = ("f", "thunk_id")
 
     def of(self, f: Any, task: Any) -> str:
@@ -103,6 +105,7 @@ class TaskUIDtoTID:
             return None
         return _field(event, "uid"), thunk_id(event)
 
+    lazy = True
     fields = ("uid", "thunk_id")
 
     def of(self, uid: Any, task: Any) -> tuple[Any, Any]:
@@ -121,6 +124,7 @@ class TaskDependencies:
             return None
         return self.of(thunk_id(event), _field(event, "deps"))
 
+    lazy = True
     fields = ("thunk_id", "deps")
 
     def of(self, task: Any, deps: Any) -> tuple[Any, list[Any]]:
@@ -139,6 +143,7 @@ class TaskArguments:
             return None
         return self.of(thunk_id(event), id_field(event, "position"), _field(event, "data"))
 
+    lazy = True
     fields = ("thunk_id", "position", "data")
 
     def of(self, task: Any, position: Any, data: Any) -> tuple[Any, list[tuple[Any, LoggedMutableObject]]]:
@@ -159,18 +164,10 @@ class TaskArgumentMoves:
         """See the class. Task id 0 (moves of no task) is left out; a move that never began is warned about."""
         if event.category != "move":
             return None
-        return self.of(event.phase, thunk_id(event), id_field(event, "position"), _field(event, "data"))
-
-    fields = ("phase", "thunk_id", "position", "data")
-
-    def of(
-        self, phase: str, task: Any, position: Any, data: Any
-    ) -> tuple[Any, Any, LoggedMutableObject, LoggedMutableObject] | None:
-        """See the class."""
+        task, position, value = thunk_id(event), id_field(event, "position"), logged_object(_field(event, "data"))
         if not task:
             return None
-        value = logged_object(data)
-        if phase == "start":
+        if event.phase == "start":
             if value is not None:
                 self._before.remember((task, position), value)
             return None
@@ -181,6 +178,16 @@ class TaskArgumentMoves:
             warn_once(self, "task %s: the move of argument %r finished but never started", task, position)
             return None
         return task, position, before, value
+
+    lazy, of_phase = True, "finish"
+    fields = ("thunk_id", "position", "before", "data")
+
+    def of(
+        self, task: Any, position: Any, before: Any, data: Any
+    ) -> tuple[Any, Any, LoggedMutableObject, LoggedMutableObject] | None:
+        """The same at the finish of a move, where what it began with is at hand."""
+        value, known = logged_object(data), logged_object(before)
+        return None if not task or value is None or known is None else (task, position, known, value)
 
     def init_similar(self) -> TaskArgumentMoves:
         """A fresh one."""
@@ -198,6 +205,7 @@ class TaskResult:
             return None
         return _result(thunk_id(event), _field(event, "result"))
 
+    lazy = True
     fields = ("thunk_id", "result")
     of = staticmethod(_result)
 
@@ -213,5 +221,6 @@ class TaskToChunk:
             return None
         return _result(thunk_id(event), _field(event, "result"))
 
+    lazy = True
     fields = ("thunk_id", "result")
     of = staticmethod(_result)

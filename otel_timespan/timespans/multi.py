@@ -25,9 +25,8 @@ from .durations import seconds
 from .journal import Journal, expand_all
 from .model import Event
 from .recorder import Recorder
-from .rows import Columns
 from .sink import Sink
-from .streams import WorkerStreams, blame
+from .streams import SLICE, WorkerStreams, blame
 from .warn import warn_once
 
 __all__ = ["Aggregators", "MultiEventLog"]
@@ -304,34 +303,23 @@ class MultiEventLog(Sink):
             if self._closed:
                 return
             self._refresh()
-            feed = self._feed_rows if self._state(1).takes_columns else self._feed_expanded
-            interrupts = list(filter(None, feed(records)))
+            state = self._state(1)
+            if state.takes_records:
+                found = [state.feed_records(records, lambda worker, events: self._state(worker).feed(events))]
+            else:
+                found = list(self._feed_expanded(records))
+            interrupts = list(filter(None, found))
         if interrupts:
             self._journal.settle()  # all of them were taken
             raise interrupts[0]
 
-    def _feed_rows(self, records: list[Any]) -> Iterator[KeyboardInterrupt | None]:
-        """The short way (rows.py) for all records that know it; the others are expanded, each in its place."""
-        state, at = self._state(1), 0
-        while at < len(records):
-            columns = Columns()
-            until = columns.take(records, at)
-            yield state.feed_columns(columns)
-            if until < len(records):
-                yield from self._feed_expanded([records[until]])
-            at = until + 1
-
     def _feed_expanded(self, records: list[Any]) -> Iterator[KeyboardInterrupt | None]:
-        for start in range(0, len(records), _SLICE):
-            for worker, some in groupby(expand_all(records[start : start + _SLICE]), _worker_of):
+        for start in range(0, len(records), SLICE):
+            for worker, some in groupby(expand_all(records[start : start + SLICE]), _worker_of):
                 yield self._state(worker).feed(list(some))
 
 
 _worker_of = attrgetter("worker")
-
-_SLICE = 16
-"""Records expanded at once. Small, so that events die young: with 1,000 the garbage collector took a third more."""
-
 
 def _ignore(*_: Any) -> None:
     """What a closed log does with records."""

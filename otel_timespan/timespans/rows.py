@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from .model import Event
 from .taskrecords import KINDS
 
-__all__ = ["Columns", "Shape", "count_events", "record_kind", "short_way"]
+__all__ = ["Columns", "Packing", "Shape", "count_events", "packing_of", "record_kind", "shape_of", "short_way"]
 
 _expanders: list[Callable[[Any, list[Event]], None]] = []
 _row_makers: list[Callable[[Any, Columns], Shape | None]] = []
+_packings: dict[int, Packing] = {}
 
 
 def record_kind(expand: Callable[[Any, list[Event]], None], kind: int | None = None) -> int:
@@ -34,9 +35,36 @@ def record_kind(expand: Callable[[Any, list[Event]], None], kind: int | None = N
     return len(_expanders) - 1
 
 
-def short_way(kind: int, rows: Callable[[Any, Columns], Shape | None]) -> None:
-    """Make known how records of that kind become rows without event objects."""
+def short_way(kind: int, rows: Callable[[Any, Columns], Shape | None], packing: Packing) -> None:
+    """Make known how records of that kind become rows without event objects, and how they are kept until then."""
     _row_makers[kind] = rows
+    _packings[kind] = packing
+
+
+class Packing(NamedTuple):
+    """How records of a kind are kept as columns (segments.py).
+
+    `keep`: {index of a field: what packs its column}: the fields that `rows` and the getters of built-in consumers
+    read. All others are None in the records that are made again. `shapes(columns)`, of all fields of some records: the
+    `Shape` of them all, or of each; None where one of them is not so simple.
+    """
+
+    keep: Mapping[int, Callable[[Sequence[Any]], Any]]
+    shapes: Callable[[Sequence[Sequence[Any]]], Shape | list[Shape] | None]
+
+
+def packing_of(kind: Any) -> Packing | None:
+    """How records of that kind are kept; None where they are not."""
+    return _packings.get(kind)
+
+
+def shape_of(record: Any) -> Shape | None:
+    """The shape of a record, None where it has to be expanded."""
+    try:
+        rows: Callable[[Any, Columns], Shape | None] = _row_makers[record[0]]
+        return rows(record, Columns())
+    except Exception:  # expanding it will say what is wrong
+        return None
 
 
 def expander_of(record: Any) -> Callable[[Any, list[Event]], None]:

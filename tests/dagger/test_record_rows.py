@@ -12,8 +12,7 @@ import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan import events as E
 from otel_timespan import timespans as T
-from otel_timespan.timespans.rows import Columns
-from otel_timespan.timespans.streams import WorkerStreams
+from otel_timespan.timespans.segments import LogSegment
 
 
 def one() -> int:
@@ -110,13 +109,13 @@ def both_ways(workers: dict[int, int], seed: int) -> tuple[dict[str, list[Any]],
 def test_both_ways_give_the_same_log(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random programs: each stream of the short way equals that of events, entry by entry, values and times."""
     fed: list[int] = []
-    feed = WorkerStreams.feed_columns
+    pack = LogSegment.pack
 
-    def noted(self: WorkerStreams, columns: Columns) -> Any:
-        fed.append(len(columns.records))
-        return feed(self, columns)
+    def noted(self: LogSegment, with_ids: bool) -> None:
+        fed.append(sum(group.count for group in self.groups.values()))
+        pack(self, with_ids)
 
-    monkeypatch.setattr(WorkerStreams, "feed_columns", noted)
+    monkeypatch.setattr(LogSegment, "pack", noted)
     mine, theirs, events = both_ways({1: 2} if seed % 3 else {1: 2, 2: 1}, seed)
     assert sum(fed) > 60
     for name in theirs:

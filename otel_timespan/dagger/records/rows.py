@@ -7,11 +7,14 @@ kinds.py to the nanosecond: tests/dagger/test_record_rows.py compares the two.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from ...timespans.model import ChunkInfo, EventId, ValueInfo
-from ...timespans.rows import Columns, Fields, Getter, Shape, short_way
+from ...timespans.model import ChunkInfo, EventId, ValueInfo, function_name
+from ...timespans.packing import packed, packed_by, packed_ints
+from ...timespans.rows import Columns, Fields, Getter, Packing, Shape, short_way
 from . import kinds as records
+from .describe import FunctionInfo
 from .kinds import OWNER_BITS, RESULTS, after_move, arguments_of, dependencies_of, function_of, processor_of
 
 __all__: list[str] = []
@@ -142,13 +145,16 @@ def _moving(number: int, count: int, flat: bool) -> Fields:
         return {}
     finished, place = divmod(number, count)
     position, data = _move_fields(place, bool(finished), flat)
-    phase = "finish" if finished else "start"
     fields: dict[Any, int | Getter] = {"thunk_id": 5, "position": position, "data": data}
     if place and not flat:
         fields["kind"] = lambda record: record[2][place - 1][2]
     if place == 0 or flat:
         fields["thunk_id", "position", "data"] = lambda record: (record[5], place, data(record))
-        fields["phase", "thunk_id", "position", "data"] = lambda record: (phase, record[5], place, data(record))
+    if finished:
+        before = fields["before"] = _move_fields(place, False, flat)[1]
+        if place == 0 or flat:
+            ways = "thunk_id", "position", "before", "data"
+            fields[ways] = lambda record: (record[5], place, before(record), data(record))
     return fields
 
 
@@ -267,13 +273,114 @@ def evict_rows(record: Any, columns: Columns) -> Shape | None:
 _EVICTED = Shape(_span("evict"))
 
 
-for _kind, _rows in (
-    (records.SUBMIT, submit_rows),
-    (records.SCHEDULE, schedule_rows),
-    (records.START, start_rows),
-    (records.RETURN, return_rows),
-    (records.END, end_rows),
-    (records.FINISH, finish_rows),
-    (records.EVICT, evict_rows),
-):
-    short_way(_kind, _rows)
+# ---- how they are kept ----------------------------------------------------------------------------------
+
+
+def _nones(column: Sequence[Any]) -> bool:
+    return column.count(None) == len(column)
+
+
+def _at_home(codes: Any) -> bool:
+    """Whether all of these are numbers of processors of the core's own worker."""
+    return set(map(type, codes)) == {int} and min(codes) >> OWNER_BITS == _HOME == max(codes) >> OWNER_BITS
+
+
+def _each(shapes: list[Shape]) -> Shape | list[Shape]:
+    return shapes[0] if shapes.count(shapes[0]) == len(shapes) else shapes
+
+
+def _submit_shapes(columns: Any) -> Shape | list[Shape] | None:
+    options, place = columns[6], columns[13]
+    if not _nones(columns[14]) or not (_nones(options) or all(each is None or each.name is None for each in options)):
+        return None
+    if _nones(place):
+        return _SUBMITTED
+    if _at_home(place):
+        return _SUBMITTED_AND_PLACED
+    shapes = []
+    for each in place:
+        if each is None:
+            shapes.append(_SUBMITTED)
+        elif (each >> OWNER_BITS if type(each) is int else each[6] is not None and each[7]) == _HOME:
+            shapes.append(_SUBMITTED_AND_PLACED)
+        else:
+            return None
+    return _each(shapes)
+
+
+def _schedule_shapes(columns: Any) -> Shape | None:
+    simple = _nones(columns[8]) and columns[7].count(_HOME) == len(columns[7])
+    return _PLACED if simple and not any(processor is None for processor in columns[6]) else None
+
+
+def _start_shapes(columns: Any) -> Shape | list[Shape] | None:
+    moves = columns[2]
+    if not _nones(columns[10]) or not _at_home(columns[6]):
+        return None
+    if not any(moves):
+        return _STARTED[0]
+    counts = [len(each) // 4 if each and each[0] is RESULTS else -len(each) for each in moves]
+    return _each([_STARTED[count] for count in counts])
+
+
+def _return_shapes(columns: Any) -> Shape | list[Shape] | None:
+    if not _nones(columns[15]) or not _at_home(columns[5]):
+        return None
+    states = columns[14]
+    return _each([_ABANDONED if each is None else _RETURNED for each in states]) if None in states else _RETURNED
+
+
+def _end_shapes(columns: Any) -> Shape | list[Shape] | None:
+    if not _nones(columns[13]) or not _at_home(columns[5]):
+        return None
+    pairs = zip(columns[7], columns[12], strict=True)
+    return _each([_ENDS[isinstance(result, ChunkInfo), state is not None] for result, state in pairs])
+
+
+def _finish_shapes(columns: Any) -> Shape | None:
+    return _FINISHED if _nones(columns[7]) else None
+
+
+def _evict_shapes(columns: Any) -> Shape | None:
+    return _EVICTED if columns[5].count(_HOME) == len(columns[5]) else None
+
+
+class _Called(dict[str, FunctionInfo]):
+    """What stands for the functions of a name."""
+
+    def __missing__(self, name: str) -> FunctionInfo:
+        info = FunctionInfo(name, name, "", None)
+        if len(self) < 10_000:
+            self[name] = info
+        return info
+
+
+_called = _Called()
+
+
+def _packed_functions(codes: Any) -> Any:
+    """Functions by what they are called now; nothing else of them is read later."""
+    return packed_by(codes, lambda code: _called[function_name(function_of(code))])
+
+
+def _packed_results(results: Any) -> Any:
+    """What of results has an identity; an exception would keep what its frames hold."""
+    return packed([result if type(result) in (ChunkInfo, ValueInfo) else None for result in results])
+
+
+_INTS = packed_ints
+_SUBMIT = {1: _INTS, 2: _INTS, 3: _INTS, 4: _packed_functions, 5: packed, 7: packed, 12: _INTS, 13: packed}
+_SCHEDULE = {**dict.fromkeys(range(1, 6), _INTS), 6: packed, 7: _INTS}
+_START = {1: _INTS, 2: packed, 3: _INTS, 4: _INTS, 5: _INTS, 6: _INTS}
+_RETURN = {**dict.fromkeys(range(1, 6), _INTS), 7: _INTS, 14: packed}
+_END = {**dict.fromkeys(range(1, 6), _INTS), 7: _packed_results, 12: packed}
+_FINISH = {**dict.fromkeys(range(1, 5), _INTS), 5: _packed_results}
+_EVICT = {1: _INTS, 2: _INTS, 5: _INTS}
+
+short_way(records.SUBMIT, submit_rows, Packing(_SUBMIT, _submit_shapes))
+short_way(records.SCHEDULE, schedule_rows, Packing(_SCHEDULE, _schedule_shapes))
+short_way(records.START, start_rows, Packing(_START, _start_shapes))
+short_way(records.RETURN, return_rows, Packing(_RETURN, _return_shapes))
+short_way(records.END, end_rows, Packing(_END, _end_shapes))
+short_way(records.FINISH, finish_rows, Packing(_FINISH, _finish_shapes))
+short_way(records.EVICT, evict_rows, Packing(_EVICT, _evict_shapes))

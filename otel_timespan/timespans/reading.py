@@ -1,0 +1,136 @@
+"""From segments to the rows of one stream: what a consumer would have said of each event, had it been called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
+from typing import Any
+
+from .calling import Caller
+from .rows import Columns, Shape
+from .segments import LogSegment
+
+__all__ = ["Parts", "Reader", "StreamView"]
+
+
+class Reader:
+    """How one consumer, told by columns, makes its rows of a segment. Thread-safe where the consumer is `lazy`.
+
+    `caller`: the consumer and what it wants. `since`: how many events were there before it.
+    """
+
+    __slots__ = ("caller", "columns", "of", "plans", "since")
+
+    def __init__(self, caller: Caller, columns: Any, of: Any, since: int) -> None:
+        self.caller, self.columns, self.of, self.since = caller, columns, of, since
+        self.plans: dict[Shape, Any] = {}
+
+    def knows(self, shape: Shape) -> bool:
+        """Whether it can make its rows of such records."""
+        return self.columns is not None or self._plan(shape) is not None
+
+    def rows(
+        self, segment: LogSegment, parts: Parts | None = None, interrupts: list[KeyboardInterrupt] | None = None
+    ) -> Sequence[Any]:
+        """One for each event of the segment. With `interrupts` it never raises: these are put there."""
+        count = segment.count
+        if segment.first < self.since:
+            return [None] * count
+        if self.columns is None:
+            return self._of_fields(segment, interrupts)
+        try:
+            rows: list[Any] = list(self.columns(segment.read() if parts is None else parts.read(segment)))
+            if len(rows) == count:
+                return rows
+            raise ValueError(f"{len(rows)} values for {count} events")
+        except BaseException as error:
+            self._isolate(error, interrupts)
+            return [None] * count
+
+    def _isolate(self, error: BaseException, interrupts: list[KeyboardInterrupt] | None) -> None:
+        if interrupts is None and not isinstance(error, Exception):
+            raise error  # of the thread that reads, whatever it was doing
+        interrupt = self.caller.isolate(error)
+        if interrupt is not None and interrupts is not None:
+            interrupts.append(interrupt)
+
+    def _of_fields(self, segment: LogSegment, interrupts: list[KeyboardInterrupt] | None) -> list[Any]:
+        rows: list[Any] = [None] * segment.count
+        lengths: Sequence[int] = ()
+        of = self.of
+        for kind, group in segment.groups.items():
+            if not any(map(self._plan, group.all_shapes())):
+                continue
+            lengths = lengths or segment.lengths()
+            starts = segment.starts(lengths, kind)
+            for record, shape, start in zip(group.records(), group.each_shape(), starts, strict=False):
+                for position, get in self._plan(shape):
+                    try:
+                        rows[start + position] = of(*get(record))
+                    except BaseException as error:
+                        self._isolate(error, interrupts)
+        said = segment.odd.values.get(self.caller.name) if segment.odd is not None else None
+        if said:
+            places = list(segment.odd_places())
+            for number, value in said.items():
+                rows[places[number]] = value
+        return rows
+
+    def _plan(self, shape: Shape) -> Any:
+        """(position, how to get what it reads) of each event that it wants; None where one can't be told so."""
+        try:
+            return self.plans[shape]
+        except KeyError:
+            pass
+        consumer = self.caller.consumer
+        plan: list[Any] | None = []
+        for position, head in enumerate(shape.heads):
+            if self.caller.wants(*head) and getattr(consumer, "of_phase", head[1]) == head[1]:
+                get = shape.getter(position, consumer.fields)
+                plan = None if plan is None or get is None else [*plan, (position, get)]
+        if len(self.plans) < _MAX_PLANS:
+            self.plans[shape] = plan
+        return plan
+
+
+_MAX_PLANS = 4096
+
+
+class Parts:
+    """The segments of one fetch, of which the first `skip` events are left out."""
+
+    __slots__ = ("_last", "bounds", "count", "segments", "skip")
+
+    def __init__(self, segments: Sequence[LogSegment], skip: int) -> None:
+        self.segments, self.skip = tuple(segments), skip
+        self.bounds = [end - skip for end in accumulate([segment.count for segment in segments])]
+        self.count = self.bounds[-1] if self.bounds else 0
+        self._last: tuple[LogSegment | None, Columns | None] = None, None
+
+    def read(self, segment: LogSegment) -> Columns:
+        """The segment's events by columns; the last ones are kept, for streams are read side by side."""
+        last, columns = self._last
+        if last is not segment or columns is None:
+            columns = segment.read()
+            self._last = segment, columns
+        return columns
+
+
+class StreamView:
+    """A stream of a fetched log: rows that are not made yet."""
+
+    __slots__ = ("parts", "reader")
+
+    def __init__(self, reader: Reader, parts: Parts) -> None:
+        self.reader, self.parts = reader, parts
+
+    def rows_of(self, number: int) -> Sequence[Any]:
+        """Those of one segment."""
+        rows = self.reader.rows(self.parts.segments[number], self.parts)
+        return rows[self.parts.skip :] if number == 0 and self.parts.skip else rows
+
+    def __len__(self) -> int:
+        return self.parts.count
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(map(self.rows_of, range(len(self.parts.segments))))

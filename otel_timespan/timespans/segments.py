@@ -1,0 +1,274 @@
+"""Segments: how a `MultiEventLog` keeps what happened, until somebody reads it.
+
+A row a stream an event is a lot of objects, and most rows are never looked at. So what is kept are the records
+themselves: those of a batch by kind, transposed (packing.py), with nothing but the fields that streams are made of.
+Rows are made when they are read, by the same functions that make them of records (rows.py); so they are the same.
+
+What is not so simple (a program's own events, records with samples or of other processors) is *odd*: it is expanded
+when it comes, and what consumers say of it stands beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain, compress, repeat
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from .journal import expand_all
+from .model import Event
+from .packing import packed
+from .rows import Columns, Shape, packing_of, shape_of
+
+__all__ = ["LogSegment", "added", "segment_of", "segment_of_events"]
+
+_ENOUGH = 512
+"""Records. Smaller segments are joined with those that follow: a segment takes some KB beside what it keeps."""
+
+_ODD = 255
+"""Stands for a record's kind in `LogSegment.order`."""
+
+_kind_of = itemgetter(0)
+_length_of = attrgetter("length")
+
+
+class _Group:
+    """The records of one kind: their columns, and the shape of all, or of each."""
+
+    __slots__ = ("columns", "count", "shapes")
+
+    def __init__(self, shapes: Shape | list[Shape], columns: Sequence[Any], count: int) -> None:
+        self.shapes, self.columns, self.count = shapes, columns, count
+
+    def records(self) -> Iterator[tuple[Any, ...]]:
+        """The records, with None where a field was not kept."""
+        return zip(*[repeat(None, self.count) if c is None else c for c in self.columns], strict=True)
+
+    def each_shape(self) -> Iterable[Shape]:
+        """The shape of each record."""
+        return repeat(self.shapes, self.count) if type(self.shapes) is Shape else self.shapes  # type: ignore[return-value]
+
+    def all_shapes(self) -> Iterable[Shape]:
+        """Each shape once."""
+        return (self.shapes,) if type(self.shapes) is Shape else set(self.shapes)  # type: ignore[arg-type]
+
+    def pack(self, kind: int) -> None:
+        """Keep the columns that streams are made of, and these in few objects."""
+        keep = packing_of(kind).keep  # type: ignore[union-attr]
+        kinds, *columns = self.columns
+        self.columns = [packed(kinds), *[keep[n](c) if n in keep else None for n, c in enumerate(columns, 1)]]
+
+    def joined(self, other: _Group, kind: int) -> _Group:
+        """One of both."""
+        if self.shapes is other.shapes:
+            shapes: Any = self.shapes
+        else:
+            shapes = [*self.each_shape(), *other.each_shape()]
+        columns = list(zip(*self.records(), *other.records(), strict=True))
+        group = _Group(shapes, columns, self.count + other.count)
+        group.pack(kind)
+        return group
+
+
+class _Odd:
+    """Events that are no simple records, those of each record together: what streams are made of."""
+
+    __slots__ = ("columns", "lengths", "values")
+
+    def __init__(self, lengths: Any, columns: Sequence[Any], values: dict[str, dict[int, Any]]) -> None:
+        self.lengths = lengths
+        self.columns = columns  # times, ids, categories, phases
+        self.values = values  # stream -> number of an event -> what its consumer said, unless that is None
+
+    def pack(self, with_ids: bool) -> None:
+        """Keep these in few objects. Ids only where a stream has them: they are the program's."""
+        self.lengths = packed(self.lengths)
+        times, ids, categories, phases = self.columns
+        if times:
+            ids = ids if with_ids else [None] * len(ids)
+            self.columns = tuple(map(packed, (times, ids, categories, phases)))
+
+    def joined(self, other: _Odd) -> _Odd:
+        """One of both."""
+        before = sum(self.lengths)
+        values = {stream: dict(each) for stream, each in self.values.items()}
+        for stream, each in other.values.items():
+            values.setdefault(stream, {}).update({before + number: value for number, value in each.items()})
+        columns = [[*mine, *theirs] for mine, theirs in zip(self.columns, other.columns, strict=True)]
+        both = _Odd([*self.lengths, *other.lengths], columns, values)
+        both.pack(True)
+        return both
+
+
+class LogSegment:
+    """Some records of worker 1, in their order. Nobody changes it once it is packed.
+
+    `count`: of events. `order`: the kind of each record. `first`: how many events this worker's streams had before.
+    """
+
+    __slots__ = ("count", "first", "groups", "odd", "order")
+
+    def __init__(self, order: bytes, groups: dict[int, _Group], odd: _Odd | None, first: int) -> None:
+        self.order, self.groups, self.odd, self.first = order, groups, odd, first
+        self.count = sum(map(_events_in, groups.values())) + (sum(odd.lengths) if odd is not None else 0)
+
+    def pack(self, with_ids: bool) -> None:
+        """Keep no more than streams are made of."""
+        for kind, group in self.groups.items():
+            group.pack(kind)
+        if self.odd is not None:
+            self.odd.pack(with_ids)
+
+    def steps(self, records: Sequence[Any], expanded: Sequence[Any]) -> Iterator[tuple[Any, Shape | None, Any]]:
+        """(record, its shape, None), or (record, None, its events) where it is odd; of what `segment_of` was given."""
+        each = {kind: iter(group.each_shape()) for kind, group in self.groups.items()}
+        for number, kind in enumerate(self.order):
+            if kind == _ODD:
+                yield records[number], None, expanded[number]
+            else:
+                yield records[number], next(each[kind]), None
+
+    def lengths(self) -> Sequence[int]:
+        """How many events each record has."""
+        groups, odd = self.groups, self.odd
+        if odd is None and all(type(group.shapes) is Shape and group.shapes.length < 256 for group in groups.values()):
+            table = bytearray(256)
+            for kind, group in groups.items():
+                table[kind] = group.shapes.length  # type: ignore[union-attr]
+            return self.order.translate(table)
+        each: dict[int, Iterator[int]] = {
+            kind: map(_length_of, group.each_shape()) for kind, group in groups.items()
+        }
+        if odd is not None:
+            each[_ODD] = iter(odd.lengths)
+        return list(map(next, map(each.__getitem__, self.order)))
+
+    def starts(self, lengths: Sequence[int], kind: int) -> Iterator[int]:
+        """The index of the first event of each record of that kind."""
+        table = bytearray(256)
+        table[kind] = 1
+        return compress(accumulate(lengths, initial=0), self.order.translate(table))
+
+    def read(self) -> Columns:
+        """All its events by columns."""
+        columns, order = Columns(), self.order
+        if self.odd is not None:
+            order = order.replace(bytes((_ODD,)), b"")
+        each = {kind: group.records() for kind, group in self.groups.items()}
+        records = list(map(next, map(each.__getitem__, order)))
+        if columns.take(records, 0) != len(records):
+            raise LookupError("a record that was simple is not any more")
+        return columns if self.odd is None else self._with_odd(columns, self.odd)
+
+    def _with_odd(self, simple: Columns, odd: _Odd) -> Columns:
+        woven = Columns()
+        for name, theirs in zip(("times", "ids", "categories", "phases"), odd.columns, strict=True):
+            mine, others, into = getattr(simple, name), list(theirs), getattr(woven, name)
+            at = odd_at = 0
+            for kind, length in zip(self.order, self.lengths(), strict=True):
+                if kind == _ODD:
+                    into += others[odd_at : odd_at + length]
+                    odd_at += length
+                else:
+                    into += mine[at : at + length]
+                    at += length
+        return woven
+
+    def odd_places(self) -> Iterator[int]:
+        """The index of each odd event."""
+        lengths = self.lengths()
+        for start, length in zip(self.starts(lengths, _ODD), self.odd.lengths, strict=True):  # type: ignore[union-attr]
+            yield from range(start, start + length)
+
+
+def _events_in(group: _Group) -> int:
+    shapes = group.shapes
+    return shapes.length * group.count if type(shapes) is Shape else sum(map(_length_of, shapes))  # type: ignore[arg-type]
+
+
+def segment_of(records: Sequence[Any], knows: Callable[[Shape], bool], first: int) -> tuple[LogSegment, list[Any]]:
+    """The records as a segment, not packed yet; and of each record None, or its events where it is odd.
+
+    `knows(shape)`: whether such records need no expanding, as far as consumers are concerned. That list is empty where
+    nothing is odd.
+    """
+    by_kind: dict[Any, list[Any]] = {}
+    groups: dict[int, _Group] = {}
+    try:
+        for record in records:
+            try:
+                by_kind[record[0]].append(record)
+            except KeyError:
+                by_kind[record[0]] = [record]
+        for kind, some in by_kind.items():
+            group = _group_of(kind, some, knows)
+            if group is not None:
+                groups[kind] = group
+    except Exception:  # whatever it is: expanding each says what is wrong
+        by_kind, groups = {}, {}
+    if by_kind and len(groups) == len(by_kind):
+        return LogSegment(bytes(map(_kind_of, records)), groups, None, first), []
+    simple: set[int] = set()
+    for kind, some in by_kind.items():
+        few = some if kind in groups else []
+        if not few and packing_of(kind) is not None:
+            found = [(record, shape) for record in some if (shape := shape_of(record)) is not None and knows(shape)]
+            few = [record for record, _ in found]
+            if few:
+                groups[kind] = _Group([shape for _, shape in found], list(zip(*few, strict=True)), len(few))
+        simple.update(map(id, few))
+    expanded = [None if id(record) in simple else expand_all([record]) for record in records]
+    order = bytes([_ODD if events is not None else record[0] for record, events in zip(records, expanded, strict=True)])
+    odd = _odd_of([[event for event in events if event.worker == 1] for events in expanded if events is not None])
+    return LogSegment(order, groups, odd, first), expanded
+
+
+def segment_of_events(events: Sequence[Event], first: int) -> LogSegment:
+    """A segment of nothing but odd events."""
+    return LogSegment(bytes((_ODD,)), {}, _odd_of([events]), first)
+
+
+def added(segments: list[LogSegment], segment: LogSegment, sealed: int) -> None:
+    """Put it at the end, joined with what is small there and began after so many events (`sealed`).
+
+    Only with what is not much larger than itself: so each record is packed anew a few times only.
+    """
+    while segments and segments[-1].first >= sealed:
+        last = len(segments[-1].order)
+        if last >= _ENOUGH or last > 2 * len(segment.order):
+            break
+        segment = _joined(segments.pop(), segment)
+    segments.append(segment)
+
+
+def _joined(one: LogSegment, other: LogSegment) -> LogSegment:
+    """One segment of two that follow each other."""
+    groups = {**one.groups, **other.groups}
+    for kind in one.groups.keys() & other.groups.keys():
+        groups[kind] = one.groups[kind].joined(other.groups[kind], kind)
+    odd = one.odd or other.odd
+    if one.odd is not None and other.odd is not None:
+        odd = one.odd.joined(other.odd)
+    return LogSegment(one.order + other.order, groups, odd, one.first)
+
+
+def _group_of(kind: Any, records: list[Any], knows: Callable[[Shape], bool]) -> _Group | None:
+    packing = packing_of(kind)
+    if packing is None or set(map(type, records)) != {tuple}:
+        return None
+    columns = list(zip(*records, strict=True))
+    shapes = packing.shapes(columns)
+    if shapes is None:
+        return None
+    group = _Group(shapes, columns, len(records))
+    return group if all(map(knows, group.all_shapes())) else None
+
+
+def _odd_of(batches: Sequence[Sequence[Event]]) -> _Odd:
+    events = list(chain.from_iterable(batches))
+    columns = [[event[n] for event in events] for n in _ODD_FIELDS]
+    return _Odd(list(map(len, batches)), columns, {})
+
+
+_ODD_FIELDS = 4, 2, 1, 0
+"""Timestamp, id, category and phase of an `Event`."""
