@@ -69,7 +69,7 @@ _PACE = 128
 _LOOK_S = 0.001
 """How often somebody who waits looks again."""
 
-_SLICE, _RAW_SLICE = 16, 256
+_SLICE, _RAW_SLICE = 16, 1024
 """Records expanded at once at most; raw: where they become rows, not events. Small, so that events die young: with
 1,000 the garbage collector took a third more."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
+from operator import is_
 from typing import Any
 
 from .model import ChunkInfo, EventId, TaskRef, ValueInfo
@@ -74,45 +75,43 @@ class _Mixed:
 
 
 _new = tuple.__new__
+_ALL_INTS, _ALL_TEXTS = {int}, {str}
 
 
 def packed_ints(values: Sequence[Any]) -> Any:
     """As `packed`, of integers of ours: no look at the type of each."""
+    first = values[0]
+    if first == values[-1] and values.count(first) == len(values):
+        return _Constant(first, len(values))
     try:
-        column = array("q", values)
+        return array("q", values)
     except (TypeError, OverflowError):  # others after all
-        return packed(values)
-    first = column[0]
-    return _Constant(first, len(column)) if first == column[-1] and column.count(first) == len(column) else column
+        return tuple(values)
 
 
 def packed(values: Sequence[Any]) -> Any:
     """What keeps these values, of which there is at least one."""
     first = values[0]
-    if len(set(map(id, values))) == 1:
+    if first is values[-1] and all(map(is_, values, repeat(first))):
         return _Constant(first, len(values))
     kinds = set(map(type, values))
-    kind = type(first)
-    if kinds == {int}:
-        try:
-            return array("q", values)
-        except OverflowError:
-            return tuple(values)
-    if kinds == {str}:
+    if kinds == _ALL_INTS:
+        return packed_ints(values)
+    if kinds == _ALL_TEXTS:
         indexes = {text: n for n, text in enumerate(dict.fromkeys(values))}
         if len(indexes) > min(_SMALL, len(values) // 2):
             return tuple(values)
         return _Table(tuple(indexes), bytes(map(indexes.__getitem__, values)))
-    return _packed_tuples(kind, values) if kinds <= _KINDS else tuple(values)
+    return _packed_tuples(values) if kinds <= _KINDS else tuple(values)
 
 
 def packed_by(values: Sequence[Any], made: Callable[[Any], Any]) -> Any:
     """What keeps `made(value)` of each value, of which few differ; called once for values that are one object."""
-    numbers = list(map(id, values))
+    if values[0] is values[-1] and all(map(is_, values, repeat(values[0]))):
+        return _Constant(made(values[0]), len(values))
+    numbers = values if set(map(type, values)) == _ALL_INTS else list(map(id, values))
     each = {number: made(value) for number, value in dict(zip(numbers, values, strict=True)).items()}
     objects = {id(one): one for one in each.values()}
-    if len(objects) == 1:
-        return _Constant(each[numbers[0]], len(values))
     if len(objects) > _SMALL:
         return tuple([each[number] for number in numbers])
     places = {number: place for place, number in enumerate(objects)}
@@ -120,13 +119,13 @@ def packed_by(values: Sequence[Any], made: Callable[[Any], Any]) -> Any:
     return _Table(tuple(objects.values()), bytes(map(index.__getitem__, numbers)))
 
 
-def _packed_tuples(kind: type, values: Sequence[Any]) -> Any:
+def _packed_tuples(values: Sequence[Any]) -> Any:
     keys = list(zip(map(type, values), map(tuple.__len__, values), strict=True))
     numbers = {key: n for n, key in enumerate(dict.fromkeys(keys))}
     if len(numbers) > min(_SMALL, len(values) // 2):
         return tuple(values)
     if len(numbers) == 1:
-        return _Constant(values[0], len(values)) if keys[0] == (tuple, 0) else _Tuples(kind, values)
+        return _Constant(values[0], len(values)) if keys[0] == (tuple, 0) else _Tuples(type(values[0]), values)
     indexes = bytes(map(numbers.__getitem__, keys))
     groups = []
     for number, (kind, length) in enumerate(numbers):

@@ -35,14 +35,15 @@ _length_of = attrgetter("length")
 class _Group:
     """The records of one kind: their columns, and the shape of all, or of each."""
 
-    __slots__ = ("columns", "count", "shapes")
+    __slots__ = ("columns", "count", "kind", "shapes")
 
-    def __init__(self, shapes: Shape | list[Shape], columns: Sequence[Any], count: int) -> None:
-        self.shapes, self.columns, self.count = shapes, columns, count
+    def __init__(self, kind: int, shapes: Shape | list[Shape], columns: Sequence[Any], count: int) -> None:
+        self.kind, self.shapes, self.columns, self.count = kind, shapes, columns, count
 
     def records(self) -> Iterator[tuple[Any, ...]]:
         """The records, with None where a field was not kept."""
-        return zip(*[repeat(None, self.count) if c is None else c for c in self.columns], strict=True)
+        columns = [repeat(None, self.count) if column is None else column for column in self.columns]
+        return zip(repeat(self.kind, self.count), *columns[1:], strict=True)
 
     def each_shape(self) -> Iterable[Shape]:
         """The shape of each record."""
@@ -52,21 +53,21 @@ class _Group:
         """Each shape once."""
         return (self.shapes,) if type(self.shapes) is Shape else set(self.shapes)  # type: ignore[arg-type]
 
-    def pack(self, kind: int) -> None:
+    def pack(self) -> None:
         """Keep the columns that streams are made of, and these in few objects."""
-        keep = packing_of(kind).keep  # type: ignore[union-attr]
-        kinds, *columns = self.columns
-        self.columns = [packed(kinds), *[keep[n](c) if n in keep else None for n, c in enumerate(columns, 1)]]
+        packing = packing_of(self.kind)
+        keep = packing.keep if packing is not None else {}
+        self.columns = [keep[n](c) if n in keep else None for n, c in enumerate(self.columns)]
 
-    def joined(self, other: _Group, kind: int) -> _Group:
+    def joined(self, other: _Group) -> _Group:
         """One of both."""
         if self.shapes is other.shapes:
             shapes: Any = self.shapes
         else:
             shapes = [*self.each_shape(), *other.each_shape()]
         columns = list(zip(*self.records(), *other.records(), strict=True))
-        group = _Group(shapes, columns, self.count + other.count)
-        group.pack(kind)
+        group = _Group(self.kind, shapes, columns, self.count + other.count)
+        group.pack()
         return group
 
 
@@ -114,8 +115,8 @@ class LogSegment:
 
     def pack(self, with_ids: bool) -> None:
         """Keep no more than streams are made of."""
-        for kind, group in self.groups.items():
-            group.pack(kind)
+        for group in self.groups.values():
+            group.pack()
         if self.odd is not None:
             self.odd.pack(with_ids)
 
@@ -145,9 +146,7 @@ class LogSegment:
 
     def starts(self, lengths: Sequence[int], kind: int) -> Iterator[int]:
         """The index of the first event of each record of that kind."""
-        table = bytearray(256)
-        table[kind] = 1
-        return compress(accumulate(lengths, initial=0), self.order.translate(table))
+        return compress(accumulate(lengths, initial=0), self.order.translate(_mask_of(kind)))
 
     def read(self) -> Columns:
         """All its events by columns."""
@@ -192,35 +191,57 @@ def segment_of(records: Sequence[Any], knows: Callable[[Shape], bool], first: in
     `knows(shape)`: whether such records need no expanding, as far as consumers are concerned. That list is empty where
     nothing is odd.
     """
-    by_kind: dict[Any, list[Any]] = {}
+    order = _order_of(records)
     groups: dict[int, _Group] = {}
-    try:
-        for record in records:
-            try:
-                by_kind[record[0]].append(record)
-            except KeyError:
-                by_kind[record[0]] = [record]
-        for kind, some in by_kind.items():
-            group = _group_of(kind, some, knows)
-            if group is not None:
-                groups[kind] = group
-    except Exception:  # whatever it is: expanding each says what is wrong
-        by_kind, groups = {}, {}
-    if by_kind and len(groups) == len(by_kind):
-        return LogSegment(bytes(map(_kind_of, records)), groups, None, first), []
-    simple: set[int] = set()
-    for kind, some in by_kind.items():
-        few = some if kind in groups else []
-        if not few and packing_of(kind) is not None:
-            found = [(record, shape) for record in some if (shape := shape_of(record)) is not None and knows(shape)]
-            few = [record for record, _ in found]
-            if few:
-                groups[kind] = _Group([shape for _, shape in found], list(zip(*few, strict=True)), len(few))
-        simple.update(map(id, few))
-    expanded = [None if id(record) in simple else expand_all([record]) for record in records]
-    order = bytes([_ODD if events is not None else record[0] for record, events in zip(records, expanded, strict=True)])
+    for kind in sorted(set(order) - {_ODD}):
+        mask = order.translate(_mask_of(kind))
+        some = list(compress(records, mask))
+        group = _group_of(kind, some, knows)
+        if group is None:  # some of them have to be expanded: look at each
+            shapes = [shape if (shape := shape_of(record)) is not None and knows(shape) else None for record in some]
+            marked = bytearray(order)
+            for place, shape in zip(compress(range(len(order)), mask), shapes, strict=True):
+                if shape is None:
+                    marked[place] = _ODD
+            order = bytes(marked)
+            simple = list(compress(some, shapes))
+            group = _Group(kind, list(filter(None, shapes)), list(zip(*simple, strict=True)), len(simple))
+        if group.count:
+            groups[kind] = group
+    if _ODD not in order:
+        return LogSegment(order, groups, None, first), []
+    expanded = [expand_all([record]) if kind == _ODD else None for kind, record in zip(order, records, strict=True)]
     odd = _odd_of([[event for event in events if event.worker == 1] for events in expanded if events is not None])
     return LogSegment(order, groups, odd, first), expanded
+
+
+def _order_of(records: Sequence[Any]) -> bytes:
+    """The kind of each record that may be kept by columns, `_ODD` of all others."""
+    try:
+        order = bytes(map(_kind_of, records))
+        if set(map(type, records)) == {tuple} and all(map(packing_of, set(order))):
+            return order
+    except Exception:  # there are events among them, or what is no record at all
+        pass
+    return bytes([r[0] if type(r) is tuple and r and packing_of(r[0]) is not None else _ODD for r in records])
+
+
+def _mask_of(kind: int) -> bytearray:
+    table = bytearray(256)
+    table[kind] = 1
+    return table
+
+
+def _group_of(kind: int, records: list[Any], knows: Callable[[Shape], bool]) -> _Group | None:
+    """One of all these; None where it can't be told at a glance that they are simple."""
+    packing = packing_of(kind)
+    try:
+        columns = list(zip(*records, strict=True))
+        shapes = packing.shapes(columns) if packing is not None else None
+    except Exception:  # expanding them will say what is wrong
+        return None
+    group = None if shapes is None else _Group(kind, shapes, columns, len(records))
+    return group if group is not None and all(map(knows, group.all_shapes())) else None
 
 
 def segment_of_events(events: Sequence[Event], first: int) -> LogSegment:
@@ -245,23 +266,11 @@ def _joined(one: LogSegment, other: LogSegment) -> LogSegment:
     """One segment of two that follow each other."""
     groups = {**one.groups, **other.groups}
     for kind in one.groups.keys() & other.groups.keys():
-        groups[kind] = one.groups[kind].joined(other.groups[kind], kind)
+        groups[kind] = one.groups[kind].joined(other.groups[kind])
     odd = one.odd or other.odd
     if one.odd is not None and other.odd is not None:
         odd = one.odd.joined(other.odd)
     return LogSegment(one.order + other.order, groups, odd, one.first)
-
-
-def _group_of(kind: Any, records: list[Any], knows: Callable[[Shape], bool]) -> _Group | None:
-    packing = packing_of(kind)
-    if packing is None or set(map(type, records)) != {tuple}:
-        return None
-    columns = list(zip(*records, strict=True))
-    shapes = packing.shapes(columns)
-    if shapes is None:
-        return None
-    group = _Group(shapes, columns, len(records))
-    return group if all(map(knows, group.all_shapes())) else None
 
 
 def _odd_of(batches: Sequence[Sequence[Event]]) -> _Odd:

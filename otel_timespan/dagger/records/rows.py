@@ -360,7 +360,15 @@ _called = _Called()
 
 def _packed_functions(codes: Any) -> Any:
     """Functions by what they are called now; nothing else of them is read later."""
-    return packed_by(codes, lambda code: _called[function_name(function_of(code))])
+    return packed_by(codes, lambda code: _called[_name_of(function_of(code))])
+
+
+def _name_of(f: Any) -> str:
+    """As `function_name`, of what raises when it is asked, too."""
+    try:
+        return function_name(f)
+    except Exception:
+        return type(f).__name__
 
 
 def _packed_results(results: Any) -> Any:
