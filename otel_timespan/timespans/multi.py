@@ -321,5 +321,6 @@ class MultiEventLog(Sink):
 
 _worker_of = attrgetter("worker")
 
+
 def _ignore(*_: Any) -> None:
     """What a closed log does with records."""

@@ -22,8 +22,8 @@ from .rows import Columns, Shape, packing_of, shape_of
 
 __all__ = ["LogSegment", "added", "segment_of", "segment_of_events"]
 
-_ENOUGH = 512
-"""Records. Smaller segments are joined with those that follow: a segment takes some KB beside what it keeps."""
+_ENOUGH = 2560
+"""Events. Smaller segments are joined with those that follow: a segment takes some KB beside what it keeps."""
 
 _ODD = 255
 """Stands for a record's kind in `LogSegment.order`."""
@@ -137,9 +137,7 @@ class LogSegment:
             for kind, group in groups.items():
                 table[kind] = group.shapes.length  # type: ignore[union-attr]
             return self.order.translate(table)
-        each: dict[int, Iterator[int]] = {
-            kind: map(_length_of, group.each_shape()) for kind, group in groups.items()
-        }
+        each: dict[int, Iterator[int]] = {kind: map(_length_of, group.each_shape()) for kind, group in groups.items()}
         if odd is not None:
             each[_ODD] = iter(odd.lengths)
         return list(map(next, map(each.__getitem__, self.order)))
@@ -255,8 +253,8 @@ def added(segments: list[LogSegment], segment: LogSegment, sealed: int) -> None:
     Only with what is not much larger than itself: so each record is packed anew a few times only.
     """
     while segments and segments[-1].first >= sealed:
-        last = len(segments[-1].order)
-        if last >= _ENOUGH or last > 2 * len(segment.order):
+        last = segments[-1].count
+        if last >= _ENOUGH or last > 2 * segment.count:
             break
         segment = _joined(segments.pop(), segment)
     segments.append(segment)

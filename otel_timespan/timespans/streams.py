@@ -33,28 +33,27 @@ class _Nothing:
 class _Stream(Caller):
     """One consumer and its values that wait. A stamp is an index in the list that it will become.
 
-    `reader`: how it is told by columns, None where it has to be called. `lazy`: it needn't be told before somebody
-    reads what it says.
+    `reader`: how it is told of many events at once; None where it is called for each, with fields of a record (`of`) or
+    the event. `lazy`: it needn't be told before somebody reads what it says.
     """
 
-    __slots__ = ("carries", "lazy", "reader", "stamps", "values")
+    __slots__ = ("carries", "lazy", "of", "reader", "stamps", "values")
 
     def __init__(self, name: str, consumer: Any, original: Any, since: int) -> None:
         super().__init__(name, consumer, original)
         self.carries = self.is_picky and bool(getattr(consumer, "carries", False))
-        self.reader = self._reader(consumer, since)
-        self.lazy = self.reader is not None and bool(getattr(consumer, "lazy", False))
+        lazy = bool(getattr(consumer, "lazy", False))
+        self.of: Any = None
+        self.reader: Reader | None = None
+        reads = isinstance(getattr(consumer, "fields", None), tuple) and callable(getattr(consumer, "of", None))
+        if self.is_picky and reads and not self.carries and same_home(consumer, "of", "__call__"):
+            self.of = consumer.of
+            self.reader = Reader(self, None, consumer.of, since) if lazy else None
+        elif not self.is_picky and not is_sampler(consumer) and same_home(consumer, "columns", "__call__"):
+            self.reader = Reader(self, consumer.columns, None, since)
+        self.lazy = lazy and self.reader is not None
         self.stamps: list[int] = []
         self.values: list[Any] = []
-
-    def _reader(self, consumer: Any, since: int) -> Reader | None:
-        if not self.is_picky:
-            told = not is_sampler(consumer) and same_home(consumer, "columns", "__call__")
-            return Reader(self, consumer.columns, None, since) if told else None
-        told = isinstance(getattr(consumer, "fields", None), tuple) and callable(getattr(consumer, "of", None))
-        if told and not self.carries and same_home(consumer, "of", "__call__"):
-            return Reader(self, None, consumer.of, since)
-        return None
 
     @property
     def filler(self) -> Any:
@@ -304,7 +303,16 @@ class WorkerStreams:
                     else:
                         interrupt = elsewhere(worker, some) or interrupt
                 continue
-            callers = self._shape_plans[shape]
+            readers, callers = self._shape_plans[shape]
+            for position, of, get, keep, stamp, stream in readers:
+                try:
+                    value = of(*get(record))
+                except BaseException as error:
+                    interrupt = stream.isolate(error) or interrupt
+                    continue
+                if value is not None:  # None is what fills the gaps
+                    keep(value)
+                    stamp(index + position)
             if callers:
                 own = expand_all([record])
                 for position, calls in callers:
@@ -325,10 +333,22 @@ class WorkerStreams:
                     interrupt = elsewhere(worker, events) or interrupt
         return interrupt
 
-    def _plan_shape(self, shape: Shape) -> list[Any]:
-        """Who wants which event of such records: (position, whom to call as in `_plan`)."""
-        plans = [(position, self._plans[head]) for position, head in enumerate(shape.heads)]
-        return [(position, calls) for position, calls in plans if calls]
+    def _plan_shape(self, shape: Shape) -> tuple[list[Any], list[Any]]:
+        """Who reads fields of such events: (position, what to call with them, how to get them, ...); who wants them."""
+        readers: list[Any] = []
+        callers: list[Any] = []
+        for position, head in enumerate(shape.heads):
+            calls = []
+            for entry in self._plans[head]:
+                _, keep, stamp, stream = entry
+                get = None if stream.of is None else shape.getter(position, stream.consumer.fields)
+                if get is None:
+                    calls.append(entry)
+                else:
+                    readers.append((position, stream.of, get, keep, stamp, stream))
+            if calls:
+                callers.append((position, calls))
+        return readers, callers
 
     def _feed_full(self, events: list[Event]) -> KeyboardInterrupt | None:
         lists, interrupt = self._lists, None
@@ -486,6 +506,7 @@ _LOOPS = (
     Reader.rows.__code__,
     Reader._of_fields.__code__,
     _call_all.__code__,
+    WorkerStreams._call_some.__code__,
     _Stream.said.__code__,
     _Stream.take_batch.__code__,
     WorkerStreams._feed_full.__code__,

@@ -1,0 +1,170 @@
+"""A log that keeps records by columns gives the very streams that consumers called event by event give."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import otel_timespan as ts
+from otel_timespan import dagger as D
+from otel_timespan import events as E
+from otel_timespan import timespans as T
+from tests.dagger.test_record_rows import random_program
+
+TOLD: dict[str, Any] = {
+    "core": E.CoreMetrics, "id": E.IDMetrics, "tasknames": E.TaskNames, "funcs": E.TaskFunctionNames,
+    "deps": E.TaskDependencies, "args": E.TaskArguments, "moves": E.TaskArgumentMoves, "result": E.TaskResult,
+    "uid": E.TaskUIDtoTID, "chunk": E.TaskToChunk,
+}  # fmt: skip
+"""Consumers that are told by columns."""
+
+
+class Counting:
+    """A program's own: every event, with a state."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, event: T.Event) -> tuple[int, str]:
+        self.seen += 1
+        return self.seen, event.category
+
+    def init_similar(self) -> Counting:
+        return Counting()
+
+
+class Bodies(Counting):
+    """A program's own that wants some events, and carries its value."""
+
+    categories = frozenset({"compute"})
+    carries = True
+    value: Any = None
+
+    def __call__(self, event: T.Event) -> Any:
+        self.value = super().__call__(event)
+        return self.value
+
+    def init_similar(self) -> Bodies:
+        return Bodies()
+
+
+class Fragile(E.TaskNames):
+    """A program's own, told by columns, that raises now and then, and counts: it is not lazy."""
+
+    lazy = False
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, event: T.Event) -> Any:
+        return self.of(getattr(event.timeline, "f", None), getattr(event.id, "thunk_id", None))
+
+    def of(self, f: Any, task: Any) -> str:
+        self.seen += 1
+        if self.seen % 3 == 0:
+            raise ArithmeticError(task)
+        return f"{self.seen}"
+
+    def init_similar(self) -> Fragile:
+        return Fragile()
+
+
+OWN: dict[str, Any] = {
+    "counting": Counting, "bodies": Bodies, "fragile": Fragile, "bytes": E.BytesAllocd, "wsat": E.WorkerSaturation,
+    "esat": E.EventSaturation, "mem": E.MemoryFree, "timeline": E.TimelineMetrics,
+}  # fmt: skip
+
+_names = st.sampled_from([*TOLD, *OWN])
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("tasks"), st.integers(0, 1000), st.integers(1, 12)),
+        st.tuples(st.just("events"), st.integers(0, 1000), st.integers(1, 6)),
+        st.tuples(st.just("add"), _names),
+        st.tuples(st.just("remove"), _names),
+        st.tuples(st.sampled_from(["drain", "fetch", "aggregate"])),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def own_events(log: Any, pick: random.Random, count: int) -> None:
+    """Events of a program, some in categories of the scheduler, of ids and workers of any sort."""
+    for n in range(count):
+        timeline = T.Timeline(f=pick.choice([len, "text", None]), data=T.ValueInfo(list, 8, pick.randrange(3)), deps=())
+        id = pick.choice([n, "id", None, T.EventId(thunk_id=n, position=1), (1, n), -(2**70), 2.5])
+        category = pick.choice(["mine", "add_thunk", "move", "compute", "finish", ["unhashable"]])
+        phase, worker = pick.choice(["start", "finish"]), pick.choice([1, 1, 1, 2])
+        T.write_event(log, T.Event(phase, category, id, timeline, pick.choice([n, 2**80]), worker=worker))
+
+
+def check_same(mine: list[Any], plain: list[Any], pick: random.Random) -> None:
+    """Equal however they are read."""
+    assert mine == plain and plain == mine and (mine != plain) is False
+    assert len(mine) == len(plain) and list(mine) == plain and list(reversed(mine)) == plain[::-1]
+    for _ in range(4):
+        a, b, step = (pick.randrange(-9, len(plain) + 9) for _ in range(3))
+        assert mine[a:b] == plain[a:b] and mine[:: step or 1] == plain[:: step or 1]
+        assert mine[a : b : step or -1] == plain[a : b : step or -1]
+        if plain:
+            at = pick.randrange(-len(plain), len(plain))
+            assert mine[at] == plain[at]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=_steps,
+    first=st.sets(_names),
+    workers=st.sampled_from([{1: 2}, {1: 1, 2: 1}]),
+    max_events=st.sampled_from([None, None, 40, 400]),
+    seed=st.integers(0, 1000),
+)
+def test_columns_give_the_streams_of_events(
+    steps: list[Any], first: set[str], workers: dict[int, int], max_events: int | None, seed: int
+) -> None:
+    """Random programs, events of their own, consumers that come and go, fetches: entry by entry as event by event."""
+    mine, plain = ts.MultiEventLog(max_events), ts.MultiEventLog(max_events)
+    plain.aggregators["looks"] = lambda lists: None  # so that all are called for each event
+    known = {**TOLD, **OWN}
+    pick = random.Random(seed)
+
+    def compare() -> None:
+        got, expected = ts.get_logs(mine), ts.get_logs(plain)
+        assert {w: list(s) for w, s in got.items()} == {w: list(s) for w, s in expected.items()}
+        for worker, streams in expected.items():
+            for name, entries in streams.items():
+                if name != "mem":  # each log samples itself
+                    check_same(got[worker][name], entries, pick)
+                if name in TOLD:
+                    assert pickle.loads(pickle.dumps(got[worker][name])) == entries
+
+    with ts.Context(driver=D.InlineDriver(workers, seed=seed)) as context:
+        context.log_sink = both = ts.TeeLog(mine, plain)
+        mine["anchor"], plain["anchor"] = E.CoreMetrics(), E.CoreMetrics()  # without any stream nothing is counted
+        for name in sorted(first):
+            mine[name], plain[name] = known[name](), known[name]()
+        for step, *details in steps:
+            if step == "tasks":
+                random_program(random.Random(details[0]), details[1])
+            elif step == "events":
+                own_events(both, random.Random(details[0]), details[1])
+            elif step == "add":
+                mine[details[0]], plain[details[0]] = known[details[0]](), known[details[0]]()
+            elif step == "remove" and details[0] in mine:
+                del mine[details[0]], plain[details[0]]
+            elif step == "aggregate" and not mine.aggregators:
+                mine.aggregators["for a while"] = lambda lists: None
+            elif step == "aggregate":
+                mine.aggregators.clear()
+            elif step == "drain":
+                assert mine.flush() and plain.flush()
+            elif step == "fetch":
+                compare()
+        context.log_sink = ts.NoOpLog()
+    compare()
+    mine.close()
+    plain.close()
