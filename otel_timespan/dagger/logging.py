@@ -16,6 +16,7 @@ from typing import Any
 from .. import events as consumers
 from ..errors import InvalidOptionError
 from ..timespans.emit import timespan_finish, timespan_start
+from ..timespans.fetched import read_together
 from ..timespans.model import EventId
 from ..timespans.multi import MultiEventLog
 from ..timespans.sink import NoOpLog, get_logs, log_sink
@@ -215,15 +216,26 @@ def logs_event_pairs(logs: Mapping[int, Mapping[str, list[Any]]]) -> Iterator[tu
         if "core" not in streams or "id" not in streams:
             raise InvalidOptionError(f"the log of worker {worker} has no streams `core` and `id`")
         starts: dict[Any, int] = {}
-        for index, (core, id) in enumerate(zip(streams["core"], streams["id"], strict=True)):
-            if core is None or id is None:
+        for index, (kind, category, id) in enumerate(_heads(streams["core"], streams["id"])):
+            if id is None:
                 continue
-            if core.kind == "start":
-                starts[core.category, id] = index
+            if kind == "start":
+                starts[category, id] = index
             else:
-                start = starts.pop((core.category, id), None)
+                start = starts.pop((category, id), None)
                 if start is not None:
                     yield worker, start, index
+
+
+def _heads(core: list[Any], ids: list[Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """Kind, category and id of each event; no id where there is no row of the event."""
+    columns = read_together(core, ids)
+    if columns is None:
+        for row, id in zip(core, ids, strict=True):
+            yield (None, None, None) if row is None else (row.kind, row.category, id)
+    else:
+        for some in columns:
+            yield from zip(some.phases, some.categories, some.ids, strict=True)
 
 
 def _context() -> Any:

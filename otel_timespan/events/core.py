@@ -60,7 +60,7 @@ _core_fields = operator.itemgetter(4, 1, 0)
 class CoreMetrics:
     """The timestamp, category and kind of each event, as a `CoreRecord`."""
 
-    lazy = True
+    lazy = says_columns = True
 
     def __call__(self, event: Event) -> CoreRecord:
         """See the class."""
@@ -78,7 +78,7 @@ class CoreMetrics:
 class IDMetrics:
     """The id of each event."""
 
-    lazy = True
+    lazy = says_columns = True
 
     def __call__(self, event: Event) -> Any:
         """See the class."""

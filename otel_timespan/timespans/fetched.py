@@ -16,8 +16,9 @@ from typing import Any
 
 from .. import forks
 from .reading import StreamView
+from .rows import Columns
 
-__all__ = ["UNREAD", "LoggedList"]
+__all__ = ["UNREAD", "LoggedList", "read_together"]
 
 
 class _Unread:
@@ -192,3 +193,15 @@ class LoggedList(list[Any]):
 
 
 _lock = forks.lock()
+
+
+def read_together(*streams: Any) -> Iterator[Columns] | None:
+    """The events of these streams of one fetch by columns, from the first on; None where they have rows of their own.
+
+    For those who need times, ids, categories or phases, and no row of a consumer that says just that.
+    """
+    views = [stream.view if type(stream) is LoggedList else None for stream in streams]
+    first = views[0] if views else None
+    if first is None or not all(view is not None and view.says_columns(first.parts) for view in views):
+        return None
+    return first.parts.read_all()

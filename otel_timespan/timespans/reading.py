@@ -115,6 +115,12 @@ class Parts:
             self._last = segment, columns
         return columns
 
+    def read_all(self) -> Iterator[Columns]:
+        """All events by columns, segment by segment."""
+        for number, segment in enumerate(self.segments):
+            columns = self.read(segment)
+            yield columns.without(self.skip) if number == 0 and self.skip else columns
+
 
 class StreamView:
     """A stream of a fetched log: rows that are not made yet."""
@@ -128,6 +134,11 @@ class StreamView:
         """Those of one segment."""
         rows = self.reader.rows(self.parts.segments[number], self.parts)
         return rows[self.parts.skip :] if number == 0 and self.parts.skip else rows
+
+    def says_columns(self, parts: Parts) -> bool:
+        """Whether each row is what the columns of these parts say, there are no others, and none came before it."""
+        said = getattr(self.reader.caller.consumer, "says_columns", False)
+        return bool(said) and self.parts is parts and all(s.first >= self.reader.since for s in parts.segments)
 
     def __len__(self) -> int:
         return self.parts.count

@@ -100,6 +100,13 @@ class Columns:
         self.phases: list[str] = []
         self.records: list[tuple[Any, Shape, int]] = []
 
+    def without(self, count: int) -> Columns:
+        """The same without the first `count` events."""
+        rest = Columns()
+        for name in ("times", "ids", "categories", "phases"):
+            getattr(rest, name).extend(getattr(self, name)[count:])
+        return rest
+
     def take(self, records: Sequence[Any], first: int) -> int:
         """Add the events of the records from `first` on: the index of the first one that has to be expanded."""
         categories, phases, times = self.categories, self.phases, self.times

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import count, repeat
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ..errors import InvalidOptionError, unwrap_exception
+from ..timespans.fetched import read_together
 from ..timespans.model import ChunkInfo, Event, EventId, Timespan, ValueInfo, function_name
+from ..timespans.rows import Columns
 from ..timespans.texts import printable, text_of
 
 __all__ = ["PHASES", "Half", "LogTable", "Span", "TaskRow", "id_field", "length_of", "log_kind", "read_logs"]
@@ -329,6 +331,9 @@ def _of_streams(worker: int, log: Mapping[str, list[Any]]) -> Iterator[Half]:
             f"{sorted(log)}): add CoreMetrics() as 'core' and IDMetrics() as 'id', or use enable_logging()"
         )
     timelines: Iterable[Any] = log.get("timeline") or repeat(None)
+    if (columns := read_together(log["core"], log["id"])) is not None:
+        yield from _of_columns(worker, columns, timelines)
+        return
     for index, (core, event_id, timeline) in enumerate(zip(log["core"], log["id"], timelines, strict=False)):
         if core is None:  # a consumer that was added late: padding
             continue
@@ -336,6 +341,13 @@ def _of_streams(worker: int, log: Mapping[str, list[Any]]) -> Iterator[Half]:
             yield Half(core["kind"] == "start", core["category"], event_id, core["timestamp"], timeline, worker, index)
         else:
             yield Half(core.kind == "start", core.category, event_id, core.timestamp, timeline, worker, index)
+
+
+def _of_columns(worker: int, columns: Iterable[Columns], timelines: Iterable[Any]) -> Iterator[Half]:
+    number, timeline = count(), iter(timelines)
+    for some in columns:
+        starts = [phase == "start" for phase in some.phases]
+        yield from map(Half, starts, some.categories, some.ids, some.times, timeline, repeat(worker), number)
 
 
 # ---- spans and tasks -------------------------------------------------------------------------------
@@ -347,6 +359,8 @@ class _Reader:
     def __init__(self, table: LogTable) -> None:
         self.table = table
         self.pending: dict[Any, Half] = {}
+        self.submitted: dict[tuple[int, int], int] = {}
+        """(worker, place) of the start of a submission -> its task: where a stream says names."""
         self.workers: set[int] = set()
         self.first: int | None = None
         self.last = 0
@@ -398,7 +412,7 @@ class _Reader:
                 self.span(start, self.last, start.timeline, start.at, open=True)
         for worker, streams in table.streams.items():
             self.workers.add(worker)
-            self._read_streams(streams)
+            self._read_streams(worker, streams)
         for task in table.tasks.values():
             task.label = table.names.get(task.task_id, task.label)
         table.workers = tuple(sorted(self.workers))
@@ -408,15 +422,19 @@ class _Reader:
         _note_nested(table)
         _note_slots(table)
 
-    def _read_streams(self, streams: Mapping[str, list[Any]]) -> None:
+    def _read_streams(self, worker: int, streams: Mapping[str, list[Any]]) -> None:
         ids = streams.get("id") or ()
-        for stream in ("tasknames", "taskfuncnames"):
-            for event_id, given in zip(ids, streams.get(stream) or (), strict=False):
-                task_id = None if given is None else id_field(event_id, "thunk_id")
-                if isinstance(task_id, int):
-                    task, name = self.task_by_id(task_id), printable(given)
-                    # "add [7]": the plain name, where a better source does not say it
-                    task.function = name if stream == "taskfuncnames" else task.function or name.rpartition(" [")[0]
+        names, functions = (streams.get(name) or repeat(None) for name in ("tasknames", "taskfuncnames"))
+        for at, name, function in zip(range(len(ids)), names, functions, strict=False):
+            if name is None and function is None:
+                continue
+            task_id = self.submitted.get((worker, at)) or id_field(ids[at], "thunk_id")
+            if isinstance(task_id, int):
+                task = self.task_by_id(task_id)
+                if function is not None:
+                    task.function = printable(function)
+                elif not task.function:  # "add [7]": the plain name, where a better source does not say it
+                    task.function = printable(name).rpartition(" [")[0]
         for entry in streams.get("taskdeps") or ():
             if entry is not None:
                 task = self.task_by_id(entry[0])
@@ -509,6 +527,7 @@ def _add_thunk(reader: _Reader, half: Half) -> None:
     if task is None:
         return
     if half.is_start:
+        reader.submitted[half.worker, half.at] = task.task_id
         task.submitted_ns = _earliest(task.submitted_ns, half.timestamp)
     timeline = half.timeline
     if timeline is None:
