@@ -60,7 +60,8 @@ _core_fields = operator.itemgetter(4, 1, 0)
 class CoreMetrics:
     """The timestamp, category and kind of each event, as a `CoreRecord`."""
 
-    lazy = says_columns = True
+    lazy = True
+    says = ("times", "categories", "phases")
 
     def __call__(self, event: Event) -> CoreRecord:
         """See the class."""
@@ -78,7 +79,8 @@ class CoreMetrics:
 class IDMetrics:
     """The id of each event."""
 
-    lazy = says_columns = True
+    lazy = True
+    says = ("ids",)
 
     def __call__(self, event: Event) -> Any:
         """See the class."""

@@ -137,8 +137,8 @@ class StreamView:
 
     def says_columns(self, parts: Parts) -> bool:
         """Whether each row is what the columns of these parts say, there are no others, and none came before it."""
-        said = getattr(self.reader.caller.consumer, "says_columns", False)
-        return bool(said) and self.parts is parts and all(s.first >= self.reader.since for s in parts.segments)
+        says = getattr(self.reader.caller.consumer, "says", None)
+        return says is not None and self.parts is parts and all(s.first >= self.reader.since for s in parts.segments)
 
     def __len__(self) -> int:
         return self.parts.count

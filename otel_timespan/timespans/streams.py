@@ -56,6 +56,11 @@ class _Stream(Caller):
         self.values: list[Any] = []
 
     @property
+    def reads_ids(self) -> bool:
+        """Whether it looks at the ids of events, told by columns."""
+        return not self.is_picky and "ids" in getattr(self.consumer, "says", ("ids",))
+
+    @property
     def filler(self) -> Any:
         """Its attribute `value` is the entry of an event for which the consumer is not called."""
         return self.consumer if self.carries else _Nothing
@@ -267,7 +272,7 @@ class WorkerStreams:
                 if stream.reader is not None and not self._in_segments(stream):
                     self._lists[stream.name].extend(stream.reader.rows(segment, interrupts=interrupts))
             if self._segments is not None:
-                segment.pack(with_ids=any(stream.lazy and not stream.is_picky for stream in told))
+                segment.pack(with_ids=any(stream.lazy and stream.reads_ids for stream in told))
                 added(self._segments, segment, self._sealed)
         self._count += count
         return interrupts[0] if interrupts else None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import pickle
 import random
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +18,9 @@ import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan import events as E
 from otel_timespan import timespans as T
+from otel_timespan import viz
+from otel_timespan.timespans.fetched import LoggedList
+from tests.backends import eventually
 from tests.dagger.test_record_rows import random_program
 
 TOLD: dict[str, Any] = {
@@ -115,7 +123,17 @@ def check_same(mine: list[Any], plain: list[Any], pick: random.Random) -> None:
             assert mine[at] == plain[at]
 
 
-@settings(max_examples=60, deadline=None)
+@contextlib.contextmanager
+def no_collections() -> Iterator[None]:
+    """What the garbage collector finds is evicted at any time: between the fetches of two logs, say."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@settings(max_examples=50, deadline=None)
 @given(
     steps=_steps,
     first=st.sets(_names),
@@ -133,6 +151,11 @@ def test_columns_give_the_streams_of_events(
     pick = random.Random(seed)
 
     def compare() -> None:
+        for _ in range(
+            2
+        ):  # what dies with a record that was processed is evicted, too: before the fetches, not between
+            assert mine.flush() and plain.flush()
+            gc.collect(1)
         got, expected = ts.get_logs(mine), ts.get_logs(plain)
         assert {w: list(s) for w, s in got.items()} == {w: list(s) for w, s in expected.items()}
         for worker, streams in expected.items():
@@ -142,7 +165,7 @@ def test_columns_give_the_streams_of_events(
                 if name in TOLD:
                     assert pickle.loads(pickle.dumps(got[worker][name])) == entries
 
-    with ts.Context(driver=D.InlineDriver(workers, seed=seed)) as context:
+    with no_collections(), ts.Context(driver=D.InlineDriver(workers, seed=seed)) as context:
         context.log_sink = both = ts.TeeLog(mine, plain)
         mine["anchor"], plain["anchor"] = E.CoreMetrics(), E.CoreMetrics()  # without any stream nothing is counted
         for name in sorted(first):
@@ -165,6 +188,57 @@ def test_columns_give_the_streams_of_events(
             elif step == "fetch":
                 compare()
         context.log_sink = ts.NoOpLog()
-    compare()
+        compare()
     mine.close()
     plain.close()
+
+
+@pytest.mark.parametrize("max_events", [None, 100])
+@pytest.mark.parametrize("seed", range(3))
+def test_pictures_read_columns_as_they_read_rows(seed: int, max_events: int | None) -> None:
+    """Spans, tasks and pairs of events of a fetched log are those of its rows; no rows are put in place for them."""
+    with ts.Context(driver=D.InlineDriver({1: 2}, seed=seed)) as context:
+        log = context.log_sink = ts.MultiEventLog(max_events)
+        for name in ("core", "id", "tasknames", "funcs", "deps"):
+            log[{"funcs": "taskfuncnames", "deps": "taskdeps"}.get(name, name)] = TOLD[name]()
+        random_program(random.Random(seed), 40)
+        for n in range(9):
+            T.write_event(log, T.Event("start" if n % 2 else "finish", "mine", n // 2, None, n))
+        random_program(random.Random(seed), 10)
+        context.log_sink = ts.NoOpLog()
+    logs = ts.get_logs(log)
+    rows = {worker: {name: list(entries) for name, entries in streams.items()} for worker, streams in logs.items()}
+    mine, theirs = viz.read_logs(logs), viz.read_logs(rows)
+    assert (mine.spans, mine.tasks, mine.workers) == (theirs.spans, theirs.tasks, theirs.workers)
+    assert list(D.logs_event_pairs(logs)) == list(D.logs_event_pairs(rows))
+    assert viz.logs_to_rows(logs, "tasks") == viz.logs_to_rows(rows, "tasks")
+    assert all(entries.view is not None for entries in logs[1].values() if isinstance(entries, LoggedList))
+    late = {1: {"core": logs[1]["core"], "id": [*logs[1]["id"]]}}  # not side by side any more
+    assert list(D.logs_event_pairs(late)) == list(D.logs_event_pairs(rows))
+    log.close()
+
+
+def test_a_log_keeps_nothing_alive_that_its_streams_do_not_show() -> None:
+    """Neither exceptions nor what frames hold wait in the columns; ids of a program only where a stream has them."""
+
+    class Held:
+        pass
+
+    def fails(held: Held) -> None:
+        raise ValueError(held)
+
+    held = Held()
+    gone = weakref.ref(held)
+    with ts.Context(driver=D.InlineDriver()) as context:
+        log = context.log_sink = ts.MultiEventLog()
+        log["core"], log["names"], log["result"] = E.CoreMetrics(), E.TaskNames(), E.TaskResult()
+        with pytest.raises(D.DTaskFailedError):
+            ts.fetch(ts.spawn(fails, held))
+        T.write_event(log, T.Event("start", "mine", held))
+        log.flush()
+        context.log_sink = ts.NoOpLog()
+    del held
+    gc.collect()
+    eventually(lambda: gc.collect() >= 0 and gone() is None)
+    assert "fails" in str(list(ts.get_logs(log)[1]["names"]))
+    log.close()
