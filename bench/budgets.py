@@ -55,6 +55,9 @@ def _log() -> Iterable[Budget]:
             figure, text = f"split.{workload}.{prefix}", f"{workload}: CPU µs an event of {who}"
             yield Budget(f"{figure}us_per_event", text, "issue", most=most)
             yield Budget(f"{figure}own_us_per_event", f"{text}, collector apart", "ours", most=most)
+        figure, text = f"streams.{workload}", f"{workload}: MultiEventLog with draining and fetch_logs"
+        yield Budget(f"{figure}.to_noop", f"{text}, CPU to NoOpLog", "issue", most=3.0)
+        yield Budget(f"{figure}.bytes_per_event", f"{text}, bytes kept an event", "issue", most=20.0)
         text = f"{workload}: µs a task of a disabled log"
         yield Budget(f"disabled.{workload}.us", text, "issue", most=0.2)
 

@@ -235,6 +235,13 @@ def sample_bodies(workload: Workload, name: str, size: int) -> dict[str, Any]:
     return telemetry.measure_bodies(workload, name, size)
 
 
+def sample_streams(workload: Workload, name: str, size: int) -> dict[str, Any]:
+    """CPU and memory of a log beside none. See streams.py."""
+    from . import streams
+
+    return streams.measure(workload, size)
+
+
 KINDS = {
     "time": sample_time,
     "split": sample_split,
@@ -244,6 +251,7 @@ KINDS = {
     "cancel": sample_cancel,
     "otel-cost": sample_otel_cost,
     "bodies": sample_bodies,
+    "streams": sample_streams,
 }
 """What can be measured."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from . import cancelling, placement, spill, telemetry
+from . import cancelling, placement, spill, streams, telemetry
 from .run import Run, Table
 from .spans import SENDERS
 from .systems import OURS, PEERS
@@ -205,6 +205,7 @@ SECTIONS = {
     "linear": linear,
     "spans": spans,
     "telemetry": telemetry.section,
+    "streams": streams.section,
     "placement": placement.section,
     "cancel": cancelling.section,
     "spill": spill.section,
