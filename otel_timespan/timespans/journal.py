@@ -53,7 +53,7 @@ BLOCK_TIMEOUT_S = 1.0
 STALL_S = 5.0
 """After so long in one drain a consumer counts as blocking, and is named in a warning."""
 
-_STRIDE, _STRIDE_OF_EVENTS = 256, 32
+_STRIDE, _STRIDE_OF_EVENTS = 1024, 32
 """Records after which what waits is measured, where there are a program's own events, which may hold anything; fewer
 where they are large."""
 
