@@ -69,8 +69,8 @@ def enable_logging(
     * `profile`: bodies are sampled, each gets a flame graph;
     * `linuxperf`: a list of counters as for `perf stat -e`, such as "cpu-clock, page-faults".
 
-    `max_events` keeps only the newest so many events of each worker (by default 500,000, of some 20,000 tasks: about
-    200 MB; None: all). That the default gives up events which nobody fetched is warned about once.
+    `max_events` keeps only the newest so many events of each worker (by default 500,000, of some 20,000 tasks: a
+    few MB; None: all). That the default gives up events which nobody fetched is warned about once.
 
     Raises `InvalidOptionError` for a bad
     keyword, and where the system has no such counters: the log that was on before then stays on.

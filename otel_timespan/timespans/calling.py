@@ -49,6 +49,10 @@ class Consumer(Protocol):
     spares making the event. Nobody else may notice the calls.
     `columns(columns) -> values`: of a consumer without `categories` for which times, categories, phases and
     ids will do (`rows.Columns`): where all do with that, no event objects are made.
+    `lazy`, with one of these two: it is told when somebody reads its stream, maybe never, maybe again, by any thread;
+    for those whose values depend on nothing but the event. Of a function it then sees the name, of a result what
+    identifies it (the handle of a chunk, the number of an object). `of_phase`: `of` then says something of this half of
+    a span only. `says`: the names of the columns that its rows are made of, where they are made of nothing else.
     `batch(events) -> values`: of a consumer without `categories`, many events at once instead of one by one,
     for those whose calls nobody else can notice. `record_batch(events, values)` likewise.
     `last(kinds) -> value`: of a consumer without `categories` that reads no more of an event than its kind: takes the
