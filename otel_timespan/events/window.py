@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InvalidOptionError, NotCallableError
 from ..timespans.calling import init_similar
+from ..timespans.fetched import LoggedList
 from ..timespans.warn import warn_once
 
 __all__ = ["LogWindow"]
@@ -74,6 +75,29 @@ class LogWindow:
         if core and self._is_due(core):
             self._cut(logs, core)
 
+    def batch(self, streams: dict[str, list[Any]], new: int) -> int:
+        """The same for many events: those of the last `new` entries; 0 before a fetch. How many entries go."""
+        core = self._core(streams)
+        if new:
+            if self.creation_handlers:
+                for values in zip(*[entries[-new:] for entries in streams.values()], strict=True):
+                    row = dict(zip(streams, values, strict=True))
+                    for handler in self.creation_handlers:
+                        _call(handler, "creation_hook", row)
+            self._start = self.clock() - self.window_length_ns
+        excess = self._excess(core, exact=not new or len(core) <= _EXACT)
+        if excess:
+            self.dropped(excess)
+        return excess
+
+    def _excess(self, core: list[Any], exact: bool) -> int:
+        """How many entries at the front are too old, or fewer, where it need not be exact."""
+        view = core.view if type(core) is LoggedList else None
+        before = None if view is None else view.count_before(self._start)
+        if before is None:
+            return self._too_old(core) if exact or self._is_due(core) else 0
+        return before if exact or before > len(core) // _BLOCKS else 0
+
     def settle(self, logs: dict[str, list[Any]]) -> None:
         """Before a fetch: drop what was too old at the last event and still waits."""
         self._cut(logs, self._core(logs))
@@ -103,16 +127,22 @@ class LogWindow:
 
     def _is_due(self, core: list[Any]) -> bool:
         """Whether enough entries are too old; a wrong yes costs a look at the first entries only."""
+        if not core:
+            return False
         probe = core[0] if len(core) <= _EXACT else core[len(core) // _BLOCKS]
         return probe is None or _timestamp(probe) < self._start
 
-    def _cut(self, logs: dict[str, list[Any]], core: list[Any]) -> None:
+    def _too_old(self, core: list[Any]) -> int:
         excess = 0
         for index, row in enumerate(core):
             if row is not None:
                 if _timestamp(row) >= self._start:
                     break
                 excess = index + 1
+        return excess
+
+    def _cut(self, logs: dict[str, list[Any]], core: list[Any]) -> None:
+        excess = self._too_old(core)
         if excess:
             self.dropped(excess)
             for entries in logs.values():

@@ -140,6 +140,24 @@ class StreamView:
         says = getattr(self.reader.caller.consumer, "says", None)
         return says is not None and self.parts is parts and all(s.first >= self.reader.since for s in parts.segments)
 
+    def count_before(self, start: int) -> int | None:
+        """How many entries at the front have a time below `start`, one without counting as the next; of `CoreMetrics`.
+
+        None where that has to be seen from the rows.
+        """
+        if "times" not in getattr(self.reader.caller.consumer, "says", ()):
+            return None
+        passed, before = -self.parts.skip, 0
+        for segment in self.parts.segments:
+            if segment.first >= self.reader.since:
+                times = segment.times()[max(0, -passed) :]
+                inside = next((n for n, time in enumerate(times) if time >= start), len(times))
+                before = max(passed, 0) + inside if inside else before
+                if inside < len(times):
+                    return before
+            passed += segment.count
+        return before
+
     def __len__(self) -> int:
         return self.parts.count
 

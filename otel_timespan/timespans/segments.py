@@ -107,10 +107,11 @@ class LogSegment:
     `count`: of events. `order`: the kind of each record. `first`: how many events this worker's streams had before.
     """
 
-    __slots__ = ("count", "first", "groups", "odd", "order")
+    __slots__ = ("_times", "count", "first", "groups", "odd", "order")
 
     def __init__(self, order: bytes, groups: dict[int, _Group], odd: _Odd | None, first: int) -> None:
         self.order, self.groups, self.odd, self.first = order, groups, odd, first
+        self._times: list[int] | None = None
         self.count = sum(map(_events_in, groups.values())) + (sum(odd.lengths) if odd is not None else 0)
 
     def pack(self, with_ids: bool) -> None:
@@ -156,6 +157,12 @@ class LogSegment:
         if columns.take(records, 0) != len(records):
             raise LookupError("a record that was simple is not any more")
         return columns if self.odd is None else self._with_odd(columns, self.odd)
+
+    def times(self) -> list[int]:
+        """The times of its events, kept for whoever asks again and again: a window asks for those of the oldest."""
+        if self._times is None:
+            self._times = self.read().times
+        return self._times
 
     def _with_odd(self, simple: Columns, odd: _Odd) -> Columns:
         woven = Columns()

@@ -124,6 +124,7 @@ class WorkerStreams:
         self._sealed = 0  # segments from before so many events are not joined with later ones
         self._before = 0  # events that came before the first entry
         self._count = 0  # entries so far; while sparse, lists may be shorter
+        self._full = False  # whether aggregators look at the lists after each event
         self._plans = Plans(lambda head: self._plan(*head))  # refers to the lists in _lists
         self._shape_plans = Plans(self._plan_shape)  # refers to those plans
         self._known = Plans(self._knows)
@@ -133,7 +134,8 @@ class WorkerStreams:
         self._complete()
         for name in [n for n in self._streams if consumers.get(n) is not self._originals[n]]:
             self.remove(name)
-        if aggregators:
+        self._full = not all(same_home(one, "batch", "__call__") for one in aggregators.values())
+        if self._full:
             self._unfold()
         for name, original in consumers.items():
             if name not in self._streams:
@@ -198,10 +200,14 @@ class WorkerStreams:
 
     def take(self) -> dict[str, list[Any]]:
         """The lists, complete and of equal length; this worker then starts with new, empty ones."""
-        self._complete()
-        for _, aggregator in self._aggregators.values():
-            tell(aggregator, "settle", self._lists)
-        self._level()
+        if self._full:
+            self._complete()
+            for _, aggregator in self._aggregators.values():
+                tell(aggregator, "settle", self._lists)
+            self._level()
+        else:
+            self._aggregate(0)
+            self._complete()
         if self._max_events is not None:
             self._trim(self._max_events)
         parts = Parts(self._segments or (), self._skip)
@@ -213,7 +219,7 @@ class WorkerStreams:
         }
         count, self._count = self._count, 0
         self._before += count
-        self._segments, self._skip = None if self._aggregators else [], 0
+        self._segments, self._skip = None if self._full else [], 0
         self._lists = {name: [] for name, stream in self._streams.items() if not self._in_segments(stream)}
         self._restart()
         self._tell_dropped(count)
@@ -223,7 +229,7 @@ class WorkerStreams:
 
     def feed(self, events: list[Event]) -> KeyboardInterrupt | None:
         """Take events, in order. Never raises: what is the user's, Ctrl-C in a consumer, is returned."""
-        if self._aggregators:
+        if self._full:
             interrupt = self._feed_full(events)
         else:
             interrupt = self._call(events, self._count)
@@ -231,6 +237,7 @@ class WorkerStreams:
             if any(stream.reader is not None for stream in self._streams.values()):
                 segment = segment_of_events(events, self._before + self._count)
             interrupt = self._keep(segment, events, len(events)) or interrupt
+            interrupt = self._aggregate(len(events)) or interrupt
         self._bound()
         return interrupt
 
@@ -239,7 +246,7 @@ class WorkerStreams:
         """Whether `feed_records` spares anything: not all consumers here need an object for each event."""
         streams = self._streams.values()
         told = any(s.reader is not None for s in streams) or all(s.is_picky for s in streams)
-        return told and not self._aggregators
+        return told and not self._full
 
     def feed_records(self, records: list[Any], elsewhere: _Feed) -> KeyboardInterrupt | None:
         """As `feed`, for records of all workers; `elsewhere(worker, events)` takes those of others.
@@ -253,6 +260,7 @@ class WorkerStreams:
             interrupt = self._call_all_of(records, elsewhere)
         odd = [event for events in expanded if events for event in events if event.worker == self._worker]
         interrupt = self._keep(segment, odd, segment.count) or interrupt
+        interrupt = self._aggregate(segment.count) or interrupt
         self._bound()
         return interrupt
 
@@ -276,6 +284,31 @@ class WorkerStreams:
                 added(self._segments, segment, self._sealed)
         self._count += count
         return interrupts[0] if interrupts else None
+
+    def _aggregate(self, new: int) -> KeyboardInterrupt | None:
+        """Have aggregators look at the streams, of which the last `new` entries are new; 0 before they are fetched."""
+        interrupt = None
+        for name, (_, aggregator) in self._aggregators.items():
+            try:
+                gone = aggregator.batch(self.so_far(), new)
+            except BaseException as error:
+                interrupt = isolate(error, aggregator, f"the aggregator {name!r}") or interrupt
+                continue
+            if gone:
+                self._cut(gone)
+        return interrupt
+
+    def so_far(self) -> dict[str, list[Any]]:
+        """The streams, to be looked at."""
+        self._complete()
+        self._carry_on()
+        parts = Parts(self._segments or (), self._skip)
+        return {
+            name: LoggedList(StreamView(stream.reader, parts))
+            if self._in_segments(stream) and stream.reader is not None
+            else self._lists[name]
+            for name, stream in self._streams.items()
+        }
 
     # ---- consumers are called ------------------------------------------------------------------
 
@@ -383,7 +416,7 @@ class WorkerStreams:
         Full: (name, function or None, whose `value` it is else, stream) of all.
         """
         streams = self._streams.values()
-        if self._aggregators:
+        if self._full:
             return [(s.name, s.call if s.wants(category, phase) else None, s.filler, s) for s in streams]
         calls: list[Any] = []
         for s in streams:
@@ -397,7 +430,7 @@ class WorkerStreams:
 
     def _complete(self) -> None:
         """Make the lists whole, from whichever way of keeping is on."""
-        if self._aggregators:
+        if self._full:
             self._level()
             return
         for name, stream in self._streams.items():
@@ -408,10 +441,14 @@ class WorkerStreams:
         """After a change of lists, consumers or aggregators: plans refer to the old ones."""
         self._forget_plans()
         self._sealed = self._before + self._count
+        self._carry_on()
+
+    def _carry_on(self) -> None:
+        """Nothing waits: what consumers carry on begins here."""
         for stream in self._streams.values():
             stream.stamps.clear()
             stream.values.clear()
-            if not self._aggregators:
+            if not self._full:
                 stream.begin(self._count)
 
     def _forget_plans(self) -> None:
@@ -421,7 +458,7 @@ class WorkerStreams:
 
     def _level(self) -> None:
         """Pad at the front what an aggregator cut unevenly: the newest entries belong together."""
-        if not self._aggregators:
+        if not self._full:
             return
         own = [entries for name in self._streams if isinstance(entries := self._lists.get(name), list)]
         self._count = max(map(len, own), default=0)
@@ -442,8 +479,12 @@ class WorkerStreams:
     def _trim(self, length: int) -> None:
         """Keep the newest `length` entries of every list."""
         excess = self._count - length
-        if excess <= 0:
-            return
+        if excess > 0:
+            self._cut(excess)
+            self._tell_dropped(excess)
+
+    def _cut(self, excess: int) -> None:
+        """Give up the first entries of every list."""
         self._complete()
         for entries in self._lists.values():
             del entries[:excess]
@@ -454,10 +495,9 @@ class WorkerStreams:
                 self._skip -= self._segments[gone].count
                 gone += 1
             del self._segments[:gone]
-        self._count = length
+        self._count -= excess
         self._before += excess
-        self._restart()
-        self._tell_dropped(excess)
+        self._carry_on()
 
     def _tell_dropped(self, count: int) -> None:
         if count:
@@ -488,7 +528,7 @@ def blame(frame: types.FrameType) -> str | None:
     inner: types.FrameType | None = frame
     while inner is not None:
         found = inner.f_locals
-        if inner.f_code is WorkerStreams._feed_full.__code__ and "aggregator" in found:
+        if inner.f_code in _WITH_AGGREGATORS and "aggregator" in found:
             # `name` is the consumer's or the aggregator's, whichever of the two loops it is in.
             return f"the consumer or aggregator {found['name']!r}"
         stream = found.get("stream", found.get("self"))
@@ -506,6 +546,8 @@ _worker_of = attrgetter("worker")
 
 SLICE = 16
 """Records expanded at once. Small, so that events die young: with 1,000 the garbage collector took a third more."""
+
+_WITH_AGGREGATORS = (WorkerStreams._feed_full.__code__, WorkerStreams._aggregate.__code__)
 
 _LOOPS = (
     Reader.rows.__code__,

@@ -150,7 +150,7 @@ def test_a_mirror_stays_equal_to_the_lists() -> None:
             T.get_logs(log)
         mirror = [r["id"] for r in handler.rows][sum(handler.deleted) :]
         state = log._states[1]
-        assert mirror == state._lists["id"]
+        assert mirror == state.so_far()["id"]
 
 
 def test_other_workers_have_windows_of_their_own() -> None:
@@ -195,7 +195,7 @@ def test_long_lists_are_cut_in_blocks_and_exact_at_a_fetch() -> None:
         if t % 1000 == 999:
             log._journal.drain()
             state = log._states[1]
-    assert state is not None and len(state._lists["id"]) <= 8001 * 65 // 64
+    assert state is not None and len(state.so_far()["id"]) <= 8001 * 65 // 64
     clock[0] = 19_999
     write(log, 20_000)
     assert T.get_logs(log)[1]["id"] == list(range(11_999, 20_001))

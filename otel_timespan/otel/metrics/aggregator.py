@@ -98,6 +98,23 @@ class OTelAggregator:
             if values:
                 shared.number(name, kind, self._worker, values[-1])
 
+    def batch(self, streams: Mapping[str, list[Any]], new: int) -> None:
+        """The same for many events: those of the last `new` entries."""
+        if not new:
+            return
+        shared = self._shared
+        if self._names is None or self._names != tuple(streams):
+            self._learn(streams)
+        for name, reading in self._readings:
+            last = None
+            for value in streams[name][-new:] if reading.labelled else streams[name][-1:]:
+                if value is not last:
+                    shared.levels.take(reading, self._worker, value)
+                last = value
+        for name, kind in self._declared:
+            for value in streams[name][-1:] if kind == "gauge" else streams[name][-new:]:
+                shared.number(name, kind, self._worker, value)
+
     def _learn(self, lists: Mapping[str, list[Any]]) -> None:
         """Find out what the streams are, anew whenever one came or went."""
         shared = self._shared
