@@ -76,9 +76,9 @@ class Aggregator(Protocol):
     then nothing was changed. The copies for other workers (`init_similar`) are attached when they are made, by
     the thread that drains the log. `detach(log, worker)`: called once it was taken out or replaced, and when the log
     is closed. Neither may fetch the log. Who keeps the log should do so by a weak reference.
-    `batch(streams, new) -> int`: where all aggregators of a log have it, it is called instead, once for many events: with
-    the streams, to be looked at only, whose last `new` entries are new (0: they are about to be handed out); it gives the
-    number of entries at the front that the log shall give up.
+    `batch(streams, new) -> int`: where all aggregators of a log have it, it is called instead, once for many events:
+    with the streams, to be looked at only, whose last `new` entries are new (0: they are about to be handed out); it
+    gives the number of entries at the front that the log shall give up.
     `settle(lists)`: called before lists are handed out. `dropped(n)`: the log itself gave up the first n entries of
     all lists (a fetch, `max_events`). `init_similar() -> aggregator`: a fresh copy for one more worker.
     `close()`: called by `MultiEventLog.close`.

@@ -107,12 +107,12 @@ class OTelAggregator:
             self._learn(streams)
         for name, reading in self._readings:
             last = None
-            for value in streams[name][-new:] if reading.labelled else streams[name][-1:]:
+            for value in streams[name][-new:]:
                 if value is not last:
                     shared.levels.take(reading, self._worker, value)
                 last = value
         for name, kind in self._declared:
-            for value in streams[name][-1:] if kind == "gauge" else streams[name][-new:]:
+            for value in streams[name][-new:]:
                 shared.number(name, kind, self._worker, value)
 
     def _learn(self, lists: Mapping[str, list[Any]]) -> None:
