@@ -11,7 +11,7 @@ when it comes, and what consumers say of it stands beside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, chain, compress, repeat
+from itertools import accumulate, chain, compress, groupby, islice, repeat
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -29,6 +29,12 @@ _ODD = 255
 """Stands for a record's kind in `LogSegment.order`."""
 
 _kind_of = itemgetter(0)
+
+
+def _is_odd(pair: tuple[int, int]) -> bool:
+    return pair[0] == _ODD
+
+
 _length_of = attrgetter("length")
 
 
@@ -165,17 +171,13 @@ class LogSegment:
         return self._times
 
     def _with_odd(self, simple: Columns, odd: _Odd) -> Columns:
+        pairs = groupby(zip(self.order, self.lengths(), strict=True), _is_odd)
+        runs = [(is_odd, sum([length for _, length in run])) for is_odd, run in pairs]
         woven = Columns()
         for name, theirs in zip(("times", "ids", "categories", "phases"), odd.columns, strict=True):
-            mine, others, into = getattr(simple, name), list(theirs), getattr(woven, name)
-            at = odd_at = 0
-            for kind, length in zip(self.order, self.lengths(), strict=True):
-                if kind == _ODD:
-                    into += others[odd_at : odd_at + length]
-                    odd_at += length
-                else:
-                    into += mine[at : at + length]
-                    at += length
+            sources, into = (iter(getattr(simple, name)), iter(theirs)), getattr(woven, name)
+            for is_odd, count in runs:
+                into += islice(sources[is_odd], count)
         return woven
 
     def odd_places(self) -> Iterator[int]:

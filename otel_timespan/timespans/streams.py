@@ -60,6 +60,10 @@ class _Stream(Caller):
         """Whether it looks at the ids of events, told by columns."""
         return not self.is_picky and "ids" in getattr(self.consumer, "says", ("ids",))
 
+    def wants_some(self, category: Any, phase: str) -> bool:
+        """Whether it is one that wants some events only, this kind among them."""
+        return self.is_picky and self.wants(category, phase)
+
     @property
     def filler(self) -> Any:
         """Its attribute `value` is the entry of an event for which the consumer is not called."""
@@ -75,20 +79,6 @@ class _Stream(Caller):
         except Exception as error:
             self.isolate(error)
             return [None] * len(events)
-
-    def said(self, events: list[Event], interrupts: list[KeyboardInterrupt]) -> dict[int, Any]:
-        """{number of an event: what it says of that, unless it is None}."""
-        found = {}
-        for number, event in enumerate(events):
-            if self.wants(event.category, event.phase):
-                try:
-                    value = self.call(event)
-                except BaseException as error:
-                    interrupts += filter(None, [self.isolate(error)])
-                    continue
-                if value is not None:
-                    found[number] = value
-        return found
 
     def begin(self, index: int) -> None:
         """From `index` on a carrying stream shows its present value."""
@@ -128,6 +118,7 @@ class WorkerStreams:
         self._plans = Plans(lambda head: self._plan(*head))  # refers to the lists in _lists
         self._shape_plans = Plans(self._plan_shape)  # refers to those plans
         self._known = Plans(self._knows)
+        self._lazy_plans = Plans(lambda head: [s for s in self._streams.values() if s.lazy and s.wants_some(*head)])
 
     def configure(self, consumers: dict[str, Any], aggregators: dict[str, Any]) -> None:
         """Take over the log's consumers and aggregators, keeping the copies of those that stayed."""
@@ -272,10 +263,8 @@ class WorkerStreams:
         interrupts: list[KeyboardInterrupt] = []
         told = [stream for stream in self._streams.values() if stream.reader is not None]
         if segment is not None and count:
-            for stream in told:
-                said = stream.said(odd, interrupts) if odd and stream.is_picky else None
-                if said and segment.odd is not None:
-                    segment.odd.values[stream.name] = said
+            if segment.odd is not None:
+                segment.odd.values = self._said(odd, interrupts)
             for stream in told:
                 if stream.reader is not None and not self._in_segments(stream):
                     self._lists[stream.name].extend(stream.reader.rows(segment, interrupts=interrupts))
@@ -284,6 +273,20 @@ class WorkerStreams:
                 added(self._segments, segment, self._sealed)
         self._count += count
         return interrupts[0] if interrupts else None
+
+    def _said(self, events: list[Event], interrupts: list[KeyboardInterrupt]) -> dict[str, dict[int, Any]]:
+        """What lazy consumers say of events that are not in columns, unless that is None: {stream: {number: value}}."""
+        said: dict[str, dict[int, Any]] = {}
+        for number, (event, streams) in enumerate(zip(events, self._lazy_plans.of_events(events), strict=True)):
+            for stream in streams:
+                try:
+                    value = stream.call(event)
+                except BaseException as error:
+                    interrupts += filter(None, [stream.isolate(error)])
+                    continue
+                if value is not None:
+                    said.setdefault(stream.name, {})[number] = value
+        return said
 
     def _aggregate(self, new: int) -> KeyboardInterrupt | None:
         """Have aggregators look at the streams, of which the last `new` entries are new; 0 before they are fetched."""
@@ -455,6 +458,7 @@ class WorkerStreams:
         self._plans.clear()
         self._shape_plans.clear()
         self._known.clear()
+        self._lazy_plans.clear()
 
     def _level(self) -> None:
         """Pad at the front what an aggregator cut unevenly: the newest entries belong together."""
@@ -554,7 +558,7 @@ _LOOPS = (
     Reader._of_fields.__code__,
     _call_all.__code__,
     WorkerStreams._call_some.__code__,
-    _Stream.said.__code__,
+    WorkerStreams._said.__code__,
     _Stream.take_batch.__code__,
     WorkerStreams._feed_full.__code__,
 )

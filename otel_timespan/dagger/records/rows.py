@@ -34,8 +34,8 @@ _PLACING = [*_span("schedule"), ("fire", "start"), *_span("enqueue"), ("fire", "
 
 def submit_rows(record: Any, columns: Columns) -> Shape | None:
     """See `records.expand_submit`."""
-    _, t0, uid, thunk_id, _, _, options, _, _, _, _, _, t1, place, samples = record
-    if samples is not None or (options is not None and options.name is not None):
+    _, t0, uid, thunk_id, _, _, options, _, _, _, _, _, t1, place, _ = record
+    if options is not None and options.name is not None:
         return None
     id = _new(EventId, (records.OF_TASK, thunk_id))
     if place is None:
@@ -83,8 +83,8 @@ _SUBMITTED_AND_PLACED = Shape([("add_thunk", "start"), *_PLACING, ("add_thunk", 
 
 def schedule_rows(record: Any, columns: Columns) -> Shape | None:
     """See `records.expand_schedule`."""
-    _, t0, t1, t2, uid, thunk_id, processor, worker, samples = record
-    if samples is not None or worker != _HOME or processor is None:
+    _, t0, t1, t2, uid, thunk_id, processor, worker, _ = record
+    if worker != _HOME or processor is None:
         return None
     t1 = max(t1, t0 + 1)
     t2 = max(t2, t1 + 3)
@@ -104,8 +104,8 @@ _PLACED = Shape(_PLACING)
 
 def start_rows(record: Any, columns: Columns) -> Shape | None:
     """See `records.expand_start`."""
-    _, t0, moves, t2, uid, thunk_id, code, _, _, _, samples = record
-    if samples is not None or type(code) is not int or code >> OWNER_BITS != _HOME:
+    _, t0, moves, t2, uid, thunk_id, code, _, _, _, _ = record
+    if type(code) is not int or code >> OWNER_BITS != _HOME:
         return None
     t1 = t0 + 1
     if t2 < t1 + 4:
@@ -184,8 +184,8 @@ _STARTED = _Started()
 
 def return_rows(record: Any, columns: Columns) -> Shape | None:
     """See `records.expand_return`."""
-    _, tb, t1, uid, thunk_id, code, _, _, _, _, _, _, _, _, state, samples = record
-    if samples is not None or type(code) is not int or code >> OWNER_BITS != _HOME:
+    _, tb, t1, uid, thunk_id, code, _, _, _, _, _, _, _, _, state, _ = record
+    if type(code) is not int or code >> OWNER_BITS != _HOME:
         return None
     if t1 < tb + 2:
         t1 = tb + 2
@@ -217,8 +217,8 @@ _RETURNED = Shape([*_span("storage_safe_scan"), ("compute", "finish"), *_ENDED],
 
 def end_rows(record: Any, columns: Columns) -> Shape | None:
     """See `records.expand_end`."""
-    _, tb, t1, uid, thunk_id, code, _, result, _, _, _, _, state, samples = record
-    if samples is not None or type(code) is not int or code >> OWNER_BITS != _HOME:
+    _, tb, t1, uid, thunk_id, code, _, result, _, _, _, _, state, _ = record
+    if type(code) is not int or code >> OWNER_BITS != _HOME:
         return None
     compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor_of(code)))
     scanned = isinstance(result, ChunkInfo)
@@ -246,9 +246,7 @@ _ENDS = {(scanned, finished): _end_shape(scanned, finished) for scanned in (Fals
 
 def finish_rows(record: Any, columns: Columns) -> Shape | None:
     """See `records.expand_finish`."""
-    _, t0, t1, uid, thunk_id, _, _, samples = record
-    if samples is not None:
-        return None
+    _, t0, t1, uid, thunk_id, _, _, _ = record
     task = _new(EventId, (records.OF_SCHEDULE, uid, thunk_id))
     columns.times += (t0, max(t1, t0 + 1))
     columns.ids += (task, task)
@@ -291,7 +289,7 @@ def _each(shapes: list[Shape]) -> Shape | list[Shape]:
 
 def _submit_shapes(columns: Any) -> Shape | list[Shape] | None:
     options, place = columns[6], columns[13]
-    if not _nones(columns[14]) or not (_nones(options) or all(each is None or each.name is None for each in options)):
+    if not _nones(options) and not all(each is None or each.name is None for each in options):
         return None
     if _nones(place):
         return _SUBMITTED
@@ -309,13 +307,13 @@ def _submit_shapes(columns: Any) -> Shape | list[Shape] | None:
 
 
 def _schedule_shapes(columns: Any) -> Shape | None:
-    simple = _nones(columns[8]) and columns[7].count(_HOME) == len(columns[7])
+    simple = columns[7].count(_HOME) == len(columns[7])
     return _PLACED if simple and not any(processor is None for processor in columns[6]) else None
 
 
 def _start_shapes(columns: Any) -> Shape | list[Shape] | None:
     moves = columns[2]
-    if not _nones(columns[10]) or not _at_home(columns[6]):
+    if not _at_home(columns[6]):
         return None
     if not any(moves):
         return _STARTED[0]
@@ -324,21 +322,21 @@ def _start_shapes(columns: Any) -> Shape | list[Shape] | None:
 
 
 def _return_shapes(columns: Any) -> Shape | list[Shape] | None:
-    if not _nones(columns[15]) or not _at_home(columns[5]):
+    if not _at_home(columns[5]):
         return None
     states = columns[14]
     return _each([_ABANDONED if each is None else _RETURNED for each in states]) if None in states else _RETURNED
 
 
 def _end_shapes(columns: Any) -> Shape | list[Shape] | None:
-    if not _nones(columns[13]) or not _at_home(columns[5]):
+    if not _at_home(columns[5]):
         return None
     pairs = zip(columns[7], columns[12], strict=True)
     return _each([_ENDS[isinstance(result, ChunkInfo), state is not None] for result, state in pairs])
 
 
-def _finish_shapes(columns: Any) -> Shape | None:
-    return _FINISHED if _nones(columns[7]) else None
+def _finish_shapes(columns: Any) -> Shape:
+    return _FINISHED
 
 
 def _evict_shapes(columns: Any) -> Shape | None:
@@ -376,8 +374,13 @@ def _packed_results(results: Any) -> Any:
     return packed([result if type(result) in (ChunkInfo, ValueInfo) else None for result in results])
 
 
+def _packed_places(places: Any) -> Any:
+    """Without what was sampled there."""
+    return packed([place if type(place) is int or place is None else (*place[:8], None) for place in places])
+
+
 _INTS = packed_ints
-_SUBMIT = {1: _INTS, 2: _INTS, 3: _INTS, 4: _packed_functions, 5: packed, 7: packed, 12: _INTS, 13: packed}
+_SUBMIT = {1: _INTS, 2: _INTS, 3: _INTS, 4: _packed_functions, 5: packed, 7: packed, 12: _INTS, 13: _packed_places}
 _SCHEDULE = {**dict.fromkeys(range(1, 6), _INTS), 6: packed, 7: _INTS}
 _START = {1: _INTS, 2: packed, 3: _INTS, 4: _INTS, 5: _INTS, 6: _INTS}
 _RETURN = {**dict.fromkeys(range(1, 6), _INTS), 7: _INTS, 14: packed}
