@@ -72,9 +72,9 @@ _LOOK_S = 0.001
 _LONGEST_LOOK_S = 0.005
 """A look that comes later counts as one after so long: where this thread gets no turn, the drain gets none either."""
 
-_SLICE, _RAW_SLICE = 16, 1024
-"""Records expanded at once at most; raw: where they are kept by columns. Small, so that events die young: with 1,000 the
-garbage collector took a third more."""
+_SLICE, _RAW_SLICE = 16, 256
+"""Records expanded at once at most; raw: where they are not. Small, so that events die young: with 1,000 the garbage
+collector took a third more."""
 
 _FULL = "a log can't keep up with the program: some of what happens is not logged; what is not is counted"
 
@@ -89,7 +89,7 @@ class Journal:
     what it raises all the same is warned about. Each journal has a thread of its own, so that a consumer that blocks
     holds up its own log only. `blame(frame)` names what is running there (the draining thread's innermost frame), for
     the warning. `after_fork()` is called in a forked child, where the journal is empty. With `raw` it is the records
-    themselves that `process` takes, for those that know rows.py.
+    themselves that `process` takes, for those that know rows.py; `at_once` of them at most.
 
     `max_bytes`: how much may wait; an emitter then waits `block_timeout_s`, as the module says (0: not at all).
     `refuse(record, hard) -> record or None`: asked about a record that finds no room, by any thread, finalizers too, so
@@ -106,6 +106,7 @@ class Journal:
         forwards: bool = False,
         raw: bool = False,
         *,
+        at_once: int | None = None,
         max_bytes: int = MAX_BYTES,
         block_timeout_s: float = BLOCK_TIMEOUT_S,
         refuse: Callable[[Any, bool], Any] | None = None,
@@ -114,7 +115,7 @@ class Journal:
         self.forwards = forwards
         self.max_bytes, self.block_timeout_s = max_bytes, block_timeout_s
         self._low = max_bytes - min(_STEP, max_bytes // 2)
-        self._longest = _RAW_SLICE if raw else _SLICE
+        self._longest = at_once or (_RAW_SLICE if raw else _SLICE)
         self._prepare: Callable[[list[Any]], list[Any]] = list if raw else expand_all
         self._process, self._blame, self._on_fork = process, blame, after_fork
         self._refuse, self._lost = refuse or self._refuse_any, lost or self.give_up

@@ -142,7 +142,7 @@ class MultiEventLog(Sink):
         self._closed = False
         self._unfetched = ""
         bound = journal_bound(max_waiting_bytes, on_full)
-        self._journal = Journal(self._process, blame, self._after_fork, raw=True, **bound)
+        self._journal = Journal(self._process, blame, self._after_fork, raw=True, at_once=_AT_ONCE, **bound)
         self.recorder = Recorder(self._journal.append, put=self._journal.put, again=self._journal.again)
 
     def __setitem__(self, name: str, consumer: Any) -> None:
@@ -320,6 +320,9 @@ class MultiEventLog(Sink):
 
 
 _worker_of = attrgetter("worker")
+
+_AT_ONCE = 1024
+"""Records that become a segment at once, at most: it takes as many objects, whatever their number."""
 
 
 def _ignore(*_: Any) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import pickle
 import random
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +22,7 @@ from otel_timespan import timespans as T
 from otel_timespan import viz
 from otel_timespan.timespans.fetched import LoggedList
 from tests.backends import eventually
-from tests.dagger.test_record_rows import random_program
+from tests.dagger.test_record_rows import pair, random_program
 
 TOLD: dict[str, Any] = {
     "core": E.CoreMetrics, "id": E.IDMetrics, "tasknames": E.TaskNames, "funcs": E.TaskFunctionNames,
@@ -257,4 +258,51 @@ def test_a_log_keeps_nothing_alive_that_its_streams_do_not_show() -> None:
     gc.collect()
     eventually(lambda: gc.collect() >= 0 and gone() is None)
     assert "fails" in str(list(ts.get_logs(log)[1]["names"]))
+    log.close()
+
+
+def test_names_are_those_that_functions_had() -> None:
+    """A function that is called something else later keeps its name in what was logged before."""
+
+    def before() -> None:
+        pass
+
+    with ts.Context(driver=D.InlineDriver()) as context:
+        log = context.log_sink = ts.MultiEventLog()
+        log["funcs"], log["names"] = E.TaskFunctionNames(), E.TaskNames()
+        for name in ("before", "meanwhile"):
+            before.__name__ = name
+            ts.fetch([ts.spawn(before) for _ in range(3)][-1])
+            log.flush()
+        before.__name__ = "after"
+        context.log_sink = ts.NoOpLog()
+    streams = ts.get_logs(log)[1]
+    assert [name for name in streams["funcs"] if name] == ["before"] * 3 + ["meanwhile"] * 3
+    assert [name.split()[0] for name in streams["names"] if name] == ["before"] * 3 + ["meanwhile"] * 3
+    log.close()
+
+
+def test_a_log_is_few_objects_and_bytes() -> None:
+    """A thousand tasks with results and arguments: some bytes an event, next to nothing for the garbage collector."""
+    with ts.Context(driver=D.InlineDriver()) as context:
+        log = ts.enable_logging()
+        ts.disable_logging()
+        gc.collect()
+        objects = len(gc.get_objects())
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        context.log_sink = log
+        task = ts.spawn(pair, 1, 2)
+        for n in range(1000):
+            task = ts.spawn(pair, task, n)
+        ts.fetch(task)
+        del task
+        context.log_sink = ts.NoOpLog()
+        logs = ts.get_logs(log)
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        assert len(logs[1]["core"]) > 20_000
+        assert kept / len(logs[1]["core"]) < 20
+        assert len(gc.get_objects()) - objects < 2000
     log.close()
