@@ -15,7 +15,7 @@ from typing import Any
 
 from .model import ChunkInfo, EventId, TaskRef, ValueInfo
 
-__all__ = ["packed", "packed_by", "packed_ints"]
+__all__ = ["packed", "packed_by", "packed_ints", "packed_ours"]
 
 _SMALL = 256
 """So many different texts, or shapes of tuples, fit a table whose indexes are bytes."""
@@ -53,9 +53,9 @@ class _Tuples:
 
     __slots__ = ("columns", "kind")
 
-    def __init__(self, kind: type, values: Sequence[Any]) -> None:
+    def __init__(self, kind: type, values: Sequence[Any], pack: Callable[[Sequence[Any]], Any]) -> None:
         self.kind = kind
-        self.columns = tuple(map(packed, zip(*map(tuple.__iter__, values), strict=True)))
+        self.columns = tuple(map(pack, zip(*map(tuple.__iter__, values), strict=True)))
 
     def __iter__(self) -> Iterator[Any]:
         rows: Iterator[Any] = zip(*self.columns, strict=True)
@@ -74,7 +74,7 @@ class _Mixed:
         return map(next, map([iter(group) for group in self.groups].__getitem__, self.indexes))
 
 
-_new = tuple.__new__
+_new, _length = tuple.__new__, tuple.__len__
 _ALL_INTS, _ALL_TEXTS = {int}, {str}
 
 
@@ -98,11 +98,27 @@ def packed(values: Sequence[Any]) -> Any:
     if kinds == _ALL_INTS:
         return packed_ints(values)
     if kinds == _ALL_TEXTS:
-        indexes = {text: n for n, text in enumerate(dict.fromkeys(values))}
-        if len(indexes) > min(_SMALL, len(values) // 2):
-            return tuple(values)
-        return _Table(tuple(indexes), bytes(map(indexes.__getitem__, values)))
-    return _packed_tuples(values) if kinds <= _KINDS else tuple(values)
+        return _packed_texts(values)
+    return _packed_tuples(values, kinds, packed) if kinds <= _KINDS else tuple(values)
+
+
+def packed_ours(values: Sequence[Any]) -> Any:
+    """As `packed`, of what we made ourselves: where there are integers, no bool stands for one."""
+    first = values[0]
+    if type(first) is int:
+        column = packed_ints(values)
+        return packed(values) if type(column) is tuple else column
+    if first is values[-1] and all(map(is_, values, repeat(first))):
+        return _Constant(first, len(values))
+    kinds = set(map(type, values))
+    return _packed_tuples(values, kinds, packed_ours) if kinds <= _KINDS else packed(values)
+
+
+def _packed_texts(values: Sequence[str]) -> Any:
+    indexes = {text: n for n, text in enumerate(dict.fromkeys(values))}
+    if len(indexes) > min(_SMALL, len(values) // 2):
+        return tuple(values)
+    return _Table(tuple(indexes), bytes(map(indexes.__getitem__, values)))
 
 
 def packed_by(values: Sequence[Any], made: Callable[[Any], Any]) -> Any:
@@ -119,16 +135,17 @@ def packed_by(values: Sequence[Any], made: Callable[[Any], Any]) -> Any:
     return _Table(tuple(objects.values()), bytes(map(index.__getitem__, numbers)))
 
 
-def _packed_tuples(values: Sequence[Any]) -> Any:
-    keys = list(zip(map(type, values), map(tuple.__len__, values), strict=True))
+def _packed_tuples(values: Sequence[Any], kinds: set[type], pack: Callable[[Sequence[Any]], Any]) -> Any:
+    lengths = set(map(_length, values))
+    if len(kinds) == len(lengths) == 1 and 0 not in lengths:
+        return _Tuples(type(values[0]), values, pack)
+    keys = list(zip(map(type, values), map(_length, values), strict=True))
     numbers = {key: n for n, key in enumerate(dict.fromkeys(keys))}
     if len(numbers) > min(_SMALL, len(values) // 2):
         return tuple(values)
-    if len(numbers) == 1:
-        return _Constant(values[0], len(values)) if keys[0] == (tuple, 0) else _Tuples(type(values[0]), values)
     indexes = bytes(map(numbers.__getitem__, keys))
-    groups = []
+    groups: list[Any] = []
     for number, (kind, length) in enumerate(numbers):
         members = [value for value, index in zip(values, indexes, strict=True) if index == number]
-        groups.append(_Tuples(kind, members) if length else tuple(members))
+        groups.append(_Tuples(kind, members, pack) if length else tuple(members))
     return _Mixed(groups, indexes)

@@ -8,10 +8,12 @@ kinds.py to the nanosecond: tests/dagger/test_record_rows.py compares the two.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
+from operator import is_, itemgetter
 from typing import Any
 
 from ...timespans.model import ChunkInfo, EventId, ValueInfo, function_name
-from ...timespans.packing import packed, packed_by, packed_ints
+from ...timespans.packing import packed, packed_by, packed_ints, packed_ours
 from ...timespans.rows import Columns, Fields, Getter, Packing, Shape, short_way
 from . import kinds as records
 from .describe import FunctionInfo
@@ -19,7 +21,7 @@ from .kinds import OWNER_BITS, RESULTS, after_move, arguments_of, dependencies_o
 
 __all__: list[str] = []
 
-_new = tuple.__new__
+_new, _first = tuple.__new__, itemgetter(0)
 _HOME = records.CORE_WORKER
 
 
@@ -280,7 +282,7 @@ def _nones(column: Sequence[Any]) -> bool:
 
 def _at_home(codes: Any) -> bool:
     """Whether all of these are numbers of processors of the core's own worker."""
-    return set(map(type, codes)) == {int} and min(codes) >> OWNER_BITS == _HOME == max(codes) >> OWNER_BITS
+    return all(type(code) is int and code >> OWNER_BITS == _HOME for code in set(codes))
 
 
 def _each(shapes: list[Shape]) -> Shape | list[Shape]:
@@ -317,6 +319,9 @@ def _start_shapes(columns: Any) -> Shape | list[Shape] | None:
         return None
     if not any(moves):
         return _STARTED[0]
+    lengths = set(map(len, moves))
+    if len(lengths) == 1 and all(map(is_, map(_first, moves), repeat(RESULTS))):
+        return _STARTED[lengths.pop() // 4]
     counts = [len(each) // 4 if each and each[0] is RESULTS else -len(each) for each in moves]
     return _each([_STARTED[count] for count in counts])
 
@@ -380,9 +385,18 @@ def _packed_places(places: Any) -> Any:
 
 
 _INTS = packed_ints
-_SUBMIT = {1: _INTS, 2: _INTS, 3: _INTS, 4: _packed_functions, 5: packed, 7: packed, 12: _INTS, 13: _packed_places}
+_SUBMIT = {
+    1: _INTS,
+    2: _INTS,
+    3: _INTS,
+    4: _packed_functions,
+    5: packed_ours,
+    7: packed_ours,
+    12: _INTS,
+    13: _packed_places,
+}
 _SCHEDULE = {**dict.fromkeys(range(1, 6), _INTS), 6: packed, 7: _INTS}
-_START = {1: _INTS, 2: packed, 3: _INTS, 4: _INTS, 5: _INTS, 6: _INTS}
+_START = {1: _INTS, 2: packed_ours, 3: _INTS, 4: _INTS, 5: _INTS, 6: _INTS}
 _RETURN = {**dict.fromkeys(range(1, 6), _INTS), 7: _INTS, 14: packed}
 _END = {**dict.fromkeys(range(1, 6), _INTS), 7: _packed_results, 12: packed}
 _FINISH = {**dict.fromkeys(range(1, 5), _INTS), 5: _packed_results}
