@@ -150,7 +150,7 @@ def test_slices_are_a_list_s(keys: list[tuple[int, int, int]]) -> None:
 
 def test_who_jumps_to_and_fro_gets_the_rows_in_place() -> None:
     """Reading one row makes those of its segment; who does so again and again doesn't pay for it each time."""
-    stream, rows = fetched()
+    stream, rows = fetched(segments=12)
     pick = random.Random(1)
     places = [pick.randrange(len(rows)) for _ in range(500)]
     assert [stream[n] for n in places] == [rows[n] for n in places]
