@@ -6,8 +6,10 @@ import contextlib
 import gc
 import pickle
 import random
+import threading
 import tracemalloc
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -303,3 +305,44 @@ def test_a_log_is_few_objects_and_bytes() -> None:
         assert kept / len(logs[1]["core"]) < 20
         assert len(gc.get_objects()) - objects < 2000
     log.close()
+
+
+def test_a_second_thread_fetches_meanwhile() -> None:
+    """While tasks run on threads and another thread fetches, each event is fetched once, and streams stay level."""
+    mine, plain, over = ts.MultiEventLog(), ts.MultiEventLog(), threading.Event()
+    plain.aggregators["looks"] = lambda lists: None
+    for name in TOLD:
+        mine[name], plain[name] = TOLD[name](), TOLD[name]()
+    fetched: dict[str, list[Any]] = {name: [] for name in TOLD}
+    uneven: list[Any] = []
+
+    def fetch() -> None:
+        streams = ts.get_logs(mine)[1]
+        if len({len(entries) for entries in streams.values()}) != 1:
+            uneven.append(streams)
+        for name, entries in streams.items():
+            fetched[name] += entries
+
+    def fetch_on() -> None:
+        while not over.is_set():
+            fetch()
+
+    with no_collections(), ts.Context(threads=3) as context:
+        context.log_sink = ts.TeeLog(mine, plain)
+        thread = threading.Thread(target=fetch_on)
+        thread.start()
+        for _ in range(20):
+            for task in [ts.spawn(pair, ts.spawn(one), n) for n in range(50)]:
+                ts.fetch(task)
+        context.log_sink = ts.NoOpLog()
+        over.set()
+        thread.join()
+        for log in (mine, plain, mine, plain):
+            assert log.flush()
+        fetch()
+        expected = ts.get_logs(plain)[1]
+    for name in TOLD:  # two logs may see what happens at the same time in another order
+        assert Counter(map(repr, fetched[name])) == Counter(map(repr, expected[name])), name
+    assert not uneven
+    mine.close()
+    plain.close()
