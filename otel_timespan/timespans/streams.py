@@ -14,9 +14,10 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from .calling import Caller, Plans, attach, copy_for, detach, is_sampler, isolate, same_home, tell
+from .calling import Plans, attach, copy_for, detach, isolate, same_home, tell
 from .fetched import LoggedList
 from .journal import expand_all
+from .logstream import LogStream
 from .model import Event
 from .reading import Parts, Reader, StreamView
 from .rows import Shape
@@ -26,86 +27,12 @@ from .warn import warn_once
 __all__ = ["SLICE", "WorkerStreams", "blame"]
 
 
-class _Nothing:
-    value = None
-
-
-class _Stream(Caller):
-    """One consumer and its values that wait. A stamp is an index in the list that it will become.
-
-    `reader`: how it is told of many events at once; None where it is called for each, with fields of a record (`of`) or
-    the event. `lazy`: it needn't be told before somebody reads what it says.
-    """
-
-    __slots__ = ("carries", "lazy", "of", "reader", "stamps", "values")
-
-    def __init__(self, name: str, consumer: Any, original: Any, since: int) -> None:
-        super().__init__(name, consumer, original)
-        self.carries = self.is_picky and bool(getattr(consumer, "carries", False))
-        lazy = bool(getattr(consumer, "lazy", False))
-        self.of: Any = None
-        self.reader: Reader | None = None
-        reads = isinstance(getattr(consumer, "fields", None), tuple) and callable(getattr(consumer, "of", None))
-        if self.is_picky and reads and not self.carries and same_home(consumer, "of", "__call__"):
-            self.of = consumer.of
-            self.reader = Reader(self, None, consumer.of, since) if lazy else None
-        elif not self.is_picky and not is_sampler(consumer) and same_home(consumer, "columns", "__call__"):
-            self.reader = Reader(self, consumer.columns, None, since)
-        self.lazy = lazy and self.reader is not None
-        self.stamps: list[int] = []
-        self.values: list[Any] = []
-
-    @property
-    def reads_ids(self) -> bool:
-        """Whether it looks at the ids of events, told by columns."""
-        return not self.is_picky and "ids" in getattr(self.consumer, "says", ("ids",))
-
-    def wants_some(self, category: Any, phase: str) -> bool:
-        """Whether it is one that wants some events only, this kind among them."""
-        return self.is_picky and self.wants(category, phase)
-
-    @property
-    def filler(self) -> Any:
-        """Its attribute `value` is the entry of an event for which the consumer is not called."""
-        return self.consumer if self.carries else _Nothing
-
-    def take_batch(self, events: list[Event]) -> list[Any]:
-        """The values for all these events at once."""
-        try:
-            values = list(self.batch(events))
-            if len(values) == len(events):
-                return values
-            raise ValueError(f"{len(values)} values for {len(events)} events")
-        except Exception as error:
-            self.isolate(error)
-            return [None] * len(events)
-
-    def begin(self, index: int) -> None:
-        """From `index` on a carrying stream shows its present value."""
-        if self.carries:
-            self.stamps.append(index)
-            self.values.append(self.consumer.value)
-
-    def complete(self, entries: list[Any], length: int) -> None:
-        """Write what waits into `entries`, which then has `length` entries."""
-        if self.carries:
-            for place, (stamp, value) in enumerate(zip(self.stamps, self.values, strict=True)):
-                until = self.stamps[place + 1] if place + 1 < len(self.stamps) else length
-                entries.extend([value] * (until - stamp))
-        else:
-            entries.extend([None] * (length - len(entries)))
-            for stamp, value in zip(self.stamps, self.values, strict=True):
-                entries[stamp] = value
-        self.stamps.clear()
-        self.values.clear()
-
-
 class WorkerStreams:
     """The streams, consumers and aggregators of one worker of `log`. Not thread-safe: the log's lock guards it."""
 
     def __init__(self, log: Any, worker: int, max_events: int | None) -> None:
         self._log, self._worker, self._max_events = log, worker, max_events
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, LogStream] = {}
         self._originals: dict[str, Any] = {}  # name -> what the user gave; same keys as _streams
         self._aggregators: dict[str, tuple[Any, Any]] = {}  # name -> (what the user gave, our copy)
         self._lists: dict[str, list[Any]] = {}  # of all streams without segments, unless an aggregator meddled
@@ -132,7 +59,7 @@ class WorkerStreams:
             if name not in self._streams:
                 self._originals[name] = original
                 copy = copy_for(self._worker, original)
-                stream = self._streams[name] = _Stream(name, copy, original, self._before + self._count)
+                stream = self._streams[name] = LogStream(name, copy, original, self._before + self._count)
                 if not self._in_segments(stream):
                     self._lists[name] = [None] * self._count
         old, kept = self._aggregators, {}
@@ -145,7 +72,7 @@ class WorkerStreams:
                 self._detach(*pair)
         self._restart()
 
-    def _in_segments(self, stream: _Stream) -> bool:
+    def _in_segments(self, stream: LogStream) -> bool:
         """Whether the stream has no list, but is read from the segments."""
         return stream.lazy and self._segments is not None
 
@@ -538,7 +465,7 @@ def blame(frame: types.FrameType) -> str | None:
         stream = found.get("stream", found.get("self"))
         if isinstance(stream, Reader):
             stream = stream.caller
-        if inner.f_code in _LOOPS and isinstance(stream, _Stream):
+        if inner.f_code in _LOOPS and isinstance(stream, LogStream):
             return f"the consumer {stream.name!r}"
         inner = inner.f_back
     return None
@@ -559,6 +486,6 @@ _LOOPS = (
     _call_all.__code__,
     WorkerStreams._call_some.__code__,
     WorkerStreams._said.__code__,
-    _Stream.take_batch.__code__,
+    LogStream.take_batch.__code__,
     WorkerStreams._feed_full.__code__,
 )
