@@ -67,10 +67,6 @@ class CoreMetrics:
         """See the class."""
         return _core_record(_core_fields(event))
 
-    def batch(self, events: list[Event]) -> Iterable[CoreRecord]:
-        """The same for many events."""
-        return map(_core_record, map(_core_fields, events))
-
     def columns(self, columns: Columns) -> Iterable[CoreRecord]:
         """The same for many events."""
         return map(_core_record, zip(columns.times, columns.categories, columns.phases, strict=True))
@@ -85,10 +81,6 @@ class IDMetrics:
     def __call__(self, event: Event) -> Any:
         """See the class."""
         return event.id
-
-    def batch(self, events: list[Event]) -> list[Any]:
-        """The same for many events."""
-        return [event.id for event in events]
 
     def columns(self, columns: Columns) -> list[Any]:
         """The same for many events."""

@@ -2,8 +2,8 @@
 
 Three ways of keeping, with one result. *Segments*: a `lazy` consumer is told when somebody reads what it says; until
 then the records are kept (segments.py). *Sparse*: any other is called only for what it wants, and its values wait with
-the index of their event until somebody looks. *Full* (an aggregator looks at the lists after each event): every list
-grows by one entry an event.
+the index of their event until somebody looks. *Full* (an aggregator that is not told batch by batch looks at the lists
+after each event): every list grows by one entry an event.
 """
 
 from __future__ import annotations
