@@ -19,7 +19,7 @@ from ..errors import InvalidOptionError
 from ..timespans.warn import warn_once
 from .export.objects import ProcessorTransport
 from .export.pipeline import SpanPipeline
-from .export.settings import check_sending, checked_seconds, shown
+from .export.settings import check_sending, checked_seconds, shown, variable_text, whole_number
 from .setup import (
     TraceOutput,
     check_environment,
@@ -27,13 +27,19 @@ from .setup import (
     meter_provider_for_metrics,
     provider_for_traces,
 )
+from .spans.budget import MAX_SPANS
 from .spans.limits import Limits, limits_of
 from .spans.redact import Redact
 from .spans.runs import Sampled
 from .spans.spandata import SpanData
 from .spans.values import plain_attributes
 
-__all__ = ["Backend", "ExportOptions", "check_options", "connect"]
+__all__ = ["FROM_ENVIRONMENT", "Backend", "ExportOptions", "check_options", "checked_max_spans", "connect"]
+
+FROM_ENVIRONMENT: Any = object()
+"""An option that was not given: a variable says it."""
+
+_MAX_SPANS = "OTEL_TIMESPAN_MAX_SPANS"
 
 _log = logging.getLogger("otel_timespan")
 
@@ -74,6 +80,18 @@ def check_options(**given: Any) -> ExportOptions:
         own_exporter=options.span_exporter is not None,
     )
     return options
+
+
+def checked_max_spans(given: Any) -> int | None:
+    """The option `max_spans`, or what the variable says where it was not given. Raises `InvalidOptionError`."""
+    if given is None:
+        return None
+    if given is FROM_ENVIRONMENT:
+        if variable_text(_MAX_SPANS).lower() == "none":
+            return None
+        return whole_number(_MAX_SPANS) or MAX_SPANS
+    check_sending({"max_spans": given})
+    return int(given)
 
 
 def connect(options: ExportOptions, redact: Redact | None = None) -> Backend | None:

@@ -27,12 +27,14 @@ from ...timespans.warn import warn_once
 from .. import semconv
 from ..export.wire import varint
 from ..spans import ids
+from ..spans.bodyspan import SEEN
+from ..spans.budget import MUST, Budget, Candidate
 from ..spans.ids import TraceParent
 from ..spans.limits import Limits, clip
 from ..spans.mapping import ENDED, MOVED_KINDS, SpanMapper
 from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
-from ..spans.tasks import Done, code_attributes, task_name
+from ..spans.tasks import Done, code_attributes, function_like, task_name
 from ..spans.values import plain_text
 from .packer import Facts, Packer, compile_packer
 
@@ -72,6 +74,7 @@ class _Caller(NamedTuple):
     span: int
     seed: int
     sampled: bool
+    budget: Budget | None
 
 
 class _Function(NamedTuple):
@@ -81,7 +84,7 @@ class _Function(NamedTuple):
     name: str
 
 
-_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION = range(7)
+_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION, _ROLLS = range(8)
 """A task under way: a list of its records and of what was read of them, for an object costs three times as much."""
 
 
@@ -146,7 +149,8 @@ class Lane:
         self._processors: dict[int, Any] = {}
         self._taken = Taken()
         self._begun = [0, 0]  # bodies that run: of tasks that are not sampled, and of those that are
-        self._example: tuple[Any, Facts, Sequence[int]] | None = None
+        self._example: tuple[Any, Facts, Sequence[int], Candidate | None] | None = None
+        mapper.budgets.open_tasks.append(self._find_open)
 
     def take(self, records: Sequence[Any]) -> Taken:
         """Take records, and events among them, in order."""
@@ -188,15 +192,17 @@ class Lane:
                     function = self._function(record)
                 if caller is not None and function is not None and id not in opened and id not in known:
                     submitted += 1
+                    budget = caller[5]
+                    rolls = budget is not None and budget.charge(self._per_task, taken.spans)
                     if type(place) is int:
                         t0 = record[12]
-                        opened[id] = [record, caller, t0, t0 + 1, None, None, function]
+                        opened[id] = [record, caller, t0, t0 + 1, None, None, function, rolls]
                         placed += 1
                     elif place is None:
-                        opened[id] = [record, caller, 0, 0, None, None, function]
+                        opened[id] = [record, caller, 0, 0, None, None, function, rolls]
                     else:
                         t0 = place[1]
-                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function]
+                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function, rolls]
                         placed += 1
                     continue
             elif kind == SCHEDULE:
@@ -214,6 +220,7 @@ class Lane:
         taken.submitted, taken.placed, taken.processors = submitted, placed, self._processors
         taken.quiet = quiet + 2 * submitted + 6 * placed + 5 * len(taken.ended) + 2 * len(taken.evicted)
         self._settle_runs()
+        self.mapper.budgets.sweep()
         self.mapper.forget_oldest()
         return taken
 
@@ -236,7 +243,8 @@ class Lane:
         if parent is None or parent.trace_state or (parent.flags & 1 and self.limits is None):
             return None
         above = ids.swapped(parent.span_id)
-        caller = _Caller(parent, parent.trace_id.to_bytes(16, "big"), above, parent.seed, bool(parent.flags & 1))
+        trace, sampled = parent.trace_id.to_bytes(16, "big"), bool(parent.flags & 1)
+        caller = _Caller(parent, trace, above, parent.seed, sampled, self.mapper.budget_of(parent))
         if len(self._callers) >= MAX_PARENTS:
             self._callers.clear()
         self._callers[_key_of(packed)] = caller
@@ -273,10 +281,12 @@ class Lane:
 
     def _returned(self, record: Any, task: list[Any]) -> bool:
         """A body returned: pack its task. False where it has to go the general way."""
-        submission, caller, placing, t2, _, start, function = task
-        if start is None or not record or record[14] != "success" or record[12] is not None:
+        submission, caller, placing, t2, _, start, function, rolls = task
+        if start is None or not record or record[14] != "success" or rolls is MUST:
             return False
-        _, trace, above, seed, sampled = caller
+        if record[12] is not None and (rolls or record[12] != SEEN):
+            return False
+        _, trace, above, seed, sampled, budget = caller
         t0, t3, t4, t5 = submission[1], start[1] + 1, start[3], record[2]
         if t4 < t3 + 4:
             t4 = t3 + 4
@@ -286,8 +296,9 @@ class Lane:
         ups: list[int] | tuple[()] = ()
         path: AnyPath = t5 - t3
         id = record[4]
+        one = self._candidate(task) if rolls else None
         if submission[5] or submission[7]:
-            found = self._upstreams(submission, caller[0], id, t5 - t3)
+            found = self._upstreams(submission, caller[0], one or id, t5 - t3, one is not None and budget.over)
             if found is None:
                 return False
             positions, ups, ready, blocking, path = found
@@ -305,7 +316,7 @@ class Lane:
         t6 = t5 + 2
         if not sampled:
             self.mapper.sampled += self._per_task
-        else:
+        elif not (rolls and budget.over):
             number = varint(id)
             size = b"" if nbytes is None else varint(nbytes)
             spawner = varint(spawned_by) if spawned_by else b""
@@ -318,20 +329,65 @@ class Lane:
                 if shape not in self._shapes:
                     times = (t0, t1, t2, t3, t4, t5, t6)
                     facts = Facts(trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, times)
-                    self._example = (shape, facts, ups)
+                    self._example = (shape, facts, ups, one)
                 return False
-            self._packed(pack(
+            packed = pack(
                 trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6, *ups
-            ))  # fmt: skip
+            )
+            if one is None:
+                self._packed(packed)
+            else:
+                one.packed = packed
         self._begun[sampled] -= 1
         del self._open[id]
-        self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
+        if one is not None:
+            one.start_ns, one.run_ns, one.end_ns = t0, t5 - t4, t6
+            self._wait(one, task, record, path, ups)
+        else:
+            self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
         self._ended(record)
         self._tasks((function[1], caller, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6))
         return True
 
+    def _candidate(self, task: list[Any]) -> Candidate:
+        """A task beyond the bound of its run."""
+        submission, caller, function = task[_SUBMISSION], task[_CALLER], task[_FUNCTION]
+        rollup = caller.budget.rollup(function.name, lambda: expand_all([submission])[0].timeline.f)
+        return Candidate(submission[3], caller.parent, submission[8], rollup, self._per_task)
+
+    def _wait(self, one: Candidate, task: list[Any], record: Any, path: AnyPath, ups: Sequence[int]) -> None:
+        """A candidate ended. What it is to be made of, if it is sent, are its records."""
+        key = task[_FUNCTION].key
+        records = (*_records_of(task), record)
+        one.path, one.rebuild = path, self._rebuilt
+        one.of = (None, records) if type(key) is int else (key, tuple(map(_without_function, records)))
+        if ups:
+            known = self.mapper.done
+            submission = task[_SUBMISSION]
+            one.ups = {up: known[up] for _, up in _dependencies(submission[5], submission[7])}
+        budget, parent = task[_CALLER].budget, one.parent
+        base = one.rollup.base if budget.over else ids.mixed(parent.seed, one.id)  # type: ignore[union-attr]
+        self.mapper.done[one.id] = _new(Done, (parent, one.end_ns, 1, path, base))
+        budget.end(one, self._taken.spans)
+
+    def _rebuilt(self, one: Candidate) -> list[SpanData]:
+        key, records = one.of
+        events = expand_all(records)
+        if key is not None:
+            f = function_like(*key)
+            for event in events:
+                if event.category == "add_thunk" and event.phase == "start":
+                    event.timeline.f = f
+        return self.mapper.rebuilt(one, events if self._restamp is None else map(self._restamp, events))
+
+    def _find_open(self, id: int, must: bool) -> bool:
+        task = self._open.get(id)
+        if task is not None and must and task[_ROLLS]:
+            task[_ROLLS] = MUST
+        return task is not None
+
     def _upstreams(
-        self, submission: Any, parent: TraceParent, task: int, own_ns: int, mixed: bool = False
+        self, submission: Any, parent: TraceParent, task: Any, own_ns: int, rolled: bool = False, mixed: bool = False
     ) -> tuple[Any, list[int], int, int, AnyPath] | None:
         """(positions, mixed ids, when the last one finished, which one that was, the task's longest path).
 
@@ -350,14 +406,17 @@ class Lane:
         for n, up in enumerate(ups):
             done = known.get(up)
             if done is None:  # forgotten, or no task but a plain value
-                return None if type(up) is int else self._upstreams(submission, parent, task, own_ns, mixed=True)
+                if type(up) is int:
+                    return None
+                return self._upstreams(submission, parent, task, own_ns, rolled, mixed=True)
             above, finished, attempt, path, base = done
             if above is not parent:
                 if above[0] != parent[0] or above[2:5] != parent[2:5]:
                     return None
                 if above[5] != parent[5]:
                     path = -1  # of another run
-            if attempt != 1 or base in bases:
+                    self.mapper.budgets.settle(up)
+            if attempt != 1 or (base in bases and not rolled):
                 return None
             bases.append(base)
             if finished > latest:
@@ -365,7 +424,9 @@ class Lane:
             length = path if type(path) is int else path.length_ns  # type: ignore[union-attr]
             if length > longest:
                 longest, before = length, (up, path)
-        own: AnyPath = own_ns if before is None else Path(task, own_ns + longest, path_of(*before))
+        if before is None:
+            return positions, bases, max(ready, latest), blocking, own_ns
+        own = Path(task, own_ns + longest, path_of(self.mapper.candidate(parent, before[0]), before[1]))
         return positions, bases, max(ready, latest), blocking, own
 
     def _settle_runs(self) -> None:
@@ -400,15 +461,17 @@ class Lane:
             if self._feed(event):
                 taken.events.append(event)
         if self._example is not None:
-            (shape, facts, ups), self._example = self._example, None
-            self._learn(shape, facts, ups, taken.spans[before:])
+            (shape, facts, ups, one), self._example = self._example, None
+            self._learn(shape, facts, ups, taken.spans[before:] if one is None else self.mapper.waiting_spans(one))
 
     def _hand_over(self, id: int) -> None:
         task = self._open.pop(id)
         if task[_START] is not None:
             self._begun[task[_CALLER].sampled] -= 1
+        self.mapper.charged = task[_CALLER].budget if task[_ROLLS] else None, task[_ROLLS] is MUST
         for event in expand_all(_records_of(task)):
             self._feed(event)
+        self.mapper.charged = None
 
     def forget(self, key: Any) -> int:
         """The end of a task was given up: the mapper is to know it, to forget it. How many spans of it are lost now."""
@@ -478,6 +541,12 @@ def _as_return(end: Any) -> Any:
     if type(end[7]) is not ChunkInfo:
         return ()
     return (RETURN, *end[1:7], *end[7], *end[8:11], *end[12:])
+
+
+def _without_function(record: Any) -> Any:
+    """A record that holds no function of the user's, which may hold data."""
+    at = {SUBMIT: 4, START: 7, RETURN: 6}.get(record[0])
+    return record if at is None else (*record[:at], None, *record[at + 1 :])
 
 
 def _key_of(packed: Any) -> Any:

@@ -13,7 +13,8 @@ See docs/events.md for the events, docs/otel-catalogue.md for the spans.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Protocol
 
@@ -22,13 +23,15 @@ from ...timespans.model import ChunkInfo, Event, EventId
 from ...timespans.warn import warn_once
 from .. import semconv
 from . import failures, ids, tasks
-from .bodyspan import BodySpan
+from .bodyspan import SEEN, BodySpan
+from .budget import Budget, Budgets, Candidate
 from .ids import Root, TraceParent
 from .paths import AnyPath, extend, length_of, path_of
 from .plain import PlainSpans
+from .rootspan import root_span
 from .runs import Run, Runs
-from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
-from .tasks import Done, OpenTask, SpanConfig
+from .spandata import SpanData
+from .tasks import Done, OpenTask, SpanConfig, code_attributes
 from .values import plain_text
 
 __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
@@ -39,7 +42,6 @@ ENDED = "otel_timespan.ended"
 
 MAX_DONE = 65_536
 _SOME = 4096  # forgotten at once: one by one a dict takes ever longer
-MAX_PATH_LINKS = 32
 CLOCK_SLACK_NS = 60_000_000_000
 """How much older than its run a task may be: where the drain of the log opens the run, it may lag behind."""
 
@@ -98,6 +100,7 @@ class SpanMapper:
         offset_ns: int = 0,
         link_limit: int | None = 128,
         observer: Observer | None = None,
+        max_spans: int | None = None,
     ) -> None:
         if detail not in DETAILS:
             raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
@@ -108,6 +111,9 @@ class SpanMapper:
         self._tasks: dict[int, OpenTask] = {}
         self._late: dict[tuple[int, Any], OpenTask] = {}  # has a result, its body still runs
         self.done: dict[int, Done] = {}
+        self.budgets = Budgets(max_spans, offset_ns, self.done, runs.find)
+        self.budgets.open_tasks.append(self._find_open)
+        self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
         self._plain = PlainSpans(runs, offset_ns)
         self.active: dict[str, dict[int, int]] = {name: {} for name in ("waiting", "queued", "moving", "running")}
         self.sampled = 0
@@ -155,7 +161,10 @@ class SpanMapper:
         if handler is not None:
             handler(event, id, out)
         elif self._keeps_scheduler and category not in NEVER_SPANS:
+            before = len(out)
             self.sampled += self._plain.scheduler(event, self._run_of(id.get("thunk_id")), out)
+            if len(out) > before and self.budgets.limit is not None:
+                self.budgets.roll_others(out, before)
 
     @property
     def spans_per_task(self) -> int:
@@ -169,7 +178,7 @@ class SpanMapper:
                 del self.done[task]
 
     def settle_run(
-        self, root: Root | None, count: int, first_ns: int, last_ns: int, task: int, path: AnyPath
+        self, root: Root | None, count: int, first_ns: int, last_ns: int, task: Any, path: AnyPath
     ) -> None:
         """`count` tasks of a run have their results, all within these times; `path`, the longest, ends with `task`."""
         run = self._runs.find(root)
@@ -180,31 +189,23 @@ class SpanMapper:
             warn_once(self, "tasks are stamped by another clock than the log's: give OTelLog(clock=...) that one")
         run.cover(first_ns, last_ns)
         self._runs.touch(run)
-        if run.path is None or length_of(path) > run.path.length_ns:
-            run.path = path_of(task, path)
+        known = run.path
+        own = task if isinstance(task, Candidate) else self.budgets.candidate(run, task)
+        # Of equal ones, of a task and those that were skipped after it, the first, in whatever order they are told.
+        if known is None or (length_of(path), -_id(task)) > (known.length_ns, -_id(known.latest(1)[0])):
+            run.path = path_of(own, path)
 
     def end_run(self, run: Run) -> list[SpanData]:
         """The root span of a run that is over; nothing where it was not sampled."""
         if not run.parent.flags & 1:
             self.sampled += 1
             return []
+        out: list[SpanData] = []
+        self.budgets.finish(run, out)
         if run.first_failure is None:  # the task of another run, of a block inside of this one's
             run.first_failure = tasks.failure_behind(run.error, run.parent, self.done.get)
-        return [root_span(run, self._config.offset_ns, self._links_of_root(run), self._config.link_limit)]
-
-    def _links_of_root(self, run: Run) -> tuple[LinkData, ...]:
-        """To the first failure, then to the last tasks of the critical path, in their order."""
-        links = []
-        first = run.first_failure
-        if first is not None:
-            cause = {semconv.LINK_TYPE: "cause"}
-            links.append(LinkData(first.trace_id, first.span_id, cause, first.trace_state, first.flags))
-        path = run.path.tasks()[-MAX_PATH_LINKS:] if run.path is not None else ()
-        for task_id in path:
-            parent, span_id = tasks.span_of(run.parent, task_id, self.done.get(task_id))
-            on_path = {semconv.LINK_TYPE: "critical_path"}
-            links.append(LinkData(parent.trace_id, span_id, on_path, parent.trace_state, parent.flags))
-        return tuple(links)
+        out.append(root_span(run, self._config, self.done.get))
+        return out
 
     def abandon(self, now_ns: int) -> list[SpanData]:
         """Close everything that is open, as abandoned: the log ends before it does."""
@@ -232,18 +233,23 @@ class SpanMapper:
         """Whether a task is open, or its end is still remembered."""
         return task_id in self._tasks or task_id in self.done
 
-    def forget(self, key: Any) -> None:
-        """The end of an open task (its id) or timespan (category, id) was given up, and is counted: it is no span."""
+    def forget(self, key: Any) -> int:
+        """The end of an open task (its id) or timespan (category, id) was given up, and is counted: it is no span.
+
+        How many of its spans are lost that were over.
+        """
         task = self._tasks.pop(key, None)
         if task is None:
             self._plain.forget(key)
-            return
+            return 0
         self._leave(task)
+        self.budgets.waiting -= len(task.held)
         run = self._runs.find(task.parent.root)
         if run is not None:
             run.finished += 1
             run.whole = False
             self._runs.touch(run)
+        return len(task.held)
 
     # ---- one method a category -----------------------------------------------------------------
 
@@ -260,6 +266,7 @@ class SpanMapper:
         task.deps = getattr(timeline, "deps", ())
         task.spawned_by = getattr(timeline, "spawned_by", 0)
         task.retries = replaced
+        self._charge(task, out)
         self._tasks[task_id] = task
         self._enter(task, "waiting", event.timestamp)
         if self.observer is not None:
@@ -354,7 +361,10 @@ class SpanMapper:
         }
         if nbytes is not None:
             attributes[semconv.MOVE_SIZE] = nbytes
-        out.append(tasks.child(task, self._config, semconv.MOVE, ids.MOVE, start, end, attributes, str(position)))
+        span = tasks.child(task, self._config, semconv.MOVE, ids.MOVE, start, end, attributes, str(position))
+        if task.budget is None and (budget := self.budget_of(task.parent)) is not None:
+            budget.charge(1, out)
+        self._child(task, span, out)
 
     def _compute_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._task(id["thunk_id"], event) or self._revive(id, event)
@@ -390,6 +400,7 @@ class SpanMapper:
             task.thread = (thread, plain_text(getattr(timeline, "thread_name", "")))
         span = getattr(timeline, "span", None)
         task.span = span if isinstance(span, BodySpan) else None
+        task.must = task.must or task.span is not None or span == SEEN
         result: Any = getattr(timeline, "result", None)
         task.result_nbytes = getattr(result, "nbytes", None)
         if failures.is_failure(result) and not task.finished:
@@ -516,9 +527,16 @@ class SpanMapper:
         for _, up in task.deps:
             done = self.done.get(up)
             if done is not None and (done.parent.root is root or done.parent.root == root):
-                upstreams.append((up, done.path))
-        path = extend(task.id, bounds[5] - bounds[3] if task.taken else 0, upstreams)
-        self.done[task.id] = Done(task.parent, task.finished, task.attempt, path, ids.mixed(task.seed, task.id))
+                upstreams.append((self.budgets.candidate(run, up), done.path))
+            elif done is not None:
+                self.budgets.settle(up)
+        base = ids.mixed(task.seed, task.id)
+        candidate = self._candidate(task, result)
+        path = extend(candidate or task.id, bounds[5] - bounds[3] if task.taken else 0, upstreams)
+        if candidate is not None:
+            candidate.path = path
+            base = candidate.rollup.base if task.budget.over and candidate.rollup is not None else base
+        self.done[task.id] = Done(task.parent, task.finished, task.attempt, path, base)
         self.forget_oldest()
         if run is None:
             return
@@ -529,7 +547,7 @@ class SpanMapper:
         if run.first_failure is None and result in ("failure", "skip"):
             run.first_failure = tasks.first_failure(task, result, self.done.get)
         run.late += bool(task.body_start and not task.body_end)
-        self.settle_run(root, 1, bounds[0], bounds[6], task.id, path)
+        self.settle_run(root, 1, bounds[0], bounds[6], candidate or task.id, path)
 
     def _emit_task(
         self, task: OpenTask, result: str, out: list[SpanData], bounds: tuple[int, ...] | None = None
@@ -540,21 +558,100 @@ class SpanMapper:
             return
         bounds = bounds or task.bounds()
         if self._keeps_scheduler and result in tasks.RESULTS:
-            out.append(tasks.finish_span(task, self._config, bounds))
-        out.append(tasks.task_span(task, self._config, bounds, result, self.done.get))
+            self._child(task, tasks.finish_span(task, self._config, bounds), out)
+        if task.budget is None:
+            out.append(tasks.task_span(task, self._config, bounds, result, self.done.get))
+            return
+        one = task.candidate or self._candidate(task, result)
+        assert one is not None
+        one.start_ns, one.run_ns, one.end_ns = bounds[0], bounds[5] - bounds[4], bounds[6]
+        one.spans, one.of, one.rebuild = len(task.held) + 1, (task, bounds, result), self._spans_of
+        one.ups = {up: self.done[up] for _, up in task.deps if up in self.done} or None
+        for _, up in task.deps:
+            if up not in self.done:  # it did not wait for it
+                self.budgets.must_be_sent(up)
+        self.budgets.waiting -= len(task.held)
+        task.budget.end(one, out)
+
+    def _spans_of(self, one: Candidate) -> list[SpanData]:
+        """The spans of a candidate that is sent after all, its own last."""
+        task, bounds, result = one.of
+        upstreams = functools.partial(self.budgets.known, one)
+        return [*task.held, tasks.task_span(task, self._config, bounds, result, upstreams)]
+
+    def _candidate(self, task: OpenTask, result: str) -> Candidate | None:
+        """A task with its result, where it is not clear whether it is sent; without a roll-up if it has to be."""
+        budget = task.budget
+        if budget is None:
+            return None
+        rollup = None
+        if result == "success" and not task.must and task.attempt == 1 and task.retries is None:
+            name = code_attributes(task.f).get(semconv.FUNCTION_NAME) or tasks.task_name(task.f)
+            rollup = budget.rollup(name, lambda: task.f)
+            task.f = tasks.named(task.f)  # it may wait for long
+        task.candidate = one = Candidate(task.id, task.parent, task.spawned_by, rollup, 0)
+        return one
+
+    def _charge(self, task: OpenTask, out: list[SpanData]) -> None:
+        """A task was submitted: is it beyond the bound of its run?"""
+        if self.charged is not None:
+            (task.budget, task.must), self.charged = self.charged, None
+            return
+        budget = self.budget_of(task.parent)
+        if budget is not None and budget.charge(self.spans_per_task, out):
+            task.budget = budget
+
+    def budget_of(self, parent: TraceParent) -> Budget | None:
+        """The budget of the tasks with this parent."""
+        return self.budgets.of(self._runs.find(parent.root))
+
+    def candidate(self, parent: TraceParent, task: int) -> Any:
+        """A finished task of the run of `parent` as a path has it."""
+        return self.budgets.candidate(self._runs.find(parent.root), task)
+
+    def waiting_spans(self, one: Candidate) -> list[SpanData]:
+        """The spans of a candidate as it was told here, if it still waits."""
+        budget = self.budget_of(one.parent)
+        told = budget.candidates.get(one.id) if budget is not None else None
+        return told.rebuild(told) if told is not None else []
+
+    def _find_open(self, task_id: int, must: bool) -> bool:
+        task = self._tasks.get(task_id)
+        if task is not None:
+            task.must = task.must or must
+        return task is not None
+
+    def rebuilt(self, one: Candidate, events: Iterable[Event]) -> list[SpanData]:
+        """The spans of a task of which there are its events, and what it depended on is known."""
+        out: list[SpanData] = []
+        scratch = SpanMapper(_Nowhere(), detail=self.detail)
+        scratch._config = self._config
+        scratch.done.update((up, done) for up in one.ups or () if (done := self.budgets.known(one, up)) is not None)
+        for event in events:
+            scratch.feed_into(event, out)
+        return out
 
     def _phase(
         self, task: OpenTask, name: str, phase: int, start: int, end: int, out: list[SpanData], position: int = 0
     ) -> None:
         task.latest = max(task.latest, end)
         if task.parent.flags & 1:
-            out.append(tasks.child(task, self._config, name, phase, start, end, {semconv.TASK_ID: task.id}, position))
+            span = tasks.child(task, self._config, name, phase, start, end, {semconv.TASK_ID: task.id}, position)
+            self._child(task, span, out)
         else:
             self.sampled += 1
 
+    def _child(self, task: OpenTask, span: SpanData, out: list[SpanData]) -> None:
+        """A span of a task that is under way: that of a candidate waits for its end."""
+        if task.budget is None or task.emitted:
+            out.append(span)
+        else:
+            task.held.append(span)
+            self.budgets.waiting += 1
+
     def _put(self, task: OpenTask, build: Callable[..., SpanData], out: list[SpanData], *more: Any) -> None:
         if task.parent.flags & 1:
-            out.append(build(task, self._config, *more))
+            self._child(task, build(task, self._config, *more), out)
         else:
             self.sampled += 1
 
@@ -575,49 +672,16 @@ class SpanMapper:
             task.active = ""
 
 
-def root_span(run: Run, offset_ns: int, links: tuple[LinkData, ...], link_limit: int | None) -> SpanData:
-    """The root of a run that is over: what it counted, the first failure, and what the user recorded on it.
+class _Nowhere(Runs):
+    """No runs: for spans that are built once more."""
 
-    An exception that ended the block is recorded here, unless it is a task's: that is told on the task's span.
-    """
-    path, first = run.path, run.first_failure
-    attributes: dict[str, Any] = {
-        **run.root.attributes,
-        semconv.DAG_TASKS: run.finished,
-        semconv.DAG_FAILED: run.failed,
-        semconv.DAG_CANCELLED: run.cancelled,
-        semconv.DAG_SKIPPED: run.skipped,
-        semconv.DAG_RETRIED: run.retried,
-        semconv.DAG_MOVED: run.moved,
-        semconv.DAG_PATH_LENGTH: path.length_ns / 1e9 if path is not None else 0.0,
-        semconv.DAG_PATH_TASKS: path.tasks() if path is not None else (),
-        semconv.DAG_PATH_TRUNCATED: path is not None and path.truncated,
-        semconv.DAG_COMPLETE: run.whole,
-        semconv.DAG_RESULT: run.result,
-    }
-    status, message = UNSET, ""
-    events: tuple[EventData, ...] = ()
-    end_ns = max(run.latest_ns, run.left_ns or 0, run.start_ns + 1)
-    if first is not None:
-        attributes[semconv.ERROR_TYPE] = first.text.type
-        attributes[semconv.DAG_FAILURE_TASK] = first.task_id
-        attributes[semconv.DAG_FAILURE_FUNCTION] = first.function
-        attributes[semconv.DAG_FAILURE_MESSAGE] = first.text.message
-        status, message = ERROR, str(first)
-    told = first is not None and isinstance(run.error, DTaskFailedError)
-    if run.error is not None and run.block_failed and not told:
-        text = failures.describe(run.error)
-        attributes[semconv.ERROR_TYPE] = text.type
-        status, message = ERROR, text.message
-        recorded = isinstance(run.span, BodySpan) and run.span.has_recorded(run.error)
-        events = () if recorded else (failures.exception_event(text, (run.left_ns or end_ns) + offset_ns),)
-    root, parent, kept = run.root, run.parent, links[:link_limit]
-    span = SpanData(
-        root.name, parent.trace_id, root.span_id, root.parent_id, run.start_ns + offset_ns, end_ns + offset_ns,
-        attributes, kept, events, status, message, parent.trace_state, len(links) - len(kept),
-        flags=parent.flags,
-    )  # fmt: skip
-    return run.span.merged(span) if isinstance(run.span, BodySpan) else span
+    def __init__(self) -> None:
+        super().__init__(lambda *_: None, 1, 0, int)  # type: ignore[arg-type]
+
+
+def _id(task: Any) -> int:
+    """The id of a task as a path has it."""
+    return task.id if isinstance(task, Candidate) else int(task)
 
 
 def _guess(result: Any) -> str:

@@ -26,6 +26,7 @@ from opentelemetry.trace import INVALID_SPAN, get_current_span
 
 from ... import forks
 from .. import semconv
+from .bodyspan import BodySpan
 from .failures import FirstFailure, is_cancellation
 from .ids import Root, TraceParent, pack
 from .paths import Path
@@ -88,6 +89,8 @@ class Run:
         self.path: Path | None = None
         self.whole = True
         self.lost_before = 0
+        self.budget: Any = None
+        """How many spans it may have, the mapper's affair (budget.py)."""
 
     def open_tasks(self) -> int:
         """Tasks that registered and have no result yet."""
@@ -171,7 +174,7 @@ class Runs:
     def _submit(self, run: Run | None) -> tuple[tuple[Any, ...], Run | None]:
         """The same, and the run that it was registered with, if any."""
         span = get_current_span()
-        if span is INVALID_SPAN or not span.get_span_context().is_valid:
+        if span is INVALID_SPAN or not _context_of(span).is_valid:
             return _joined(self.join())
         if run is not None and not (self._open.get(run.root.span_id) is run and self._register(run)):
             if span is run.span:  # a context that outlived its run: nobody is there to be a child of
@@ -223,7 +226,7 @@ class Runs:
         return True
 
     def _under(self, span: Any, run: Run | None) -> TraceParent:
-        context = span.get_span_context()
+        context = _context_of(span)
         state = context.trace_state.to_header() if context.trace_state else ""
         root = run.root if run is not None else None
         return TraceParent(context.trace_id, context.span_id, int(context.trace_flags) & 1, state, self.seed, root)
@@ -309,6 +312,11 @@ class Runs:
         del self._open[run.root.span_id]
         self._implicit.pop(run.root.span_id, None)
         return True
+
+
+def _context_of(span: Any) -> Any:
+    """The ids of a span, for ourselves: what is spawned under a body does not keep the body from being rolled up."""
+    return span.own_context() if isinstance(span, BodySpan) else span.get_span_context()
 
 
 def _joined(run: Run) -> tuple[tuple[Any, ...], Run]:

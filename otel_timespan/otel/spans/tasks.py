@@ -8,6 +8,7 @@ to the span.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from ...errors import DTaskFailedError
@@ -100,6 +101,8 @@ class OpenTask:
         "body_end",
         "body_failure",
         "body_start",
+        "budget",
+        "candidate",
         "cpu_ns",
         "deps",
         "emitted",
@@ -107,10 +110,12 @@ class OpenTask:
         "f",
         "finish_start",
         "finished",
+        "held",
         "id",
         "latest",
         "moved",
         "moves",
+        "must",
         "name",
         "parent",
         "placed",
@@ -156,6 +161,10 @@ class OpenTask:
         self.retries: tuple[int, int] | None = None  # (trace id, span id) of the attempt that it replaces
         self.emitted = False
         self.ended_as = ""  # its result, from its finish on
+        self.budget: Any = None  # of a candidate (budget.py) its run's
+        self.must = False  # whether it is to be sent one by one, all the same
+        self.held: list[SpanData] = []  # of a candidate: the spans that are over
+        self.candidate: Any = None
 
     def bounds(self) -> tuple[int, ...]:
         """The seven boundaries, never falling, the last one behind the first: submitted ... finished."""
@@ -463,6 +472,17 @@ def task_name(f: Any) -> str:
 def code_attributes(f: Any) -> dict[str, Any]:
     """The code.* attributes of a task's function. Not to be changed."""
     return _code(f)[1]
+
+
+def named(f: Any) -> Any:
+    """What `task_name` and `code_attributes` want of a function, which may hold data."""
+    code = getattr(f, "__code__", None)
+    return f if code is None else function_like(code, f.__name__, f.__qualname__, f.__module__)
+
+
+def function_like(code: Any, name: str, qualname: str, module: Any) -> Any:
+    """The same, of what is left of a function."""
+    return SimpleNamespace(__code__=code, __name__=name, __qualname__=qualname, __module__=module)
 
 
 _processors: dict[Any, str] = {}

@@ -1,0 +1,407 @@
+"""How many spans a run may have: which of its tasks are sent one by one, which are rolled up.
+
+Tasks are charged when they are submitted. Those within three quarters of the bound go out as ever. The ones after them
+are *candidates*: they wait when they ended, and if the run ends within its bound they are sent as they are. When it
+outgrows the bound, ordinary tasks are rolled up by function (rollup.py); what is left of the bound is for those that
+tell something: the critical path, the slowest of each function, and the chain of tasks that each of these, and each
+failure, waited for. What is no ordinary task (it failed, was skipped, cancelled or tried again, its body put something
+on its span or gave its ids away) is sent in any case, beyond the bound too.
+
+Which tasks are on the critical path is known in the end only. So of a run that is rolled up the newest candidates stay
+(some thousands), and of the older ones those that would be chosen if the run ended now: memory is bounded.
+
+Parents and links of what is sent lead to spans that are sent: what a kept task refers to is kept, too, or is rolled up
+there and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from heapq import nlargest
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from .. import semconv
+from . import ids
+from .ids import TraceParent
+from .paths import AnyPath, Path
+from .rollup import RollUp
+from .spandata import SpanData
+from .tasks import Done, code_attributes, task_name
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+__all__ = ["MAX_SPANS", "MUST", "Budget", "Budgets", "Candidate"]
+
+MAX_SPANS = 32_000
+"""Of a run, where nothing is said. Jaeger's page gets slow beyond 40,000; 10,000 ordinary tasks are within it."""
+
+MUST = 2
+"""Instead of True: a candidate that is sent one by one, whatever comes of it."""
+
+CANDIDATES = 8192
+"""Of all runs that are being rolled up together: about 1.2 KB each."""
+
+SLOWEST = 3
+"""So many of each function are kept."""
+
+CHAIN = 32
+"""So many of the tasks that a kept one waited for are kept, at most."""
+
+MAX_ROLLUPS = 500
+"""Of a run; the functions that come after share one more."""
+
+OTHER = "other"
+
+_run_ns = attrgetter("run_ns")
+
+
+class Candidate:
+    """A task that ended, and of which it is not decided how it is sent. Times are monotonic ns.
+
+    `rollup` is None for one that must be sent. `rebuild(of)` gives its `spans` spans, its own last; `packed` are the
+    same as bytes, where there are. `ups`: what its links lead to, as known when it ended.
+    """
+
+    __slots__ = ("end_ns", "id", "of", "packed", "parent", "path", "rebuild", "rollup", "run_ns", "spans", "spawner",
+                 "start_ns", "ups")  # fmt: skip
+
+    def __init__(self, id: int, parent: TraceParent, spawner: int, rollup: RollUp | None, spans: int) -> None:
+        self.id, self.parent, self.spawner, self.rollup, self.spans = id, parent, spawner, rollup, spans
+        self.start_ns = self.run_ns = self.end_ns = 0
+        self.path: AnyPath = 0
+        self.ups: dict[int, Done] | None = None
+        self.packed: bytes | None = None
+        self.rebuild: Callable[[Candidate], list[SpanData]] = _nothing
+        self.of: Any = None
+
+    @property
+    def span_id(self) -> int:
+        """Of its own span, or of that which it was rolled up in."""
+        base = ids.mixed(self.parent.seed, self.id) if self.rollup is None else self.rollup.base
+        return ids.of(base, ids.TASK)
+
+    def sent(self) -> None:
+        """It is sent one by one."""
+        self.rollup = None
+        self.let_go()
+
+    def let_go(self) -> None:
+        """It was decided; what others still hold of it is its id and where links lead."""
+        self.path, self.ups, self.packed, self.rebuild, self.of = 0, None, None, _nothing, None
+
+
+def _nothing(candidate: Candidate) -> list[SpanData]:
+    return []
+
+
+class Budget:
+    """The spans of one run. Methods append what is to be sent now to `out`. Not thread-safe."""
+
+    def __init__(self, limit: int, run: Run, budgets: Budgets) -> None:
+        self.limit, self._run, self._budgets = limit, run, budgets
+        self.at_once = limit * 3 // 4
+        self.charged = 1  # the root
+        self.over = False
+        """Whether the run outgrew its bound, and is rolled up."""
+        self.candidates: dict[int, Candidate] = {}
+        self._must: list[Candidate] = []
+        self._rollups: dict[str, RollUp] = {}
+        self._sent = 0
+        """Spans of candidates that were sent."""
+        self.rolled = 0
+        """Tasks that were rolled up, and other timespans of the scheduler."""
+
+    # ---- a task's way ------------------------------------------------------------------------------
+
+    def charge(self, spans: int, out: list[SpanData]) -> bool:
+        """A task was submitted, or another span came up; whether the task is a candidate."""
+        self.charged += spans
+        if self.charged <= self.at_once:
+            return False
+        if self.charged > self.limit and not self.over:
+            self._outgrown(out)
+        return True
+
+    def rollup(self, function: str, f: Callable[[], Any], name: str = OTHER) -> RollUp:
+        """Where the tasks of a function go; `f()` is the function, or what describes it, None for a mere name."""
+        found = self._rollups.get(function)
+        if found is None:
+            most = min(MAX_ROLLUPS, max(1, self.limit // 8))
+            if function != OTHER and len(self._rollups) >= most:
+                return self.rollup(OTHER, _none)
+            described, attributes = f(), {}
+            if described is not None:
+                name, attributes = task_name(described), code_attributes(described)
+            found = self._rollups[function] = RollUp(self._run.root.span_id, function, name, attributes)
+        return found
+
+    def end(self, one: Candidate, out: list[SpanData]) -> None:
+        """A candidate ended."""
+        self._budgets.waiting += one.spans
+        if one.rollup is not None:
+            self.candidates[one.id] = one
+        elif self.over:
+            self._send([one, *self._chain(one, self._room())], out)
+        else:
+            self._must.append(one)
+
+    def roll(self, one: Candidate) -> None:
+        """It is rolled up, for good."""
+        del self.candidates[one.id]
+        assert one.rollup is not None
+        one.rollup.add(one.start_ns, one.run_ns, one.end_ns)
+        self._budgets.waiting -= one.spans
+        self._budgets.rolled_up += one.spans
+        self.rolled += 1
+        one.let_go()
+
+    def roll_other(self, span: SpanData, out: list[SpanData]) -> bool:
+        """A span of the scheduler itself: rolled up by its name where the run outgrew its bound; else False."""
+        self.charge(1, out)
+        if not self.over:
+            return False
+        offset_ns = self._budgets.offset_ns
+        start_ns, end_ns = span.start_ns - offset_ns, span.end_ns - offset_ns
+        self.rollup(f"scheduler {span.name}", _none, span.name).add(start_ns, end_ns - start_ns, end_ns)
+        self._budgets.rolled_up += 1
+        return True
+
+    def _outgrown(self, out: list[SpanData]) -> None:
+        self.over = True
+        done = self._budgets.done
+        for one in self.candidates.values():
+            known = done.get(one.id)
+            if known is not None and one.rollup is not None:
+                done[one.id] = known._replace(base=one.rollup.base)
+            one.packed = None
+        must, self._must = self._must, []
+        for one in must:
+            self._send([one, *self._chain(one, self._room())], out)
+
+    def release(self, out: list[SpanData]) -> None:
+        """Send what waits, where the run is within its bound still."""
+        if self.over:
+            return
+        self.at_once = max(self.at_once, self.charged)
+        waiting = [*self._must, *self.candidates.values()]
+        self._must, self.candidates = [], {}
+        for one in waiting:
+            self._budgets.must_be_sent(one.spawner)
+            self._budgets.waiting -= one.spans
+            if one.packed is not None:
+                self._budgets.packed.append(one.packed)
+            else:
+                out += one.rebuild(one)
+            one.sent()
+
+    def finish(self, out: list[SpanData]) -> None:
+        """The run is over: decide about all that waits, and give the roll-ups."""
+        if not self.over:
+            self.release(out)
+            return
+        chosen = self._chosen()
+        for one in list(self.candidates.values()):
+            if one.id not in chosen:
+                self.roll(one)
+        self._send(list(chosen.values()), out)
+        parent, offset_ns = self._run.parent, self._budgets.offset_ns
+        out += [rollup.span(parent, offset_ns) for rollup in self._rollups.values() if rollup.count]
+
+    def told(self, tasks: int) -> dict[str, Any]:
+        """What the root says, of so many tasks: nothing of a run within its bound."""
+        if not self.over:
+            return {}
+        return {
+            semconv.DAG_KEPT: tasks - self.rolled,
+            semconv.DAG_ROLLED_UP: self.rolled,
+            semconv.DAG_EXCEEDED: self._spent() > self.limit,
+        }
+
+    # ---- who is kept -------------------------------------------------------------------------------
+
+    def sweep(self, most: int) -> None:
+        """Where many candidates wait, roll up the older ones; those stay that would be chosen now."""
+        if not self.over or len(self.candidates) <= most:
+            return
+        chosen = self._chosen()
+        for one in list(self.candidates.values())[: -most // 4]:
+            if one.id not in chosen:
+                self.roll(one)
+
+    def _spent(self) -> int:
+        rollups = sum(1 for rollup in self._rollups.values() if rollup.count)
+        return 1 + min(self.charged - 1, self.at_once) + self._sent + rollups
+
+    def _room(self) -> int:
+        return self.limit - 1 - min(self.charged - 1, self.at_once) - self._sent - len(self._rollups)
+
+    def _chosen(self) -> dict[int, Candidate]:
+        """The candidates that tell most, the more telling first: as many as there is room for."""
+        room = self._room()
+        chosen: dict[int, Candidate] = {}
+
+        def choose(some: Iterator[Candidate] | list[Candidate], most: int) -> int:
+            for one in some:
+                if one.spans <= most and one.id not in chosen and self.candidates.get(one.id) is one:
+                    chosen[one.id] = one
+                    most -= one.spans
+            return most
+
+        path = self._run.path
+        on_path = _candidates_on(path, None) if path is not None else []
+        left = choose(on_path, room // 2) + room - room // 2
+        groups: dict[RollUp | None, list[Candidate]] = {}
+        for one in self.candidates.values():
+            groups.setdefault(one.rollup, []).append(one)
+        slowest = [nlargest(SLOWEST, some, key=_run_ns) for some in groups.values()]
+        for rank in range(SLOWEST):
+            left = choose([some[rank] for some in slowest if rank < len(some)], left)
+        for one in list(chosen.values()):
+            left = choose(_candidates_on(one.path, CHAIN), left)
+        choose(on_path, left)
+        return chosen
+
+    def _chain(self, one: Candidate, room: int) -> list[Candidate]:
+        """What a task that is kept waited for: the candidates on the longest path that leads to it."""
+        chain = []
+        for up in _candidates_on(one.path, CHAIN):
+            if self.candidates.get(up.id) is up and up is not one and up.spans <= room:
+                chain.append(up)
+                room -= up.spans
+        return chain
+
+    # ---- who is sent -------------------------------------------------------------------------------
+
+    def _send(self, some: list[Candidate], out: list[SpanData]) -> None:
+        """Send these one by one, and whose bodies spawned them. What they link to is one of them or is rolled up."""
+        done = self._budgets.done
+        for one in some:  # grows
+            if one.rollup is not None:
+                self.candidates.pop(one.id, None)
+                if one.id in done:
+                    done[one.id] = done[one.id]._replace(base=ids.mixed(one.parent.seed, one.id))
+            spawner = self.candidates.get(one.spawner)
+            if spawner is None:
+                self._budgets.must_be_sent(one.spawner)
+            elif spawner not in some:
+                some.append(spawner)
+        for one in some:
+            for up in one.ups or ():
+                self._budgets.settle(up, one.ups)
+            spans = one.rebuild(one)
+            if spans:
+                spans[-1] = self._under_what_is_sent(one, spans[-1])
+            out += spans
+            self._budgets.waiting -= one.spans
+            self._sent += one.spans
+            one.sent()
+
+    def _under_what_is_sent(self, one: Candidate, span: SpanData) -> SpanData:
+        """The span of a task, under the roll-up of the task that spawned it where that is rolled up."""
+        if not one.spawner or span.parent_id == self._run.root.span_id:
+            return span
+        spawner = self._budgets.done.get(one.spawner)
+        if spawner is None:
+            return span if self._budgets.is_open(one.spawner) else span._replace(parent_id=self._run.root.span_id)
+        if spawner.base != ids.mixed(spawner.parent.seed, one.spawner):
+            return span._replace(parent_id=ids.of(spawner.base, ids.TASK))
+        return span
+
+
+class Budgets:
+    """The budgets of the runs of one log. `limit`: None where runs have none.
+
+    `done`: the tasks that are remembered; a task that is rolled up has its roll-up's base there. `waiting`: spans of
+    candidates; `rolled_up`: those that were not made. `packed`: spans to be sent, as bytes. Each of `open_tasks`
+    finds the task under way, if it has it, and has it sent one by one.
+    """
+
+    def __init__(self, limit: int | None, offset_ns: int, done: dict[int, Done], find: Callable[[Any], Any]) -> None:
+        self.limit, self.offset_ns, self.done, self._find = limit, offset_ns, done, find
+        self.waiting = self.rolled_up = 0
+        self.packed: list[bytes] = []
+        self.open_tasks: list[Callable[[int, bool], bool]] = []
+        self._open: dict[int, Budget] = {}
+
+    def of(self, run: Run | None) -> Budget | None:
+        """That of a run; None where it is not bounded."""
+        if run is None or self.limit is None or not run.parent.flags & 1:
+            return None
+        budget: Budget | None = run.budget
+        if budget is None:
+            budget = run.budget = self._open[run.root.span_id] = Budget(self.limit, run, self)
+        return budget
+
+    def finish(self, run: Run, out: list[SpanData]) -> None:
+        """A run is over."""
+        budget = self._open.pop(run.root.span_id, None)
+        if budget is not None:
+            budget.finish(out)
+
+    def release(self, out: list[SpanData]) -> None:
+        """Send what waits of runs that are within their bounds."""
+        for budget in self._open.values():
+            budget.release(out)
+
+    def candidate(self, run: Run | None, task: int) -> Any:
+        """A task of a run for a path: its candidate if it is one, else its id."""
+        budget = run.budget if run is not None else None
+        return task if budget is None else budget.candidates.get(task, task)
+
+    def sweep(self) -> None:
+        """Keep the number of candidates within its bound."""
+        if self.waiting:
+            over = [budget for budget in self._open.values() if budget.over]
+            for budget in over:
+                budget.sweep(CANDIDATES // len(over))
+
+    def settle(self, up: int, told: dict[int, Done] | None = None) -> None:
+        """A link to a task is about to be sent: if it is a candidate still it is rolled up, that the link leads there.
+
+        Only where its run is rolled up: else it will be sent as it is, or the link with it.
+        """
+        known = self.done.get(up) or (told.get(up) if told is not None else None)
+        root = known.parent.root if known is not None else None
+        budget = self._open.get(root.span_id) if root is not None else None
+        if budget is not None and budget.over:
+            one = budget.candidates.get(up)
+            if one is not None:
+                budget.roll(one)
+
+    def known(self, one: Candidate, up: int) -> Done | None:
+        """A dependency of a candidate: as it is known now, else as it was when the candidate ended."""
+        return self.done.get(up) or (one.ups.get(up) if one.ups is not None else None)
+
+    def roll_others(self, out: list[SpanData], start: int) -> None:
+        """Roll up what is in `out` from there on, spans of the scheduler itself, where their runs are."""
+        made, out[start:] = out[start:], []
+        for span in made:
+            budget = self._open.get(span.parent_id)
+            if budget is None or not budget.roll_other(span, out):
+                out.append(span)
+
+    def take_packed(self) -> list[bytes]:
+        """What is to be sent as bytes."""
+        packed, self.packed = self.packed, []
+        return packed
+
+    def must_be_sent(self, task: int) -> None:
+        """A task that is under way, if it is: it is sent one by one."""
+        if task:
+            any(find(task, True) for find in self.open_tasks)
+
+    def is_open(self, task: int) -> bool:
+        """Whether a task is under way."""
+        return any(find(task, False) for find in self.open_tasks)
+
+
+def _none() -> None:
+    """No function in particular."""
+
+
+def _candidates_on(path: AnyPath, most: int | None) -> list[Candidate]:
+    """The candidates among the tasks of a path, the last ones first."""
+    nodes = path.latest(most) if isinstance(path, Path) else ()
+    return [node for node in nodes if isinstance(node, Candidate)]
