@@ -34,7 +34,7 @@ from ..spans.limits import Limits, clip
 from ..spans.mapping import ENDED, MOVED_KINDS, SpanMapper
 from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
-from ..spans.tasks import Done, code_attributes, function_like, task_name
+from ..spans.tasks import Done, OpenTask, code_attributes, named, processor_name, task_name
 from ..spans.values import plain_text
 from .packer import Facts, Packer, compile_packer
 
@@ -78,10 +78,11 @@ class _Caller(NamedTuple):
 
 
 class _Function(NamedTuple):
-    """A function as a shape has it, which keeps none of its data, and as metrics call it."""
+    """A function as a shape has it, as metrics call it, and as spans are told of it; nothing keeps its data."""
 
     key: Any
     name: str
+    like: Any
 
 
 _SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION, _ROLLS = range(8)
@@ -149,7 +150,8 @@ class Lane:
         self._processors: dict[int, Any] = {}
         self._taken = Taken()
         self._begun = [0, 0]  # bodies that run: of tasks that are not sampled, and of those that are
-        self._example: tuple[Any, Facts, Sequence[int], Candidate | None] | None = None
+        self._example: tuple[Any, Facts, Sequence[int], TraceParent | None] | None = None
+        self._make = self._spans_of
         mapper.budgets.open_tasks.append(self._find_open)
 
     def take(self, records: Sequence[Any]) -> Taken:
@@ -265,7 +267,7 @@ class Lane:
             if len(self._functions) >= MAX_SHAPES:
                 self._functions.clear()
             name = code_attributes(f).get(semconv.FUNCTION_NAME) or task_name(f)
-            found = self._functions[given] = _Function(given, name)
+            found = self._functions[given] = _Function(given, name, named(f))
             self._taken.functions.append(name)
         return found
 
@@ -296,9 +298,9 @@ class Lane:
         ups: list[int] | tuple[()] = ()
         path: AnyPath = t5 - t3
         id = record[4]
-        one = self._candidate(task) if rolls else None
+        over = rolls and budget.over
         if submission[5] or submission[7]:
-            found = self._upstreams(submission, caller[0], one or id, t5 - t3, one is not None and budget.over)
+            found = self._upstreams(submission, caller[0], id, t5 - t3, over)
             if found is None:
                 return False
             positions, ups, ready, blocking, path = found
@@ -316,7 +318,7 @@ class Lane:
         t6 = t5 + 2
         if not sampled:
             self.mapper.sampled += self._per_task
-        elif not (rolls and budget.over):
+        elif not over:
             number = varint(id)
             size = b"" if nbytes is None else varint(nbytes)
             spawner = varint(spawned_by) if spawned_by else b""
@@ -329,56 +331,59 @@ class Lane:
                 if shape not in self._shapes:
                     times = (t0, t1, t2, t3, t4, t5, t6)
                     facts = Facts(trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, times)
-                    self._example = (shape, facts, ups, one)
+                    self._example = (shape, facts, ups, caller[0] if rolls else None)
                 return False
             packed = pack(
                 trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6, *ups
             )
-            if one is None:
+            if not rolls:
                 self._packed(packed)
-            else:
-                one.packed = packed
         self._begun[sampled] -= 1
         del self._open[id]
-        if one is not None:
-            one.start_ns, one.run_ns, one.end_ns = t0, t5 - t4, t6
-            self._wait(one, task, record, path, ups)
+        entry = (function[1], caller, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6)
+        if rolls:
+            self._wait(task, record, entry, positions, None if over else packed)
         else:
             self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
         self._ended(record)
-        self._tasks((function[1], caller, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6))
+        self._tasks(entry)
         return True
 
-    def _candidate(self, task: list[Any]) -> Candidate:
-        """A task beyond the bound of its run."""
-        submission, caller, function = task[_SUBMISSION], task[_CALLER], task[_FUNCTION]
-        rollup = caller.budget.rollup(function.name, lambda: expand_all([submission])[0].timeline.f)
-        return Candidate(submission[3], caller.parent, submission[8], rollup, self._per_task)
+    def _wait(
+        self, task: list[Any], record: Any, entry: tuple[Any, ...], positions: Sequence[Any], packed: bytes | None
+    ) -> None:
+        """A candidate ended. Of its records as little is kept as its spans can be made of."""
+        submission, caller, _, _, _, _, function, _ = task
+        name, _, base, _, path, id, t0, _, _, _, t4, t5, t6 = entry
+        budget, parent, known = caller[5], caller[0], self.mapper.done
+        rollup = budget.rollups.get(name) or budget.rollup(name, lambda: function.like)
+        known[id] = _new(Done, (parent, t6, 1, path, base if packed is not None else rollup.base))
+        ups: tuple[tuple[int, Done], ...] = ()
+        deps: tuple[tuple[Any, int], ...] = ()
+        if positions:
+            deps = tuple(_dependencies(submission[5], submission[7]))
+            ups = tuple([(up, known[up]) for _, up in deps])
+        of = (entry, function, record[5], record[13], record[8], deps)
+        budget.end(
+            _new(Candidate, (
+                id, parent, submission[8], rollup, self._per_task, t0, t5 - t4, t6, path, ups, packed, self._make, of,
+            )),
+            self._taken.spans,
+        )  # fmt: skip
 
-    def _wait(self, one: Candidate, task: list[Any], record: Any, path: AnyPath, ups: Sequence[int]) -> None:
-        """A candidate ended. What it is to be made of, if it is sent, are its records."""
-        key = task[_FUNCTION].key
-        records = (*_records_of(task), record)
-        one.path, one.rebuild = path, self._rebuilt
-        one.of = (None, records) if type(key) is int else (key, tuple(map(_without_function, records)))
-        if ups:
-            known = self.mapper.done
-            submission = task[_SUBMISSION]
-            one.ups = {up: known[up] for _, up in _dependencies(submission[5], submission[7])}
-        budget, parent = task[_CALLER].budget, one.parent
-        base = one.rollup.base if budget.over else ids.mixed(parent.seed, one.id)  # type: ignore[union-attr]
-        self.mapper.done[one.id] = _new(Done, (parent, one.end_ns, 1, path, base))
-        budget.end(one, self._taken.spans)
-
-    def _rebuilt(self, one: Candidate) -> list[SpanData]:
-        key, records = one.of
-        events = expand_all(records)
-        if key is not None:
-            f = function_like(*key)
-            for event in events:
-                if event.category == "add_thunk" and event.phase == "start":
-                    event.timeline.f = f
-        return self.mapper.rebuilt(one, events if self._restamp is None else map(self._restamp, events))
+    def _spans_of(self, one: Candidate) -> list[SpanData]:
+        """The spans of a candidate, by the general way."""
+        entry, function, processor, thread, nbytes, deps = one.of
+        _, _, _, cpu_ns, _, id, submitted, *boundaries, finished = entry
+        task = OpenTask(id, one.parent, submitted)
+        task.f = function.like
+        task.ready, task.placed, task.taken, task.body_start, task.body_end = boundaries
+        task.finished = task.latest = finished
+        task.deps, task.spawned_by, task.cpu_ns, task.result_nbytes = deps, one.spawner, cpu_ns, nbytes
+        task.thread = (thread[0], plain_text(thread[1]))
+        task.processor = processor_name(self._processors[processor])
+        task.held = self.mapper.ordinary_spans(task)
+        return self.mapper.spans_of(one._replace(of=(task, task.bounds(), "success")))
 
     def _find_open(self, id: int, must: bool) -> bool:
         task = self._open.get(id)
@@ -387,7 +392,7 @@ class Lane:
         return task is not None
 
     def _upstreams(
-        self, submission: Any, parent: TraceParent, task: Any, own_ns: int, rolled: bool = False, mixed: bool = False
+        self, submission: Any, parent: TraceParent, task: int, own_ns: int, rolled: bool = False, mixed: bool = False
     ) -> tuple[Any, list[int], int, int, AnyPath] | None:
         """(positions, mixed ids, when the last one finished, which one that was, the task's longest path).
 
@@ -415,7 +420,7 @@ class Lane:
                     return None
                 if above[5] != parent[5]:
                     path = -1  # of another run
-                    self.mapper.budgets.settle(up)
+                    self.mapper.budgets.settle(up, done)
             if attempt != 1 or (base in bases and not rolled):
                 return None
             bases.append(base)
@@ -426,7 +431,7 @@ class Lane:
                 longest, before = length, (up, path)
         if before is None:
             return positions, bases, max(ready, latest), blocking, own_ns
-        own = Path(task, own_ns + longest, path_of(self.mapper.candidate(parent, before[0]), before[1]))
+        own = Path(task, own_ns + longest, path_of(*before))
         return positions, bases, max(ready, latest), blocking, own
 
     def _settle_runs(self) -> None:
@@ -461,8 +466,9 @@ class Lane:
             if self._feed(event):
                 taken.events.append(event)
         if self._example is not None:
-            (shape, facts, ups, one), self._example = self._example, None
-            self._learn(shape, facts, ups, taken.spans[before:] if one is None else self.mapper.waiting_spans(one))
+            (shape, facts, ups, waits), self._example = self._example, None
+            spans = taken.spans[before:] if waits is None else self.mapper.waiting_spans(waits, record[4])
+            self._learn(shape, facts, ups, spans)
 
     def _hand_over(self, id: int) -> None:
         task = self._open.pop(id)
@@ -541,12 +547,6 @@ def _as_return(end: Any) -> Any:
     if type(end[7]) is not ChunkInfo:
         return ()
     return (RETURN, *end[1:7], *end[7], *end[8:11], *end[12:])
-
-
-def _without_function(record: Any) -> Any:
-    """A record that holds no function of the user's, which may hold data."""
-    at = {SUBMIT: 4, START: 7, RETURN: 6}.get(record[0])
-    return record if at is None else (*record[:at], None, *record[at + 1 :])
 
 
 def _key_of(packed: Any) -> Any:

@@ -16,10 +16,12 @@ there and then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable
 from heapq import nlargest
+from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import semconv
 from . import ids
@@ -41,7 +43,7 @@ MUST = 2
 """Instead of True: a candidate that is sent one by one, whatever comes of it."""
 
 CANDIDATES = 8192
-"""Of all runs that are being rolled up together: about 1.2 KB each."""
+"""Of all runs that are being rolled up together: about 700 bytes each."""
 
 SLOWEST = 3
 """So many of each function are kept."""
@@ -57,43 +59,26 @@ OTHER = "other"
 _run_ns = attrgetter("run_ns")
 
 
-class Candidate:
+class Candidate(NamedTuple):
     """A task that ended, and of which it is not decided how it is sent. Times are monotonic ns.
 
-    `rollup` is None for one that must be sent. `rebuild(of)` gives its `spans` spans, its own last; `packed` are the
-    same as bytes, where there are. `ups`: what its links lead to, as known when it ended.
+    `rollup` is None for one that must be sent. `make(one)` gives its `spans` spans, its own last; `packed` are the
+    same as bytes, where there are. `ups`: the tasks that it depended on, as they were known when it ended.
     """
 
-    __slots__ = ("end_ns", "id", "of", "packed", "parent", "path", "rebuild", "rollup", "run_ns", "spans", "spawner",
-                 "start_ns", "ups")  # fmt: skip
-
-    def __init__(self, id: int, parent: TraceParent, spawner: int, rollup: RollUp | None, spans: int) -> None:
-        self.id, self.parent, self.spawner, self.rollup, self.spans = id, parent, spawner, rollup, spans
-        self.start_ns = self.run_ns = self.end_ns = 0
-        self.path: AnyPath = 0
-        self.ups: dict[int, Done] | None = None
-        self.packed: bytes | None = None
-        self.rebuild: Callable[[Candidate], list[SpanData]] = _nothing
-        self.of: Any = None
-
-    @property
-    def span_id(self) -> int:
-        """Of its own span, or of that which it was rolled up in."""
-        base = ids.mixed(self.parent.seed, self.id) if self.rollup is None else self.rollup.base
-        return ids.of(base, ids.TASK)
-
-    def sent(self) -> None:
-        """It is sent one by one."""
-        self.rollup = None
-        self.let_go()
-
-    def let_go(self) -> None:
-        """It was decided; what others still hold of it is its id and where links lead."""
-        self.path, self.ups, self.packed, self.rebuild, self.of = 0, None, None, _nothing, None
-
-
-def _nothing(candidate: Candidate) -> list[SpanData]:
-    return []
+    id: int
+    parent: TraceParent
+    spawner: int
+    rollup: RollUp | None
+    spans: int
+    start_ns: int
+    run_ns: int
+    end_ns: int
+    path: AnyPath
+    ups: tuple[tuple[int, Done], ...]
+    packed: bytes | None
+    make: Callable[[Candidate], list[SpanData]]
+    of: Any
 
 
 class Budget:
@@ -106,12 +91,16 @@ class Budget:
         self.over = False
         """Whether the run outgrew its bound, and is rolled up."""
         self.candidates: dict[int, Candidate] = {}
+        self.rollups: dict[str, RollUp] = {}
         self._must: list[Candidate] = []
-        self._rollups: dict[str, RollUp] = {}
+        self._kept: set[int] = set()
+        """Candidates that were sent after all."""
         self._sent = 0
         """Spans of candidates that were sent."""
-        self.rolled = 0
-        """Tasks that were rolled up, and other timespans of the scheduler."""
+        self._rolled = 0
+        """Tasks that were rolled up."""
+        self._first: float = math.inf
+        """The first one of these."""
 
     # ---- a task's way ------------------------------------------------------------------------------
 
@@ -126,15 +115,15 @@ class Budget:
 
     def rollup(self, function: str, f: Callable[[], Any], name: str = OTHER) -> RollUp:
         """Where the tasks of a function go; `f()` is the function, or what describes it, None for a mere name."""
-        found = self._rollups.get(function)
+        found = self.rollups.get(function)
         if found is None:
             most = min(MAX_ROLLUPS, max(1, self.limit // 8))
-            if function != OTHER and len(self._rollups) >= most:
+            if function != OTHER and len(self.rollups) >= most:
                 return self.rollup(OTHER, _none)
             described, attributes = f(), {}
             if described is not None:
                 name, attributes = task_name(described), code_attributes(described)
-            found = self._rollups[function] = RollUp(self._run.root.span_id, function, name, attributes)
+            found = self.rollups[function] = RollUp(self._run.root.span_id, function, name, attributes)
         return found
 
     def end(self, one: Candidate, out: list[SpanData]) -> None:
@@ -143,42 +132,44 @@ class Budget:
         if one.rollup is not None:
             self.candidates[one.id] = one
         elif self.over:
-            self._send([one, *self._chain(one, self._room())], out)
+            self._send([one, *self._chain(one)], out)
         else:
             self._must.append(one)
-
-    def roll(self, one: Candidate) -> None:
-        """It is rolled up, for good."""
-        del self.candidates[one.id]
-        assert one.rollup is not None
-        one.rollup.add(one.start_ns, one.run_ns, one.end_ns)
-        self._budgets.waiting -= one.spans
-        self._budgets.rolled_up += one.spans
-        self.rolled += 1
-        one.let_go()
 
     def roll_other(self, span: SpanData, out: list[SpanData]) -> bool:
         """A span of the scheduler itself: rolled up by its name where the run outgrew its bound; else False."""
         self.charge(1, out)
         if not self.over:
             return False
-        offset_ns = self._budgets.offset_ns
-        start_ns, end_ns = span.start_ns - offset_ns, span.end_ns - offset_ns
-        self.rollup(f"scheduler {span.name}", _none, span.name).add(start_ns, end_ns - start_ns, end_ns)
+        start_ns, end_ns = span.start_ns - self._budgets.offset_ns, span.end_ns - self._budgets.offset_ns
+        self.rollup(f"scheduler {span.name}", _none, span.name).add([start_ns], [end_ns - start_ns], [end_ns])
         self._budgets.rolled_up += 1
         return True
+
+    def roll(self, some: Iterable[Candidate]) -> None:
+        """These, which are no candidates any more, are rolled up, for good."""
+        groups: dict[RollUp | None, list[Candidate]] = {}
+        for one in some:
+            groups.setdefault(one.rollup, []).append(one)
+        for rollup, of_one in groups.items():
+            assert rollup is not None
+            tasks, _, _, _, spans, starts, runs, ends, *_ = zip(*of_one, strict=True)
+            rollup.add(starts, runs, ends)
+            self._rolled += len(of_one)
+            self._first = min(self._first, *tasks)
+            self._budgets.waiting -= sum(spans)
+            self._budgets.rolled_up += sum(spans)
 
     def _outgrown(self, out: list[SpanData]) -> None:
         self.over = True
         done = self._budgets.done
-        for one in self.candidates.values():
-            known = done.get(one.id)
-            if known is not None and one.rollup is not None:
-                done[one.id] = known._replace(base=one.rollup.base)
-            one.packed = None
+        for id, one in self.candidates.items():
+            self.candidates[id] = one._replace(packed=None)  # its links lead to tasks that may be rolled up
+            if one.rollup is not None and id in done:
+                done[id] = done[id]._replace(base=one.rollup.base)
         must, self._must = self._must, []
         for one in must:
-            self._send([one, *self._chain(one, self._room())], out)
+            self._send([one, *self._chain(one)], out)
 
     def release(self, out: list[SpanData]) -> None:
         """Send what waits, where the run is within its bound still."""
@@ -193,8 +184,7 @@ class Budget:
             if one.packed is not None:
                 self._budgets.packed.append(one.packed)
             else:
-                out += one.rebuild(one)
-            one.sent()
+                out += one.make(one)
 
     def finish(self, out: list[SpanData]) -> None:
         """The run is over: decide about all that waits, and give the roll-ups."""
@@ -202,21 +192,25 @@ class Budget:
             self.release(out)
             return
         chosen = self._chosen()
-        for one in list(self.candidates.values()):
-            if one.id not in chosen:
-                self.roll(one)
+        self.roll([one for one in self.candidates.values() if one.id not in chosen])
+        self.candidates = dict(chosen)
         self._send(list(chosen.values()), out)
         parent, offset_ns = self._run.parent, self._budgets.offset_ns
-        out += [rollup.span(parent, offset_ns) for rollup in self._rollups.values() if rollup.count]
+        out += [rollup.span(parent, offset_ns) for rollup in self.rollups.values() if rollup.count]
+
+    def may_be_gone(self, task: int) -> bool:
+        """Whether a task that is not remembered may have been rolled up, who knows where."""
+        return task >= self._first and task not in self._kept
 
     def told(self, tasks: int) -> dict[str, Any]:
         """What the root says, of so many tasks: nothing of a run within its bound."""
         if not self.over:
             return {}
+        spent = self.limit - self._room(sum(1 for rollup in self.rollups.values() if rollup.count))
         return {
-            semconv.DAG_KEPT: tasks - self.rolled,
-            semconv.DAG_ROLLED_UP: self.rolled,
-            semconv.DAG_EXCEEDED: self._spent() > self.limit,
+            semconv.DAG_KEPT: tasks - self._rolled,
+            semconv.DAG_ROLLED_UP: self._rolled,
+            semconv.DAG_EXCEEDED: spent > self.limit,
         }
 
     # ---- who is kept -------------------------------------------------------------------------------
@@ -225,32 +219,27 @@ class Budget:
         """Where many candidates wait, roll up the older ones; those stay that would be chosen now."""
         if not self.over or len(self.candidates) <= most:
             return
-        chosen = self._chosen()
-        for one in list(self.candidates.values())[: -most // 4]:
-            if one.id not in chosen:
-                self.roll(one)
+        chosen, candidates = self._chosen(), self.candidates
+        older = list(islice(candidates, len(candidates) - most // 4))
+        self.roll([candidates.pop(id) for id in older if id not in chosen])
 
-    def _spent(self) -> int:
-        rollups = sum(1 for rollup in self._rollups.values() if rollup.count)
-        return 1 + min(self.charged - 1, self.at_once) + self._sent + rollups
-
-    def _room(self) -> int:
-        return self.limit - 1 - min(self.charged - 1, self.at_once) - self._sent - len(self._rollups)
+    def _room(self, rollups: int) -> int:
+        """How many spans may be sent besides, with so many roll-ups."""
+        return self.limit - 1 - min(self.charged - 1, self.at_once) - self._sent - rollups
 
     def _chosen(self) -> dict[int, Candidate]:
         """The candidates that tell most, the more telling first: as many as there is room for."""
-        room = self._room()
         chosen: dict[int, Candidate] = {}
 
-        def choose(some: Iterator[Candidate] | list[Candidate], most: int) -> int:
+        def choose(some: Iterable[Candidate], most: int) -> int:
             for one in some:
-                if one.spans <= most and one.id not in chosen and self.candidates.get(one.id) is one:
+                if one.spans <= most and one.id not in chosen:
                     chosen[one.id] = one
                     most -= one.spans
             return most
 
-        path = self._run.path
-        on_path = _candidates_on(path, None) if path is not None else []
+        room = self._room(len(self.rollups))
+        on_path = self._on(self._run.path or 0, None)
         left = choose(on_path, room // 2) + room - room // 2
         groups: dict[RollUp | None, list[Candidate]] = {}
         for one in self.candidates.values():
@@ -259,18 +248,23 @@ class Budget:
         for rank in range(SLOWEST):
             left = choose([some[rank] for some in slowest if rank < len(some)], left)
         for one in list(chosen.values()):
-            left = choose(_candidates_on(one.path, CHAIN), left)
+            left = choose(self._on(one.path, CHAIN), left)
         choose(on_path, left)
         return chosen
 
-    def _chain(self, one: Candidate, room: int) -> list[Candidate]:
+    def _chain(self, one: Candidate) -> list[Candidate]:
         """What a task that is kept waited for: the candidates on the longest path that leads to it."""
-        chain = []
-        for up in _candidates_on(one.path, CHAIN):
-            if self.candidates.get(up.id) is up and up is not one and up.spans <= room:
+        chain, room = [], self._room(len(self.rollups))
+        for up in self._on(one.path, CHAIN):
+            if up.id != one.id and up.spans <= room:
                 chain.append(up)
                 room -= up.spans
         return chain
+
+    def _on(self, path: AnyPath, most: int | None) -> list[Candidate]:
+        """The candidates among the tasks of a path, the last ones first."""
+        tasks = path.latest(most) if isinstance(path, Path) else ()
+        return [self.candidates[task] for task in tasks if task in self.candidates]
 
     # ---- who is sent -------------------------------------------------------------------------------
 
@@ -280,23 +274,23 @@ class Budget:
         for one in some:  # grows
             if one.rollup is not None:
                 self.candidates.pop(one.id, None)
+                self._kept.add(one.id)
                 if one.id in done:
                     done[one.id] = done[one.id]._replace(base=ids.mixed(one.parent.seed, one.id))
-            spawner = self.candidates.get(one.spawner)
-            if spawner is None:
-                self._budgets.must_be_sent(one.spawner)
-            elif spawner not in some:
+            spawner = self.candidates.pop(one.spawner, None)
+            if spawner is not None:
                 some.append(spawner)
+            else:
+                self._budgets.must_be_sent(one.spawner)
         for one in some:
-            for up in one.ups or ():
-                self._budgets.settle(up, one.ups)
-            spans = one.rebuild(one)
+            for up, known in one.ups:
+                self._budgets.settle(up, known)
+            spans = one.make(one)
             if spans:
                 spans[-1] = self._under_what_is_sent(one, spans[-1])
             out += spans
             self._budgets.waiting -= one.spans
             self._sent += one.spans
-            one.sent()
 
     def _under_what_is_sent(self, one: Candidate, span: SpanData) -> SpanData:
         """The span of a task, under the roll-up of the task that spawned it where that is rolled up."""
@@ -318,8 +312,8 @@ class Budgets:
     finds the task under way, if it has it, and has it sent one by one.
     """
 
-    def __init__(self, limit: int | None, offset_ns: int, done: dict[int, Done], find: Callable[[Any], Any]) -> None:
-        self.limit, self.offset_ns, self.done, self._find = limit, offset_ns, done, find
+    def __init__(self, limit: int | None, offset_ns: int, done: dict[int, Done]) -> None:
+        self.limit, self.offset_ns, self.done = limit, offset_ns, done
         self.waiting = self.rolled_up = 0
         self.packed: list[bytes] = []
         self.open_tasks: list[Callable[[int, bool], bool]] = []
@@ -345,10 +339,10 @@ class Budgets:
         for budget in self._open.values():
             budget.release(out)
 
-    def candidate(self, run: Run | None, task: int) -> Any:
-        """A task of a run for a path: its candidate if it is one, else its id."""
-        budget = run.budget if run is not None else None
-        return task if budget is None else budget.candidates.get(task, task)
+    def take_packed(self) -> list[bytes]:
+        """What is to be sent as bytes."""
+        packed, self.packed = self.packed, []
+        return packed
 
     def sweep(self) -> None:
         """Keep the number of candidates within its bound."""
@@ -357,22 +351,17 @@ class Budgets:
             for budget in over:
                 budget.sweep(CANDIDATES // len(over))
 
-    def settle(self, up: int, told: dict[int, Done] | None = None) -> None:
+    def settle(self, up: int, known: Done) -> None:
         """A link to a task is about to be sent: if it is a candidate still it is rolled up, that the link leads there.
 
         Only where its run is rolled up: else it will be sent as it is, or the link with it.
         """
-        known = self.done.get(up) or (told.get(up) if told is not None else None)
-        root = known.parent.root if known is not None else None
+        root = known.parent.root
         budget = self._open.get(root.span_id) if root is not None else None
         if budget is not None and budget.over:
-            one = budget.candidates.get(up)
+            one = budget.candidates.pop(up, None)
             if one is not None:
-                budget.roll(one)
-
-    def known(self, one: Candidate, up: int) -> Done | None:
-        """A dependency of a candidate: as it is known now, else as it was when the candidate ended."""
-        return self.done.get(up) or (one.ups.get(up) if one.ups is not None else None)
+                budget.roll([one])
 
     def roll_others(self, out: list[SpanData], start: int) -> None:
         """Roll up what is in `out` from there on, spans of the scheduler itself, where their runs are."""
@@ -381,11 +370,6 @@ class Budgets:
             budget = self._open.get(span.parent_id)
             if budget is None or not budget.roll_other(span, out):
                 out.append(span)
-
-    def take_packed(self) -> list[bytes]:
-        """What is to be sent as bytes."""
-        packed, self.packed = self.packed, []
-        return packed
 
     def must_be_sent(self, task: int) -> None:
         """A task that is under way, if it is: it is sent one by one."""
@@ -399,9 +383,3 @@ class Budgets:
 
 def _none() -> None:
     """No function in particular."""
-
-
-def _candidates_on(path: AnyPath, most: int | None) -> list[Candidate]:
-    """The candidates among the tasks of a path, the last ones first."""
-    nodes = path.latest(most) if isinstance(path, Path) else ()
-    return [node for node in nodes if isinstance(node, Candidate)]

@@ -13,8 +13,7 @@ See docs/events.md for the events, docs/otel-catalogue.md for the spans.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, Protocol
 
@@ -28,6 +27,7 @@ from .budget import Budget, Budgets, Candidate
 from .ids import Root, TraceParent
 from .paths import AnyPath, extend, length_of, path_of
 from .plain import PlainSpans
+from .rollup import RollUp
 from .rootspan import root_span
 from .runs import Run, Runs
 from .spandata import SpanData
@@ -111,7 +111,7 @@ class SpanMapper:
         self._tasks: dict[int, OpenTask] = {}
         self._late: dict[tuple[int, Any], OpenTask] = {}  # has a result, its body still runs
         self.done: dict[int, Done] = {}
-        self.budgets = Budgets(max_spans, offset_ns, self.done, runs.find)
+        self.budgets = Budgets(max_spans, offset_ns, self.done)
         self.budgets.open_tasks.append(self._find_open)
         self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
         self._plain = PlainSpans(runs, offset_ns)
@@ -178,7 +178,7 @@ class SpanMapper:
                 del self.done[task]
 
     def settle_run(
-        self, root: Root | None, count: int, first_ns: int, last_ns: int, task: Any, path: AnyPath
+        self, root: Root | None, count: int, first_ns: int, last_ns: int, task: int, path: AnyPath
     ) -> None:
         """`count` tasks of a run have their results, all within these times; `path`, the longest, ends with `task`."""
         run = self._runs.find(root)
@@ -190,10 +190,9 @@ class SpanMapper:
         run.cover(first_ns, last_ns)
         self._runs.touch(run)
         known = run.path
-        own = task if isinstance(task, Candidate) else self.budgets.candidate(run, task)
         # Of equal ones, of a task and those that were skipped after it, the first, in whatever order they are told.
-        if known is None or (length_of(path), -_id(task)) > (known.length_ns, -_id(known.latest(1)[0])):
-            run.path = path_of(own, path)
+        if known is None or (length_of(path), -task) > (known.length_ns, -known.latest(1)[0]):
+            run.path = path_of(task, path)
 
     def end_run(self, run: Run) -> list[SpanData]:
         """The root span of a run that is over; nothing where it was not sampled."""
@@ -527,15 +526,14 @@ class SpanMapper:
         for _, up in task.deps:
             done = self.done.get(up)
             if done is not None and (done.parent.root is root or done.parent.root == root):
-                upstreams.append((self.budgets.candidate(run, up), done.path))
+                upstreams.append((up, done.path))
             elif done is not None:
-                self.budgets.settle(up)
+                self.budgets.settle(up, done)
+        path = extend(task.id, bounds[5] - bounds[3] if task.taken else 0, upstreams)
         base = ids.mixed(task.seed, task.id)
-        candidate = self._candidate(task, result)
-        path = extend(candidate or task.id, bounds[5] - bounds[3] if task.taken else 0, upstreams)
-        if candidate is not None:
-            candidate.path = path
-            base = candidate.rollup.base if task.budget.over and candidate.rollup is not None else base
+        if task.budget is not None:
+            task.rollup = self._rollup(task, result)
+            base = task.rollup.base if task.rollup is not None and task.budget.over else base
         self.done[task.id] = Done(task.parent, task.finished, task.attempt, path, base)
         self.forget_oldest()
         if run is None:
@@ -547,7 +545,7 @@ class SpanMapper:
         if run.first_failure is None and result in ("failure", "skip"):
             run.first_failure = tasks.first_failure(task, result, self.done.get)
         run.late += bool(task.body_start and not task.body_end)
-        self.settle_run(root, 1, bounds[0], bounds[6], candidate or task.id, path)
+        self.settle_run(root, 1, bounds[0], bounds[6], task.id, path)
 
     def _emit_task(
         self, task: OpenTask, result: str, out: list[SpanData], bounds: tuple[int, ...] | None = None
@@ -562,35 +560,41 @@ class SpanMapper:
         if task.budget is None:
             out.append(tasks.task_span(task, self._config, bounds, result, self.done.get))
             return
-        one = task.candidate or self._candidate(task, result)
-        assert one is not None
-        one.start_ns, one.run_ns, one.end_ns = bounds[0], bounds[5] - bounds[4], bounds[6]
-        one.spans, one.of, one.rebuild = len(task.held) + 1, (task, bounds, result), self._spans_of
-        one.ups = {up: self.done[up] for _, up in task.deps if up in self.done} or None
+        done = self.done.get(task.id)
+        ups = []
         for _, up in task.deps:
-            if up not in self.done:  # it did not wait for it
+            if up in self.done:
+                ups.append((up, self.done[up]))
+            else:  # forgotten, or it did not wait for it
                 self.budgets.must_be_sent(up)
+        one = Candidate(
+            task.id, task.parent, task.spawned_by, task.rollup, len(task.held) + 1, bounds[0], bounds[5] - bounds[4],
+            bounds[6], 0 if done is None else done.path, tuple(ups), None, self.spans_of, (task, bounds, result),
+        )  # fmt: skip
         self.budgets.waiting -= len(task.held)
         task.budget.end(one, out)
 
-    def _spans_of(self, one: Candidate) -> list[SpanData]:
+    def spans_of(self, one: Candidate) -> list[SpanData]:
         """The spans of a candidate that is sent after all, its own last."""
         task, bounds, result = one.of
-        upstreams = functools.partial(self.budgets.known, one)
-        return [*task.held, tasks.task_span(task, self._config, bounds, result, upstreams)]
+        then = dict(one.ups)
+        span = tasks.task_span(task, self._config, bounds, result, lambda up: self.done.get(up) or then.get(up))
+        return [*task.held, span]
 
-    def _candidate(self, task: OpenTask, result: str) -> Candidate | None:
-        """A task with its result, where it is not clear whether it is sent; without a roll-up if it has to be."""
-        budget = task.budget
-        if budget is None:
+    def ordinary_spans(self, task: OpenTask) -> list[SpanData]:
+        """Those of a task that succeeded, but its own."""
+        if not self._phases:
+            return []
+        return [tasks.defined(task, self._config, semconv.QUEUE), tasks.compute_span(task, self._config)]
+
+    def _rollup(self, task: OpenTask, result: str) -> RollUp | None:
+        """Where a candidate goes that is rolled up; None where it has to be sent one by one."""
+        if result != "success" or task.must or task.attempt != 1:
             return None
-        rollup = None
-        if result == "success" and not task.must and task.attempt == 1 and task.retries is None:
-            name = code_attributes(task.f).get(semconv.FUNCTION_NAME) or tasks.task_name(task.f)
-            rollup = budget.rollup(name, lambda: task.f)
-            task.f = tasks.named(task.f)  # it may wait for long
-        task.candidate = one = Candidate(task.id, task.parent, task.spawned_by, rollup, 0)
-        return one
+        function = code_attributes(task.f).get(semconv.FUNCTION_NAME) or tasks.task_name(task.f)
+        rollup: RollUp = task.budget.rollup(function, lambda: task.f)
+        task.f = tasks.named(task.f)  # it may wait for long
+        return rollup
 
     def _charge(self, task: OpenTask, out: list[SpanData]) -> None:
         """A task was submitted: is it beyond the bound of its run?"""
@@ -605,31 +609,17 @@ class SpanMapper:
         """The budget of the tasks with this parent."""
         return self.budgets.of(self._runs.find(parent.root))
 
-    def candidate(self, parent: TraceParent, task: int) -> Any:
-        """A finished task of the run of `parent` as a path has it."""
-        return self.budgets.candidate(self._runs.find(parent.root), task)
-
-    def waiting_spans(self, one: Candidate) -> list[SpanData]:
-        """The spans of a candidate as it was told here, if it still waits."""
-        budget = self.budget_of(one.parent)
-        told = budget.candidates.get(one.id) if budget is not None else None
-        return told.rebuild(told) if told is not None else []
+    def waiting_spans(self, parent: TraceParent, task: int) -> list[SpanData]:
+        """The spans of a task with this parent, if it is a candidate."""
+        budget = self.budget_of(parent)
+        told = budget.candidates.get(task) if budget is not None else None
+        return told.make(told) if told is not None else []
 
     def _find_open(self, task_id: int, must: bool) -> bool:
         task = self._tasks.get(task_id)
         if task is not None:
             task.must = task.must or must
         return task is not None
-
-    def rebuilt(self, one: Candidate, events: Iterable[Event]) -> list[SpanData]:
-        """The spans of a task of which there are its events, and what it depended on is known."""
-        out: list[SpanData] = []
-        scratch = SpanMapper(_Nowhere(), detail=self.detail)
-        scratch._config = self._config
-        scratch.done.update((up, done) for up in one.ups or () if (done := self.budgets.known(one, up)) is not None)
-        for event in events:
-            scratch.feed_into(event, out)
-        return out
 
     def _phase(
         self, task: OpenTask, name: str, phase: int, start: int, end: int, out: list[SpanData], position: int = 0
@@ -670,18 +660,6 @@ class SpanMapper:
         if task.active:
             self.active[task.active].pop(task.id, None)
             task.active = ""
-
-
-class _Nowhere(Runs):
-    """No runs: for spans that are built once more."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda *_: None, 1, 0, int)  # type: ignore[arg-type]
-
-
-def _id(task: Any) -> int:
-    """The id of a task as a path has it."""
-    return task.id if isinstance(task, Candidate) else int(task)
 
 
 def _guess(result: Any) -> str:

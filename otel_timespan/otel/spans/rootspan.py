@@ -9,7 +9,6 @@ from ...errors import DTaskFailedError
 from .. import semconv
 from . import failures, tasks
 from .bodyspan import BodySpan
-from .budget import Candidate
 from .runs import Run
 from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
 from .tasks import Done, SpanConfig
@@ -76,10 +75,10 @@ def _links(run: Run, known: Callable[[int], Done | None]) -> tuple[LinkData, ...
     on_path = {semconv.LINK_TYPE: "critical_path"}
     told: set[int] = set()  # several of them may be in one roll-up
     for task in reversed(run.path.latest(MAX_PATH_LINKS) if run.path is not None else ()):
-        if isinstance(task, Candidate):
-            parent, span_id = run.parent, task.span_id
-        else:
-            parent, span_id = tasks.span_of(run.parent, task, known(task))
+        done = known(task)
+        if done is None and run.budget is not None and run.budget.may_be_gone(task):
+            continue
+        parent, span_id = tasks.span_of(run.parent, task, done)
         if span_id not in told:
             links.append(LinkData(parent.trace_id, span_id, on_path, parent.trace_state, parent.flags))
         told.add(span_id)

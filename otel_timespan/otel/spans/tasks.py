@@ -102,7 +102,6 @@ class OpenTask:
         "body_failure",
         "body_start",
         "budget",
-        "candidate",
         "cpu_ns",
         "deps",
         "emitted",
@@ -126,6 +125,7 @@ class OpenTask:
         "result",
         "result_nbytes",
         "retries",
+        "rollup",
         "seed",
         "span",
         "span_id",
@@ -164,7 +164,7 @@ class OpenTask:
         self.budget: Any = None  # of a candidate (budget.py) its run's
         self.must = False  # whether it is to be sent one by one, all the same
         self.held: list[SpanData] = []  # of a candidate: the spans that are over
-        self.candidate: Any = None
+        self.rollup: Any = None  # of one that may be rolled up
 
     def bounds(self) -> tuple[int, ...]:
         """The seven boundaries, never falling, the last one behind the first: submitted ... finished."""
@@ -477,12 +477,9 @@ def code_attributes(f: Any) -> dict[str, Any]:
 def named(f: Any) -> Any:
     """What `task_name` and `code_attributes` want of a function, which may hold data."""
     code = getattr(f, "__code__", None)
-    return f if code is None else function_like(code, f.__name__, f.__qualname__, f.__module__)
-
-
-def function_like(code: Any, name: str, qualname: str, module: Any) -> Any:
-    """The same, of what is left of a function."""
-    return SimpleNamespace(__code__=code, __name__=name, __qualname__=qualname, __module__=module)
+    if code is None:
+        return f
+    return SimpleNamespace(__code__=code, __name__=f.__name__, __qualname__=f.__qualname__, __module__=f.__module__)
 
 
 _processors: dict[Any, str] = {}
