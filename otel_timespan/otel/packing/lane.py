@@ -354,36 +354,33 @@ class Lane:
     ) -> None:
         """A candidate ended. Of its records as little is kept as its spans can be made of."""
         submission, caller, _, _, _, _, function, _ = task
-        name, _, base, _, path, id, t0, _, _, _, t4, t5, t6 = entry
+        name, _, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6 = entry
         budget, parent, known = caller[5], caller[0], self.mapper.done
         rollup = budget.rollups.get(name) or budget.rollup(name, lambda: function.like)
         known[id] = _new(Done, (parent, t6, 1, path, base if packed is not None else rollup.base))
-        ups: tuple[tuple[int, Done], ...] = ()
-        deps: tuple[tuple[Any, int], ...] = ()
+        ups: list[Any] | tuple[()] = ()
         if positions:
-            deps = tuple(_dependencies(submission[5], submission[7]))
-            ups = tuple([(up, known[up]) for _, up in deps])
-        of = (entry, function, record[5], record[13], record[8], deps)
+            ups = [both for _, up in _dependencies(submission[5], submission[7]) for both in (up, known[up])]
         budget.end(
             _new(Candidate, (
-                id, parent, submission[8], rollup, self._per_task, t0, t5 - t4, t6, path, ups, packed, self._make, of,
+                id, parent, submission[8], rollup, self._per_task, t0, t5 - t4, t6, path, tuple(ups), packed,
+                self._make, t1, t2, t3, t4, t5, function, record[5], record[13], record[8], cpu_ns, positions,
             )),
             self._taken.spans,
         )  # fmt: skip
 
     def _spans_of(self, one: Candidate) -> list[SpanData]:
         """The spans of a candidate, by the general way."""
-        entry, function, processor, thread, nbytes, deps = one.of
-        _, _, _, cpu_ns, _, id, submitted, *boundaries, finished = entry
-        task = OpenTask(id, one.parent, submitted)
-        task.f = function.like
-        task.ready, task.placed, task.taken, task.body_start, task.body_end = boundaries
-        task.finished = task.latest = finished
-        task.deps, task.spawned_by, task.cpu_ns, task.result_nbytes = deps, one.spawner, cpu_ns, nbytes
+        ready, placed, taken, begun, ended, function, processor, thread, nbytes, cpu_ns, positions = one.facts
+        task = OpenTask(one.id, one.parent, one.start_ns)
+        task.f, task.deps = function.like, tuple(zip(positions, one.ups[::2], strict=True))
+        task.ready, task.placed, task.taken, task.body_start, task.body_end = ready, placed, taken, begun, ended
+        task.finished = task.latest = one.end_ns
+        task.spawned_by, task.cpu_ns, task.result_nbytes = one.spawner, cpu_ns, nbytes
         task.thread = (thread[0], plain_text(thread[1]))
         task.processor = processor_name(self._processors[processor])
         task.held = self.mapper.ordinary_spans(task)
-        return self.mapper.spans_of(one._replace(of=(task, task.bounds(), "success")))
+        return self.mapper.spans_of(one, task, task.bounds(), "success")
 
     def _find_open(self, id: int, must: bool) -> bool:
         task = self._open.get(id)

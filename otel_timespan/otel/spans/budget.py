@@ -57,13 +57,17 @@ MAX_ROLLUPS = 500
 OTHER = "other"
 
 _run_ns = attrgetter("run_ns")
+_new = tuple.__new__
 
 
 class Candidate(NamedTuple):
     """A task that ended, and of which it is not decided how it is sent. Times are monotonic ns.
 
-    `rollup` is None for one that must be sent. `make(one)` gives its `spans` spans, its own last; `packed` are the
-    same as bytes, where there are. `ups`: the tasks that it depended on, as they were known when it ended.
+    `rollup` is None for one that must be sent. `make(one)` gives its `spans` spans, its own last, of the `facts` that
+    follow in the tuple; `packed` are the same as bytes, where there are. `ups`: the tasks that it depended on, each
+    followed by what was known of it.
+
+    One flat tuple, for many of them wait, and each object that outlives others costs the collector of garbage time.
     """
 
     id: int
@@ -75,10 +79,24 @@ class Candidate(NamedTuple):
     run_ns: int
     end_ns: int
     path: AnyPath
-    ups: tuple[tuple[int, Done], ...]
+    ups: tuple[Any, ...]
     packed: bytes | None
     make: Callable[[Candidate], list[SpanData]]
-    of: Any
+
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        """What `make` needs besides."""
+        return self[len(self._fields) :]
+
+    @property
+    def dependencies(self) -> list[tuple[int, Done]]:
+        """The tasks that it depended on, and what was known of them."""
+        return list(zip(self.ups[::2], self.ups[1::2], strict=True))
+
+    def unpacked(self) -> Candidate:
+        """The same without bytes."""
+        at = self._fields.index("packed")
+        return _new(Candidate, (*self[:at], None, *self[at + 1 :]))
 
 
 class Budget:
@@ -164,7 +182,7 @@ class Budget:
         self.over = True
         done = self._budgets.done
         for id, one in self.candidates.items():
-            self.candidates[id] = one._replace(packed=None)  # its links lead to tasks that may be rolled up
+            self.candidates[id] = one.unpacked()  # its links lead to tasks that may be rolled up
             if one.rollup is not None and id in done:
                 done[id] = done[id]._replace(base=one.rollup.base)
         must, self._must = self._must, []
@@ -283,7 +301,7 @@ class Budget:
             else:
                 self._budgets.must_be_sent(one.spawner)
         for one in some:
-            for up, known in one.ups:
+            for up, known in one.dependencies:
                 self._budgets.settle(up, known)
             spans = one.make(one)
             if spans:

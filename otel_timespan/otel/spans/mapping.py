@@ -40,6 +40,7 @@ DETAILS = ("task", "phases", "scheduler")
 ENDED = "otel_timespan.ended"
 """The category of a note that the rest of a task (its id), or a timespan (category, id), was given up (unmapped.py)."""
 
+_new = tuple.__new__
 MAX_DONE = 65_536
 _SOME = 4096  # forgotten at once: one by one a dict takes ever longer
 CLOCK_SLACK_NS = 60_000_000_000
@@ -561,23 +562,29 @@ class SpanMapper:
             out.append(tasks.task_span(task, self._config, bounds, result, self.done.get))
             return
         done = self.done.get(task.id)
-        ups = []
+        ups: list[Any] = []
         for _, up in task.deps:
             if up in self.done:
-                ups.append((up, self.done[up]))
+                ups += up, self.done[up]
             else:  # forgotten, or it did not wait for it
                 self.budgets.must_be_sent(up)
-        one = Candidate(
-            task.id, task.parent, task.spawned_by, task.rollup, len(task.held) + 1, bounds[0], bounds[5] - bounds[4],
-            bounds[6], 0 if done is None else done.path, tuple(ups), None, self.spans_of, (task, bounds, result),
+        one = _new(
+            Candidate,
+            (
+                task.id, task.parent, task.spawned_by, task.rollup, len(task.held) + 1, bounds[0],
+                bounds[5] - bounds[4], bounds[6], 0 if done is None else done.path, tuple(ups), None, self._spans_of,
+                task, bounds, result,
+            ),
         )  # fmt: skip
         self.budgets.waiting -= len(task.held)
         task.budget.end(one, out)
 
-    def spans_of(self, one: Candidate) -> list[SpanData]:
+    def _spans_of(self, one: Candidate) -> list[SpanData]:
+        return self.spans_of(one, *one.facts)
+
+    def spans_of(self, one: Candidate, task: OpenTask, bounds: tuple[int, ...], result: str) -> list[SpanData]:
         """The spans of a candidate that is sent after all, its own last."""
-        task, bounds, result = one.of
-        then = dict(one.ups)
+        then = dict(one.dependencies)
         span = tasks.task_span(task, self._config, bounds, result, lambda up: self.done.get(up) or then.get(up))
         return [*task.held, span]
 
