@@ -171,7 +171,7 @@ class Budget:
             groups.setdefault(one.rollup, []).append(one)
         for rollup, of_one in groups.items():
             assert rollup is not None
-            tasks, _, _, _, spans, starts, runs, ends, *_ = zip(*of_one, strict=True)
+            tasks, _, _, _, spans, starts, runs, ends, *_ = zip(*of_one, strict=False)  # facts differ in number
             rollup.add(starts, runs, ends)
             self._rolled += len(of_one)
             self._first = min(self._first, *tasks)
