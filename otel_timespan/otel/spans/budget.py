@@ -156,8 +156,9 @@ class Budget:
 
     def roll_other(self, span: SpanData, out: list[SpanData]) -> bool:
         """A span of the scheduler itself: rolled up by its name where the run outgrew its bound; else False."""
-        self.charge(1, out)
+        beyond = self.charge(1, out)
         if not self.over:
+            self._sent += beyond
             return False
         start_ns, end_ns = span.start_ns - self._budgets.offset_ns, span.end_ns - self._budgets.offset_ns
         self.rollup(f"scheduler {span.name}", _none, span.name).add([start_ns], [end_ns - start_ns], [end_ns])
@@ -364,7 +365,7 @@ class Budgets:
 
     def sweep(self) -> None:
         """Keep the number of candidates within its bound."""
-        if self.waiting:
+        if self.waiting > CANDIDATES // 4:
             over = [budget for budget in self._open.values() if budget.over]
             for budget in over:
                 budget.sweep(CANDIDATES // len(over))

@@ -609,7 +609,7 @@ class SpanMapper:
             (task.budget, task.must), self.charged = self.charged, None
             return
         budget = self.budget_of(task.parent)
-        if budget is not None and budget.charge(self.spans_per_task, out):
+        if budget is not None and budget.charge(self.spans_per_task + 2 * self._keeps_scheduler, out):
             task.budget = budget
 
     def budget_of(self, parent: TraceParent) -> Budget | None:
