@@ -1,6 +1,6 @@
 """How many spans a run may have: which of its tasks are sent one by one, which are rolled up.
 
-Tasks are charged when they are submitted. Those within three quarters of the bound go out as ever. The ones after them
+Tasks are charged when they are submitted. Those within half of the bound go out as ever. The ones after them
 are *candidates*: they wait when they ended, and if the run ends within its bound they are sent as they are. When it
 outgrows the bound, ordinary tasks are rolled up by function (rollup.py); what is left of the bound is for those that
 tell something: the critical path, the slowest of each function, and the chain of tasks that each of these, and each
@@ -104,7 +104,7 @@ class Budget:
 
     def __init__(self, limit: int, run: Run, budgets: Budgets) -> None:
         self.limit, self._run, self._budgets = limit, run, budgets
-        self.at_once = limit * 3 // 4
+        self.at_once = limit // 2
         self.charged = 1  # the root
         self.over = False
         """Whether the run outgrew its bound, and is rolled up."""
