@@ -35,7 +35,7 @@ from ..timespans.rows import record_kind
 from ..timespans.sink import Sink
 from ..timespans.warn import warn_once
 from . import semconv
-from .backend import FROM_ENVIRONMENT, Backend, check_options, checked_max_spans, connect
+from .backend import FROM_ENVIRONMENT, Backend, check_options, checked_max_spans, connect, interest_of
 from .dags import tracing_logs
 from .export.settings import shown, waitable
 from .export.shutdown import SOURCES, on_exit
@@ -82,6 +82,8 @@ class OTelLog(Sink):
     how long the last flush may take.
     `max_spans`: how many spans a run may have until its ordinary tasks are rolled up by function (docs/exporting.md);
     None: no bound; by default what OTEL_TIMESPAN_MAX_SPANS says, else 32,000.
+    `keep`: "all", or "interesting": only runs that failed, took longer than `slow_s` or longer than `slow_factor` times
+    the median of the last 20 of their name (docs/exporting.md); by default what OTEL_TIMESPAN_KEEP says, else "all".
     `root_quiet_s`: how long nothing must happen until a run that was not opened with `dag` ends.
     `redact(key, text) -> text or None`: asked about every text that leaves (otel/spans/redact.py).
     `clock`: monotonic ns, the clock that the events are stamped with. Where that is simulated
@@ -104,6 +106,9 @@ class OTelLog(Sink):
         on_full: str = "block",
         max_bytes: int = 64 << 20,
         max_spans: int | None = FROM_ENVIRONMENT,
+        keep: str | None = None,
+        slow_s: float | None = None,
+        slow_factor: float = 2.0,
         redact: Redact | None = None,
         block_timeout_s: float = 1.0,
         exit_timeout_s: float = 5.0,
@@ -130,6 +135,7 @@ class OTelLog(Sink):
             if not callable(function) and (function is not None or name == "clock"):
                 raise InvalidOptionError(f"{name} is a function, not {shown(function)}")
         self._max_spans = checked_max_spans(max_spans)
+        self._interest = interest_of(keep, slow_s, slow_factor, max_bytes)
         self._gauges = None if consumers is None else ConsumerGauges(consumers)
         self._detail, self._redact, self._clock = detail, redact, clock
         self._offset_ns, self._real_time = time.time_ns() - clock(), clock is time.monotonic_ns
@@ -173,8 +179,9 @@ class OTelLog(Sink):
         quiet_ns = int(self._options.root_quiet_s * 1e9)
         self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
         self._mapper = SpanMapper(
-            self._runs, detail=self._detail, offset_ns=self._offset_ns, max_spans=self._max_spans
-        )
+            self._runs, detail=self._detail, offset_ns=self._offset_ns, max_spans=self._max_spans,
+            interest=self._interest,
+        )  # fmt: skip
         self._unmapped = Unmapped(self._runs, self._mapper, self._detail)
         self._lane = Lane(
             self._mapper, self._offset_ns, None, None if self._real_time else self._restamped, self._unmapped.keep

@@ -84,8 +84,9 @@ def _replayed(mapper: SpanMapper, runs: ReplayRuns, events: Iterable[Event]) -> 
     latest = 0
     for event in events:
         latest = max(latest, event.timestamp)
-        yield from mapper.feed(event)
-        mapper.budgets.sweep()
+        spans = mapper.feed(event)
+        mapper.budgets.sweep(spans)
+        yield from spans
     yield from mapper.abandon(latest)
     for run in runs.end_all():
         run.start_ns = min(run.start_ns, run.latest_ns)

@@ -134,6 +134,7 @@ DAG_FAILURE_FUNCTION = "timespan.dag.failure.function"
 DAG_FAILURE_MESSAGE = "timespan.dag.failure.message"
 DAG_KEPT = "timespan.dag.tasks.kept"
 DAG_ROLLED_UP = "timespan.dag.tasks.rolled_up"
+DAG_KEPT_FOR = "timespan.dag.kept_for"
 DAG_EXCEEDED = "timespan.dag.max_spans.exceeded"
 ROLLUP_COUNT = "timespan.rollup.count"
 ROLLUP_MIN = "timespan.rollup.min"
@@ -227,6 +228,9 @@ ATTRIBUTES = (
     Attribute(DAG_ROLLED_UP, "int", "{task}", "dag", "of a run beyond max_spans: tasks that were rolled up"),
     Attribute(
         DAG_EXCEEDED, "boolean", "", "dag", "true where the tasks that are kept in any case needed more than max_spans"
+    ),
+    Attribute(
+        DAG_KEPT_FOR, "string", "", "dag", "with keep=\"interesting\": failure, slow, slower (than its like) or full"
     ),
     Attribute(DAG_RESULT, "string", "", "dag; metrics", "success, failure, or cancellation of what its block did"),
     Attribute(DAG_FAILURE_TASK, "int", "", "dag", "the task that failed first, of which error.type is; absent without"),

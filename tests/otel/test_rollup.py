@@ -152,7 +152,7 @@ def test_candidates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "CANDIDATES", 64)
     waiting: list[int] = []
     sweep = budget.Budgets.sweep
-    monkeypatch.setattr(budget.Budgets, "sweep", lambda self: (sweep(self), waiting.append(self.waiting))[0])
+    monkeypatch.setattr(budget.Budgets, "sweep", lambda self, out: (sweep(self, out), waiting.append(self.waiting))[0])
     Way(records_of(Program(["leaf", "labelled", "join"] * 300, 1)), True, 32, max_spans=60)
     assert max(waiting) <= 3 * 64 + 9 and waiting[-1] > 0
 

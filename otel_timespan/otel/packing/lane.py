@@ -28,7 +28,7 @@ from .. import semconv
 from ..export.wire import varint
 from ..spans import ids
 from ..spans.bodyspan import SEEN
-from ..spans.budget import MUST, Budget, Candidate
+from ..spans.budget import CANDIDATE_BYTES, MUST, Budget, Candidate
 from ..spans.ids import TraceParent
 from ..spans.limits import Limits, clip
 from ..spans.mapping import ENDED, MOVED_KINDS, SpanMapper
@@ -222,7 +222,7 @@ class Lane:
         taken.submitted, taken.placed, taken.processors = submitted, placed, self._processors
         taken.quiet = quiet + 2 * submitted + 6 * placed + 5 * len(taken.ended) + 2 * len(taken.evicted)
         self._settle_runs()
-        self.mapper.budgets.sweep()
+        self.mapper.budgets.sweep(taken.spans)
         self.mapper.forget_oldest()
         return taken
 
@@ -364,7 +364,8 @@ class Lane:
         budget.end(
             _new(Candidate, (
                 id, parent, submission[8], rollup, self._per_task, t0, t5 - t4, t6, path, tuple(ups), packed,
-                self._make, t1, t2, t3, t4, t5, function, record[5], record[13], record[8], cpu_ns, positions,
+                CANDIDATE_BYTES + len(packed or b""), self._make,
+                t1, t2, t3, t4, t5, function, record[5], record[13], record[8], cpu_ns, positions,
             )),
             self._taken.spans,
         )  # fmt: skip

@@ -10,6 +10,8 @@ on its span or gave its ids away) is sent in any case, beyond the bound too.
 Which tasks are on the critical path is known in the end only. So of a run that is rolled up the newest candidates stay
 (some thousands), and of the older ones those that would be chosen if the run ended now: memory is bounded.
 
+Where only interesting runs are sent (interest.py), all tasks are candidates, and nothing is sent, until it is known.
+
 Parents and links of what is sent lead to spans that are sent: what a kept task refers to is kept, too, or is rolled up
 there and then.
 """
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import semconv
 from . import ids
 from .ids import TraceParent
+from .interest import FULL, Interest
 from .paths import AnyPath, Path
 from .rollup import RollUp
 from .spandata import SpanData
@@ -43,7 +46,12 @@ MUST = 2
 """Instead of True: a candidate that is sent one by one, whatever comes of it."""
 
 CANDIDATES = 8192
-"""Of all runs that are being rolled up together: about 700 bytes each."""
+"""Of all runs that are being rolled up together."""
+
+CANDIDATE_BYTES = 700
+"""What one holds about, besides the bytes of its spans; another one and a half for each span that was made."""
+
+UNBOUNDED = 1 << 62
 
 SLOWEST = 3
 """So many of each function are kept."""
@@ -64,8 +72,8 @@ class Candidate(NamedTuple):
     """A task that ended, and of which it is not decided how it is sent. Times are monotonic ns.
 
     `rollup` is None for one that must be sent. `make(one)` gives its `spans` spans, its own last, of the `facts` that
-    follow in the tuple; `packed` are the same as bytes, where there are. `ups`: the tasks that it depended on, each
-    followed by what was known of it.
+    follow in the tuple; `packed` are the same as bytes, where there are; all that holds `nbytes`, about. `ups`: the
+    tasks that it depended on, each followed by what was known of it.
 
     One flat tuple, for many of them wait, and each object that outlives others costs the collector of garbage time.
     """
@@ -81,6 +89,7 @@ class Candidate(NamedTuple):
     path: AnyPath
     ups: tuple[Any, ...]
     packed: bytes | None
+    nbytes: int
     make: Callable[[Candidate], list[SpanData]]
 
     @property
@@ -96,7 +105,7 @@ class Candidate(NamedTuple):
     def unpacked(self) -> Candidate:
         """The same without bytes."""
         at = self._fields.index("packed")
-        return _new(Candidate, (*self[:at], None, *self[at + 1 :]))
+        return _new(Candidate, (*self[:at], None, self.nbytes - len(self.packed or b""), *self[at + 2 :]))
 
 
 class Budget:
@@ -104,7 +113,14 @@ class Budget:
 
     def __init__(self, limit: int, run: Run, budgets: Budgets) -> None:
         self.limit, self._run, self._budgets = limit, run, budgets
-        self.at_once = limit // 2
+        self.holding = budgets.interest is not None
+        """Whether nothing is sent, for it is not known whether anybody is interested."""
+        self.kept_for = ""
+        self.nbytes = 0
+        """What it holds meanwhile, about."""
+        self._held: list[SpanData] = []
+        self._held_rolled = 0
+        self.at_once = 0 if self.holding else limit // 2
         self.charged = 1  # the root
         self.over = False
         """Whether the run outgrew its bound, and is rolled up."""
@@ -147,6 +163,9 @@ class Budget:
     def end(self, one: Candidate, out: list[SpanData]) -> None:
         """A candidate ended."""
         self._budgets.waiting += one.spans
+        self.nbytes += one.nbytes
+        if self.holding:
+            self.interest_so_far(out)
         if one.rollup is not None:
             self.candidates[one.id] = one
         elif self.over:
@@ -159,10 +178,14 @@ class Budget:
         beyond = self.charge(1, out)
         if not self.over:
             self._sent += beyond
-            return False
+            if self.holding:
+                self._budgets.waiting += 1
+                self._put([span], out)
+            return self.holding
         start_ns, end_ns = span.start_ns - self._budgets.offset_ns, span.end_ns - self._budgets.offset_ns
         self.rollup(f"scheduler {span.name}", _none, span.name).add([start_ns], [end_ns - start_ns], [end_ns])
-        self._budgets.rolled_up += 1
+        self._budgets.waiting += 1
+        self._count_rolled(1)
         return True
 
     def roll(self, some: Iterable[Candidate]) -> None:
@@ -174,16 +197,63 @@ class Budget:
             assert rollup is not None
             tasks, _, _, _, spans, starts, runs, ends, *_ = zip(*of_one, strict=False)  # facts differ in number
             rollup.add(starts, runs, ends)
+            self.nbytes -= sum([one.nbytes for one in of_one])
             self._rolled += len(of_one)
             self._first = min(self._first, *tasks)
-            self._budgets.waiting -= sum(spans)
-            self._budgets.rolled_up += sum(spans)
+            self._count_rolled(sum(spans))
+
+    def _count_rolled(self, spans: int) -> None:
+        if self.holding:
+            self._held_rolled += spans
+        else:
+            self._budgets.waiting -= spans
+            self._budgets.rolled_up += spans
+
+    def _put(self, spans: list[SpanData], out: list[SpanData]) -> None:
+        """These are to be sent: now, or when it is known that anybody is interested."""
+        interest = self._budgets.interest
+        if self.holding and interest is not None:
+            self._held += spans
+            self.nbytes += sum([interest.weigh(span) for span in spans])
+        else:
+            out += spans
+            self._budgets.waiting -= len(spans)
+
+    # ---- a run that is held ------------------------------------------------------------------------
+
+    def interest_so_far(self, out: list[SpanData]) -> None:
+        """Send it from now on as any other run if it is known that it is interesting."""
+        interest = self._budgets.interest
+        reason = interest.so_far(self._run) if interest is not None and self.holding else ""
+        if reason:
+            self.keep(reason, out)
+
+    def keep(self, reason: str, out: list[SpanData]) -> None:
+        """Somebody is interested: what is ready to be sent goes out."""
+        self.holding, self.kept_for = False, reason
+        self.at_once = self.limit // 2
+        held, self._held = self._held, []
+        rolled, self._held_rolled = self._held_rolled, 0
+        self._put(held, out)
+        self._count_rolled(rolled)
+        self._budgets.keep_around(self._run.parent, reason, out)
+
+    def drop(self) -> int:
+        """Nobody is interested: how many spans are not sent."""
+        waiting = [*self._must, *self.candidates.values()]
+        count = len(self._held) + self._held_rolled + sum([one.spans for one in waiting])
+        self._budgets.waiting -= count
+        self._held, self._must, self.candidates = [], [], {}
+        return count
+
+    # ---- the end of a run --------------------------------------------------------------------------
 
     def _outgrown(self, out: list[SpanData]) -> None:
         self.over = True
         done = self._budgets.done
         for id, one in self.candidates.items():
-            self.candidates[id] = one.unpacked()  # its links lead to tasks that may be rolled up
+            self.candidates[id] = unpacked = one.unpacked()  # its links lead to tasks that may be rolled up
+            self.nbytes -= one.nbytes - unpacked.nbytes
             if one.rollup is not None and id in done:
                 done[id] = done[id]._replace(base=one.rollup.base)
         must, self._must = self._must, []
@@ -191,8 +261,8 @@ class Budget:
             self._send([one, *self._chain(one)], out)
 
     def release(self, out: list[SpanData]) -> None:
-        """Send what waits, where the run is within its bound still."""
-        if self.over:
+        """Send what waits, where the run is within its bound still, and not held."""
+        if self.over or self.holding:
             return
         self.at_once = max(self.at_once, self.charged)
         waiting = [*self._must, *self.candidates.values()]
@@ -205,31 +275,46 @@ class Budget:
             else:
                 out += one.make(one)
 
-    def finish(self, out: list[SpanData]) -> None:
-        """The run is over: decide about all that waits, and give the roll-ups."""
+    def finish(self, out: list[SpanData]) -> int | None:
+        """The run is over: decide about all that waits, and give the roll-ups. How many spans, if it is not sent."""
+        interest = self._budgets.interest
+        if interest is not None:
+            reason = interest.at_last(self._run, self.rollups)
+            if self.holding and not reason:
+                return self.drop()
+            if self.holding:
+                self.keep(reason, out)
         if not self.over:
             self.release(out)
-            return
+            return None
         chosen = self._chosen()
         self.roll([one for one in self.candidates.values() if one.id not in chosen])
         self.candidates = dict(chosen)
         self._send(list(chosen.values()), out)
         parent, offset_ns = self._run.parent, self._budgets.offset_ns
         out += [rollup.span(parent, offset_ns) for rollup in self.rollups.values() if rollup.count]
+        return None
 
     def may_be_gone(self, task: int) -> bool:
         """Whether a task that is not remembered may have been rolled up, who knows where."""
         return task >= self._first and task not in self._kept
 
+    @property
+    def trace_id(self) -> int:
+        """Of the run."""
+        return self._run.parent.trace_id
+
     def told(self, tasks: int) -> dict[str, Any]:
-        """What the root says, of so many tasks: nothing of a run within its bound."""
+        """What the root says, of so many tasks: nothing of a run within its bound, but why it was kept."""
+        kept_for = {semconv.DAG_KEPT_FOR: self.kept_for} if self.kept_for else {}
         if not self.over:
-            return {}
+            return kept_for
         spent = self.limit - self._room(sum(1 for rollup in self.rollups.values() if rollup.count))
         return {
             semconv.DAG_KEPT: tasks - self._rolled,
             semconv.DAG_ROLLED_UP: self._rolled,
             semconv.DAG_EXCEEDED: spent > self.limit,
+            **kept_for,
         }
 
     # ---- who is kept -------------------------------------------------------------------------------
@@ -290,9 +375,11 @@ class Budget:
     def _send(self, some: list[Candidate], out: list[SpanData]) -> None:
         """Send these one by one, and whose bodies spawned them. What they link to is one of them or is rolled up."""
         done = self._budgets.done
-        for one in some:  # grows
+        for one in some:
             if one.rollup is not None:
                 self.candidates.pop(one.id, None)
+        for one in some:  # grows
+            if one.rollup is not None:
                 self._kept.add(one.id)
                 if one.id in done:
                     done[one.id] = done[one.id]._replace(base=ids.mixed(one.parent.seed, one.id))
@@ -302,13 +389,14 @@ class Budget:
             else:
                 self._budgets.must_be_sent(one.spawner)
         for one in some:
+            self.nbytes -= one.nbytes
             for up, known in one.dependencies:
                 self._budgets.settle(up, known)
             spans = one.make(one)
             if spans:
                 spans[-1] = self._under_what_is_sent(one, spans[-1])
-            out += spans
-            self._budgets.waiting -= one.spans
+            self._put(spans, out)
+            self._budgets.waiting += len(spans) - one.spans
             self._sent += one.spans
 
     def _under_what_is_sent(self, one: Candidate, span: SpanData) -> SpanData:
@@ -328,11 +416,14 @@ class Budgets:
 
     `done`: the tasks that are remembered; a task that is rolled up has its roll-up's base there. `waiting`: spans of
     candidates; `rolled_up`: those that were not made. `packed`: spans to be sent, as bytes. Each of `open_tasks`
-    finds the task under way, if it has it, and has it sent one by one.
+    finds the task under way, if it has it, and has it sent one by one. `interest`: None where all runs are sent.
     """
 
-    def __init__(self, limit: int | None, offset_ns: int, done: dict[int, Done]) -> None:
-        self.limit, self.offset_ns, self.done = limit, offset_ns, done
+    def __init__(
+        self, limit: int | None, offset_ns: int, done: dict[int, Done], interest: Interest | None = None
+    ) -> None:
+        self.limit = UNBOUNDED if limit is None and interest is not None else limit
+        self.offset_ns, self.done, self.interest = offset_ns, done, interest
         self.waiting = self.rolled_up = 0
         self.packed: list[bytes] = []
         self.open_tasks: list[Callable[[int, bool], bool]] = []
@@ -347,11 +438,17 @@ class Budgets:
             budget = run.budget = self._open[run.root.span_id] = Budget(self.limit, run, self)
         return budget
 
-    def finish(self, run: Run, out: list[SpanData]) -> None:
-        """A run is over."""
-        budget = self._open.pop(run.root.span_id, None)
-        if budget is not None:
-            budget.finish(out)
+    def finish(self, run: Run, out: list[SpanData]) -> int | None:
+        """A run is over. None, or, if it is not sent, how many of its spans."""
+        budget = self.of(run)
+        self._open.pop(run.root.span_id, None)
+        return None if budget is None else budget.finish(out)
+
+    def keep_around(self, parent: TraceParent, reason: str, out: list[SpanData]) -> None:
+        """A run is sent: so are those that are open in the same trace, for its root may be in one of them."""
+        for budget in self._open.values():
+            if budget.holding and budget.trace_id == parent.trace_id:
+                budget.keep(reason, out)
 
     def release(self, out: list[SpanData]) -> None:
         """Send what waits of runs that are within their bounds."""
@@ -363,12 +460,26 @@ class Budgets:
         packed, self.packed = self.packed, []
         return packed
 
-    def sweep(self) -> None:
-        """Keep the number of candidates within its bound."""
+    def sweep(self, out: list[SpanData]) -> None:
+        """Keep the number of candidates within its bound, and of what is held."""
+        if self.interest is not None:
+            self._let_go(self.interest, out)
         if self.waiting > CANDIDATES // 4:
             over = [budget for budget in self._open.values() if budget.over]
             for budget in over:
                 budget.sweep(CANDIDATES // len(over))
+
+    def _let_go(self, interest: Interest, out: list[SpanData]) -> None:
+        """Send the runs that turned out to be interesting, and the largest ones if too much is held."""
+        for budget in list(self._open.values()):
+            budget.interest_so_far(out)
+        holding = sorted([budget for budget in self._open.values() if budget.holding], key=attrgetter("nbytes"))
+        held = sum([budget.nbytes for budget in holding])
+        while held > interest.max_bytes:
+            largest = holding.pop()
+            held -= largest.nbytes
+            if largest.holding:
+                largest.keep(FULL, out)
 
     def settle(self, up: int, known: Done) -> None:
         """A link to a task is about to be sent: if it is a candidate still it is rolled up, that the link leads there.

@@ -23,8 +23,9 @@ from ...timespans.warn import warn_once
 from .. import semconv
 from . import failures, ids, tasks
 from .bodyspan import SEEN, BodySpan
-from .budget import Budget, Budgets, Candidate
+from .budget import CANDIDATE_BYTES, Budget, Budgets, Candidate
 from .ids import Root, TraceParent
+from .interest import Interest
 from .paths import AnyPath, extend, length_of, path_of
 from .plain import PlainSpans
 from .rollup import RollUp
@@ -102,6 +103,7 @@ class SpanMapper:
         link_limit: int | None = 128,
         observer: Observer | None = None,
         max_spans: int | None = None,
+        interest: Interest | None = None,
     ) -> None:
         if detail not in DETAILS:
             raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
@@ -112,7 +114,7 @@ class SpanMapper:
         self._tasks: dict[int, OpenTask] = {}
         self._late: dict[tuple[int, Any], OpenTask] = {}  # has a result, its body still runs
         self.done: dict[int, Done] = {}
-        self.budgets = Budgets(max_spans, offset_ns, self.done)
+        self.budgets = Budgets(max_spans, offset_ns, self.done, interest)
         self.budgets.open_tasks.append(self._find_open)
         self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
         self._plain = PlainSpans(runs, offset_ns)
@@ -196,12 +198,15 @@ class SpanMapper:
             run.path = path_of(task, path)
 
     def end_run(self, run: Run) -> list[SpanData]:
-        """The root span of a run that is over; nothing where it was not sampled."""
+        """What was still to come of a run that is over, and its root; nothing where it is not sent."""
         if not run.parent.flags & 1:
             self.sampled += 1
             return []
         out: list[SpanData] = []
-        self.budgets.finish(run, out)
+        unsent = self.budgets.finish(run, out)
+        if unsent is not None:
+            self.sampled += unsent + 1
+            return out
         if run.first_failure is None:  # the task of another run, of a block inside of this one's
             run.first_failure = tasks.failure_behind(run.error, run.parent, self.done.get)
         out.append(root_span(run, self._config, self.done.get))
@@ -568,12 +573,15 @@ class SpanMapper:
                 ups += up, self.done[up]
             else:  # forgotten, or it did not wait for it
                 self.budgets.must_be_sent(up)
+        nbytes = CANDIDATE_BYTES * (2 + 3 * len(task.held) // 2)
+        if task.span is not None and self.budgets.interest is not None:
+            nbytes += self.budgets.interest.weigh(task.span.content)
         one = _new(
             Candidate,
             (
                 task.id, task.parent, task.spawned_by, task.rollup, len(task.held) + 1, bounds[0],
-                bounds[5] - bounds[4], bounds[6], 0 if done is None else done.path, tuple(ups), None, self._spans_of,
-                task, bounds, result,
+                bounds[5] - bounds[4], bounds[6], 0 if done is None else done.path, tuple(ups), None, nbytes,
+                self._spans_of, task, bounds, result,
             ),
         )  # fmt: skip
         self.budgets.waiting -= len(task.held)
