@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import math
 import secrets
 import time
 import weakref
@@ -270,6 +271,8 @@ class OTelLog(Sink):
             last.spans += self._lane.hand_over()
             last.spans += self._mapper.abandon(self._clock())
             self._end_runs(self._runs.end_all(), last)
+            self._mapper.budgets.end_strays(math.inf, last.spans)
+            self._take_packed(last)
             self._count(len(last.spans) + last.count)
         finally:
             self._lock.release()
@@ -453,9 +456,12 @@ class OTelLog(Sink):
                 return
             taken = self._take(records)
             self._end_runs(self._runs.tick(bool(self._forcing)), taken)
+            quiet_since = math.inf if self._forcing else self._clock() - self._options.root_quiet_s * 1e9
+            waits = self._mapper.budgets.end_strays(quiet_since, taken.spans)
+            self._take_packed(taken)
             self._count(len(taken.spans) + taken.count)
             self._journal.settle()  # from here on they are spans
-            waiting = self._runs.idle_but_open()
+            waiting = waits or self._runs.idle_but_open()
         interrupt = self._measure(taken)
         self._handover.packed(taken.packed, taken.count)
         self._handover.spans(taken.spans)
@@ -505,6 +511,9 @@ class OTelLog(Sink):
             except Exception:
                 self._failed += 1
                 warn_once(self._runs, "the root of a run could not be built")
+
+    def _take_packed(self, taken: Taken) -> None:
+        """What waited as bytes, and is sent."""
         packed = self._mapper.budgets.take_packed()
         taken.packed += packed
         taken.count += len(packed) * self._mapper.spans_per_task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -91,6 +92,9 @@ def _replayed(mapper: SpanMapper, runs: ReplayRuns, events: Iterable[Event]) -> 
     for run in runs.end_all():
         run.start_ns = min(run.start_ns, run.latest_ns)
         yield from mapper.end_run(run)
+    last: list[SpanData] = []
+    mapper.budgets.end_strays(math.inf, last)
+    yield from last
 
 
 def _events_of(source: Any) -> Iterable[Event]:

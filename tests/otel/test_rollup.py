@@ -19,7 +19,7 @@ from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel import OTelLog, dag, replay, semconv
 from otel_timespan.otel.spans import budget, rollup
 from otel_timespan.timespans.taskrecords import RETURN, START
-from tests.otel.log_bench import Bench, add, boom, counting, id_of, parent_of, tasks_of
+from tests.otel.log_bench import Bench, add, boom, counting, eventually, id_of, parent_of, tasks_of
 from tests.otel.test_lane import Program, Way, leaf, records_of
 
 
@@ -248,6 +248,32 @@ def test_runs_at_once(bench: Callable[..., Bench]) -> None:
     assert len([s for s in spans if semconv.DAG_ROLLED_UP in s.attributes]) == 3
 
 
+def test_tasks_under_a_span_of_the_users_outside_of_any_run(bench: Callable[..., Bench]) -> None:
+    """They have a bound, too: what is beyond it is rolled up under that span, each time that it has been quiet."""
+    b = bench(max_spans=60)
+    with b.tracer.start_as_current_span("request"):
+        D.waitall([D.spawn(add, n, 1) for n in range(200)])
+        assert b.log.flush()
+        D.waitall([D.spawn(add, n, 1) for n in range(200)])
+    spans = b.spans()
+    known = {id_of(s) for s in spans}
+    assert len(known) == len(spans) <= 61
+    assert all(parent_of(s) in known for s in spans if s.parent is not None)
+    parts = [s for s in spans if s.name == "add (rolled up)"]
+    assert len(parts) >= 2
+    assert sum(s.attributes[semconv.ROLLUP_COUNT] for s in parts) + len(tasks_of(spans)) == 400
+    stats = b.log.stats()
+    assert stats["pending"] == 0 and stats["recorded"] == stats["exported"] + stats["rolled_up"]
+
+
+def test_few_tasks_under_a_span_are_all_sent_in_a_while(bench: Callable[..., Bench]) -> None:
+    """Those within the bound come without a flush when it has been quiet."""
+    b = bench(max_spans=60)
+    with b.tracer.start_as_current_span("request"):
+        D.waitall([D.spawn(add, n, 1) for n in range(18)])
+    eventually(lambda: len(tasks_of(list(b.exporter.get_finished_spans()))) == 18)
+
+
 def test_many_functions(bench: Callable[..., Bench]) -> None:
     """Beyond an eighth of the bound roll-ups are one named other."""
     b = bench(max_spans=80)
@@ -339,7 +365,7 @@ def test_quantiles_are_right_to_two_percent() -> None:
     """Of any durations, however many, in few numbers."""
     choose = random.Random(1)
     runs = [int(10 ** choose.uniform(0, 12)) for _ in range(20_000)]
-    one = rollup.RollUp(1, "f", "f", {})
+    one = rollup.RollUp(1, 0, "f", "f", {})
     for start in range(0, len(runs), 1000):
         some = runs[start : start + 1000]
         one.add([0] * len(some), some, [1] * len(some))

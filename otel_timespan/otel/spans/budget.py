@@ -23,19 +23,17 @@ from collections.abc import Callable, Iterable
 from heapq import nlargest
 from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .. import semconv
 from . import ids
-from .ids import TraceParent
+from .ids import Root, TraceParent
 from .interest import FULL, Interest
 from .paths import AnyPath, Path
 from .rollup import RollUp
+from .runs import Run
 from .spandata import SpanData
 from .tasks import Done, code_attributes, task_name
-
-if TYPE_CHECKING:
-    from .runs import Run
 
 __all__ = ["MAX_SPANS", "MUST", "Budget", "Budgets", "Candidate"]
 
@@ -58,6 +56,9 @@ SLOWEST = 3
 
 CHAIN = 32
 """So many of the tasks that a kept one waited for are kept, at most."""
+
+MAX_STRAYS = 1000
+"""Traces with tasks in no run whose spans are counted; of one that is forgotten all further tasks are sent."""
 
 MAX_ROLLUPS = 500
 """Of a run; the functions that come after share one more."""
@@ -111,15 +112,19 @@ class Candidate(NamedTuple):
 class Budget:
     """The spans of one run. Methods append what is to be sent now to `out`. Not thread-safe."""
 
-    def __init__(self, limit: int, run: Run, budgets: Budgets) -> None:
-        self.limit, self._run, self._budgets = limit, run, budgets
-        self.holding = budgets.interest is not None
+    def __init__(self, limit: int, run: Run, budgets: Budgets, *, holding: bool, is_stray: bool = False) -> None:
+        self.limit, self._run, self._budgets, self.is_stray = limit, run, budgets, is_stray
+        self.holding = holding
         """Whether nothing is sent, for it is not known whether anybody is interested."""
         self.kept_for = ""
+        self.latest_ns = 0
+        """When the last candidate ended."""
+        self._part = 0
         self.nbytes = 0
         """What it holds meanwhile, about."""
         self._held: list[SpanData] = []
         self._held_rolled = 0
+        self._ended = False
         self.at_once = 0 if self.holding else limit // 2
         self.charged = 1  # the root
         self.over = False
@@ -141,7 +146,7 @@ class Budget:
     def charge(self, spans: int, out: list[SpanData]) -> bool:
         """A task was submitted, or another span came up; whether the task is a candidate."""
         self.charged += spans
-        if self.charged <= self.at_once:
+        if self.charged <= self.at_once or self._ended:
             return False
         if self.charged > self.limit and not self.over:
             self._outgrown(out)
@@ -157,13 +162,16 @@ class Budget:
             described, attributes = f(), {}
             if described is not None:
                 name, attributes = task_name(described), code_attributes(described)
-            found = self.rollups[function] = RollUp(self._run.root.span_id, function, name, attributes)
+            found = self.rollups[function] = RollUp(self._run.root.span_id, self._part, function, name, attributes)
         return found
 
     def end(self, one: Candidate, out: list[SpanData]) -> None:
         """A candidate ended."""
         self._budgets.waiting += one.spans
         self.nbytes += one.nbytes
+        self.latest_ns = one.end_ns
+        if self.is_stray:
+            self._budgets.waiting_strays[self] = None
         if self.holding:
             self.interest_so_far(out)
         if one.rollup is not None:
@@ -284,16 +292,19 @@ class Budget:
                 return self.drop()
             if self.holding:
                 self.keep(reason, out)
+        self._finish(out)
+        return None
+
+    def _finish(self, out: list[SpanData]) -> None:
         if not self.over:
             self.release(out)
-            return None
+            return
         chosen = self._chosen()
         self.roll([one for one in self.candidates.values() if one.id not in chosen])
         self.candidates = dict(chosen)
         self._send(list(chosen.values()), out)
         parent, offset_ns = self._run.parent, self._budgets.offset_ns
         out += [rollup.span(parent, offset_ns) for rollup in self.rollups.values() if rollup.count]
-        return None
 
     def may_be_gone(self, task: int) -> bool:
         """Whether a task that is not remembered may have been rolled up, who knows where."""
@@ -303,6 +314,13 @@ class Budget:
     def trace_id(self) -> int:
         """Of the run."""
         return self._run.parent.trace_id
+
+    def finish_part(self, out: list[SpanData], *, last: bool) -> None:
+        """Of tasks that are in no run: decide about those that wait, as at the end of a run; others may follow."""
+        self._ended = last
+        self._finish(out)
+        self.rollups = {}
+        self._part += 1
 
     def told(self, tasks: int) -> dict[str, Any]:
         """What the root says, of so many tasks: nothing of a run within its bound, but why it was kept."""
@@ -428,19 +446,29 @@ class Budgets:
         self.packed: list[bytes] = []
         self.open_tasks: list[Callable[[int, bool], bool]] = []
         self._open: dict[int, Budget] = {}
+        self._strays: dict[int, Budget] = {}
+        """By trace those of tasks that are in no run."""
+        self.waiting_strays: dict[Budget, None] = {}
 
-    def of(self, run: Run | None) -> Budget | None:
-        """That of a run; None where it is not bounded."""
-        if run is None or self.limit is None or not run.parent.flags & 1:
+    def of(self, run: Run | None, parent: TraceParent) -> Budget | None:
+        """That of a run, or of tasks under a span of the user's outside of any; None where they are not bounded."""
+        if self.limit is None or not parent.flags & 1 or (run is None and parent.root is not None):
             return None
+        if run is None:
+            stray = self._strays.get(parent.trace_id)
+            if stray is None:
+                run = Run(parent._replace(root=Root(parent.span_id, "", 0)), None)
+                stray = self._strays[parent.trace_id] = Budget(self.limit, run, self, holding=False, is_stray=True)
+            return stray
         budget: Budget | None = run.budget
         if budget is None:
-            budget = run.budget = self._open[run.root.span_id] = Budget(self.limit, run, self)
+            budget = run.budget = Budget(self.limit, run, self, holding=self.interest is not None)
+            self._open[run.root.span_id] = budget
         return budget
 
     def finish(self, run: Run, out: list[SpanData]) -> int | None:
         """A run is over. None, or, if it is not sent, how many of its spans."""
-        budget = self.of(run)
+        budget = self.of(run, run.parent)
         self._open.pop(run.root.span_id, None)
         return None if budget is None else budget.finish(out)
 
@@ -455,6 +483,17 @@ class Budgets:
         for budget in self._open.values():
             budget.release(out)
 
+    def end_strays(self, before_ns: float, out: list[SpanData]) -> bool:
+        """Decide about the tasks in no run, where all that wait ended before; whether others do wait."""
+        while len(self._strays) > MAX_STRAYS:
+            oldest = self._strays.pop(next(iter(self._strays)))
+            oldest.finish_part(out, last=True)
+            self.waiting_strays.pop(oldest, None)
+        for stray in [stray for stray in self.waiting_strays if stray.latest_ns <= before_ns]:
+            stray.finish_part(out, last=False)
+            del self.waiting_strays[stray]
+        return bool(self.waiting_strays)
+
     def take_packed(self) -> list[bytes]:
         """What is to be sent as bytes."""
         packed, self.packed = self.packed, []
@@ -465,7 +504,7 @@ class Budgets:
         if self.interest is not None:
             self._let_go(self.interest, out)
         if self.waiting > CANDIDATES // 4:
-            over = [budget for budget in self._open.values() if budget.over]
+            over = [budget for budget in (*self._open.values(), *self._strays.values()) if budget.over]
             for budget in over:
                 budget.sweep(CANDIDATES // len(over))
 
@@ -486,8 +525,8 @@ class Budgets:
 
         Only where its run is rolled up: else it will be sent as it is, or the link with it.
         """
-        root = known.parent.root
-        budget = self._open.get(root.span_id) if root is not None else None
+        parent, root = known.parent, known.parent.root
+        budget = self._strays.get(parent.trace_id) if root is None else self._open.get(root.span_id)
         if budget is not None and budget.over:
             one = budget.candidates.pop(up, None)
             if one is not None:

@@ -622,7 +622,7 @@ class SpanMapper:
 
     def budget_of(self, parent: TraceParent) -> Budget | None:
         """The budget of the tasks with this parent."""
-        return self.budgets.of(self._runs.find(parent.root))
+        return self.budgets.of(self._runs.find(parent.root), parent)
 
     def waiting_spans(self, parent: TraceParent, task: int) -> list[SpanData]:
         """The spans of a task with this parent, if it is a candidate."""

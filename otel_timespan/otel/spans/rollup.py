@@ -37,15 +37,15 @@ def _middle(bucket: int) -> int:
 class RollUp:
     """The tasks of one function of one run that are not sent one by one. Not thread-safe.
 
-    Its id is known before there is anything in it: it follows from the run and the function, so that links may lead
-    to it. `base` is what `ids.of` makes it of.
+    Its id is known before there is anything in it: it follows from the root (and part) of the run and the function, so
+    that links may lead to it. `base` is what `ids.of` makes it of.
     """
 
     __slots__ = ("_attributes", "_buckets", "_first_ns", "_last_ns", "_least", "_most", "_name", "_total", "base",
                  "count")  # fmt: skip
 
-    def __init__(self, root_id: int, function: str, name: str, attributes: Mapping[str, Any]) -> None:
-        self.base = ids.swapped(ids.digest(64, "rolled up", root_id, function))
+    def __init__(self, root_id: int, part: int, function: str, name: str, attributes: Mapping[str, Any]) -> None:
+        self.base = ids.swapped(ids.digest(64, "rolled up", root_id, part, function))
         self._name, self._attributes = f"{name} (rolled up)", attributes
         self.count = self._total = self._most = self._last_ns = 0
         self._first_ns = self._least = 1 << 64
