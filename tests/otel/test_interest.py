@@ -246,6 +246,39 @@ def test_an_inner_run_takes_the_outer_one_with_it(bench: Callable[..., Bench]) -
     assert all(parent_of(s) in known for s in spans if s.parent is not None)
 
 
+def test_an_outer_run_ends_after_the_inner_one(bench: Callable[..., Bench]) -> None:
+    """A block inside of another one may leave tasks behind that fail: the outer run waits for it, and covers it."""
+    b = bench(keep="interesting")
+    gate = threading.Event()
+
+    def late() -> None:
+        gate.wait(20)
+        raise ValueError
+
+    with dag("outer"):
+        D.fetch(D.spawn(add, 1, 1))
+        with dag("inner"):
+            task = D.spawn(late)
+    assert b.spans() == []
+    gate.set()
+    task.wait()
+    spans = {s.name: s for s in b.spans()}
+    assert spans["dag inner"].parent.span_id == id_of(spans["dag outer"])
+    assert spans["dag inner"].end_time <= spans["dag outer"].end_time
+
+
+def test_the_schedulers_own_spans_are_held(bench: Callable[..., Bench]) -> None:
+    """With detail "scheduler" nothing of a run is sent that nobody is interested in."""
+    b = bench(keep="interesting", detail="scheduler")
+    run("fine")
+    assert b.spans() == []
+    run("bad", boom)
+    spans = b.spans()
+    known = {id_of(s) for s in spans}
+    assert all(parent_of(s) in known for s in spans if s.parent is not None)
+    assert account(b.log)["pending"] == 0
+
+
 def test_runs_at_once_from_many_threads(bench: Callable[..., Bench]) -> None:
     """Each run is decided about by itself."""
     b = bench(keep="interesting")

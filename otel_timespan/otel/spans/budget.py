@@ -434,12 +434,19 @@ class Budgets:
 
     `done`: the tasks that are remembered; a task that is rolled up has its roll-up's base there. `waiting`: spans of
     candidates; `rolled_up`: those that were not made. `packed`: spans to be sent, as bytes. Each of `open_tasks`
-    finds the task under way, if it has it, and has it sent one by one. `interest`: None where all runs are sent.
+    finds the task under way, if it has it, and has it sent one by one. `run_at` gives the open run of a root's id.
+    `interest`: None where all runs are sent.
     """
 
     def __init__(
-        self, limit: int | None, offset_ns: int, done: dict[int, Done], interest: Interest | None = None
+        self,
+        limit: int | None,
+        offset_ns: int,
+        done: dict[int, Done],
+        run_at: Callable[[int], Run | None],
+        interest: Interest | None = None,
     ) -> None:
+        self._run_at = run_at
         self.limit = UNBOUNDED if limit is None and interest is not None else limit
         self.offset_ns, self.done, self.interest = offset_ns, done, interest
         self.waiting = self.rolled_up = 0
@@ -536,7 +543,8 @@ class Budgets:
         """Roll up what is in `out` from there on, spans of the scheduler itself, where their runs are."""
         made, out[start:] = out[start:], []
         for span in made:
-            budget = self._open.get(span.parent_id)
+            run = self._run_at(span.parent_id)
+            budget = self.of(run, run.parent) if run is not None else None
             if budget is None or not budget.roll_other(span, out):
                 out.append(span)
 

@@ -114,7 +114,7 @@ class SpanMapper:
         self._tasks: dict[int, OpenTask] = {}
         self._late: dict[tuple[int, Any], OpenTask] = {}  # has a result, its body still runs
         self.done: dict[int, Done] = {}
-        self.budgets = Budgets(max_spans, offset_ns, self.done, interest)
+        self.budgets = Budgets(max_spans, offset_ns, self.done, runs.at, interest)
         self.budgets.open_tasks.append(self._find_open)
         self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
         self._plain = PlainSpans(runs, offset_ns)
