@@ -109,8 +109,9 @@ class Journal:
         lost: Callable[[Sequence[Any]], None] | None = None,
     ) -> None:
         self.forwards = forwards
-        self.max_bytes, self.block_timeout_s = max_bytes, block_timeout_s
-        self._low = max_bytes - min(_STEP, max_bytes // 2)
+        self.block_timeout_s = block_timeout_s
+        self._bound(max_bytes)
+        self._next_bound = 0
         self._longest = _RAW_SLICE if raw else _SLICE
         self._prepare: Callable[[list[Any]], list[Any]] = list if raw else expand_all
         self._process, self._blame, self._on_fork = process, blame, after_fork
@@ -119,6 +120,14 @@ class Journal:
         self._reset()
         with _live_lock:
             _live.add(self)
+
+    def _bound(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._low = max_bytes - min(_STEP, max_bytes // 2)
+
+    def narrow(self, max_bytes: int) -> None:
+        """Less may wait, from when no more than that does."""
+        self._next_bound = max_bytes
 
     def _reset(self) -> None:
         self._records.clear()
@@ -341,6 +350,9 @@ class Journal:
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             self._process_slice()
+            if self._next_bound and self.nbytes <= self._next_bound:
+                self._bound(self._next_bound)
+                self._next_bound = 0
             if self._full_since is not None and self.nbytes <= self._low:
                 self._full_since = None
         return True

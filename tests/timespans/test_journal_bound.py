@@ -301,3 +301,17 @@ gate.set()
 log.close()
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120, cwd=Path(__file__).parents[2])
+
+
+def test_a_journal_is_narrowed_once_what_waits_fits(gated: Callable[..., Gated]) -> None:
+    """Until then as much may wait as before: what has come in is not punished for it."""
+    one = gated(block_timeout_s=0)
+    for n in range(60):
+        one.journal.append(event(n))
+    one.journal.narrow(20_000)
+    for n in range(60, 80):
+        one.journal.put(event(n))
+    assert len(one.journal) == 80 and one.journal.max_bytes == 100_000 and one.journal.dropped_events == 0
+    one.gate.set()
+    assert one.journal.drain(timeout_s=60) and one.seen == list(range(80))
+    assert one.journal.max_bytes == 20_000
