@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -373,3 +375,17 @@ def test_quantiles_are_right_to_two_percent() -> None:
         exact = sorted(runs)[max(0, int(share * len(runs)) - 1)]
         assert one.quantile(share) == pytest.approx(exact, rel=0.02, abs=1)
     assert len(one._buckets) < 2048
+
+
+def test_nothing_is_kept_of_runs_that_are_over(bench: Callable[..., Bench]) -> None:
+    """What a run was rolled up in goes with it, however many runs there are."""
+    b = bench(max_spans=60)
+    seen = []
+    for name in ("one", "two", "three", "last"):
+        with dag(name):
+            D.waitall([D.spawn(add, n, 1) for n in range(100)])
+            assert b.log.flush()
+            seen += [weakref.ref(one) for one in b.log._mapper.budgets._open.values()]
+        assert b.log.flush()
+    gc.collect()
+    assert sum(one() is not None for one in seen[:-1]) <= 1

@@ -146,6 +146,7 @@ class Lane:
         self._shapes: dict[Any, Packer | None] = {}
         self._callers: dict[tuple[Any, ...], _Caller | None] = {}
         self._last: tuple[Any, _Caller | None] = (None, None)
+        self._ended_runs = 0
         self._functions: dict[Any, _Function] = {}
         self._processors: dict[int, Any] = {}
         self._taken = Taken()
@@ -161,6 +162,9 @@ class Lane:
         opened, known, functions, near = self._open, self.mapper.done, self._functions, self._processors
         begun, running = taken.begun.append, self._begun
         quiet = submitted = placed = 0
+        if self._ended_runs != self.mapper.ended_runs:  # what their callers hold goes with them
+            self._ended_runs, self._last = self.mapper.ended_runs, (None, None)
+            self._callers.clear()
         for record in records:
             kind = record[0] if self._is_open else -1
             if kind in _ENDS:

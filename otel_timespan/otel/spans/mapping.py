@@ -119,7 +119,7 @@ class SpanMapper:
         self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
         self._plain = PlainSpans(runs, offset_ns)
         self.active: dict[str, dict[int, int]] = {name: {} for name in ("waiting", "queued", "moving", "running")}
-        self.sampled = 0
+        self.sampled = self.ended_runs = 0
         self._unpacked: tuple[Any, TraceParent | None] = (None, None)  # the last parent: tasks of a run share it
         self._starts: dict[str, _Handler] = {
             "add_thunk": self._add_thunk,
@@ -199,6 +199,7 @@ class SpanMapper:
 
     def end_run(self, run: Run) -> list[SpanData]:
         """What was still to come of a run that is over, and its root; nothing where it is not sent."""
+        self.ended_runs += 1
         if not run.parent.flags & 1:
             self.sampled += 1
             return []
