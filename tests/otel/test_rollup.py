@@ -225,6 +225,11 @@ def test_a_log_closed_in_the_middle_of_a_run() -> None:
     assert "add (rolled up)" in rolled(spans)
 
 
+def slow_add(n: int) -> int:
+    """A body that takes longer than others."""
+    return n + sum(range(500_000)) % 2
+
+
 def test_a_flush_in_the_middle_sends_what_ended(bench: Callable[..., Bench]) -> None:
     """Within its bound a run's spans are sent by a flush though the run goes on; beyond it there are few more."""
     b = bench(max_spans=100)
@@ -232,9 +237,13 @@ def test_a_flush_in_the_middle_sends_what_ended(bench: Callable[..., Bench]) -> 
         D.waitall([D.spawn(add, n, 1) for n in range(30)])
         assert b.log.flush() and len(tasks_of(list(b.exporter.get_finished_spans()))) == 30
         D.waitall([D.spawn(add, n, 1) for n in range(300)])
+        path = [D.spawn(add, 1, 1)]
+        path += [D.spawn(slow_add, path[-1])]
+        D.waitall(path)
     spans = b.spans()
     check(spans, b.log)
     assert len(spans) <= 125
+    assert path[-1].id in [s.attributes[semconv.TASK_ID] for s in tasks_of(spans)]
 
 
 def test_runs_at_once(bench: Callable[..., Bench]) -> None:

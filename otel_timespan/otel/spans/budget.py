@@ -327,7 +327,7 @@ class Budget:
         kept_for = {semconv.DAG_KEPT_FOR: self.kept_for} if self.kept_for else {}
         if not self.over:
             return kept_for
-        spent = self.limit - self._room(sum(1 for rollup in self.rollups.values() if rollup.count))
+        spent = self._spent(sum(1 for rollup in self.rollups.values() if rollup.count))
         return {
             semconv.DAG_KEPT: tasks - self._rolled,
             semconv.DAG_ROLLED_UP: self._rolled,
@@ -345,9 +345,14 @@ class Budget:
         older = list(islice(candidates, len(candidates) - most // 4))
         self.roll([candidates.pop(id) for id in older if id not in chosen])
 
-    def _room(self, rollups: int) -> int:
-        """How many spans may be sent besides, with so many roll-ups."""
-        return self.limit - 1 - min(self.charged - 1, self.at_once) - self._sent - rollups
+    def _spent(self, rollups: int) -> int:
+        """How many spans are sent, with so many roll-ups."""
+        return 1 + min(self.charged - 1, self.at_once) + self._sent + rollups
+
+    def _room(self) -> int:
+        """How many spans may be sent besides: after a `flush` in the middle of the run still a quarter."""
+        rollups = len(self.rollups)
+        return max(self.limit - self._spent(rollups), self.limit // 4 - self._sent - rollups)
 
     def _chosen(self) -> dict[int, Candidate]:
         """The candidates that tell most, the more telling first: as many as there is room for."""
@@ -360,7 +365,7 @@ class Budget:
                     most -= one.spans
             return most
 
-        room = self._room(len(self.rollups))
+        room = self._room()
         on_path = self._on(self._run.path or 0, None)
         left = choose(on_path, room // 2) + room - room // 2
         groups: dict[RollUp | None, list[Candidate]] = {}
@@ -376,7 +381,7 @@ class Budget:
 
     def _chain(self, one: Candidate) -> list[Candidate]:
         """What a task that is kept waited for: the candidates on the longest path that leads to it."""
-        chain, room = [], self._room(len(self.rollups))
+        chain, room = [], self._room()
         for up in self._on(one.path, CHAIN):
             if up.id != one.id and up.spans <= room:
                 chain.append(up)
