@@ -78,9 +78,9 @@ class OTelLog(Sink):
     `detail`: "task", "phases" or "scheduler" (docs/otel-catalogue.md). `metrics`: whether to emit any.
     `consumers`: which consumers feed gauges (default: all that have one). `on_full`: what a full queue
     does, "block", "drop" or "spill"; `max_bytes` bounds it. What is not spans yet takes up to a quarter more (1 to 16
-    MiB; at first as much as `max_bytes`, for to find out where to send takes time); where that is full the program
-    waits for the log ("drop": it does not), or is not logged. `block_timeout_s`: how long a full queue may hold the
-    program up, in all per outage, and a log that does not get on. `exit_timeout_s`: how long the last flush may take.
+    MiB); where that is full the program waits for the log ("drop": it does not), or is not logged. `block_timeout_s`:
+    how long a full queue may hold the program up, in all per outage, and a log that does not get on. `exit_timeout_s`:
+    how long the last flush may take.
     `max_spans`: how many spans a run may have until its ordinary tasks are rolled up by function (docs/exporting.md);
     None: no bound; by default what OTEL_TIMESPAN_MAX_SPANS says, else 32,000.
     `keep`: "all", or "interesting": only runs that failed, took longer than `slow_s` or longer than `slow_factor` times
@@ -153,7 +153,7 @@ class OTelLog(Sink):
         self._journal = Journal(
             self._process,
             raw=True,
-            max_bytes=max(1 << 20, max_bytes),  # until there are spans, which then take their share
+            max_bytes=max(1 << 20, min(16 << 20, max_bytes // 4)),
             block_timeout_s=0.0 if on_full == "drop" else block_timeout_s,
             refuse=lambda record, hard: self._unmapped.refuse(record, hard),
             lost=self._lose,
@@ -562,7 +562,6 @@ class OTelLog(Sink):
                 return None
             self._take_limits(backend)
             self._backend = backend
-            self._journal.narrow(max(1 << 20, min(16 << 20, self._options.max_bytes // 4)))
             self._forget_exit = on_exit(self._close_at_exit, SOURCES, self._options.exit_timeout_s)
             return backend
 

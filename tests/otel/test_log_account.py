@@ -17,7 +17,6 @@ from otel_timespan import events as E
 from otel_timespan import timespans as T
 from otel_timespan.errors import DTaskFailedError
 from otel_timespan.otel import OTelLog, dag, semconv
-from otel_timespan.otel import log as log_module
 from otel_timespan.otel.metrics.gauges import READINGS
 from tests.backends import eventually
 from tests.otel.log_bench import Bench, add, boom, id_of, parent_of, tasks_of
@@ -312,24 +311,3 @@ def test_a_program_s_own_timespans_are_left_out_as_a_whole() -> None:
     assert balanced(stats) and stats["recorded"] == 2000 and 0 < stats["dropped"]["journal_full"] < 2000
     log.close()
     assert log.stats()["recorded"] == 2000
-
-
-def test_a_burst_while_the_log_finds_out_where_to_send_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Setting up takes its time on a busy machine: what happens meanwhile may fill all of `max_bytes`."""
-    gate = threading.Event()
-    connect = log_module.connect
-
-    def slow(*args: Any) -> Any:
-        gate.wait(60)
-        return connect(*args)
-
-    monkeypatch.setattr(log_module, "connect", slow)
-    with logged(span_exporter=InMemorySpanExporter(), max_bytes=8 << 20, block_timeout_s=0.0) as log:
-        with dag("all"):
-            two_rows(1200)
-            assert log._journal.nbytes > 8 << 18
-            gate.set()
-        assert log.flush(60)
-        stats = log.stats()
-        assert stats["recorded"] == stats["exported"] == 2400 * 3 + 1
-        assert log._journal.max_bytes == 8 << 18
