@@ -48,7 +48,10 @@ __all__ = [
 
 _log = logging.getLogger("otel_timespan")
 
-_STOCK_READS = ("opentelemetry.exporter.otlp.proto.common._internal.metrics_encoder",)
+_STOCK_READS = (
+    "opentelemetry.exporter.otlp.proto.common._internal.metrics_encoder",
+    "opentelemetry.exporter.otlp.common._aggregation",
+)
 """Where a stock exporter says, each time that one is made, which variables it can't read: settings.py said it."""
 
 ACCEPTED, RETRY, TOO_LARGE, REJECTED = "accepted", "retry", "too_large", "rejected"
