@@ -1,4 +1,4 @@
-"""Runs that end in each of the ways that there are: well, with a failure, given up."""
+"""Runs that end in each of the ways that there are: well, with a failure, given up. One argument is moved."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def main() -> None:
     with ts.dag("good"):
         held = [ts.spawn(load, number) for number in range(1, 20)]
         ts.waitall([ts.spawn(count, task) for task in held])
+        assert ts.fetch(ts.spawn(count, D.shard(lambda: bytes(1000), per_thread=True))) == 1000
     with ts.dag("bad"):
         failed = ts.spawn(fail, D.Options(retries=1, retry_delay=0))
         D.wait(ts.spawn(count, failed))
