@@ -138,7 +138,7 @@ def _add_exponential(aggregation: Any, values: Sequence[float]) -> None:
             aggregation._zero_count += zeros
             aggregation._count += len(rest)
             aggregation._sum += sum(rest)
-            if aggregation._record_min_max and zeros:
+            if zeros and getattr(aggregation, "_record_min_max", True):  # older SDKs always do
                 aggregation._min = min(aggregation._min, 0.0)
     if not fits:
         _add_each(aggregation, rest)
