@@ -54,7 +54,7 @@ def test_processes_are_described_once(stack: Stack) -> None:
 
 
 def test_runs_of_a_named_instance_share_their_series(stack: Stack) -> None:
-    """More runs of an instance with a name make no series anew, and each run counts."""
+    """More runs of an instance with a name make no series anew, each run counts, and what is joined stays one."""
     service, resource = new_service(), "service.instance.id=nightly"
     run(stack, service, resource)
     first = labels(stack, service, "timespan_.+")
@@ -64,6 +64,8 @@ def test_runs_of_a_named_instance_share_their_series(stack: Stack) -> None:
     assert len(labels(stack, service, "timespan_.+")) == len(first) > 50
     (found,) = stack.query(f'sum(increase(timespan_task_count_total{{job="{service}"}}[10m]))')
     assert float(found["value"][1]) > 14
+    joined = f'timespan_events_total{{job="{service}"}} * on (job, instance) group_left (host_name) target_info'
+    assert len(stack.query(joined)) == 1
 
 
 HUNDRED = """
