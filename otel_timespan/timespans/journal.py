@@ -125,6 +125,7 @@ class Journal:
         self._taken: list[Any] = []  # what the drain took out of `_records`: older than all that is there
         self._at = self._in_hand = 0  # of these are done, and are being processed
         self._settled = 0  # records that were ever processed or given up, after they came in
+        self._done = 0  # `_settled` when `process` last returned: it may settle records and be at them still
         self._taken_nbytes = 0
         self._measured = self._measured_nbytes = 0  # of `_records`: how many were measured, and their size
         self._average = 0
@@ -300,10 +301,14 @@ class Journal:
 
     def _leave_to_drainer(self, deadline: float) -> bool:
         target = self._settled + len(self)
-        if self._settled == target:
+
+        def is_done() -> bool:
+            return self._done >= target or (self._settled >= target and not self.is_draining)
+
+        if is_done():
             return True
         self._drainer.hurry()
-        return self._wait_for(lambda: self._settled >= target, deadline)
+        return self._wait_for(is_done, deadline)
 
     def _wait_for(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         pause = _LOOK_S / 16
@@ -359,6 +364,7 @@ class Journal:
             raise
         finally:
             self.settle()
+            self._done = self._settled
             self._let_go()
             took = time.monotonic() - began
             if took > _SLICE_S:
