@@ -7,6 +7,7 @@ import gc
 import re
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,21 @@ def test_live_bytes_by_function(meters: Callable[..., Meters]) -> None:
     eventually(lambda: both()[0]["bytes",] == 0)
     by_function, by_worker = both()
     assert sum(by_function.values()) == sum(by_worker.values()) == 8
+
+
+def test_live_bytes_of_many_functions_are_bounded(meters: Callable[..., Meters]) -> None:
+    """Beyond 200 functions all others are "other", in bytes, runs and CPU; together the bytes are the worker's."""
+    m = meters()
+    kept = []
+    for n in range(250):
+        made = types.FunctionType((lambda: bytes(100)).__code__, globals(), f"made{n}")
+        made.__qualname__ = f"made{n}"
+        kept += [D.spawn(made), D.spawn(made)]
+    D.waitall(kept)
+    by_function, by_worker = (m.points(f"timespan.{name}bytes_allocd") for name in ("function.", ""))
+    assert len(by_function) == 201 and by_function["other",] == 50 * 2 * 100
+    assert sum(by_function.values()) == sum(by_worker.values()) == 250 * 2 * 100
+    assert m.points("timespan.task.run")["other",].count == 100 and len(m.points("timespan.task.cpu")) == 201
 
 
 def test_counts_are_exact(meters: Callable[..., Meters]) -> None:
