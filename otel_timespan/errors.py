@@ -259,7 +259,7 @@ class DTaskFailedError(_CarrierError):
         # Not by `super`: what comes next may be the constructor of a body's exception.
         BaseException.__init__(self, task, root, ex)
         self.task, self.root, self.ex = task, root, ex
-        inner = unwrap_exception(ex)
+        self._innermost = inner = unwrap_exception(ex)
         self.__cause__ = inner
         for name in self._fields:
             with contextlib.suppress(Exception):  # read-only, or not set there
@@ -314,9 +314,10 @@ def unwrap_one(error: BaseException) -> BaseException:
 
 def unwrap_exception(error: BaseException) -> BaseException:
     """The innermost exception: without `DTaskFailedError` and `RemoteTaskError` around it."""
-    while (inner := unwrap_one(error)) is not error:
-        error = inner
-    return error
+    while isinstance(error, RemoteTaskError):
+        error = error.exc
+    # Remembered: bodies that fetch each other's failures may be thousands deep.
+    return error._innermost if isinstance(error, DTaskFailedError) else error
 
 
 # ---- a class that is both --------------------------------------------------------------------------------
