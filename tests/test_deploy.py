@@ -186,6 +186,32 @@ def test_data_sources_are_linked() -> None:
     assert sources[sources["jaeger"]["jsonData"]["tracesToMetrics"]["datasourceUid"]]["type"] == "prometheus"
 
 
+DASHBOARD = {
+    "annotations", "description", "editable", "graphTooltip", "links", "panels", "refresh", "schemaVersion", "tags",
+    "templating", "time", "timezone", "title", "uid", "version",
+}  # fmt: skip
+DRAWN = {"datasource", "description", "fieldConfig", "gridPos", "id", "options", "targets", "title", "type"}
+PANEL = {
+    "row": {"collapsed", "gridPos", "id", "panels", "title", "type"},
+    "stat": DRAWN,
+    "timeseries": DRAWN,
+    "table": {*DRAWN, "transformations"},
+}
+"""What Grafana's schema 39 has, as far as it is used: a slip in a key would be passed over in silence."""
+
+
+def test_dashboard_schema(dashboard: Any) -> None:
+    """Dashboards and panels have the keys that Grafana knows, all that are needed and no other."""
+    assert dashboard.keys() == DASHBOARD
+    for panel in dashboard["panels"]:
+        assert panel.keys() - {"repeat"} == PANEL[panel["type"]], panel["title"]
+        if panel["type"] != "row":
+            assert panel["fieldConfig"].keys() == {"defaults", "overrides"}
+            assert panel["fieldConfig"]["defaults"].keys() <= {"custom", "min", "thresholds", "unit"}
+            matchers = [override["matcher"] for override in panel["fieldConfig"]["overrides"]]
+            assert all(matcher["id"] == "byName" and matcher["options"] for matcher in matchers)
+
+
 def test_dashboard_form(dashboard: Any) -> None:
     """A dashboard has an id of its own, known data sources, and panels that do not overlap."""
     assert dashboard["uid"].startswith("otel-timespan-") and len(dashboard["uid"]) <= 40
