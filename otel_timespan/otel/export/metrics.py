@@ -29,7 +29,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 
 from ... import forks
-from .settings import OtlpSettings, exponential_histograms
+from .settings import OtlpSettings, check_temporality, exponential_histograms
 from .transport import ACCEPTED, OtlpTransport, outage_level, outage_over, silenced_here
 
 __all__ = ["OtlpMetricExporter", "OtlpMetricReader"]
@@ -53,6 +53,7 @@ class OtlpMetricExporter(MetricExporter):
     """Sends metrics by OTLP. The temporality is the stock exporter's, which reads the variable."""
 
     def __init__(self, settings: OtlpSettings) -> None:
+        check_temporality()
         aggregation = ExponentialBucketHistogramAggregation() if exponential_histograms() else None
         self._transport = OtlpTransport(settings)
         stock = self._transport.stock_exporter()
