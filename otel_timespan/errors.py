@@ -259,7 +259,9 @@ class DTaskFailedError(_CarrierError):
         # Not by `super`: what comes next may be the constructor of a body's exception.
         BaseException.__init__(self, task, root, ex)
         self.task, self.root, self.ex = task, root, ex
-        self._innermost = inner = unwrap_exception(ex)
+        inner = unwrap_exception(ex)
+        if inner is not ex:
+            self._innermost = inner
         self.__cause__ = inner
         for name in self._fields:
             with contextlib.suppress(Exception):  # read-only, or not set there
@@ -270,6 +272,9 @@ class DTaskFailedError(_CarrierError):
 
     hint = ""
     """What was perhaps meant."""
+
+    _innermost: BaseException | None = None
+    """Of `ex`, where that holds another one: bodies that fetch each other's failures may be thousands deep."""
 
     _fields: ClassVar[tuple[str, ...]] = ()
     """Attributes of the body's exception that are not in a `__dict__`, and so are copied."""
@@ -316,8 +321,9 @@ def unwrap_exception(error: BaseException) -> BaseException:
     """The innermost exception: without `DTaskFailedError` and `RemoteTaskError` around it."""
     while isinstance(error, RemoteTaskError):
         error = error.exc
-    # Remembered: bodies that fetch each other's failures may be thousands deep.
-    return error._innermost if isinstance(error, DTaskFailedError) else error
+    if isinstance(error, DTaskFailedError):
+        return error.ex if error._innermost is None else error._innermost
+    return error
 
 
 # ---- a class that is both --------------------------------------------------------------------------------
