@@ -174,4 +174,5 @@ def test_variables_of_the_dashboards(stack: Stack, demo: str) -> None:
     eventually(lambda: {demo, f"tests/{service}"} <= jobs())
     (traced,) = [one for one in LOADED["runs"]["templating"]["list"] if one["name"] == "traced"]
     names = {re.search(traced["regex"].strip("/"), job)[1] for job in jobs()}  # type: ignore[index]
-    assert {demo, service} <= names & set(get_json(f"{stack.jaeger}/api/services")["data"])
+    assert {demo, service} <= names
+    eventually(lambda: {demo, service} <= set(get_json(f"{stack.jaeger}/api/services")["data"]))

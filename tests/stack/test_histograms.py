@@ -77,7 +77,7 @@ def test_the_logs_own_histograms_look_the_same(stack: Stack, services: dict[str,
     assert explicit[float("inf")] == exponential[float("inf")] > 0
     series = f'{metric}_bucket{{job="{services["base2"]}"}}'
     exemplars: list[Any] = eventually(lambda: stack.exemplars(series))
-    assert all(stack.trace(exemplar["labels"]["trace_id"]) for exemplar in exemplars)
+    assert eventually(lambda: all(stack.trace(exemplar["labels"]["trace_id"]) for exemplar in exemplars))
 
 
 def test_a_users_own_histogram_stays_exponential(stack: Stack, services: dict[str, str]) -> None:
