@@ -232,7 +232,7 @@ def program(forks: int, folder: str) -> None:
 
     path = os.path.join(folder, "log.jsonl.gz")
     saved = IOLog(path)
-    log = ts.OTelLog(detail="task", exit_timeout_s=30, block_timeout_s=30)
+    log = ts.OTelLog(detail="task", exit_timeout_s=30, block_timeout_s=30, max_spans=None)
     ts.eager_context().log_sink = TeeLog(log, saved)
     dagger.set_limit("db", 2)
     stop, counts = threading.Event(), Counter[str]()

@@ -58,7 +58,7 @@ def _ours(workload: Workload, size: int, runner: Runner, metrics: bool) -> tuple
     import otel_timespan as ts
 
     with ts.Context(threads=systems.THREADS) as context:
-        log = context.log_sink = ts.OTelLog(metrics=metrics)
+        log = context.log_sink = ts.OTelLog(metrics=metrics, max_spans=None)
         run = runner(workload, size, systems.System(spawn=ts.spawn, submit=ts.spawn, fetch=ts.fetch))
         began = time.process_time()
         with ts.dag("bench"):
@@ -79,7 +79,7 @@ def _record(workload: Workload, size: int, runner: Runner) -> list[_Shape]:
 
     memory = InMemorySpanExporter()
     with ts.Context(threads=systems.THREADS) as context:
-        log = context.log_sink = ts.OTelLog(span_exporter=memory, metrics=False)
+        log = context.log_sink = ts.OTelLog(span_exporter=memory, metrics=False, max_spans=None)
         run = runner(workload, size, systems.System(spawn=ts.spawn, submit=ts.spawn, fetch=ts.fetch))
         with ts.dag("bench"):
             run()

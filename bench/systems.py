@@ -69,7 +69,8 @@ def _ours(name: str) -> Iterator[System]:
             system.log = default_log() if name == "log" else default_log(**ALL_STREAMS)
             system.settle = lambda: ts.get_logs(system.log)
         elif name.startswith("otel"):
-            system.log = ts.OTelLog(span_exporter=discarding_exporter() if name == "otel-discard" else None)
+            exporter = discarding_exporter() if name == "otel-discard" else None
+            system.log = ts.OTelLog(span_exporter=exporter, max_spans=None)  # all tasks are sent, not rolled up
             system.settle = system.log.flush
         elif name not in ("noop", "noop-stripped"):
             raise ValueError(f"no system is called {name!r}; there are {', '.join(SYSTEMS)}")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,7 +20,8 @@ from ..errors import InvalidOptionError
 from ..timespans.warn import warn_once
 from .export.objects import ProcessorTransport
 from .export.pipeline import SpanPipeline
-from .export.settings import check_sending, checked_seconds, shown
+from .export.settings import check_sending, checked_seconds, shown, variable_text, whole_number
+from .export.sizes import span_nbytes
 from .setup import (
     TraceOutput,
     check_environment,
@@ -27,13 +29,28 @@ from .setup import (
     meter_provider_for_metrics,
     provider_for_traces,
 )
+from .spans.budget import MAX_SPANS
+from .spans.interest import Interest
 from .spans.limits import Limits, limits_of
 from .spans.redact import Redact
 from .spans.runs import Sampled
 from .spans.spandata import SpanData
 from .spans.values import plain_attributes
 
-__all__ = ["Backend", "ExportOptions", "check_options", "connect"]
+__all__ = [
+    "FROM_ENVIRONMENT",
+    "Backend",
+    "ExportOptions",
+    "check_options",
+    "checked_max_spans",
+    "connect",
+    "interest_of",
+]
+
+FROM_ENVIRONMENT: Any = object()
+"""An option that was not given: a variable says it."""
+
+_MAX_SPANS, _KEEP = "OTEL_TIMESPAN_MAX_SPANS", "OTEL_TIMESPAN_KEEP"
 
 _log = logging.getLogger("otel_timespan")
 
@@ -74,6 +91,29 @@ def check_options(**given: Any) -> ExportOptions:
         own_exporter=options.span_exporter is not None,
     )
     return options
+
+
+def checked_max_spans(given: Any) -> int | None:
+    """The option `max_spans`, or what the variable says where it was not given. Raises `InvalidOptionError`."""
+    if given is None:
+        return None
+    if given is FROM_ENVIRONMENT:
+        if variable_text(_MAX_SPANS).lower() == "none":
+            return None
+        return whole_number(_MAX_SPANS) or MAX_SPANS
+    check_sending({"max_spans": given})
+    return int(given)
+
+
+def interest_of(keep: Any, slow_s: Any, slow_factor: Any, max_bytes: int) -> Interest | None:
+    """What runs are worth sending; None for all. Raises `InvalidOptionError`."""
+    name, kept = ("keep", keep) if keep is not None else (_KEEP, variable_text(_KEEP).lower() or "all")
+    if not isinstance(kept, str) or kept not in ("all", "interesting"):
+        raise InvalidOptionError(f"{name}={shown(kept)}: allowed are all, interesting")
+    slow_ns = None if slow_s is None else checked_seconds("slow_s", slow_s) * 1e9
+    if isinstance(slow_factor, bool) or not isinstance(slow_factor, (int, float)) or not 1 <= slow_factor < math.inf:
+        raise InvalidOptionError(f"slow_factor={shown(slow_factor)}: give a number from 1 on")
+    return Interest(slow_ns, slow_factor, max_bytes // 4, span_nbytes) if kept == "interesting" else None
 
 
 def connect(options: ExportOptions, redact: Redact | None = None) -> Backend | None:

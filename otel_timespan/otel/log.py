@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import math
 import secrets
 import time
 import weakref
@@ -35,7 +36,7 @@ from ..timespans.rows import record_kind
 from ..timespans.sink import Sink
 from ..timespans.warn import warn_once
 from . import semconv
-from .backend import Backend, check_options, connect
+from .backend import FROM_ENVIRONMENT, Backend, check_options, checked_max_spans, connect, interest_of
 from .dags import tracing_logs
 from .export.settings import shown, waitable
 from .export.shutdown import SOURCES, on_exit
@@ -52,7 +53,6 @@ from .spans.mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
 from .spans.plain import Enclosing, is_program
 from .spans.redact import LineFilter, Redact
 from .spans.runs import Run, Runs, Sampled, current_run
-from .spans.spandata import SpanData
 from .spans.tasks import task_name
 from .spans.unmapped import Unmapped
 
@@ -81,6 +81,10 @@ class OTelLog(Sink):
     MiB); where that is full the program waits for the log ("drop": it does not), or is not logged. `block_timeout_s`:
     how long a full queue may hold the program up, in all per outage, and a log that does not get on. `exit_timeout_s`:
     how long the last flush may take.
+    `max_spans`: how many spans a run may have until its ordinary tasks are rolled up by function (docs/exporting.md);
+    None: no bound; by default what OTEL_TIMESPAN_MAX_SPANS says, else 32,000.
+    `keep`: "all", or "interesting": only runs that failed, took longer than `slow_s` or longer than `slow_factor` times
+    the median of the last 20 of their name (docs/exporting.md); by default what OTEL_TIMESPAN_KEEP says, else "all".
     `root_quiet_s`: how long nothing must happen until a run that was not opened with `dag` ends.
     `redact(key, text) -> text or None`: asked about every text that leaves (otel/spans/redact.py).
     `clock`: monotonic ns, the clock that the events are stamped with. Where that is simulated
@@ -102,6 +106,10 @@ class OTelLog(Sink):
         consumers: Iterable[Any] | None = None,
         on_full: str = "block",
         max_bytes: int = 64 << 20,
+        max_spans: int | None = FROM_ENVIRONMENT,
+        keep: str | None = None,
+        slow_s: float | None = None,
+        slow_factor: float = 2.0,
         redact: Redact | None = None,
         block_timeout_s: float = 1.0,
         exit_timeout_s: float = 5.0,
@@ -127,6 +135,8 @@ class OTelLog(Sink):
         for name, function in (("redact", redact), ("clock", clock)):
             if not callable(function) and (function is not None or name == "clock"):
                 raise InvalidOptionError(f"{name} is a function, not {shown(function)}")
+        self._max_spans = checked_max_spans(max_spans)
+        self._interest = interest_of(keep, slow_s, slow_factor, max_bytes)
         self._gauges = None if consumers is None else ConsumerGauges(consumers)
         self._detail, self._redact, self._clock = detail, redact, clock
         self._offset_ns, self._real_time = time.time_ns() - clock(), clock is time.monotonic_ns
@@ -169,7 +179,10 @@ class OTelLog(Sink):
         self._never_made: Counter[str] = Counter()  # by reason: spans of records that were never looked at
         quiet_ns = int(self._options.root_quiet_s * 1e9)
         self._runs = Runs(self._open_root, secrets.randbits(62) | 1 << 62, quiet_ns, self._clock, self._losses)
-        self._mapper = SpanMapper(self._runs, detail=self._detail, offset_ns=self._offset_ns)
+        self._mapper = SpanMapper(
+            self._runs, detail=self._detail, offset_ns=self._offset_ns, max_spans=self._max_spans,
+            interest=self._interest,
+        )  # fmt: skip
         self._unmapped = Unmapped(self._runs, self._mapper, self._detail)
         self._lane = Lane(
             self._mapper, self._offset_ns, None, None if self._real_time else self._restamped, self._unmapped.keep
@@ -254,15 +267,19 @@ class OTelLog(Sink):
             lost = self._unmapped.give_up(left) if self._counts else 0
             self._never_made["shutdown"] += lost
             in_hand = self._handover.in_hand
-            out = self._lane.hand_over()
-            out += self._mapper.abandon(self._clock())
-            self._end_runs(self._runs.end_all(), out)
-            self._count(len(out))
+            last = Taken()
+            last.spans += self._lane.hand_over()
+            last.spans += self._mapper.abandon(self._clock())
+            self._end_runs(self._runs.end_all(), last)
+            self._mapper.budgets.end_strays(math.inf, last.spans)
+            self._take_packed(last)
+            self._count(len(last.spans) + last.count)
         finally:
             self._lock.release()
         if lost:
             _log.warning("%d spans are lost: the log could not look at what they tell of in time", lost)
-        self._handover.last(out, deadline, in_hand)
+        self._handover.packed(last.packed, last.count)
+        self._handover.last(last.spans, deadline, in_hand)
 
     def __enter__(self) -> OTelLog:
         return self
@@ -271,11 +288,13 @@ class OTelLog(Sink):
         self.close()
 
     def stats(self) -> dict[str, Any]:
-        """The account of spans: `recorded` = `exported` + `sampled` + `pending` + the sum of `dropped`.
+        """The account of spans: `recorded` = `exported` + `sampled` + `rolled_up` + `pending` + the sum of `dropped`.
 
         It begins with what happened: what the log has not looked at yet is `pending`, as the spans that it will become.
-        `sampled` were not built because their run is not sampled; `dropped` is {reason: count}. Events that
-        could not be mapped count as recorded and as dropped for the reason "error".
+        `sampled` were not built because their run is not sampled, or not sent because it is not interesting;
+        `rolled_up` were not built because their run has more than `max_spans`; as long as that is not decided they are
+        `pending`. `dropped` is {reason: count}. Events that could not be mapped count as recorded and as dropped for
+        the reason "error".
         """
         with self._lock:
             account = self._account()
@@ -297,9 +316,11 @@ class OTelLog(Sink):
                 if count:
                     dropped[reason] = dropped.get(reason, 0) + count
             pending = self._made + held + self._failed + sum(never_made.values()) - exported - sum(dropped.values())
-        recorded = exported + sampled + pending + sum(dropped.values())
+            pending, rolled_up = pending + self._mapper.budgets.waiting, self._mapper.budgets.rolled_up
+        recorded = exported + sampled + rolled_up + pending + sum(dropped.values())
         return {
-            "recorded": recorded, "exported": exported, "sampled": sampled, "pending": pending, "dropped": dropped,
+            "recorded": recorded, "exported": exported, "sampled": sampled, "rolled_up": rolled_up,
+            "pending": pending, "dropped": dropped,
         }  # fmt: skip
 
     @property
@@ -435,10 +456,13 @@ class OTelLog(Sink):
                 self._journal.settle()
                 return
             taken = self._take(records)
-            self._end_runs(self._runs.tick(bool(self._forcing)), taken.spans)
+            self._end_runs(self._runs.tick(bool(self._forcing)), taken)
+            quiet_since = math.inf if self._forcing else self._clock() - self._options.root_quiet_s * 1e9
+            waits = self._mapper.budgets.end_strays(quiet_since, taken.spans)
+            self._take_packed(taken)
             self._count(len(taken.spans) + taken.count)
             self._journal.settle()  # from here on they are spans
-            waiting = self._runs.idle_but_open()
+            waiting = waits or self._runs.idle_but_open()
         interrupt = self._measure(taken)
         self._handover.packed(taken.packed, taken.count)
         self._handover.spans(taken.spans)
@@ -455,6 +479,7 @@ class OTelLog(Sink):
         taken = self._lane.take(records)
         if self._forcing:
             taken.spans += self._lane.hand_over(begun=True)  # the `queue` of what runs is over
+            self._mapper.budgets.release(taken.spans)
         self._failed += taken.failed
         if metrics is not None:
             metrics.tasks_packed(taken)
@@ -478,15 +503,21 @@ class OTelLog(Sink):
         """With a clock of its own: what died says when by the real one, for a finalizer knows no other."""
         return event._replace(timestamp=self._clock()) if event.category == "evict" else event
 
-    def _end_runs(self, runs: Iterable[Run], out: list[SpanData]) -> None:
+    def _end_runs(self, runs: Iterable[Run], taken: Taken) -> None:
         for run in runs:
             try:
-                out += self._mapper.end_run(run)
+                taken.spans += self._mapper.end_run(run)
                 if self._metrics is not None:
                     self._metrics.run_done(run)
             except Exception:
                 self._failed += 1
                 warn_once(self._runs, "the root of a run could not be built")
+
+    def _take_packed(self, taken: Taken) -> None:
+        """What waited as bytes, and is sent."""
+        packed = self._mapper.budgets.take_packed()
+        taken.packed += packed
+        taken.count += len(packed) * self._mapper.spans_per_task
 
     def _count(self, count: int) -> None:
         """Spans were made; they are pending until the backend says more. Call with the lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 from ..errors import InvalidOptionError
 from ..timespans.eventfile import read_events
 from ..timespans.model import Event, Timespan
+from .export.settings import check_sending
 from .spans import ids
 from .spans.ids import Root, TraceParent
 from .spans.mapping import SpanMapper
@@ -54,19 +56,27 @@ def _no_root(*args: Any) -> Any:
 
 
 def replay(
-    source: Any, *, detail: str = "phases", offset_ns: int | None = None, redact: Redact | None = None
+    source: Any,
+    *,
+    detail: str = "phases",
+    offset_ns: int | None = None,
+    redact: Redact | None = None,
+    max_spans: int | None = None,
 ) -> Iterator[SpanData]:
     """The spans of a saved log, children before parents, roots last.
 
     `source`: a file that an `IOLog` wrote (its path), `{worker: [Event]}`, or any iterable of events (not of
     matched `Timespan`s, which have lost their starts' timelines). Ids are those that the live `OTelLog` gave, where
     one was on; in any case the same at each replay. `offset_ns` is wall clock minus monotonic clock, by
-    default the present one, which is right for a log of this boot of the machine. `redact` as of `OTelLog`. Tasks that
-    never ended come out as abandoned. Raises `InvalidOptionError` for a wrong `detail` or source.
+    default the present one, which is right for a log of this boot of the machine. `redact` and `max_spans` as of
+    `OTelLog`, but that nothing bounds a run by default. Tasks that never ended come out as abandoned. Raises
+    `InvalidOptionError` for a wrong `detail`, `max_spans` or source.
     """
+    if max_spans is not None:
+        check_sending({"max_spans": max_spans})
     runs = ReplayRuns()
     offset = time.time_ns() - time.monotonic_ns() if offset_ns is None else offset_ns
-    mapper = SpanMapper(runs, detail=detail, offset_ns=offset)
+    mapper = SpanMapper(runs, detail=detail, offset_ns=offset, max_spans=max_spans)
     spans = _replayed(mapper, runs, _events_of(source))
     return spans if redact is None else (redacted(redact, span) for span in spans)
 
@@ -75,11 +85,16 @@ def _replayed(mapper: SpanMapper, runs: ReplayRuns, events: Iterable[Event]) -> 
     latest = 0
     for event in events:
         latest = max(latest, event.timestamp)
-        yield from mapper.feed(event)
+        spans = mapper.feed(event)
+        mapper.budgets.sweep(spans)
+        yield from spans
     yield from mapper.abandon(latest)
     for run in runs.end_all():
         run.start_ns = min(run.start_ns, run.latest_ns)
         yield from mapper.end_run(run)
+    last: list[SpanData] = []
+    mapper.budgets.end_strays(math.inf, last)
+    yield from last
 
 
 def _events_of(source: Any) -> Iterable[Event]:

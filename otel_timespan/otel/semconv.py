@@ -61,6 +61,12 @@ SPANS = (
     SpanName("dag <name>", "task", "one run opened with dag(name)"),
     SpanName(TASK_SPAN, "task", "a task, from submission to finish"),
     SpanName(
+        "<function> (rolled up)",
+        "task",
+        "of a run with more than max_spans spans, the ordinary tasks of a function: first submission to last finish",
+    ),
+    SpanName("other (rolled up)", "task", "the same of functions beyond the first 500 (max_spans / 8 if fewer)"),
+    SpanName(
         SCHEDULE,
         "scheduler",
         "ready until placed, by waiting for a worker or a place of a limit too; one more a placement anew",
@@ -126,6 +132,17 @@ DAG_RESULT = "timespan.dag.result"
 DAG_FAILURE_TASK = "timespan.dag.failure.task"
 DAG_FAILURE_FUNCTION = "timespan.dag.failure.function"
 DAG_FAILURE_MESSAGE = "timespan.dag.failure.message"
+DAG_KEPT = "timespan.dag.tasks.kept"
+DAG_ROLLED_UP = "timespan.dag.tasks.rolled_up"
+DAG_KEPT_FOR = "timespan.dag.kept_for"
+DAG_EXCEEDED = "timespan.dag.max_spans.exceeded"
+ROLLUP_COUNT = "timespan.rollup.count"
+ROLLUP_MIN = "timespan.rollup.min"
+ROLLUP_MEAN = "timespan.rollup.mean"
+ROLLUP_P50 = "timespan.rollup.p50"
+ROLLUP_P99 = "timespan.rollup.p99"
+ROLLUP_MAX = "timespan.rollup.max"
+ROLLUP_TOTAL = "timespan.rollup.total"
 DROP_REASON = "timespan.drop.reason"
 SPAN_OUTCOME = "timespan.span.outcome"
 FUNCTION_NAME = "code.function.name"
@@ -207,12 +224,27 @@ ATTRIBUTES = (
     Attribute(DAG_PATH_TASKS, "int[]", "", "dag", "the task ids of that path, in order; at most its last 1000"),
     Attribute(DAG_PATH_TRUNCATED, "boolean", "", "dag", "true when the list of the path is not whole"),
     Attribute(DAG_COMPLETE, "boolean", "", "dag", "false when spans were lost while the run was open"),
+    Attribute(DAG_KEPT, "int", "{task}", "dag", "of a run beyond max_spans: tasks with spans of their own"),
+    Attribute(DAG_ROLLED_UP, "int", "{task}", "dag", "of a run beyond max_spans: tasks that were rolled up"),
+    Attribute(
+        DAG_EXCEEDED, "boolean", "", "dag", "true where the tasks that are kept in any case needed more than max_spans"
+    ),
+    Attribute(
+        DAG_KEPT_FOR, "string", "", "dag", "with keep=\"interesting\": failure, slow, slower (than its like) or full"
+    ),
     Attribute(DAG_RESULT, "string", "", "dag; metrics", "success, failure, or cancellation of what its block did"),
     Attribute(DAG_FAILURE_TASK, "int", "", "dag", "the task that failed first, of which error.type is; absent without"),
     Attribute(DAG_FAILURE_FUNCTION, "string", "", "dag", "its function, qualified"),
     Attribute(DAG_FAILURE_MESSAGE, "string", "", "dag", "the text of its exception, cut at 4096 characters"),
+    Attribute(ROLLUP_COUNT, "int", "{task}", "rolled up", "tasks in it (of the scheduler's own: timespans)"),
+    Attribute(ROLLUP_MIN, "double", "s", "rolled up", "shortest run of a body (timespan.run.wall)"),
+    Attribute(ROLLUP_MEAN, "double", "s", "rolled up", "mean run of a body"),
+    Attribute(ROLLUP_P50, "double", "s", "rolled up", "median run of a body, to 1.6 %"),
+    Attribute(ROLLUP_P99, "double", "s", "rolled up", "99th percentile of the runs of bodies, to 1.6 %"),
+    Attribute(ROLLUP_MAX, "double", "s", "rolled up", "longest run of a body; slower ones are kept"),
+    Attribute(ROLLUP_TOTAL, "double", "s", "rolled up", "all runs of bodies together"),
     Attribute(DROP_REASON, "string", "", "metrics", "queue_full, journal_full, rejected, shutdown, error, ..."),
-    Attribute(SPAN_OUTCOME, "string", "", "metrics", "exported, sampled (not taken) or dropped"),
+    Attribute(SPAN_OUTCOME, "string", "", "metrics", "exported, sampled (not taken), rolled_up or dropped"),
     Attribute(FUNCTION_NAME, "string", "", "task; metrics", "qualified name; on metrics at most 200, then other"),
     Attribute(FILE_PATH, "string", "", "task", "file of the function"),
     Attribute(LINE_NUMBER, "int", "", "task", "line of the function"),
@@ -315,7 +347,7 @@ INSTRUMENTS = (
         "{span}",
         "Spans by what became of them.",
         (SPAN_OUTCOME,),
-        ("exported", "sampled", "dropped"),
+        ("exported", "sampled", "rolled_up", "dropped"),
     ),
     Instrument(
         SPANS_RECORDED,

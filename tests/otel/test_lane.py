@@ -28,7 +28,7 @@ from otel_timespan.otel.metrics.hub import MeterHub
 from otel_timespan.otel.metrics.logmetrics import LogMetrics
 from otel_timespan.otel.packing.lane import Lane, Taken
 from otel_timespan.otel.replay import ReplayRuns
-from otel_timespan.otel.spans import ids
+from otel_timespan.otel.spans import budget, ids
 from otel_timespan.otel.spans.limits import NO_LIMITS, clip
 from otel_timespan.otel.spans.mapping import SpanMapper
 from otel_timespan.timespans.taskrecords import END, KINDS, RETURN, START, SUBMIT
@@ -183,13 +183,15 @@ def records_of(program: Program, **options: Any) -> list[Any]:
 class Way:
     """Records taken in batches, and all that came of them."""
 
-    def __init__(self, records: list[Any], fast: bool, size: int, detail: str = "phases") -> None:
+    def __init__(
+        self, records: list[Any], fast: bool, size: int, detail: str = "phases", max_spans: int | None = None
+    ) -> None:
         self.runs = ReplayRuns()
         for record in records:
             parent = ids.unpack(record[11]) if record[0] == SUBMIT and record[11] is not None else None
             if parent is not None and parent.root is not None:
                 self.runs.arrived(parent)
-        self.mapper = SpanMapper(self.runs, detail=detail, offset_ns=1000)
+        self.mapper = SpanMapper(self.runs, detail=detail, offset_ns=1000, max_spans=max_spans)
         self.lane = Lane(self.mapper, 1000, NO_LIMITS if fast else None)
         self.reader = InMemoryMetricReader()
         hub = MeterHub(MeterProvider([self.reader]))
@@ -211,7 +213,9 @@ class Way:
         left.spans += self.lane.hand_over()
         left.spans += self.mapper.abandon(max(1, *(run.latest_ns for run in self.runs._open.values())))
         for run in self.runs.end_all():
+            run.whole = True  # here tasks arrive once more by the general way
             left.spans += self.mapper.end_run(run)
+        left.packed += self.mapper.budgets.take_packed()
         spans += self.bodies(left)
         message = ScopeSpans.FromString(b"".join(spans))
         self.spans = {span.span_id: span for span in message.spans}
@@ -239,10 +243,12 @@ class Way:
         return found
 
 
-def assert_the_same(records: list[Any], size: int, detail: str = "phases") -> Way:
+def assert_the_same(records: list[Any], size: int, detail: str = "phases", max_spans: int | None = None) -> Way:
     """Both ways say the same of these records; the fast one."""
-    fast, general = Way(records, True, size, detail), Way(records, False, size, detail)
+    fast, general = (Way(records, is_fast, size, detail, max_spans) for is_fast in (True, False))
     assert general.packed == 0
+    assert fast.mapper.budgets.waiting == general.mapper.budgets.waiting == 0
+    assert fast.mapper.budgets.rolled_up == general.mapper.budgets.rolled_up
     assert fast.spans.keys() == general.spans.keys()
     for key, span in general.spans.items():
         assert fast.spans[key] == span
@@ -260,10 +266,27 @@ def assert_the_same(records: list[Any], size: int, detail: str = "phases") -> Wa
     st.integers(0, 1000),
     st.sampled_from((1, 7, 64, 10_000)),
     st.sampled_from(("phases", "task")),
+    st.sampled_from((None, None, 1, 8, 20, 60, 200)),
+    st.sampled_from((3, 8192)),
 )  # fmt: skip
-def test_both_ways_say_the_same(steps: list[str], seed: int, size: int, detail: str) -> None:
-    """Random programs: spans equal field by field, metrics point by point, in batches of any size."""
-    assert_the_same(records_of(Program(steps, seed)), size, detail)
+def test_both_ways_say_the_same(
+    steps: list[str], seed: int, size: int, detail: str, max_spans: int | None, candidates: int
+) -> None:
+    """Random programs: spans equal field by field, metrics point by point, in batches of any size, rolled up or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "CANDIDATES", candidates)
+        way = assert_the_same(records_of(Program(steps, seed), detail=detail), size, detail, max_spans)
+    assert_whole(way)
+
+
+def assert_whole(way: Way) -> None:
+    """Parents and links lead to spans that are there, and each task is there or in a roll-up."""
+    spans = way.spans
+    roots = {run.root.span_id.to_bytes(8, "big") for run in way.runs._open.values()}
+    for span in spans.values():
+        assert not span.parent_span_id or span.parent_span_id in spans or span.parent_span_id in roots
+        for link in span.links:
+            assert link.span_id in spans, (span.name, link)
 
 
 def test_ordinary_tasks_are_packed() -> None:

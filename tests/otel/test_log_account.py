@@ -47,7 +47,7 @@ def test_ten_thousand_tasks(bench: Callable[..., Bench]) -> None:
     assert wrong == []
     assert len(spans) == len({id_of(s) for s in spans}) == 10_000 * 3 + 1
     stats = b.log.stats()
-    assert stats == {"recorded": 30_001, "exported": 30_001, "sampled": 0, "pending": 0, "dropped": {}}
+    assert stats == {"recorded": 30_001, "exported": 30_001, "sampled": 0, "rolled_up": 0, "pending": 0, "dropped": {}}
     root = b.one("dag burst")
     assert root.attributes is not None and root.attributes[semconv.DAG_COMPLETE] is True
 

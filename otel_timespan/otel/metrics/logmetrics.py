@@ -278,7 +278,8 @@ class LogMetrics:
             if instrument == semconv.SPANS_RECORDED:
                 return [((), account["recorded"])]
             lost = sum(dropped.values())
-            return [(("exported",), account["exported"]), (("sampled",), account["sampled"]), (("dropped",), lost)]
+            outcomes = [((outcome,), account.get(outcome, 0)) for outcome in ("exported", "sampled", "rolled_up")]
+            return [*outcomes, (("dropped",), lost)]
         return list(self._counts[instrument].items())
 
     def _levels(self, instrument: str) -> Points:

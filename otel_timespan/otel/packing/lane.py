@@ -27,12 +27,14 @@ from ...timespans.warn import warn_once
 from .. import semconv
 from ..export.wire import varint
 from ..spans import ids
+from ..spans.bodyspan import SEEN
+from ..spans.budget import CANDIDATE_BYTES, MUST, Budget, Candidate
 from ..spans.ids import TraceParent
 from ..spans.limits import Limits, clip
 from ..spans.mapping import ENDED, MOVED_KINDS, SpanMapper
 from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
-from ..spans.tasks import Done, code_attributes, task_name
+from ..spans.tasks import Done, OpenTask, code_attributes, named, processor_name, task_name
 from ..spans.values import plain_text
 from .packer import Facts, Packer, compile_packer
 
@@ -72,16 +74,18 @@ class _Caller(NamedTuple):
     span: int
     seed: int
     sampled: bool
+    budget: Budget | None
 
 
 class _Function(NamedTuple):
-    """A function as a shape has it, which keeps none of its data, and as metrics call it."""
+    """A function as a shape has it, as metrics call it, and as spans are told of it; nothing keeps its data."""
 
     key: Any
     name: str
+    like: Any
 
 
-_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION = range(7)
+_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION, _ROLLS = range(8)
 """A task under way: a list of its records and of what was read of them, for an object costs three times as much."""
 
 
@@ -142,11 +146,14 @@ class Lane:
         self._shapes: dict[Any, Packer | None] = {}
         self._callers: dict[tuple[Any, ...], _Caller | None] = {}
         self._last: tuple[Any, _Caller | None] = (None, None)
+        self._ended_runs = 0
         self._functions: dict[Any, _Function] = {}
         self._processors: dict[int, Any] = {}
         self._taken = Taken()
         self._begun = [0, 0]  # bodies that run: of tasks that are not sampled, and of those that are
-        self._example: tuple[Any, Facts, Sequence[int]] | None = None
+        self._example: tuple[Any, Facts, Sequence[int], TraceParent | None] | None = None
+        self._make = self._spans_of
+        mapper.budgets.open_tasks.append(self._find_open)
 
     def take(self, records: Sequence[Any]) -> Taken:
         """Take records, and events among them, in order."""
@@ -155,6 +162,9 @@ class Lane:
         opened, known, functions, near = self._open, self.mapper.done, self._functions, self._processors
         begun, running = taken.begun.append, self._begun
         quiet = submitted = placed = 0
+        if self._ended_runs != self.mapper.ended_runs:  # what their callers hold goes with them
+            self._ended_runs, self._last = self.mapper.ended_runs, (None, None)
+            self._callers.clear()
         for record in records:
             kind = record[0] if self._is_open else -1
             if kind in _ENDS:
@@ -188,15 +198,17 @@ class Lane:
                     function = self._function(record)
                 if caller is not None and function is not None and id not in opened and id not in known:
                     submitted += 1
+                    budget = caller[5]
+                    rolls = budget is not None and budget.charge(self._per_task, taken.spans)
                     if type(place) is int:
                         t0 = record[12]
-                        opened[id] = [record, caller, t0, t0 + 1, None, None, function]
+                        opened[id] = [record, caller, t0, t0 + 1, None, None, function, rolls]
                         placed += 1
                     elif place is None:
-                        opened[id] = [record, caller, 0, 0, None, None, function]
+                        opened[id] = [record, caller, 0, 0, None, None, function, rolls]
                     else:
                         t0 = place[1]
-                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function]
+                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function, rolls]
                         placed += 1
                     continue
             elif kind == SCHEDULE:
@@ -214,6 +226,7 @@ class Lane:
         taken.submitted, taken.placed, taken.processors = submitted, placed, self._processors
         taken.quiet = quiet + 2 * submitted + 6 * placed + 5 * len(taken.ended) + 2 * len(taken.evicted)
         self._settle_runs()
+        self.mapper.budgets.sweep(taken.spans)
         self.mapper.forget_oldest()
         return taken
 
@@ -236,7 +249,8 @@ class Lane:
         if parent is None or parent.trace_state or (parent.flags & 1 and self.limits is None):
             return None
         above = ids.swapped(parent.span_id)
-        caller = _Caller(parent, parent.trace_id.to_bytes(16, "big"), above, parent.seed, bool(parent.flags & 1))
+        trace, sampled = parent.trace_id.to_bytes(16, "big"), bool(parent.flags & 1)
+        caller = _Caller(parent, trace, above, parent.seed, sampled, self.mapper.budget_of(parent))
         if len(self._callers) >= MAX_PARENTS:
             self._callers.clear()
         self._callers[_key_of(packed)] = caller
@@ -257,7 +271,7 @@ class Lane:
             if len(self._functions) >= MAX_SHAPES:
                 self._functions.clear()
             name = code_attributes(f).get(semconv.FUNCTION_NAME) or task_name(f)
-            found = self._functions[given] = _Function(given, name)
+            found = self._functions[given] = _Function(given, name, named(f))
             self._taken.functions.append(name)
         return found
 
@@ -273,10 +287,12 @@ class Lane:
 
     def _returned(self, record: Any, task: list[Any]) -> bool:
         """A body returned: pack its task. False where it has to go the general way."""
-        submission, caller, placing, t2, _, start, function = task
-        if start is None or not record or record[14] != "success" or record[12] is not None:
+        submission, caller, placing, t2, _, start, function, rolls = task
+        if start is None or not record or record[14] != "success" or rolls is MUST:
             return False
-        _, trace, above, seed, sampled = caller
+        if record[12] is not None and (rolls or record[12] != SEEN):
+            return False
+        _, trace, above, seed, sampled, budget = caller
         t0, t3, t4, t5 = submission[1], start[1] + 1, start[3], record[2]
         if t4 < t3 + 4:
             t4 = t3 + 4
@@ -286,8 +302,9 @@ class Lane:
         ups: list[int] | tuple[()] = ()
         path: AnyPath = t5 - t3
         id = record[4]
+        over = rolls and budget.over
         if submission[5] or submission[7]:
-            found = self._upstreams(submission, caller[0], id, t5 - t3)
+            found = self._upstreams(submission, caller[0], id, t5 - t3, over)
             if found is None:
                 return False
             positions, ups, ready, blocking, path = found
@@ -305,7 +322,7 @@ class Lane:
         t6 = t5 + 2
         if not sampled:
             self.mapper.sampled += self._per_task
-        else:
+        elif not over:
             number = varint(id)
             size = b"" if nbytes is None else varint(nbytes)
             spawner = varint(spawned_by) if spawned_by else b""
@@ -318,20 +335,66 @@ class Lane:
                 if shape not in self._shapes:
                     times = (t0, t1, t2, t3, t4, t5, t6)
                     facts = Facts(trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, times)
-                    self._example = (shape, facts, ups)
+                    self._example = (shape, facts, ups, caller[0] if rolls else None)
                 return False
-            self._packed(pack(
+            packed = pack(
                 trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6, *ups
-            ))  # fmt: skip
+            )
+            if not rolls:
+                self._packed(packed)
         self._begun[sampled] -= 1
         del self._open[id]
-        self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
+        entry = (function[1], caller, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6)
+        if rolls:
+            self._wait(task, record, entry, positions, None if over else packed)
+        else:
+            self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
         self._ended(record)
-        self._tasks((function[1], caller, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6))
+        self._tasks(entry)
         return True
 
+    def _wait(
+        self, task: list[Any], record: Any, entry: tuple[Any, ...], positions: Sequence[Any], packed: bytes | None
+    ) -> None:
+        """A candidate ended. Of its records as little is kept as its spans can be made of."""
+        submission, caller, _, _, _, _, function, _ = task
+        name, _, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6 = entry
+        budget, parent, known = caller[5], caller[0], self.mapper.done
+        rollup = budget.rollups.get(name) or budget.rollup(name, lambda: function.like)
+        known[id] = _new(Done, (parent, t6, 1, path, base if packed is not None else rollup.base))
+        ups: list[Any] | tuple[()] = ()
+        if positions:
+            ups = [both for _, up in _dependencies(submission[5], submission[7]) for both in (up, known[up])]
+        budget.end(
+            _new(Candidate, (
+                id, parent, submission[8], rollup, self._per_task, t0, t5 - t4, t6, path, tuple(ups), packed,
+                CANDIDATE_BYTES + len(packed or b""), self._make,
+                t1, t2, t3, t4, t5, function, record[5], record[13], record[8], cpu_ns, positions,
+            )),
+            self._taken.spans,
+        )  # fmt: skip
+
+    def _spans_of(self, one: Candidate) -> list[SpanData]:
+        """The spans of a candidate, by the general way."""
+        ready, placed, taken, begun, ended, function, processor, thread, nbytes, cpu_ns, positions = one.facts
+        task = OpenTask(one.id, one.parent, one.start_ns)
+        task.f, task.deps = function.like, tuple(zip(positions, one.ups[::2], strict=True))
+        task.ready, task.placed, task.taken, task.body_start, task.body_end = ready, placed, taken, begun, ended
+        task.finished = task.latest = one.end_ns
+        task.spawned_by, task.cpu_ns, task.result_nbytes = one.spawner, cpu_ns, nbytes
+        task.thread = (thread[0], plain_text(thread[1]))
+        task.processor = processor_name(self._processors[processor])
+        task.held = self.mapper.ordinary_spans(task)
+        return self.mapper.spans_of(one, task, task.bounds(), "success")
+
+    def _find_open(self, id: int, must: bool) -> bool:
+        task = self._open.get(id)
+        if task is not None and must and task[_ROLLS]:
+            task[_ROLLS] = MUST
+        return task is not None
+
     def _upstreams(
-        self, submission: Any, parent: TraceParent, task: int, own_ns: int, mixed: bool = False
+        self, submission: Any, parent: TraceParent, task: int, own_ns: int, rolled: bool = False, mixed: bool = False
     ) -> tuple[Any, list[int], int, int, AnyPath] | None:
         """(positions, mixed ids, when the last one finished, which one that was, the task's longest path).
 
@@ -350,14 +413,17 @@ class Lane:
         for n, up in enumerate(ups):
             done = known.get(up)
             if done is None:  # forgotten, or no task but a plain value
-                return None if type(up) is int else self._upstreams(submission, parent, task, own_ns, mixed=True)
+                if type(up) is int:
+                    return None
+                return self._upstreams(submission, parent, task, own_ns, rolled, mixed=True)
             above, finished, attempt, path, base = done
             if above is not parent:
                 if above[0] != parent[0] or above[2:5] != parent[2:5]:
                     return None
                 if above[5] != parent[5]:
                     path = -1  # of another run
-            if attempt != 1 or base in bases:
+                    self.mapper.budgets.settle(up, done)
+            if attempt != 1 or (base in bases and not rolled):
                 return None
             bases.append(base)
             if finished > latest:
@@ -365,7 +431,9 @@ class Lane:
             length = path if type(path) is int else path.length_ns  # type: ignore[union-attr]
             if length > longest:
                 longest, before = length, (up, path)
-        own: AnyPath = own_ns if before is None else Path(task, own_ns + longest, path_of(*before))
+        if before is None:
+            return positions, bases, max(ready, latest), blocking, own_ns
+        own = Path(task, own_ns + longest, path_of(*before))
         return positions, bases, max(ready, latest), blocking, own
 
     def _settle_runs(self) -> None:
@@ -400,15 +468,18 @@ class Lane:
             if self._feed(event):
                 taken.events.append(event)
         if self._example is not None:
-            (shape, facts, ups), self._example = self._example, None
-            self._learn(shape, facts, ups, taken.spans[before:])
+            (shape, facts, ups, waits), self._example = self._example, None
+            spans = taken.spans[before:] if waits is None else self.mapper.waiting_spans(waits, record[4])
+            self._learn(shape, facts, ups, spans)
 
     def _hand_over(self, id: int) -> None:
         task = self._open.pop(id)
         if task[_START] is not None:
             self._begun[task[_CALLER].sampled] -= 1
+        self.mapper.charged = task[_CALLER].budget if task[_ROLLS] else None, task[_ROLLS] is MUST
         for event in expand_all(_records_of(task)):
             self._feed(event)
+        self.mapper.charged = None
 
     def forget(self, key: Any) -> int:
         """The end of a task was given up: the mapper is to know it, to forget it. How many spans of it are lost now."""

@@ -24,7 +24,10 @@ from .limits import NO_LIMITS, Limits
 from .spandata import ERROR, OK, UNSET, EventData, LinkData, SpanData
 from .values import plain_attributes, plain_int, plain_pairs, plain_text, plain_value
 
-__all__ = ["BodySpan", "LazySpan", "span_context"]
+__all__ = ["SEEN", "BodySpan", "LazySpan", "span_context"]
+
+SEEN = "seen"
+"""What the log is told instead of the span of a body that left it empty, and that gave its ids away."""
 
 _log = logging.getLogger("otel_timespan")
 _CODES = {StatusCode.UNSET: UNSET, StatusCode.OK: OK, StatusCode.ERROR: ERROR}
@@ -76,6 +79,10 @@ class BodySpan(Span, ReadableSpan):
 
     def get_span_context(self) -> SpanContext:
         """The ids of this span."""
+        return self.own_context()
+
+    def own_context(self) -> SpanContext:
+        """The same, for the log itself."""
         context = self._span_context
         if context is None:
             context = span_context(self.trace_id, self.span_id, self.flags, self.trace_state)
@@ -328,8 +335,15 @@ class LazySpan(BodySpan):
     `make(span)` fills it in, by `BodySpan.__init__`; `told(span)` is called when its body ended and it is not empty.
     """
 
+    _seen = False
+
     def __init__(self, make: Callable[[LazySpan], None], told: Callable[[LazySpan], None], *of: Any) -> None:
         self._make, self._told, self.of = make, told, of
+
+    def get_span_context(self) -> SpanContext:
+        """The ids of this span. From now on it has to be sent: somebody may have a child or a link of it."""
+        self._seen = True
+        return self.own_context()
 
     def __getattr__(self, name: str) -> Any:
         if name not in _FILLED_IN:
@@ -346,13 +360,13 @@ class LazySpan(BodySpan):
         """Whether the user put anything on it."""
         return "_set" in self.__dict__ and super().is_touched
 
-    def ended(self) -> LazySpan | None:
-        """The body ended: the span if there is anything on it, None (and no more changes) for nearly all."""
+    def ended(self) -> LazySpan | str | None:
+        """The body ended: the span if there is anything on it, else no more changes: `SEEN`, or None for nearly all."""
         if self.is_touched:
             self._told(self)
             return self
         self._ended = True
-        return None
+        return SEEN if self._seen else None
 
 
 _FILLED_IN = frozenset(

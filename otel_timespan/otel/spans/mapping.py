@@ -22,13 +22,17 @@ from ...timespans.model import ChunkInfo, Event, EventId
 from ...timespans.warn import warn_once
 from .. import semconv
 from . import failures, ids, tasks
-from .bodyspan import BodySpan
+from .bodyspan import SEEN, BodySpan
+from .budget import CANDIDATE_BYTES, Budget, Budgets, Candidate
 from .ids import Root, TraceParent
+from .interest import Interest
 from .paths import AnyPath, extend, length_of, path_of
 from .plain import PlainSpans
+from .rollup import RollUp
+from .rootspan import root_span
 from .runs import Run, Runs
-from .spandata import ERROR, UNSET, EventData, LinkData, SpanData
-from .tasks import Done, OpenTask, SpanConfig
+from .spandata import SpanData
+from .tasks import Done, OpenTask, SpanConfig, code_attributes
 from .values import plain_text
 
 __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
@@ -37,9 +41,9 @@ DETAILS = ("task", "phases", "scheduler")
 ENDED = "otel_timespan.ended"
 """The category of a note that the rest of a task (its id), or a timespan (category, id), was given up (unmapped.py)."""
 
+_new = tuple.__new__
 MAX_DONE = 65_536
 _SOME = 4096  # forgotten at once: one by one a dict takes ever longer
-MAX_PATH_LINKS = 32
 CLOCK_SLACK_NS = 60_000_000_000
 """How much older than its run a task may be: where the drain of the log opens the run, it may lag behind."""
 
@@ -98,6 +102,8 @@ class SpanMapper:
         offset_ns: int = 0,
         link_limit: int | None = 128,
         observer: Observer | None = None,
+        max_spans: int | None = None,
+        interest: Interest | None = None,
     ) -> None:
         if detail not in DETAILS:
             raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
@@ -108,9 +114,12 @@ class SpanMapper:
         self._tasks: dict[int, OpenTask] = {}
         self._late: dict[tuple[int, Any], OpenTask] = {}  # has a result, its body still runs
         self.done: dict[int, Done] = {}
+        self.budgets = Budgets(max_spans, offset_ns, self.done, runs.at, interest)
+        self.budgets.open_tasks.append(self._find_open)
+        self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
         self._plain = PlainSpans(runs, offset_ns)
         self.active: dict[str, dict[int, int]] = {name: {} for name in ("waiting", "queued", "moving", "running")}
-        self.sampled = 0
+        self.sampled = self.ended_runs = 0
         self._unpacked: tuple[Any, TraceParent | None] = (None, None)  # the last parent: tasks of a run share it
         self._starts: dict[str, _Handler] = {
             "add_thunk": self._add_thunk,
@@ -155,7 +164,10 @@ class SpanMapper:
         if handler is not None:
             handler(event, id, out)
         elif self._keeps_scheduler and category not in NEVER_SPANS:
+            before = len(out)
             self.sampled += self._plain.scheduler(event, self._run_of(id.get("thunk_id")), out)
+            if len(out) > before and self.budgets.limit is not None:
+                self.budgets.roll_others(out, before)
 
     @property
     def spans_per_task(self) -> int:
@@ -180,31 +192,26 @@ class SpanMapper:
             warn_once(self, "tasks are stamped by another clock than the log's: give OTelLog(clock=...) that one")
         run.cover(first_ns, last_ns)
         self._runs.touch(run)
-        if run.path is None or length_of(path) > run.path.length_ns:
+        known = run.path
+        # Of equal ones, of a task and those that were skipped after it, the first, in whatever order they are told.
+        if known is None or (length_of(path), -task) > (known.length_ns, -known.latest(1)[0]):
             run.path = path_of(task, path)
 
     def end_run(self, run: Run) -> list[SpanData]:
-        """The root span of a run that is over; nothing where it was not sampled."""
+        """What was still to come of a run that is over, and its root; nothing where it is not sent."""
+        self.ended_runs += 1
         if not run.parent.flags & 1:
             self.sampled += 1
             return []
+        out: list[SpanData] = []
+        unsent = self.budgets.finish(run, out)
+        if unsent is not None:
+            self.sampled += unsent + 1
+            return out
         if run.first_failure is None:  # the task of another run, of a block inside of this one's
             run.first_failure = tasks.failure_behind(run.error, run.parent, self.done.get)
-        return [root_span(run, self._config.offset_ns, self._links_of_root(run), self._config.link_limit)]
-
-    def _links_of_root(self, run: Run) -> tuple[LinkData, ...]:
-        """To the first failure, then to the last tasks of the critical path, in their order."""
-        links = []
-        first = run.first_failure
-        if first is not None:
-            cause = {semconv.LINK_TYPE: "cause"}
-            links.append(LinkData(first.trace_id, first.span_id, cause, first.trace_state, first.flags))
-        path = run.path.tasks()[-MAX_PATH_LINKS:] if run.path is not None else ()
-        for task_id in path:
-            parent, span_id = tasks.span_of(run.parent, task_id, self.done.get(task_id))
-            on_path = {semconv.LINK_TYPE: "critical_path"}
-            links.append(LinkData(parent.trace_id, span_id, on_path, parent.trace_state, parent.flags))
-        return tuple(links)
+        out.append(root_span(run, self._config, self.done.get))
+        return out
 
     def abandon(self, now_ns: int) -> list[SpanData]:
         """Close everything that is open, as abandoned: the log ends before it does."""
@@ -232,18 +239,23 @@ class SpanMapper:
         """Whether a task is open, or its end is still remembered."""
         return task_id in self._tasks or task_id in self.done
 
-    def forget(self, key: Any) -> None:
-        """The end of an open task (its id) or timespan (category, id) was given up, and is counted: it is no span."""
+    def forget(self, key: Any) -> int:
+        """The end of an open task (its id) or timespan (category, id) was given up, and is counted: it is no span.
+
+        How many of its spans are lost that were over.
+        """
         task = self._tasks.pop(key, None)
         if task is None:
             self._plain.forget(key)
-            return
+            return 0
         self._leave(task)
+        self.budgets.waiting -= len(task.held)
         run = self._runs.find(task.parent.root)
         if run is not None:
             run.finished += 1
             run.whole = False
             self._runs.touch(run)
+        return len(task.held)
 
     # ---- one method a category -----------------------------------------------------------------
 
@@ -260,6 +272,7 @@ class SpanMapper:
         task.deps = getattr(timeline, "deps", ())
         task.spawned_by = getattr(timeline, "spawned_by", 0)
         task.retries = replaced
+        self._charge(task, out)
         self._tasks[task_id] = task
         self._enter(task, "waiting", event.timestamp)
         if self.observer is not None:
@@ -354,7 +367,10 @@ class SpanMapper:
         }
         if nbytes is not None:
             attributes[semconv.MOVE_SIZE] = nbytes
-        out.append(tasks.child(task, self._config, semconv.MOVE, ids.MOVE, start, end, attributes, str(position)))
+        span = tasks.child(task, self._config, semconv.MOVE, ids.MOVE, start, end, attributes, str(position))
+        if task.budget is None and (budget := self.budget_of(task.parent)) is not None:
+            budget.charge(1, out)
+        self._child(task, span, out)
 
     def _compute_start(self, event: Event, id: Any, out: list[SpanData]) -> None:
         task = self._task(id["thunk_id"], event) or self._revive(id, event)
@@ -390,6 +406,7 @@ class SpanMapper:
             task.thread = (thread, plain_text(getattr(timeline, "thread_name", "")))
         span = getattr(timeline, "span", None)
         task.span = span if isinstance(span, BodySpan) else None
+        task.must = task.must or task.span is not None or span == SEEN
         result: Any = getattr(timeline, "result", None)
         task.result_nbytes = getattr(result, "nbytes", None)
         if failures.is_failure(result) and not task.finished:
@@ -517,8 +534,14 @@ class SpanMapper:
             done = self.done.get(up)
             if done is not None and (done.parent.root is root or done.parent.root == root):
                 upstreams.append((up, done.path))
+            elif done is not None:
+                self.budgets.settle(up, done)
         path = extend(task.id, bounds[5] - bounds[3] if task.taken else 0, upstreams)
-        self.done[task.id] = Done(task.parent, task.finished, task.attempt, path, ids.mixed(task.seed, task.id))
+        base = ids.mixed(task.seed, task.id)
+        if task.budget is not None:
+            task.rollup = self._rollup(task, result)
+            base = task.rollup.base if task.rollup is not None and task.budget.over else base
+        self.done[task.id] = Done(task.parent, task.finished, task.attempt, path, base)
         self.forget_oldest()
         if run is None:
             return
@@ -540,21 +563,101 @@ class SpanMapper:
             return
         bounds = bounds or task.bounds()
         if self._keeps_scheduler and result in tasks.RESULTS:
-            out.append(tasks.finish_span(task, self._config, bounds))
-        out.append(tasks.task_span(task, self._config, bounds, result, self.done.get))
+            self._child(task, tasks.finish_span(task, self._config, bounds), out)
+        if task.budget is None:
+            out.append(tasks.task_span(task, self._config, bounds, result, self.done.get))
+            return
+        done = self.done.get(task.id)
+        ups: list[Any] = []
+        for _, up in task.deps:
+            if up in self.done:
+                ups += up, self.done[up]
+            else:  # forgotten, or it did not wait for it
+                self.budgets.must_be_sent(up)
+        nbytes = CANDIDATE_BYTES * (2 + 3 * len(task.held) // 2)
+        if task.span is not None and self.budgets.interest is not None:
+            nbytes += self.budgets.interest.weigh(task.span.content)
+        one = _new(
+            Candidate,
+            (
+                task.id, task.parent, task.spawned_by, task.rollup, len(task.held) + 1, bounds[0],
+                bounds[5] - bounds[4], bounds[6], 0 if done is None else done.path, tuple(ups), None, nbytes,
+                self._spans_of, task, bounds, result,
+            ),
+        )  # fmt: skip
+        self.budgets.waiting -= len(task.held)
+        task.budget.end(one, out)
+
+    def _spans_of(self, one: Candidate) -> list[SpanData]:
+        return self.spans_of(one, *one.facts)
+
+    def spans_of(self, one: Candidate, task: OpenTask, bounds: tuple[int, ...], result: str) -> list[SpanData]:
+        """The spans of a candidate that is sent after all, its own last."""
+        then = dict(one.dependencies)
+        span = tasks.task_span(task, self._config, bounds, result, lambda up: self.done.get(up) or then.get(up))
+        return [*task.held, span]
+
+    def ordinary_spans(self, task: OpenTask) -> list[SpanData]:
+        """Those of a task that succeeded, but its own."""
+        if not self._phases:
+            return []
+        return [tasks.defined(task, self._config, semconv.QUEUE), tasks.compute_span(task, self._config)]
+
+    def _rollup(self, task: OpenTask, result: str) -> RollUp | None:
+        """Where a candidate goes that is rolled up; None where it has to be sent one by one."""
+        if result != "success" or task.must or task.attempt != 1:
+            return None
+        function = code_attributes(task.f).get(semconv.FUNCTION_NAME) or tasks.task_name(task.f)
+        rollup: RollUp = task.budget.rollup(function, lambda: task.f)
+        task.f = tasks.named(task.f)  # it may wait for long
+        return rollup
+
+    def _charge(self, task: OpenTask, out: list[SpanData]) -> None:
+        """A task was submitted: is it beyond the bound of its run?"""
+        if self.charged is not None:
+            (task.budget, task.must), self.charged = self.charged, None
+            return
+        budget = self.budget_of(task.parent)
+        if budget is not None and budget.charge(self.spans_per_task + 2 * self._keeps_scheduler, out):
+            task.budget = budget
+
+    def budget_of(self, parent: TraceParent) -> Budget | None:
+        """The budget of the tasks with this parent."""
+        return self.budgets.of(self._runs.find(parent.root), parent)
+
+    def waiting_spans(self, parent: TraceParent, task: int) -> list[SpanData]:
+        """The spans of a task with this parent, if it is a candidate."""
+        budget = self.budget_of(parent)
+        told = budget.candidates.get(task) if budget is not None else None
+        return told.make(told) if told is not None else []
+
+    def _find_open(self, task_id: int, must: bool) -> bool:
+        task = self._tasks.get(task_id)
+        if task is not None:
+            task.must = task.must or must
+        return task is not None
 
     def _phase(
         self, task: OpenTask, name: str, phase: int, start: int, end: int, out: list[SpanData], position: int = 0
     ) -> None:
         task.latest = max(task.latest, end)
         if task.parent.flags & 1:
-            out.append(tasks.child(task, self._config, name, phase, start, end, {semconv.TASK_ID: task.id}, position))
+            span = tasks.child(task, self._config, name, phase, start, end, {semconv.TASK_ID: task.id}, position)
+            self._child(task, span, out)
         else:
             self.sampled += 1
 
+    def _child(self, task: OpenTask, span: SpanData, out: list[SpanData]) -> None:
+        """A span of a task that is under way: that of a candidate waits for its end."""
+        if task.budget is None or task.emitted:
+            out.append(span)
+        else:
+            task.held.append(span)
+            self.budgets.waiting += 1
+
     def _put(self, task: OpenTask, build: Callable[..., SpanData], out: list[SpanData], *more: Any) -> None:
         if task.parent.flags & 1:
-            out.append(build(task, self._config, *more))
+            self._child(task, build(task, self._config, *more), out)
         else:
             self.sampled += 1
 
@@ -573,51 +676,6 @@ class SpanMapper:
         if task.active:
             self.active[task.active].pop(task.id, None)
             task.active = ""
-
-
-def root_span(run: Run, offset_ns: int, links: tuple[LinkData, ...], link_limit: int | None) -> SpanData:
-    """The root of a run that is over: what it counted, the first failure, and what the user recorded on it.
-
-    An exception that ended the block is recorded here, unless it is a task's: that is told on the task's span.
-    """
-    path, first = run.path, run.first_failure
-    attributes: dict[str, Any] = {
-        **run.root.attributes,
-        semconv.DAG_TASKS: run.finished,
-        semconv.DAG_FAILED: run.failed,
-        semconv.DAG_CANCELLED: run.cancelled,
-        semconv.DAG_SKIPPED: run.skipped,
-        semconv.DAG_RETRIED: run.retried,
-        semconv.DAG_MOVED: run.moved,
-        semconv.DAG_PATH_LENGTH: path.length_ns / 1e9 if path is not None else 0.0,
-        semconv.DAG_PATH_TASKS: path.tasks() if path is not None else (),
-        semconv.DAG_PATH_TRUNCATED: path is not None and path.truncated,
-        semconv.DAG_COMPLETE: run.whole,
-        semconv.DAG_RESULT: run.result,
-    }
-    status, message = UNSET, ""
-    events: tuple[EventData, ...] = ()
-    end_ns = max(run.latest_ns, run.left_ns or 0, run.start_ns + 1)
-    if first is not None:
-        attributes[semconv.ERROR_TYPE] = first.text.type
-        attributes[semconv.DAG_FAILURE_TASK] = first.task_id
-        attributes[semconv.DAG_FAILURE_FUNCTION] = first.function
-        attributes[semconv.DAG_FAILURE_MESSAGE] = first.text.message
-        status, message = ERROR, str(first)
-    told = first is not None and isinstance(run.error, DTaskFailedError)
-    if run.error is not None and run.block_failed and not told:
-        text = failures.describe(run.error)
-        attributes[semconv.ERROR_TYPE] = text.type
-        status, message = ERROR, text.message
-        recorded = isinstance(run.span, BodySpan) and run.span.has_recorded(run.error)
-        events = () if recorded else (failures.exception_event(text, (run.left_ns or end_ns) + offset_ns),)
-    root, parent, kept = run.root, run.parent, links[:link_limit]
-    span = SpanData(
-        root.name, parent.trace_id, root.span_id, root.parent_id, run.start_ns + offset_ns, end_ns + offset_ns,
-        attributes, kept, events, status, message, parent.trace_state, len(links) - len(kept),
-        flags=parent.flags,
-    )  # fmt: skip
-    return run.span.merged(span) if isinstance(run.span, BodySpan) else span
 
 
 def _guess(result: Any) -> str:

@@ -31,19 +31,25 @@ class Path:
         self._earlier, self.truncated, self._count = before._earlier, before.truncated, before._count + 1
         if before._count == SEGMENT:
             self.truncated = self.truncated or bool(before._earlier)
-            self._earlier, self._before, self._count = tuple(before._segment()), None, 1
+            self._earlier, self._before, self._count = tuple(before._segment()[::-1]), None, 1
 
     def tasks(self) -> tuple[int, ...]:
         """The ids in order, the last one being that of the task that it ends with."""
-        return (*self._earlier, *self._segment())
+        return tuple(reversed(self.latest()))
 
-    def _segment(self) -> list[int]:
-        ids = []
+    def latest(self, most: int | None = None) -> list[int]:
+        """The ids from the last one back, so many at most."""
+        ids = self._segment(most)
+        left = None if most is None else most - len(ids)
+        return [*ids, *self._earlier[::-1][:left]]
+
+    def _segment(self, most: int | None = None) -> list[int]:
+        ids: list[int] = []
         node: Path | None = self
-        while node is not None:
+        while node is not None and len(ids) != most:
             ids.append(node._task)
             node = node._before
-        return ids[::-1]
+        return ids
 
 
 AnyPath = Path | int

@@ -26,6 +26,7 @@ from opentelemetry.trace import INVALID_SPAN, get_current_span
 
 from ... import forks
 from .. import semconv
+from .bodyspan import BodySpan
 from .failures import FirstFailure, is_cancellation
 from .ids import Root, TraceParent, pack
 from .paths import Path
@@ -88,6 +89,12 @@ class Run:
         self.path: Path | None = None
         self.whole = True
         self.lost_before = 0
+        self.outer: Run | None = None
+        """The run in whose block, or in whose task, this one was opened."""
+        self.inner = 0
+        """Runs of which this is the outer one, and that go on: it ends after them."""
+        self.budget: Any = None
+        """How many spans it may have, the mapper's affair (budget.py)."""
 
     def open_tasks(self) -> int:
         """Tasks that registered and have no result yet."""
@@ -171,7 +178,7 @@ class Runs:
     def _submit(self, run: Run | None) -> tuple[tuple[Any, ...], Run | None]:
         """The same, and the run that it was registered with, if any."""
         span = get_current_span()
-        if span is INVALID_SPAN or not span.get_span_context().is_valid:
+        if span is INVALID_SPAN or not _context_of(span).is_valid:
             return _joined(self.join())
         if run is not None and not (self._open.get(run.root.span_id) is run and self._register(run)):
             if span is run.span:  # a context that outlived its run: nobody is there to be a child of
@@ -199,11 +206,20 @@ class Runs:
         """A run for a `with dag(...)` block."""
         with self._lock:
             kept, _ = plain_attributes({**attributes, semconv.DAG_NAME: name})
-            return self._start(f"dag {kept[semconv.DAG_NAME]}", kept, True)
+            run = self._start(f"dag {kept[semconv.DAG_NAME]}", kept, True)
+            outer = current_run.get()
+            if outer is not None and self._open.get(outer.root.span_id) is outer:
+                run.outer = outer
+                outer.inner += 1
+            return run
 
     def find(self, root: Root | None) -> Run | None:
         """The open run with this root."""
         return self._open.get(root.span_id) if root is not None else None
+
+    def at(self, span_id: int) -> Run | None:
+        """The open run whose root has this id."""
+        return self._open.get(span_id)
 
     def arrived(self, parent: TraceParent) -> None:
         """A task with this parent was seen in the log. Nothing to do: `submit` registered it."""
@@ -223,7 +239,7 @@ class Runs:
         return True
 
     def _under(self, span: Any, run: Run | None) -> TraceParent:
-        context = span.get_span_context()
+        context = _context_of(span)
         state = context.trace_state.to_header() if context.trace_state else ""
         root = run.root if run is not None else None
         return TraceParent(context.trace_id, context.span_id, int(context.trace_flags) & 1, state, self.seed, root)
@@ -245,14 +261,17 @@ class Runs:
     def tick(self, force: bool = False) -> list[Run]:
         """End the runs that are over. `force` doesn't wait until they have been quiet."""
         looked_at = {id(run): run for run in list(self._implicit.values())}
-        for _ in range(len(self._touched)):
-            run = self._touched.popleft()
-            looked_at[id(run)] = run
-        ended = [
-            run
-            for run in looked_at.values()
-            if self._open.get(run.root.span_id) is run and self._over(run, force) and self._close(run)
-        ]
+        ended: list[Run] = []
+        while looked_at or self._touched:
+            for _ in range(len(self._touched)):
+                run = self._touched.popleft()
+                looked_at[id(run)] = run
+            ended += [
+                run
+                for run in looked_at.values()
+                if self._open.get(run.root.span_id) is run and self._over(run, force) and self._close(run)
+            ]
+            looked_at = {}  # once more those that only waited for one of these
         for run in ended:
             run.whole = run.whole and self._lost() == run.lost_before
         return ended
@@ -270,8 +289,8 @@ class Runs:
         return any(not run.open_tasks() for run in list(self._implicit.values()))
 
     def end_all(self) -> list[Run]:
-        """End every run, finished or not."""
-        runs = list(self._open.values())
+        """End every run, finished or not, the inner ones first."""
+        runs = list(self._open.values())[::-1]
         for run in runs:
             run.withdrawn = True
             run.whole = run.whole and not run.open_tasks() and self._lost() == run.lost_before
@@ -290,7 +309,7 @@ class Runs:
 
     def _over(self, run: Run, force: bool) -> bool:
         if run.root.explicit:
-            return run.left_ns is not None and not run.late and not run.open_tasks()
+            return run.left_ns is not None and not run.late and not run.inner and not run.open_tasks()
         if run.open_tasks():
             return False
         quiet = force or self._clock() - run.latest_ns >= self._quiet_ns
@@ -307,8 +326,19 @@ class Runs:
             run.withdrawn = False
             return False
         del self._open[run.root.span_id]
+        outer = run.outer
+        if outer is not None:
+            with self._lock:
+                outer.inner -= 1
+            outer.cover(run.start_ns, max(run.latest_ns, run.left_ns or 0))
+            self.touch(outer)
         self._implicit.pop(run.root.span_id, None)
         return True
+
+
+def _context_of(span: Any) -> Any:
+    """The ids of a span, for ourselves: what is spawned under a body does not keep the body from being rolled up."""
+    return span.own_context() if isinstance(span, BodySpan) else span.get_span_context()
 
 
 def _joined(run: Run) -> tuple[tuple[Any, ...], Run]:

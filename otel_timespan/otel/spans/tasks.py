@@ -8,6 +8,7 @@ to the span.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from ...errors import DTaskFailedError
@@ -100,6 +101,7 @@ class OpenTask:
         "body_end",
         "body_failure",
         "body_start",
+        "budget",
         "cpu_ns",
         "deps",
         "emitted",
@@ -107,10 +109,12 @@ class OpenTask:
         "f",
         "finish_start",
         "finished",
+        "held",
         "id",
         "latest",
         "moved",
         "moves",
+        "must",
         "name",
         "parent",
         "placed",
@@ -121,6 +125,7 @@ class OpenTask:
         "result",
         "result_nbytes",
         "retries",
+        "rollup",
         "seed",
         "span",
         "span_id",
@@ -156,6 +161,10 @@ class OpenTask:
         self.retries: tuple[int, int] | None = None  # (trace id, span id) of the attempt that it replaces
         self.emitted = False
         self.ended_as = ""  # its result, from its finish on
+        self.budget: Any = None  # of a candidate (budget.py) its run's
+        self.must = False  # whether it is to be sent one by one, all the same
+        self.held: list[SpanData] = []  # of a candidate: the spans that are over
+        self.rollup: Any = None  # of one that may be rolled up
 
     def bounds(self) -> tuple[int, ...]:
         """The seven boundaries, never falling, the last one behind the first: submitted ... finished."""
@@ -463,6 +472,14 @@ def task_name(f: Any) -> str:
 def code_attributes(f: Any) -> dict[str, Any]:
     """The code.* attributes of a task's function. Not to be changed."""
     return _code(f)[1]
+
+
+def named(f: Any) -> Any:
+    """What `task_name` and `code_attributes` want of a function, which may hold data."""
+    code = getattr(f, "__code__", None)
+    if code is None:
+        return f
+    return SimpleNamespace(__code__=code, __name__=f.__name__, __qualname__=f.__qualname__, __module__=f.__module__)
 
 
 _processors: dict[Any, str] = {}

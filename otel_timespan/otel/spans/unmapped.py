@@ -163,8 +163,7 @@ class Unmapped:
     def _forget(self, key: Any) -> int:
         """What of its spans is lost besides those of its records."""
         lost: int = self.lane.forget(key) if self.lane is not None else 0
-        self._mapper.forget(key)
-        return lost
+        return lost + self._mapper.forget(key)
 
     def _walk(self, records: Sequence[Any], forget: Callable[[Any], int] | None) -> int:
         at = spans = 0
