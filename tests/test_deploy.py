@@ -334,6 +334,12 @@ def test_queries_name_what_the_catalogue_declares() -> None:
         assert set(metrics) <= names, where
 
 
+def test_the_collector_asks_for_attributes_of_the_catalogue() -> None:
+    """By these it knows tasks, how long their bodies took, and spans that stand for many."""
+    keys = set(re.findall(r'span\.attributes\["([^"]+)"\]', COLLECTOR_CONFIG.read_text()))
+    assert keys and keys <= {attribute.key for attribute in ATTRIBUTES}
+
+
 def test_searches_name_what_the_catalogue_declares() -> None:
     """The tags by which traces are searched are attributes of roots."""
     of_roots = {attribute.key for attribute in ATTRIBUTES if "dag" in re.split(r"[,;] ?", attribute.on)}

@@ -317,6 +317,27 @@ def test_exemplars_carry_the_tasks_span(meters: Callable[..., Meters]) -> None:
         assert exemplar.value == pytest.approx((span.end_time - span.start_time) / 1e9)
 
 
+def test_exemplars_lead_to_traces_that_are_sent(meters: Callable[..., Meters]) -> None:
+    """Of a run that is held until somebody is interested there are none; all tasks count all the same."""
+    m = meters(keep="interesting")
+
+    def traces(*names: str) -> set[int]:
+        m.log._drain_all(30)
+        found = m.collect()
+        points = [p for name in names for p in found[f"timespan.{name}"].data.data_points]
+        return {exemplar.trace_id for point in points for exemplar in point.exemplars}
+
+    with dag("dull"):
+        D.waitall([D.spawn(add, n, 1) for n in range(50)])
+    assert traces("task.duration", "task.run", "task.wait", "dag.duration", "dag.critical_path") == set()
+    with dag("bad"):
+        D.wait(D.spawn(boom))
+    found = traces("dag.duration", "dag.critical_path")
+    m.log.flush()
+    assert found == {span.get_span_context().trace_id for span in m.exporter.get_finished_spans()}
+    assert m.points("timespan.task.count")["success", f"{__name__}.add"] == 50
+
+
 def test_exponential_histograms_are_honoured(meters: Callable[..., Meters]) -> None:
     """A view or variable that asks for exponential histograms gets them."""
     view = View(instrument_type=Histogram, aggregation=ExponentialBucketHistogramAggregation())
