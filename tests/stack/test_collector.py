@@ -241,3 +241,22 @@ def test_span_metrics_are_of_tasks_and_servers(stack: Stack, service: str, trace
     assert {one["span_name"] for one in found} == names
     assert {one["span_kind"] for one in found} == {"SPAN_KIND_SERVER"}
     assert {one["job"] for one in found} == {service} and not [one for one in found if "process_pid" in one]
+
+
+def test_rolled_up_tasks_count_on_the_monitor_page(stack: Stack, service: str) -> None:
+    """Of a run beyond its bound each task is a call of its function there, as in the log's own metrics."""
+    program = """
+import otel_timespan as ts
+from otel_timespan import dagger as D
+def load(number): pass
+with D.Context(threads=2) as ctx:
+    ctx.log_sink = log = ts.OTelLog(max_spans=300)
+    with ts.dag("big"):
+        ts.waitall([ts.spawn(load, number) for number in range(2000)])
+    assert log.flush(60) and log.stats()["rolled_up"] > 4000
+    log.close(60)
+"""
+    finished(["-c", program], environment(stack, service))
+    eventually(lambda: span_metrics(stack, service, "calls_total") == {"load": 2000.0}, every=0.5)
+    query = f'sum(timespan_task_run_seconds_count{{job="{service}"}})'
+    eventually(lambda: [one["value"][1] for one in stack.query(query)] == ["2000"])
