@@ -204,7 +204,7 @@ ATTRIBUTES = (
     Attribute(MOVE_KIND, "string", "", "move", "chunk, shard, file or custom"),
     Attribute(MOVE_SOURCE, "int", "", "move; metrics", "the worker that it came from"),
     Attribute(MOVE_DESTINATION, "int", "", "move; metrics", "the worker that it went to"),
-    Attribute(LINK_TYPE, "string", "", "links", "dependency, retry, cause, critical_path (of dag: its last 32 tasks)"),
+    Attribute(LINK_TYPE, "string", "", "links", "dependency, retry, cause, critical_path (last 32; decisions.md)"),
     Attribute(LINK_POSITION, "string", "", "links", "the argument that the upstream is; absent for a syncdep"),
     Attribute(LINK_BLOCKING, "boolean", "", "links", "true on the dependency that finished last"),
     Attribute(EVENT_CATEGORY, "string", "", "spans named by a category; metrics", "the category of the events"),

@@ -54,17 +54,14 @@ def spans_of(stack: Stack, trace_id: str) -> list[Span]:
     return list(found.values())
 
 
-def trace_ids(stack: Stack, service: str) -> set[str]:
-    """The traces of a service."""
-    return {trace["traceID"] for trace in stack.traces(service)}
-
-
 class Mixed(NamedTuple):
     """What programs/mixed.py recorded, by task, and what Jaeger holds of it."""
 
     recorded: dict[tuple[str, int], list[dict[str, Any]]]
     spans: list[Span]
     stats: dict[str, Any]
+    on_page: list[dict[str, Any]]
+    """The spans as Jaeger's page gets them."""
 
     def one(self, category: str, task: int) -> dict[str, Any]:
         """The only timespan of a category and task."""
@@ -104,11 +101,11 @@ def mixed(_running_stack: Stack | None, request: pytest.FixtureRequest) -> Mixed
     said = report(finished([str(PROGRAMS / "mixed.py")], environment(stack, service, request.param)))
     assert said["flushed"] is True
     eventually(lambda: len(stack.span_ids(service)) >= said["stats"]["recorded"])
-    (trace_id,) = trace_ids(stack, service)
+    (trace,) = stack.traces(service)
     recorded: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in said["spans"]:
         recorded.setdefault((row["category"], row["id"].get("thunk_id", 0)), []).append(row)
-    return Mixed(recorded, spans_of(stack, trace_id), said["stats"])
+    return Mixed(recorded, spans_of(stack, trace["traceID"]), said["stats"], trace["spans"])
 
 
 def test_account_balances(stack: Stack, mixed: Mixed) -> None:
@@ -135,6 +132,16 @@ def test_parents(stack: Stack, mixed: Mixed) -> None:
         assert mixed.span_of(task).parent_id == expected.span_id
     known = {s.span_id for s in mixed.spans}
     assert all(s.parent_id in known for s in mixed.spans if s.parent_id)
+
+
+def test_jaegers_page_finds_each_span_under_the_root(stack: Stack, mixed: Mixed) -> None:
+    """It takes a span's first reference, of whatever kind, for its parent; where the root has one it shows nothing."""
+    parents = {s["spanID"]: s["references"][0]["spanID"] if s["references"] else "" for s in mixed.on_page}
+    for span in parents:
+        seen = [span]
+        while seen[-1] in parents and len(seen) <= len(parents):
+            seen.append(parents[seen[-1]])
+        assert seen[-1] == "", "the page does not find this span from the root"
 
 
 def test_links(stack: Stack, mixed: Mixed) -> None:

@@ -72,9 +72,18 @@ def singles(entries: Sequence[Entry]) -> list[Entry]:
 def own_entry(span: SpanData, account: Account, wire: bool) -> Entry:
     """Of a span of ours: as bytes where the transport takes these."""
     if wire:
-        body = encode_span(span)
+        body = encode_span(span if span.parent_id else _without_own_links(span))
         return Entry(body, len(body) + ENTRY_BYTES, account, not span.parent_id)
     return Entry(span, span_nbytes(span), account, not span.parent_id)
+
+
+def _without_own_links(root: SpanData) -> SpanData:
+    """A root without links to its own trace: Jaeger's page, up to 2.13, takes a span's first reference for its parent.
+
+    With such a root it shows nothing at all. The attributes of the root name the tasks that it links to.
+    """
+    links = tuple([link for link in root.links if link.trace_id != root.trace_id])
+    return root._replace(links=links) if len(links) < len(root.links) else root
 
 
 def foreign_entry(span: ReadableSpan, account: Account, wire: bool) -> Entry:
