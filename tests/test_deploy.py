@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from otel_timespan.otel.semconv import ATTRIBUTES, INSTRUMENTS
+from otel_timespan.otel.semconv import ATTRIBUTES, BOUNDARIES_S, INSTRUMENTS
 from tests.backends import COLLECTOR_CONFIG, COMPOSE_FILE, JAEGER_CONFIG, PROMETHEUS_CONFIG, ROOT, prometheus_features
 from tests.stack.naming import label_name, series_names
 
@@ -106,6 +106,18 @@ def test_collector_exports_exemplars() -> None:
     assert exporter["metric_expiration"] == "60m"
 
 
+def test_histograms_reach_prometheus_in_the_advised_boundaries() -> None:
+    """The collector knows the boundaries of the catalogue, for histograms that come as exponential ones."""
+    config = load(COLLECTOR_CONFIG)
+    assert "transform/histograms" in config["service"]["pipelines"]["metrics"]["processors"]
+    convert, repair = (
+        group["statements"][0] for group in config["processors"]["transform/histograms"]["metric_statements"]
+    )
+    found = [[float(text) for text in re.search(r"\[ ?(0[^\]]*)\]", one)[1].split(",")] for one in (convert, repair)]  # type: ignore[index]
+    assert found == [[0.0, *BOUNDARIES_S], [*BOUNDARIES_S]]
+    assert load(PROMETHEUS_CONFIG)["global"]["scrape_native_histograms"] is True
+
+
 def test_series_carry_few_labels() -> None:
     """What a resource says is in target_info, not on each series of each process."""
     assert load(COLLECTOR_CONFIG)["exporters"]["prometheus"]["resource_to_telemetry_conversion"]["enabled"] is False
@@ -174,6 +186,32 @@ def test_data_sources_are_linked() -> None:
     assert sources[sources["jaeger"]["jsonData"]["tracesToMetrics"]["datasourceUid"]]["type"] == "prometheus"
 
 
+DASHBOARD = {
+    "annotations", "description", "editable", "graphTooltip", "links", "panels", "refresh", "schemaVersion", "tags",
+    "templating", "time", "timezone", "title", "uid", "version",
+}  # fmt: skip
+DRAWN = {"datasource", "description", "fieldConfig", "gridPos", "id", "options", "targets", "title", "type"}
+PANEL = {
+    "row": {"collapsed", "gridPos", "id", "panels", "title", "type"},
+    "stat": DRAWN,
+    "timeseries": DRAWN,
+    "table": {*DRAWN, "transformations"},
+}
+"""What Grafana's schema 39 has, as far as it is used: a slip in a key would be passed over in silence."""
+
+
+def test_dashboard_schema(dashboard: Any) -> None:
+    """Dashboards and panels have the keys that Grafana knows, all that are needed and no other."""
+    assert dashboard.keys() == DASHBOARD
+    for panel in dashboard["panels"]:
+        assert panel.keys() - {"repeat"} == PANEL[panel["type"]], panel["title"]
+        if panel["type"] != "row":
+            assert panel["fieldConfig"].keys() == {"defaults", "overrides"}
+            assert panel["fieldConfig"]["defaults"].keys() <= {"custom", "min", "thresholds", "unit"}
+            matchers = [override["matcher"] for override in panel["fieldConfig"]["overrides"]]
+            assert all(matcher["id"] == "byName" and matcher["options"] for matcher in matchers)
+
+
 def test_dashboard_form(dashboard: Any) -> None:
     """A dashboard has an id of its own, known data sources, and panels that do not overlap."""
     assert dashboard["uid"].startswith("otel-timespan-") and len(dashboard["uid"]) <= 40
@@ -189,16 +227,66 @@ def test_dashboard_form(dashboard: Any) -> None:
         taken |= cells
 
 
+PROMETHEUS, JAEGER = ({"type": name, "uid": name} for name in ("prometheus", "jaeger"))
+TARGETS = {
+    "prometheus": {"refId", "datasource", "expr", "legendFormat", "exemplar", "format", "instant", "range"},
+    "jaeger": {"refId", "datasource", "queryType", "service", "tags", "limit"},
+}
+"""What a query consists of, by data source."""
+
+
 def test_dashboard_panels(dashboard: Any) -> None:
-    """Every panel says what it shows, in which unit, and asks Prometheus."""
+    """Every panel says what it shows, in which unit, and asks data sources that are there, each in its own words."""
     for panel in panels(dashboard):
         assert panel["title"] and panel["description"].endswith("."), panel["title"]
-        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["type"] == "table" or panel["fieldConfig"]["defaults"]["unit"]
         assert panel["targets"]
         for target in panel["targets"]:
-            assert target["datasource"] == {"type": "prometheus", "uid": "prometheus"}
-            assert target["expr"] and target["legendFormat"]
+            assert target["datasource"] == panel["datasource"] in (PROMETHEUS, JAEGER), panel["title"]
+            assert target.keys() == TARGETS[panel["datasource"]["type"]], panel["title"]
+            assert all(target[key] for key in target.keys() & {"expr", "legendFormat", "service", "tags", "limit"})
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_tables_name_their_columns(dashboard: Any) -> None:
+    """A table asks for what stands in one moment, puts several answers into one, and sorts by a column that it has."""
+    for panel in (panel for panel in panels(dashboard) if panel["type"] == "table"):
+        steps = {step["id"]: step["options"] for step in panel["transformations"]}
+        assert steps.keys() <= {"merge", "organize", "sortBy"} and ("merge" in steps) == (len(panel["targets"]) > 1)
+        names = {
+            p["value"] for o in panel["fieldConfig"]["overrides"] for p in o["properties"] if p["id"] == "displayName"
+        }
+        names |= set(steps.get("organize", {}).get("renameByName", {}).values())
+        assert {one["displayName"] for one in panel["options"]["sortBy"]} <= names
+        assert all(target["instant"] and target["format"] == "table" for target in panel["targets"] if "expr" in target)
+
+
+def test_variables_are_declared_and_used(dashboard: Any) -> None:
+    """Whatever a dashboard fills in is declared in it or Grafana's own, and nothing is declared for nobody."""
+    declared = [variable["name"] for variable in dashboard["templating"]["list"]]
+    used = set(
+        re.findall(r"\$(\w+)", json.dumps([dashboard["panels"], dashboard["annotations"], dashboard["templating"]]))
+    )
+    own = {"__all", "__range", "__interval", "__rate_interval", "__rate_interval_ms"}
+    assert used - own == set(declared) and len(set(declared)) == len(declared)
+
+
+def test_dashboards_show_runs_and_alerts(dashboard: Any) -> None:
+    """Lines in every panel say when a run ended and how, and when an alert fired."""
+    annotations = {one["name"]: one for one in dashboard["annotations"]["list"]}
+    assert annotations.keys() == {"Runs that ended", "Alerts"}
+    for annotation in annotations.values():
+        assert annotation["enable"] and annotation["datasource"] == annotation["target"]["datasource"] == PROMETHEUS
+        shown = re.findall(r"{{(\w+)}}", annotation["titleFormat"] + annotation["textFormat"])
+        assert shown and set(annotation["tagKeys"].split(",")) <= {*shown, "severity"}
+
+
+def test_whole_traces_are_fetched_when_somebody_asks() -> None:
+    """Jaeger answers a search with all spans of each trace: no dashboard with one asks again by itself."""
+    for path in DASHBOARDS:
+        loaded = json.loads(path.read_text())
+        if any(panel["datasource"] == JAEGER for panel in panels(loaded)):
+            assert loaded["refresh"] == "" and path.stem == "runs"
 
 
 def test_dashboards_have_ids_of_their_own() -> None:
@@ -210,16 +298,20 @@ def test_dashboards_have_ids_of_their_own() -> None:
 def test_duration_panels_show_exemplars() -> None:
     """Each panel of task and run durations asks for exemplars, and no panel of anything without them does."""
     overview = json.loads((GRAFANA / "dashboards/overview.json").read_text())
-    with_exemplars = {panel["title"] for panel in panels(overview) if any(t["exemplar"] for t in panel["targets"])}
+    with_exemplars = {panel["title"] for panel in panels(overview) if any(t.get("exemplar") for t in panel["targets"])}
     assert {"Task duration, p50 and p95", "Run duration, p50 and p95"} <= with_exemplars
 
 
 def expressions() -> Iterator[tuple[str, str]]:
     """Every query of the dashboards, alerts and data sources, with where it stands."""
     for path in DASHBOARDS:
-        for panel in panels(json.loads(path.read_text())):
+        loaded = json.loads(path.read_text())
+        for annotation in loaded["annotations"]["list"]:
+            yield f"{path.stem}: {annotation['name']}", annotation["target"]["expr"]
+        for panel in panels(loaded):
             for target in panel["targets"]:
-                yield f"{path.stem}: {panel['title']}", target["expr"]
+                if target["datasource"] == PROMETHEUS:
+                    yield f"{path.stem}: {panel['title']}", target["expr"]
     for path in sorted((ROOT / "deploy/prometheus/rules").glob("*.yaml")):
         for group in load(path)["groups"]:
             for rule in group["rules"]:
@@ -233,13 +325,27 @@ def test_queries_name_what_the_catalogue_declares() -> None:
     """Every metric and label in a query is one that the bridge emits."""
     names = {name for instrument in INSTRUMENTS for name in series_names(instrument)}
     keys = {a.key for a in ATTRIBUTES} | {key for instrument in INSTRUMENTS for key in instrument.attributes}
-    labels = {label_name(key) for key in keys} | {"job", "le", "exporter"}
+    labels = {label_name(key) for key in keys} | {"job", "le", "exporter", "alertstate"}
     for where, expression in expressions():
         grouped = {label.strip() for by in re.findall(r"by \(([^)]*)\)", expression) for label in by.split(",")}
         matched = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression))
         assert grouped | matched <= labels, where
         metrics = re.findall(r"\btimespan_\w+", re.sub(r"by \([^)]*\)|\{[^}]*\}", "", expression))
         assert set(metrics) <= names, where
+
+
+def test_the_collector_asks_for_attributes_of_the_catalogue() -> None:
+    """By these it knows tasks, how long their bodies took, and spans that stand for many."""
+    keys = set(re.findall(r'span\.attributes\["([^"]+)"\]', COLLECTOR_CONFIG.read_text()))
+    assert keys and keys <= {attribute.key for attribute in ATTRIBUTES}
+
+
+def test_searches_name_what_the_catalogue_declares() -> None:
+    """The tags by which traces are searched are attributes of roots."""
+    of_roots = {attribute.key for attribute in ATTRIBUTES if "dag" in re.split(r"[,;] ?", attribute.on)}
+    targets = [t for path in DASHBOARDS for panel in panels(json.loads(path.read_text())) for t in panel["targets"]]
+    keys = {tag.partition("=")[0] for t in targets if t["datasource"] == JAEGER for tag in t["tags"].split()}
+    assert keys and keys <= of_roots
 
 
 def test_every_instrument_is_shown() -> None:

@@ -403,6 +403,8 @@ def catalogue_markdown() -> str:
         "Made from `otel_timespan/otel/semconv.py` by `python -m otel_timespan.otel.semconv`; a test compares.\n\n"
         f"## Spans\n\n{spans}\n## Attributes\n\n{attributes}\n## Instruments\n\n{instruments}\n"
         f"Histograms advise these boundaries (s): {boundaries}.\n"
+        "With OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION=base2_exponential_bucket_histogram "
+        "they are exponential.\n"
     )
 
 

@@ -47,8 +47,10 @@ from .export.settings import (
     MAX_BYTES,
     check_attributes,
     check_sending,
+    check_temporality,
     check_texts,
     checked_seconds,
+    exponential_histograms,
     exporter_names,
     milliseconds,
     read_settings,
@@ -440,6 +442,8 @@ def check_environment(*, traces: bool = True, metrics_too: bool = True, own_expo
         milliseconds("OTEL_METRIC_EXPORT_INTERVAL")
         milliseconds("OTEL_METRIC_EXPORT_TIMEOUT")
         _exemplar_filter()
+        exponential_histograms()
+        check_temporality()
         _check_exporters("metrics", "opentelemetry_metrics_exporter")
 
 

@@ -89,6 +89,36 @@ def test_3_short_program_sends_everything_at_exit(ear: Ear) -> None:
     assert sum(p.as_int for p in points) == 101
 
 
+FLUSHED = PROGRAM + "    assert log.flush(60)\n"
+"""The end of a program waits but a moment for a receiver that never answered; this one has its answers then."""
+HISTOGRAMS = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+
+
+@pytest.mark.parametrize("value", ["base2_exponential_bucket_histogram", " Base2_Exponential_Bucket_Histogram "])
+def test_3_exponential_histograms(ear: Ear, value: str) -> None:
+    """The standard variable makes histograms exponential, with as many values as tasks and their exemplars."""
+    done = run(FLUSHED, {**ear.env(), HISTOGRAMS: value})
+    assert done.stderr == ""
+    for name in ("timespan.task.duration", "timespan.task.run"):
+        points = {p.count: p for p in ear.metrics()[name].exponential_histogram.data_points}
+        assert points.keys() == {1, 100}  # of two functions
+        for count, point in points.items():
+            assert sum(point.positive.bucket_counts) + point.zero_count == count
+            assert point.exemplars and point.start_time_unix_nano < point.time_unix_nano
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "warnings"),
+    [(HISTOGRAMS, "junk", 1), (HISTOGRAMS, "", 0), ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "junk", 1)],
+)
+def test_3_shapes_of_metrics_that_nobody_knows(ear: Ear, variable: str, value: str, warnings: int) -> None:
+    """One warning that names the variable, and metrics as by default."""
+    done = run(FLUSHED, {**ear.env(), variable: value})
+    assert done.stderr.count(variable) == len(done.stderr.splitlines()) == warnings
+    durations = ear.metrics()["timespan.task.duration"].histogram
+    assert sum(point.count for point in durations.data_points) == 101 and durations.aggregation_temporality == 2
+
+
 def test_3_resource_and_scope(ear: Ear) -> None:
     """Service name, resource attributes and scope are those of the variables; the instance differs per process."""
     extra = {"OTEL_SERVICE_NAME": "bakery", "OTEL_RESOURCE_ATTRIBUTES": "team=blue,deployment.environment.name=x"}

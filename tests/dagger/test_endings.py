@@ -164,7 +164,11 @@ def context(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             context.core.driver.brief.learn(f, 1)
         gc.collect()
         gc.disable()
+        # A trace function is between two steps of a section: there no thread is to be made to let the GIL go.
+        interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(60)
         yield context
+        sys.setswitchinterval(interval_s)
         gc.enable()
 
 

@@ -7,6 +7,7 @@ import gc
 import re
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,21 @@ def test_live_bytes_by_function(meters: Callable[..., Meters]) -> None:
     assert sum(by_function.values()) == sum(by_worker.values()) == 8
 
 
+def test_live_bytes_of_many_functions_are_bounded(meters: Callable[..., Meters]) -> None:
+    """Beyond 200 functions all others are "other", in bytes, runs and CPU; together the bytes are the worker's."""
+    m = meters()
+    kept = []
+    for n in range(250):
+        made = types.FunctionType((lambda: bytes(100)).__code__, globals(), f"made{n}")
+        made.__qualname__ = f"made{n}"
+        kept += [D.spawn(made), D.spawn(made)]
+    D.waitall(kept)
+    by_function, by_worker = (m.points(f"timespan.{name}bytes_allocd") for name in ("function.", ""))
+    assert len(by_function) == 201 and by_function["other",] == 50 * 2 * 100
+    assert sum(by_function.values()) == sum(by_worker.values()) == 250 * 2 * 100
+    assert m.points("timespan.task.run")["other",].count == 100 and len(m.points("timespan.task.cpu")) == 201
+
+
 def test_counts_are_exact(meters: Callable[..., Meters]) -> None:
     """Tasks are counted by result and function, failures by type; durations and waits have as many values."""
     m = meters()
@@ -299,6 +315,27 @@ def test_exemplars_carry_the_tasks_span(meters: Callable[..., Meters]) -> None:
         span = spans[exemplar.span_id]
         assert span.name == "add" and exemplar.trace_id == span.get_span_context().trace_id
         assert exemplar.value == pytest.approx((span.end_time - span.start_time) / 1e9)
+
+
+def test_exemplars_lead_to_traces_that_are_sent(meters: Callable[..., Meters]) -> None:
+    """Of a run that is held until somebody is interested there are none; all tasks count all the same."""
+    m = meters(keep="interesting")
+
+    def traces(*names: str) -> set[int]:
+        m.log._drain_all(30)
+        found = m.collect()
+        points = [p for name in names for p in found[f"timespan.{name}"].data.data_points]
+        return {exemplar.trace_id for point in points for exemplar in point.exemplars}
+
+    with dag("dull"):
+        D.waitall([D.spawn(add, n, 1) for n in range(50)])
+    assert traces("task.duration", "task.run", "task.wait", "dag.duration", "dag.critical_path") == set()
+    with dag("bad"):
+        D.wait(D.spawn(boom))
+    found = traces("dag.duration", "dag.critical_path")
+    m.log.flush()
+    assert found == {span.get_span_context().trace_id for span in m.exporter.get_finished_spans()}
+    assert m.points("timespan.task.count")["success", f"{__name__}.add"] == 50
 
 
 def test_exponential_histograms_are_honoured(meters: Callable[..., Meters]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from urllib.request import Request, urlopen
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -19,6 +21,7 @@ from otel_timespan import OTelLog
 from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel.export.promnames import label_name, metric_name
 from otel_timespan.otel.export.pull import PullReader
+from otel_timespan.otel.semconv import BOUNDARIES_S
 from tests.backends import ROOT
 
 
@@ -73,6 +76,29 @@ def test_durations_carry_their_exemplars(provider: MeterProvider) -> None:
     lines = asked()
     assert [line for line in lines if line.startswith("my_duration_seconds_bucket") and f'trace_id="{trace}"' in line]
     assert [line for line in lines if line.startswith("my_duration_seconds_count") and line.endswith(" 1.0")]
+
+
+def test_exponential_histograms_are_shown_in_the_advised_boundaries(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of the log keep counts, places of values and exemplars; that a user's own can't be shown is said."""
+    monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_PORT", str(free_port()))
+    view = View(instrument_type=Histogram, aggregation=ExponentialBucketHistogramAggregation())
+    meters = MeterProvider([PullReader()], views=[view], shutdown_on_exit=False)
+    run, own = (meters.get_meter("mine").create_histogram(name, "s") for name in ("timespan.task.run", "own.size"))
+    values = [0.0, 1e-9, 3e-5, 0.004, 0.15, 7.0, 1e6]
+    with TracerProvider().get_tracer("mine").start_as_current_span("observed"):
+        for value in values:
+            run.record(value)
+            own.record(value)
+    lines = asked()
+    meters.shutdown()
+    named = [line for line in lines if line.startswith("timespan_task_run_seconds_bucket")]
+    counts = {float(re.findall(r'le="([^"]*)"', line)[0]): float(line.split("} ")[1].split()[0]) for line in named}
+    assert counts == {bound: sum(1 for v in values if v <= bound) for bound in (*BOUNDARIES_S, math.inf)}
+    assert sum("trace_id" in line for line in named) == len(values) - 1  # two share a bucket
+    assert [line for line in lines if line.startswith("timespan_task_run_seconds_count") and line.endswith(" 7.0")]
+    assert not [line for line in lines if line.startswith("own_size")] and "own.size" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,60 @@ def test_monitor_page_opens_on_the_functions(stack: Stack, service: str) -> None
     assert kinds == {"internal"} and len(trace["spans"]) > 4
 
 
+def span_metrics(stack: Stack, service: str, metric: str) -> dict[str, float]:
+    """By the name of the spans, what the collector counted of a service."""
+    query = f'sum by (span_name) (traces_span_metrics_{metric}{{service_name="{service}"}})'
+    return {one["metric"]["span_name"]: float(one["value"][1]) for one in stack.query(query)}
+
+
+def test_tasks_that_share_a_span_count_each(stack: Stack, service: str, tracer_provider: TracerProvider) -> None:
+    """A span of 5000 tasks is 5000 calls of their function, each with the mean of their bodies."""
+    tracer = tracer_provider.get_tracer("tests")
+    steals = {"timespan.rollup.count": 70, "timespan.rollup.mean": 0.02}  # of the scheduler, no tasks
+    rolled_up = {**steals, "timespan.rollup.count": 5000, "code.function.name": "m.load"}
+    own = {"timespan.task.attempt": 1, "timespan.run.wall": 2.0}
+    once = {**rolled_up, "timespan.rollup.count": 1}
+    named = {"load (rolled up)": rolled_up, "load": own, "once (rolled up)": once, "steal (rolled up)": steals}
+    spans = [tracer.start_span(name, attributes=attributes) for name, attributes in named.items()]
+    for span in spans:
+        span.end()
+    assert Acknowledged(stack.otlp_grpc).export(spans) is SpanExportResult.SUCCESS  # type: ignore[arg-type]
+    expected = {"load": 5001.0, "once": 1.0}
+    eventually(lambda: span_metrics(stack, service, "calls_total") == expected, every=0.5)
+    milliseconds = span_metrics(stack, service, "duration_milliseconds_sum")
+    assert milliseconds == pytest.approx({"load": 5000 * 20 + 2000, "once": 20}, rel=1e-3)
+    spans_there = eventually(lambda: len(found := [t["spans"][0] for t in stack.traces(service)]) == 4 and found)
+    sent = {span.name: (span.end_time - span.start_time) // 1000 for span in spans}  # type: ignore[attr-defined]
+    assert {span["operationName"]: span["duration"] for span in spans_there} == sent  # traces are as they were
+
+
+def test_waits_are_no_latency_of_a_function(stack: Stack, service: str) -> None:
+    """A task counts with the time of its body, as in the log's own metrics; one that never ran with none."""
+    program = """
+import time
+import otel_timespan as ts
+from otel_timespan import dagger as D
+def load(number): time.sleep(0.01)
+def fail(number): raise ValueError
+def never(number): pass
+with D.Context(threads=1) as ctx:
+    ctx.log_sink = log = ts.OTelLog()
+    D.wait(ts.spawn(never, ts.spawn(fail, 1)))
+    ts.waitall([ts.spawn(load, number) for number in range(20)])
+    log.close(60)
+"""
+    finished(["-c", program], environment(stack, service))
+    found = eventually(
+        lambda: len(found := span_metrics(stack, service, "duration_milliseconds_sum")) == 3 and found, every=0.5
+    )
+    query = f'sum by (code_function_name) (timespan_task_run_seconds_sum{{job="{service}"}})'
+    own = {
+        one["metric"]["code_function_name"].removeprefix("__main__."): 1000 * float(one["value"][1])
+        for one in eventually(lambda: stack.query(query))
+    }
+    assert found == pytest.approx({**own, "never": 0}, rel=1e-3)
+
+
 def test_span_metrics_are_of_tasks_and_servers(stack: Stack, service: str, tracer_provider: TracerProvider) -> None:
     """A server of the program's own is shown beside its tasks, other spans are not; no process claims the counters."""
     with tracer_provider.get_tracer("tests").start_as_current_span("request", kind=SpanKind.SERVER) as request:
@@ -187,3 +241,22 @@ def test_span_metrics_are_of_tasks_and_servers(stack: Stack, service: str, trace
     assert {one["span_name"] for one in found} == names
     assert {one["span_kind"] for one in found} == {"SPAN_KIND_SERVER"}
     assert {one["job"] for one in found} == {service} and not [one for one in found if "process_pid" in one]
+
+
+def test_rolled_up_tasks_count_on_the_monitor_page(stack: Stack, service: str) -> None:
+    """Of a run beyond its bound each task is a call of its function there, as in the log's own metrics."""
+    program = """
+import otel_timespan as ts
+from otel_timespan import dagger as D
+def load(number): pass
+with D.Context(threads=2) as ctx:
+    ctx.log_sink = log = ts.OTelLog(max_spans=300)
+    with ts.dag("big"):
+        ts.waitall([ts.spawn(load, number) for number in range(2000)])
+    assert log.flush(60) and log.stats()["rolled_up"] > 4000
+    log.close(60)
+"""
+    finished(["-c", program], environment(stack, service))
+    eventually(lambda: span_metrics(stack, service, "calls_total") == {"load": 2000.0}, every=0.5)
+    query = f'sum(timespan_task_run_seconds_count{{job="{service}"}})'
+    eventually(lambda: [one["value"][1] for one in stack.query(query)] == ["2000"])

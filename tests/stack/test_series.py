@@ -54,7 +54,7 @@ def test_processes_are_described_once(stack: Stack) -> None:
 
 
 def test_runs_of_a_named_instance_share_their_series(stack: Stack) -> None:
-    """More runs of an instance with a name make no series anew, and each run counts."""
+    """More runs of an instance with a name make no series anew, each run counts, and what is joined stays one."""
     service, resource = new_service(), "service.instance.id=nightly"
     run(stack, service, resource)
     first = labels(stack, service, "timespan_.+")
@@ -64,3 +64,41 @@ def test_runs_of_a_named_instance_share_their_series(stack: Stack) -> None:
     assert len(labels(stack, service, "timespan_.+")) == len(first) > 50
     (found,) = stack.query(f'sum(increase(timespan_task_count_total{{job="{service}"}}[10m]))')
     assert float(found["value"][1]) > 14
+    joined = f'timespan_events_total{{job="{service}"}} * on (job, instance) group_left (host_name) target_info'
+    assert len(stack.query(joined)) == 1
+
+
+HUNDRED = """
+from opentelemetry.sdk.metrics import MeterProvider
+import otel_timespan as ts
+from otel_timespan import dagger as D
+from otel_timespan.otel.export.metrics import OtlpMetricExporter, OtlpMetricReader
+from otel_timespan.otel.export.resources import default_resource
+from otel_timespan.otel.export.settings import read_settings
+def load(number): return number
+def run(number):
+    reader = OtlpMetricReader(OtlpMetricExporter(read_settings("metrics")), export_interval_millis=3_600_000)
+    meters = MeterProvider([reader], resource=default_resource({"process.pid": number}), shutdown_on_exit=False)
+    with D.Context(threads=1) as ctx:
+        ctx.log_sink = log = ts.OTelLog(meter_provider=meters)
+        ts.waitall([ts.spawn(load, number) for number in range(3)])
+        log.close(60)
+    meters.shutdown()
+for number in range(100):
+    run(number)
+"""
+
+
+def test_a_hundred_runs_have_the_series_of_one(stack: Stack) -> None:
+    """A hundred short runs of an instance with a name, each as if in a process of its own, make the series of one."""
+    service, one = new_service(), new_service()
+    for name, program in ((one, HUNDRED.replace("range(100)", "range(1)")), (service, HUNDRED)):
+        env = {**environment(stack, name), "OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=nightly"}
+        finished(["-c", program], env)
+    eventually(lambda: labels(stack, service, "target_info")[-1:] and labels(stack, one, "target_info"))
+
+    def series(name: str) -> int:
+        return len(labels(stack, name, "timespan_.+"))
+
+    eventually(lambda: series(one) > 50 and series(service) >= series(one))
+    assert series(service) == series(one)

@@ -14,23 +14,23 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from opentelemetry.sdk.metrics import Histogram
 from opentelemetry.sdk.metrics.export import (
     MetricExporter,
     MetricExportResult,
     MetricsData,
     PeriodicExportingMetricReader,
 )
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 
 from ... import forks
-from .settings import OtlpSettings
-from .transport import ACCEPTED, OtlpTransport, outage_level, outage_over
+from .settings import OtlpSettings, check_temporality, exponential_histograms
+from .transport import ACCEPTED, OtlpTransport, outage_level, outage_over, silenced_here
 
 __all__ = ["OtlpMetricExporter", "OtlpMetricReader"]
 
@@ -50,14 +50,16 @@ _STOCK_LOGGERS = (
 
 
 class OtlpMetricExporter(MetricExporter):
-    """Sends metrics by OTLP. Temporality and aggregation are the stock exporter's, which reads the variables."""
+    """Sends metrics by OTLP. The temporality is the stock exporter's, which reads the variable."""
 
     def __init__(self, settings: OtlpSettings) -> None:
+        check_temporality()
+        aggregation = ExponentialBucketHistogramAggregation() if exponential_histograms() else None
         self._transport = OtlpTransport(settings)
         stock = self._transport.stock_exporter()
         super().__init__(
             preferred_temporality=getattr(stock, "_preferred_temporality", None),
-            preferred_aggregation=getattr(stock, "_preferred_aggregation", None),
+            preferred_aggregation={Histogram: aggregation} if aggregation is not None else None,
         )
         self._by_bytes = self._transport.takes_bytes()
         self._outage = False
@@ -115,7 +117,7 @@ class OtlpMetricExporter(MetricExporter):
             point.exemplars.extend(self._exemplars.get(series, ()))
 
     def _stock_export(self, metrics_data: MetricsData, timeout_millis: float) -> MetricExportResult:
-        with _silenced_here():
+        with silenced_here(*_STOCK_LOGGERS):
             result: MetricExportResult = self._transport.stock_exporter().export(metrics_data, timeout_millis)
         self.tried, self.reached = True, self.reached or result is MetricExportResult.SUCCESS
         self._report(result is MetricExportResult.SUCCESS, "the exporter reported a failure")
@@ -174,24 +176,6 @@ def _metrics_of(request: Any) -> Iterator[tuple[str, Any]]:
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 yield scope.scope.name, metric
-
-
-@contextmanager
-def _silenced_here() -> Iterator[None]:
-    """What the stock exporters log on this thread is dropped: `_report` says it, once."""
-    me = threading.get_ident()
-
-    def elsewhere(record: logging.LogRecord) -> bool:
-        return threading.get_ident() != me
-
-    loggers = [logging.getLogger(name) for name in _STOCK_LOGGERS]
-    for logger in loggers:
-        logger.addFilter(elsewhere)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(elsewhere)
 
 
 _live: weakref.WeakSet[OtlpMetricExporter] = weakref.WeakSet()

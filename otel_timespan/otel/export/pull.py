@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import weakref
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
+    ExponentialHistogram,
+    ExponentialHistogramDataPoint,
     Histogram,
     HistogramDataPoint,
     Metric,
@@ -25,6 +28,7 @@ from opentelemetry.sdk.metrics.export import (
 from ... import forks
 from ...errors import InvalidOptionError, MissingExtraError
 from ...timespans.warn import warn_once
+from ..semconv import BOUNDARIES_S, INSTRUMENTS
 from .promnames import label_name, metric_name
 
 __all__ = ["PullReader", "pull_address"]
@@ -164,7 +168,7 @@ def _add(made: dict[str, Any], metric: Metric, common: Mapping[str, str]) -> Non
     from prometheus_client.core import Metric as Family
 
     data = metric.data
-    kind = "histogram" if isinstance(data, Histogram) else "gauge"
+    kind = "histogram" if isinstance(data, (Histogram, ExponentialHistogram)) else "gauge"
     if isinstance(data, Sum) and data.is_monotonic:
         kind = "counter"
     name = metric_name(metric.name, metric.unit or "", kind)
@@ -174,12 +178,30 @@ def _add(made: dict[str, Any], metric: Metric, common: Mapping[str, str]) -> Non
         family = made[name] = Family(base, metric.description or "", kind)
     for point in data.data_points:
         labels = {**common, **_labels(point.attributes)}
+        if isinstance(point, ExponentialHistogramDataPoint) and metric.name in _OURS:
+            point = _in_advised_boundaries(point)
         if isinstance(point, HistogramDataPoint):
             _add_histogram(family, name, point, labels)
         elif hasattr(point, "value"):
             family.add_sample(name, labels, point.value)
         else:
             warn_once(("pull", metric.name), "the metric %s is of a kind that Prometheus is not shown", metric.name)
+
+
+_OURS = frozenset(item.name for item in INSTRUMENTS if item.kind == "histogram")
+
+
+def _in_advised_boundaries(point: ExponentialHistogramDataPoint) -> HistogramDataPoint:
+    """As the collector does it: this format knows no exponential histograms. A bucket counts where its middle is."""
+    counts = [0] * (len(BOUNDARIES_S) + 1)
+    counts[0] = point.zero_count + sum(point.negative.bucket_counts)
+    for index, count in enumerate(point.positive.bucket_counts, point.positive.offset):
+        exponent = (index + 0.5) * 2.0**-point.scale
+        counts[bisect_left(BOUNDARIES_S, 2.0 ** min(exponent, 1000.0))] += count
+    return HistogramDataPoint(
+        point.attributes, point.start_time_unix_nano, point.time_unix_nano, point.count, point.sum, counts,
+        BOUNDARIES_S, point.min, point.max, point.exemplars,
+    )  # fmt: skip
 
 
 def _add_histogram(family: Any, name: str, point: HistogramDataPoint, labels: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from ...errors import InvalidOptionError
+from ...timespans.warn import warn_once
 
 __all__ = [
     "LONGEST_WAIT_S",
@@ -27,8 +28,10 @@ __all__ = [
     "OtlpSettings",
     "check_attributes",
     "check_sending",
+    "check_temporality",
     "check_texts",
     "checked_seconds",
+    "exponential_histograms",
     "exporter_names",
     "milliseconds",
     "read_settings",
@@ -56,6 +59,7 @@ _MOST = (1 << 63) - 1
 
 _PROTOCOLS = ("grpc", "http/protobuf")
 _COMPRESSIONS = {"grpc": ("none", "gzip"), "http/protobuf": ("none", "gzip", "deflate")}
+_EXPONENTIAL = "base2_exponential_bucket_histogram"
 _TIMEOUT_S = {"traces": 10.0, "metrics": 2.5}
 """Of one try, where no variable says it. Metrics go out every second: an older try is not worth a wait at exit."""
 
@@ -124,6 +128,31 @@ def exporter_names(signal: str) -> list[str]:
             raise InvalidOptionError(f"{variable}={shown(text)}: none can't be combined with others")
         return []
     return list(dict.fromkeys(names)) or ["otlp"]
+
+
+def exponential_histograms() -> bool:
+    """Whether OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION asks for exponential histograms."""
+    variable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+    return _known(variable, ("explicit_bucket_histogram", _EXPONENTIAL)) == _EXPONENTIAL
+
+
+def check_temporality() -> None:
+    """Warn of a value of OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE that the stock exporter does not know."""
+    _known("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", ("cumulative", "delta", "lowmemory"))
+
+
+def _known(variable: str, allowed: tuple[str, ...]) -> str:
+    """What a variable says, in lower case; with one warning the first that is allowed where it is none of them.
+
+    So the specification wants it for these: metrics in another shape than was asked for are better than none.
+    """
+    text = variable_text(variable).lower()
+    if text in allowed:
+        return text
+    if text:
+        known = ", ".join(allowed)
+        warn_once((variable, text), "%s=%s: allowed are %s; the first is taken", variable, shown(text), known)
+    return allowed[0]
 
 
 def variable_text(variable: str) -> str:

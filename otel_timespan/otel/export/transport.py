@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -41,10 +42,17 @@ __all__ = [
     "outage_left",
     "outage_level",
     "outage_over",
+    "silenced_here",
     "suppressed",
 ]
 
 _log = logging.getLogger("otel_timespan")
+
+_STOCK_READS = (
+    "opentelemetry.exporter.otlp.proto.common._internal.metrics_encoder",
+    "opentelemetry.exporter.otlp.common._aggregation",
+)
+"""Where a stock exporter says, each time that one is made, which variables it can't read: settings.py said it."""
 
 ACCEPTED, RETRY, TOO_LARGE, REJECTED = "accepted", "retry", "too_large", "rejected"
 
@@ -175,7 +183,7 @@ class OtlpTransport:
     def stock_exporter(self) -> Any:
         """The stock exporter behind this transport, made at the first call."""
         if self._exporter is None:
-            with forks.held_off:
+            with forks.held_off, silenced_here(*_STOCK_READS):
                 self._exporter = self._exporter_class(**_exporter_options(self.settings))
         return self._exporter
 
@@ -210,6 +218,24 @@ class OtlpTransport:
                     exporter.shutdown()
             except Exception as error:
                 _log.debug("closing the exporter to %s failed: %s", self.target, error)
+
+
+@contextmanager
+def silenced_here(*names: str) -> Iterator[None]:
+    """What loggers of these names, the stock exporters', log on this thread is dropped: we say it, once."""
+    me = threading.get_ident()
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return threading.get_ident() != me
+
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.addFilter(elsewhere)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(elsewhere)
 
 
 def _advice(settings: OtlpSettings) -> str:

@@ -170,7 +170,7 @@ class LogMetrics:
         ordered = sorted(values)
         for bucket, at in buckets_of(ordered, semconv.BOUNDARIES_S):
             task = tasks[values.index(ordered[at])]
-            if (name, key, bucket) not in self._exemplars and task[1].parent.flags & 1:
+            if (name, key, bucket) not in self._exemplars and self._leads_somewhere(task[1]):
                 self._observe(name, key, task[last] - task[first], task[1], ids.swapped(task[2]))
                 ordered[at] = NAN
         self._record[name].record_all([value for value in ordered if value is not NAN], key, self._labels_of(name, key))
@@ -222,13 +222,23 @@ class LogMetrics:
         seconds = ns / 1e9
         parent = owner.parent
         context = None
-        if parent.flags & 1:
-            bucket = (name, key, bisect.bisect_left(semconv.BOUNDARIES_S, seconds))
-            if bucket not in self._exemplars:
-                self._exemplars.add(bucket)
-                of_span = span_context(parent.trace_id, own_id, parent.flags, parent.trace_state)
-                context = set_span_in_context(NonRecordingSpan(of_span), Context())
+        bucket = (name, key, bisect.bisect_left(semconv.BOUNDARIES_S, seconds))
+        if bucket not in self._exemplars and self._leads_somewhere(owner):
+            self._exemplars.add(bucket)
+            of_span = span_context(parent.trace_id, own_id, parent.flags, parent.trace_state)
+            context = set_span_in_context(NonRecordingSpan(of_span), Context())
         self._record[name].record(seconds, key, self._labels_of(name, key), context)
+
+    def _leads_somewhere(self, owner: Any) -> bool:
+        """Whether the trace of a task, or of a run, may be shown as an exemplar: it is sampled, and is sent.
+
+        Of a run that is held nobody knows that yet.
+        """
+        if not owner.parent.flags & 1:
+            return False
+        if isinstance(owner, Run):
+            return owner.budget is None or not owner.budget.holding
+        return self.mapper is None or not self.mapper.budgets.is_held(owner.parent)
 
     def _labels_of(self, name: str, key: tuple[Any, ...]) -> dict[str, Any]:
         labels = self._labels.get((name, key))

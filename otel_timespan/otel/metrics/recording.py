@@ -59,12 +59,7 @@ class HistogramRecorder:
         self.record(values[0], key, labels, None)
         bound = self._bound.get(key)
         for aggregation in bound or ():
-            if type(aggregation).__name__ == _EXPLICIT:
-                _add(aggregation, values[1:])
-            else:
-                for value in values[1:]:
-                    self._value.value = value
-                    aggregation.aggregate(self._value, False)
+            _ADD.get(type(aggregation).__name__, _add_each)(aggregation, values[1:])
         if bound is None:
             for value in values[1:]:
                 self._histogram.record(value, labels, _EMPTY)
@@ -98,10 +93,14 @@ class HistogramRecorder:
             return None
 
 
-_EXPLICIT = "_ExplicitBucketHistogramAggregation"
+def _add_each(aggregation: Any, values: Sequence[float]) -> None:
+    measured = _Value()
+    for value in values:
+        measured.value = value
+        aggregation.aggregate(measured, False)
 
 
-def _add(aggregation: Any, values: Sequence[float]) -> None:
+def _add_explicit(aggregation: Any, values: Sequence[float]) -> None:
     """As its `aggregate` for each of these, with its lock taken once."""
     if not values:
         return
@@ -117,6 +116,49 @@ def _add(aggregation: Any, values: Sequence[float]) -> None:
         if aggregation._record_min_max:
             aggregation._min = min(aggregation._min, values[0])
             aggregation._max = max(aggregation._max, values[-1])
+
+
+def _add_exponential(aggregation: Any, values: Sequence[float]) -> None:
+    """The same where the buckets grow with what is measured: the least and the largest of these make them grow first.
+
+    A collection begins new ones. Where one comes in between, the rest goes one by one.
+    """
+    zeros = bisect_right(values, 0.0)
+    if len(values) - zeros < 3 or values[0] < 0.0:
+        _add_each(aggregation, values)
+        return
+    _add_each(aggregation, [values[zeros], values[-1]])
+    rest = [*values[:zeros], *values[zeros + 1 : -1]]
+    with aggregation._lock:
+        buckets, mapping = aggregation._value_positive, aggregation._mapping
+        first, last = mapping.map_to_index(rest[zeros]), mapping.map_to_index(rest[-1])
+        fits = buckets is not None and buckets.index_start <= first and last <= buckets.index_end
+        if fits:
+            _fill(buckets, mapping, rest, zeros)
+            aggregation._zero_count += zeros
+            aggregation._count += len(rest)
+            aggregation._sum += sum(rest)
+            if zeros and getattr(aggregation, "_record_min_max", True):  # older SDKs always do
+                aggregation._min = min(aggregation._min, 0.0)
+    if not fits:
+        _add_each(aggregation, rest)
+
+
+def _fill(buckets: Any, mapping: Any, ordered: Sequence[float], at: int) -> None:
+    """Count the values from `at` on into buckets that reach far enough."""
+    counts, base = buckets.counts, buckets.index_base
+    while at < len(ordered):
+        index = mapping.map_to_index(ordered[at])
+        end = bisect_right(ordered, mapping.get_lower_boundary(index + 1), at + 1)
+        bucket = index - base
+        counts[bucket if bucket >= 0 else bucket + len(counts)] += end - at
+        at = end
+
+
+_ADD = {
+    "_ExplicitBucketHistogramAggregation": _add_explicit,
+    "_ExponentialBucketHistogramAggregation": _add_exponential,
+}
 
 
 def buckets_of(ordered: Sequence[float], bounds: Sequence[float]) -> Iterator[tuple[int, int]]:

@@ -558,6 +558,11 @@ class Budgets:
         if task:
             any(find(task, True) for find in self.open_tasks)
 
+    def is_held(self, parent: TraceParent) -> bool:
+        """Whether the run of a task is held: it is not known whether its trace will be sent."""
+        budget = self._open.get(parent.root.span_id) if self.interest is not None and parent.root is not None else None
+        return budget is not None and budget.holding
+
     def is_open(self, task: int) -> bool:
         """Whether a task is under way."""
         return any(find(task, False) for find in self.open_tasks)
