@@ -83,6 +83,7 @@ def recording(seen: Transitions) -> Iterator[None]:
         kept["__init__"](core, *args, **kwargs)
         core.running = _Running(seen)
         core.on_end = ended
+        core.watch()
 
     def wire(core: Core, task: D.DTask) -> Any:
         failed = kept["wire"](core, task)

@@ -30,7 +30,7 @@ from .options.scoped import effective, scoped
 from .queues import Spec
 from .records.describe import callable_name
 from .service.uninterrupted import uninterrupted
-from .tasks.dtask import DTask
+from .tasks.dtask import DTask, new_task
 from .tasks.environment import SyncBlock, current, running_task
 
 if TYPE_CHECKING:
@@ -93,12 +93,16 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
             _interrupts.check()
     if core is None or core.halted is not None:
         core = _context.eager_context().start()
-    deps = tuple([a for a in args if type(a) is DTask]) if args else ()
+    deps = args
+    for a in args:
+        if type(a) is not DTask:
+            deps = tuple([a for a in args if type(a) is DTask]) if len(args) > 1 else ()
+            break
     if refused:
         _refuse(f, args, kwargs)
     if kwargs or options is not DEFAULT or type(f) is DTask or type(f) is Chunk:
         deps = all_dependencies(f, deps, kwargs, options)
-    task = DTask(_next_id(), f, args, kwargs or None, options, deps, _copy_context(), core)
+    task = new_task(_next_id(), f, args, kwargs or None, options, deps, _copy_context(), core)
     if type(here) is SyncBlock:
         here.note(task)
     if queue is None:
@@ -130,7 +134,7 @@ def launch(core: Core, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], op
         _refuse(f, args, kwargs)
     if kwargs or given is not DEFAULT or type(f) is DTask or type(f) is Chunk:
         deps = all_dependencies(f, deps, kwargs, given)
-    task = DTask(_next_id(), f, args, kwargs or None, given, deps, _copy_context(), core)
+    task = new_task(_next_id(), f, args, kwargs or None, given, deps, _copy_context(), core)
     try:
         core.driver.submit(task)
     except BaseException:

@@ -48,6 +48,7 @@ def wanted() -> frozenset[str]:
 
 def attach(core: Core, categories: frozenset[str]) -> None:
     """Have a scheduler say what it does in these categories."""
+    core.watch()
     for name in categories.intersection(_TRACES):
         log = logging.getLogger(f"otel_timespan.debug.{name}")
         for method, tell in _TRACES[name]:

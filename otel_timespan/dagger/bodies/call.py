@@ -49,17 +49,19 @@ def called(context: contextvars.Context, body: Callable[..., Any], *args: Any) -
 
 
 @interrupts.see_through
-def plain_body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+def plain_body(task: DTask, f: Any, args: tuple[Any, ...]) -> Any:
     """In the task's own context: resolve the arguments, then call."""
     current.set(task)
     odd = type(f) is not FunctionType and type(f) in REFERENCES
-    if odd or kwargs or move.custom or task._options is not DEFAULT:
-        return _body_with_options(task, f, args, kwargs)
-    if args:
-        args = tuple(  # results are read in place: `read`, without a call
-            [a._outcome.value if type(a) is DTask else resolve(a, task) if type(a) in REFERENCES else a for a in args]
-        )
-    return f(*args)
+    if odd or task._kwargs or move.custom or task._options is not DEFAULT:
+        return _body_with_options(task, f, args, task._kwargs)
+    if not args:
+        return f()
+    given = []
+    for a in args:  # results are read in place: `read`, without a call
+        kind = type(a)
+        given.append(a._outcome.value if kind is DTask else resolve(a, task) if kind in REFERENCES else a)
+    return f(*given)
 
 
 @interrupts.see_through

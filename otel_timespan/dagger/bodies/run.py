@@ -38,7 +38,7 @@ from . import interrupts
 from .call import called, plain_body, resolve
 from .checkpoints import save
 from .coroutines import ASYNC, refusal
-from .ending import abandon, end, fail, release_inputs
+from .ending import abandon, end, fail, release_inputs, succeed
 from .logged import RunLog, end_row, logged_body, threads
 from .results import given_as, learn, pack_or_fail, saved_chunk
 from .signals import is_of_a_handler
@@ -59,7 +59,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
 
     With `helping` what a signal handler raises meanwhile ends the task as cancelled, and is raised here.
     """
-    f, args, kwargs, context = task._f, task._args, task._kwargs, task._context
+    f, args, context = task._f, task._args, task._context
     if task._state >= DONE or context is None:  # settled between its claim and here
         release_inputs(task)
         return 0
@@ -77,7 +77,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
             return _run_logged(core, task, slot, context, recorder, helping, f, args)
         finally:
             seen = interrupts.looked and task._state == FAILED
-            del task, context, f, args, kwargs  # see below
+            del task, context, f, args  # see below
             if seen:
                 interrupts.forget_look()
     begun = 0 if task.id & core.costs.skip else core.clock()
@@ -85,7 +85,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
     error: BaseException | None = None
     try:  # as `called`, without a call
         try:
-            value = context.run(plain_body, task, f, args, kwargs)
+            value = context.run(plain_body, task, f, args)
         except BaseException as raised:
             error = raised
             interrupts.deliver()
@@ -96,11 +96,14 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
     plain = error is None and options is DEFAULT and kind not in _SPECIAL and (extra is None or not extra.forced)
     if plain and core.devices is None:
         running.discard(task)
-        given = given_as(value, args) if args and kind not in FIXED else None
-        ref = DRef(value, slot.worker) if given is None else given
+        ref = given_as(value, args) if args and kind not in FIXED else None
+        if ref is None:
+            ref = DRef()
+            ref.value = value
+            ref.worker = slot.worker
         if begun:
-            learn(core, slot, f, args, kwargs, ns, ref)
-        return end(core, task, ref)
+            learn(core, slot, f, args, task._kwargs, ns, ref)
+        return succeed(core, task, ref)
     try:
         if kind in ASYNC:
             return _go_on(core, task, value, context, None, helping)
@@ -108,7 +111,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
         return conclude(core, task, value, error, None, helping, ns)
     finally:
         error = value = None  # its traceback refers to this frame, and must not keep the value
-        del task, context, f, args, kwargs, extra  # nor the task, whose failure it is, nor what that was given
+        del task, context, f, args, extra  # nor the task, whose failure it is, nor what that was given
         if interrupts.looked:
             interrupts.forget_look()
 

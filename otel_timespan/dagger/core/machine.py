@@ -39,7 +39,7 @@ from ..places.processors import OSProc
 from ..records import kinds as records
 from ..records.kinds import code_of, function_code, function_codes
 from ..service.guards import guard
-from ..tasks.atomics import claim
+from ..tasks.atomics import BRANCHES, claim, subscribe
 from ..tasks.dtask import DONE, FAILED, LAUNCHED, UNLAUNCHED, DTask, Failure, Live
 from ..tasks.environment import current, running_task
 from ..tasks.ids import new_run_id
@@ -94,8 +94,8 @@ class Core(Readable):
         "__dict__", "__weakref__",
         "_pinned_seq", "active", "batch", "clock", "context", "costs", "custom_defaults",
         "delayed", "devices", "driver", "effects", "halted", "held", "home", "home_code", "is_alone",
-        "is_batch", "is_plain", "lock", "on_body_error", "on_end", "parked", "place", "pressure", "queue", "requests",
-        "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
+        "is_batch", "is_plain", "is_quick", "is_watched", "lock", "on_body_error", "on_end", "parked", "place",
+        "pressure", "queue", "requests", "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +136,10 @@ class Core(Readable):
         """Whether a slot that is no thread takes tasks of default scope."""
         self.is_plain = False
         """Both: a task without options has nowhere to go but `queue`."""
+        self.is_watched = False
+        """See `watch`."""
+        self.is_quick = False
+        """`is_plain`, and steps may be made in place: sections may branch (tasks/atomics.py), and nobody watches."""
         self.threads: dict[int, list[Slot]] = {}
         """Per worker: the slots that run what is in its shared queue."""
         self.running: set[DTask] = set()
@@ -159,7 +163,7 @@ class Core(Readable):
         self.on_body_error: Callable[[DTask, BaseException], None] | None = None
         """Told of each body that raised: how a batch run aborts."""
         self.on_end: Callable[[DTask, Any], None] | None = None
-        """Told of each task that ended, and its outcome: for debug traces."""
+        """Told of each task that ended, and its outcome: for debug traces. Whoever sets it calls `watch`."""
         self.lock = guard()
         """Guards the slots' own queues, their occupancy, and the pressure."""
         self.requests = forks.rlock()
@@ -171,6 +175,10 @@ class Core(Readable):
         for worker, own in itertools.groupby(slots, key=lambda slot: slot.worker):
             self.add_worker(worker, own)
 
+    def watch(self) -> None:
+        """From now on each step is a call: of methods that may have been replaced on this core, of `on_end`."""
+        self.is_watched, self.is_quick = True, False
+
     # ---- submission ----------------------------------------------------------------------------
 
     def submit(self, task: DTask) -> None:
@@ -180,14 +188,21 @@ class Core(Readable):
             self._submit_logged(task, recorder)
             return
         task._state = LAUNCHED
-        if not task._deps:
-            self.enqueue(task)
+        if task._deps:
+            failed = self.wire(task)
+            if failed is not None:
+                self.effects.append(Doomed(task, failed._outcome))
+                return
+            if task._tokens is not None and not task._tokens.pop():
+                return
+        if task._options is DEFAULT and self.is_quick and not Chunk.scoped_exist and not signature_defaults:
+            if task._state >= DONE:  # as `enqueue`, without a call
+                return
+            task._tokens = None
+            task._claim = True
+            self.queue.append(task)
             return
-        failed = self.wire(task)  # as in `_submit_waiting`: a call less
-        if failed is not None:
-            self.effects.append(Doomed(task, failed._outcome))
-        elif task._tokens is None or task._tokens.pop():
-            self.enqueue(task)
+        self.enqueue(task)
 
     def hold(self, task: DTask) -> None:
         """A task goes to a queue that may hold it back, or forget it."""
@@ -228,13 +243,7 @@ class Core(Readable):
                 if tokens is None:
                     tokens = task._tokens = [True]
                 tokens.append(False)
-                subs = up._subs
-                subs.append(task)
-                if up._state < DONE:
-                    continue
-                try:
-                    subs.remove(task)
-                except ValueError:  # the finisher took the entry, and counts it
+                if subscribe(up, task):
                     continue
                 tokens.pop()
             if up._state == FAILED:
@@ -506,6 +515,7 @@ class Core(Readable):
         self.threads = {w: [s for s in self.slots.values() if s.worker == w and s.shares] for w in self.shared}
         self.custom_defaults = any(slot.takes_default and not slot.shares for slot in self.slots.values())
         self.is_plain = self.is_alone and not self.custom_defaults
+        self.is_quick = self.is_plain and BRANCHES and not self.is_watched
         self.costs.time_all(not self.is_alone)
 
     def worker_lost(self, worker: int) -> None:

@@ -34,12 +34,12 @@ import sys
 from typing import Any
 
 from ... import forks
-from .dtask import DONE, DTask
+from .dtask import DONE, GIL, NOBODY, DTask
 
-__all__ = ["GIL", "claim", "claim_for", "hand_over", "settle", "subscribe"]
+__all__ = ["BRANCHES", "GIL", "claim", "claim_for", "hand_over", "settle", "subscribe"]
 
-GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-"""Whether this interpreter has a global lock, so that sections hold."""
+BRANCHES = GIL and sys.version_info >= (3, 11)
+"""Whether a section may have forward branches."""
 
 
 def claim_gil(task: DTask) -> bool:
@@ -140,6 +140,14 @@ else:
 def subscribe(upstream: DTask, subscriber: Any) -> bool:
     """Be told when `upstream` is done. False when it is done already and nothing will be told."""
     subs = upstream._subs
+    if subs is NOBODY:
+        first = [subscriber]
+        if upstream._subs is NOBODY and upstream._state < DONE:  # a section
+            upstream._subs = first
+            return True
+        subs = upstream._subs
+    if subs is NOBODY:  # it is just being ended
+        return False
     subs.append(subscriber)
     if upstream._state < DONE:
         return True
