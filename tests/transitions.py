@@ -87,7 +87,7 @@ def recording(seen: Transitions) -> Iterator[None]:
 
     def wire(core: Core, task: D.DTask) -> Any:
         failed = kept["wire"](core, task)
-        if task._tokens and len(task._tokens) > 1 and task._state < DONE:  # more than its own
+        if task._tokens and task._tokens > 1 and task._state < DONE:  # more than its own
             seen.note(task, "waiting")
         return failed
 

@@ -78,7 +78,7 @@ def _traced(log: logging.Logger, method: Callable[..., Any], tell: Tell) -> Call
 
 def _submitted(log: logging.Logger, result: Any, args: tuple[Any, ...]) -> None:
     task: DTask = args[0]
-    log.debug("task %d submitted, waits for %d", task.id, len(task._tokens or ()))
+    log.debug("task %d submitted, waits for %d", task.id, task._tokens or 0)
 
 
 def _placed(log: logging.Logger, spot: Any, args: tuple[Any, ...]) -> None:

@@ -240,7 +240,7 @@ def wait_done(task: DTask, deadline: Deadline | None) -> None:
     body = running_task() if current.get() is not None else None
     if body is not None and deadline is None:
         refuse_deadlock(body, task)
-    if deadline is None and not ("asyncio" in sys.modules and in_event_loop()):
+    if deadline is None and not in_event_loop():
         apart(task._core.driver.help, task)
         if interrupts.used:
             interrupts.check()

@@ -149,7 +149,7 @@ def boom() -> None:
 @pytest.fixture(params=[1, 2], ids=["one slot", "two slots"])
 def context(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[D.Context]:
     """A context, warm: its threads are there, and the main thread helps, though it is traced and slow."""
-    monkeypatch.setattr(helping, "is_ordinary_here", lambda: True)
+    monkeypatch.setattr(helping, "is_ordinary_here", lambda stack: True)
     monkeypatch.setattr(helping, "BRIEF_NS", 10**12)
     monkeypatch.setattr(brief, "BRIEF_NS", 10**12)
     with D.Context(threads=request.param) as context:
@@ -200,7 +200,7 @@ def test_a_fetch_that_helps(context: D.Context, logged: bool) -> None:
     """Whoever fetches a small graph may be interrupted anywhere: its tasks end, its slot is free."""
     if logged:
         context.log_sink = ts.enable_logging()
-    assert interrupted_everywhere(diamond, lambda tasks: tasks[-1].fetch()) > 100
+    assert interrupted_everywhere(diamond, lambda tasks: tasks[-1].fetch()) > 50
 
 
 def test_a_spawn(context: D.Context) -> None:

@@ -57,11 +57,12 @@ def plain_body(task: DTask, f: Any, args: tuple[Any, ...]) -> Any:
         return _body_with_options(task, f, args, task._kwargs)
     if not args:
         return f()
-    given = []
-    for a in args:  # results are read in place: `read`, without a call
-        kind = type(a)
-        given.append(a._outcome.value if kind is DTask else resolve(a, task) if kind in REFERENCES else a)
-    return f(*given)
+    if args is task._deps:  # tasks, all of them; `read`, without a call
+        return f(*[a._outcome.value for a in args])
+    for a in args:
+        if type(a) in REFERENCES:
+            return f(*[a._outcome.value if type(a) is DTask else resolve(a, task) for a in args])
+    return f(*args)
 
 
 @interrupts.see_through

@@ -124,8 +124,8 @@ def end(
 def succeed(core: Core, task: DTask, handle: DRef) -> int:
     """`end` for a body that just gave a value, of a task without options, where there is no log: the same, quicker.
 
-    Where nobody subscribed all of it is one section; and so is the way of each dependent from its upstream to the
-    queue (tasks/atomics.py).
+    Up to the outcome and who subscribed it is one section; and so is the way of each dependent to the queue
+    (tasks/atomics.py).
     """
     if not core.is_quick or task._live is not None:
         return end(core, task, handle)
@@ -150,33 +150,34 @@ def succeed(core: Core, task: DTask, handle: DRef) -> int:
 
 
 def _hand_on(core: Core, task: DTask) -> int:
-    """Count down the dependents of a success; queue those that are ready: how many. The others that subscribed too."""
-    subs, push, queued = task._subs, core.queue.append, 0
+    """Count down the dependents of a success, and queue those that are ready: how many. Call the waiters."""
+    subs, push = task._subs, core.queue.append
     others: list[Any] = []
-    task._taken = others  # where it is found if this breaks off
     plain = not Chunk.scoped_exist and not signature_defaults
-    while subs:
-        try:
-            one = subs[-1]
-        except IndexError:  # the last one was just taken back
-            break
-        del subs[-1]
-        try:
-            tokens = one._tokens
-        except AttributeError:  # a waiter
-            others.append(one)
-            continue
-        last = tokens[-1]
-        del tokens[-1]
-        if last:
-            if plain and one._options is DEFAULT and one._state < DONE:
-                one._tokens = None  # as `Core.enqueue`, without a call
-                one._claim = True
-                push(one)
-                queued += 1
-            else:
-                others.append(one)
+    passed = queued = 0
+    task._taken = others  # where it is found if this breaks off
     task._subs = TOLD
+    try:
+        for one in subs:
+            passed += 1
+            try:
+                left = one._tokens - 1
+            except AttributeError:  # a waiter
+                others.append(one)
+                continue
+            one._tokens = left
+            if not left:
+                if plain and one._options is DEFAULT and one._state < DONE:
+                    one._tokens = None  # as `Core.enqueue`, without a call
+                    one._claim = True
+                    push(one)
+                    queued += 1
+                else:
+                    others.append(one)
+    except BaseException:
+        del subs[:passed]
+        task._subs = subs
+        raise
     if others:
         queued += _tell(core, task, others, None)
     del task._taken

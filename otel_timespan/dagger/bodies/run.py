@@ -30,7 +30,7 @@ from ..records.kinds import function_code, function_codes
 from ..records.sizes import FIXED
 from ..service import timers
 from ..service.timers import call_later
-from ..service.uninterrupted import uninterrupted
+from ..service.uninterrupted import on_main_thread, uninterrupted
 from ..tasks.dtask import DONE, FAILED, DTask, Failure, hint_for, live, summarize
 from ..tasks.environment import current, token_of
 from ..tasks.failures import forget_frames, forget_handled
@@ -54,10 +54,11 @@ _SPECIAL = frozenset((Chunk, *ASYNC))
 
 
 @interrupts.entry
-def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
+def run(core: Core, task: DTask, slot: Slot, helping: bool = False) -> int:
     """Run a task that was claimed, on this thread, in this slot: how many tasks became ready, and are queued.
 
-    With `helping` what a signal handler raises meanwhile ends the task as cancelled, and is raised here.
+    With `helping` (for somebody who waits) what a signal handler raises meanwhile ends the task as cancelled, and is
+    raised here.
     """
     f, args, context = task._f, task._args, task._context
     if task._state >= DONE or context is None:  # settled between its claim and here
@@ -81,27 +82,26 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
             if seen:
                 interrupts.forget_look()
     begun = 0 if task.id & core.costs.skip else core.clock()
-    value: Any = None
     error: BaseException | None = None
     try:  # as `called`, without a call
         try:
-            value = context.run(plain_body, task, f, args)
+            value: Any = context.run(plain_body, task, f, args)
         except BaseException as raised:
-            error = raised
+            value, error = None, raised
             interrupts.deliver()
     except TaskCancelled as late:
-        error = late
+        value, error = None, late
     ns = core.clock() - begun if begun else 0
-    kind, extra = type(value), task._live
-    plain = error is None and options is DEFAULT and kind not in _SPECIAL and (extra is None or not extra.forced)
-    if plain and core.devices is None:
+    kind = type(value)
+    plain = error is None and options is DEFAULT and kind not in _SPECIAL and core.devices is None
+    if plain and (task._live is None or not task._live.forced):
         running.discard(task)
         ref = given_as(value, args) if args and kind not in FIXED else None
-        if ref is None:
+        if ref is None:  # as `new_handle`, without a call
             ref = DRef()
             ref.value = value
             ref.worker = slot.worker
-        if begun:
+        if ns:
             learn(core, slot, f, args, task._kwargs, ns, ref)
         return succeed(core, task, ref)
     try:
@@ -111,7 +111,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
         return conclude(core, task, value, error, None, helping, ns)
     finally:
         error = value = None  # its traceback refers to this frame, and must not keep the value
-        del task, context, f, args, extra  # nor the task, whose failure it is, nor what that was given
+        del task, context, f, args  # nor the task, whose failure it is, nor what that was given
         if interrupts.looked:
             interrupts.forget_look()
 
@@ -288,7 +288,8 @@ def conclude(
     interrupt = None
     if error is not None:
         forget_handled(error)
-        interrupt = error if helping and is_of_a_handler(error) else None
+        mine = helping and (on_main_thread() or core.driver.is_stepped)
+        interrupt = error if mine and is_of_a_handler(error) else None
     extra = task._live
     if interrupt is not None:
         error = TaskCancelled("interrupted by the user")

@@ -39,8 +39,8 @@ from ..places.processors import OSProc
 from ..records import kinds as records
 from ..records.kinds import code_of, function_code, function_codes
 from ..service.guards import guard
-from ..tasks.atomics import BRANCHES, claim, subscribe
-from ..tasks.dtask import DONE, FAILED, LAUNCHED, UNLAUNCHED, DTask, Failure, Live
+from ..tasks.atomics import BRANCHES, claim, count_down, subscribe, take_back
+from ..tasks.dtask import DONE, FAILED, LAUNCHED, NOBODY, UNLAUNCHED, DTask, Failure, Live
 from ..tasks.environment import current, running_task
 from ..tasks.ids import new_run_id
 from . import limits
@@ -192,17 +192,13 @@ class Core(Readable):
             failed = self.wire(task)
             if failed is not None:
                 self.effects.append(Doomed(task, failed._outcome))
-                return
-            if task._tokens is not None and not task._tokens.pop():
-                return
-        if task._options is DEFAULT and self.is_quick and not Chunk.scoped_exist and not signature_defaults:
-            if task._state >= DONE:  # as `enqueue`, without a call
-                return
-            task._tokens = None
-            task._claim = True
+            elif task._tokens is None or count_down(task, 1):
+                self.enqueue(task)
+        elif task._options is DEFAULT and self.is_quick and not Chunk.scoped_exist and not signature_defaults:
+            task._claim = True  # as `enqueue`, without a call
             self.queue.append(task)
-            return
-        self.enqueue(task)
+        else:
+            self.enqueue(task)
 
     def hold(self, task: DTask) -> None:
         """A task goes to a queue that may hold it back, or forget it."""
@@ -232,22 +228,30 @@ class Core(Readable):
         failed = self.wire(task)
         if failed is not None:
             self.effects.append(Doomed(task, failed._outcome))
-        elif task._tokens is None or task._tokens.pop():
+        elif task._tokens is None or count_down(task, 1):
             self.enqueue(task)
 
     def wire(self, task: DTask) -> DTask | None:
-        """Subscribe to each unfinished upstream, keeping the guard token; an upstream that failed, if any."""
-        failed = tokens = None
-        for up in task._deps:
+        """Subscribe to each unfinished upstream, keeping one token; an upstream that failed, if any."""
+        failed, deps, waits, over = None, task._deps, False, 0
+        for up in deps:
             if up._state < DONE:
-                if tokens is None:
-                    tokens = task._tokens = [True]
-                tokens.append(False)
-                if subscribe(up, task):
-                    continue
-                tokens.pop()
+                if not waits:
+                    waits = True
+                    task._tokens = 1 + len(deps)
+                subs = up._subs
+                if subs is NOBODY:
+                    if subscribe(up, task):
+                        continue
+                else:  # as there, without a call
+                    subs.append(task)
+                    if up._state < DONE or not take_back(subs, task):
+                        continue
             if up._state == FAILED:
                 failed = up
+            over += 1
+        if waits and over:
+            count_down(task, over)
         return failed
 
     def _submit_logged(self, task: DTask, recorder: Any) -> None:
@@ -290,7 +294,7 @@ class Core(Readable):
         recorder.append((*submission, self.clock(), None, samples))
         if failed is not None:
             self.effects.append(Doomed(task, failed._outcome))
-        elif task._tokens.pop():  # type: ignore[union-attr]
+        elif task._tokens is None or count_down(task, 1):
             self.enqueue(task)
 
     # ---- placement -----------------------------------------------------------------------------

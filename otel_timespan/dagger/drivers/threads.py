@@ -30,7 +30,6 @@ import contextvars
 import random
 import threading
 import time
-from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -126,7 +125,7 @@ class ThreadsDriver(Helping, Driver):
     def submit(self, task: DTask) -> None:
         """Submit a task and see to it that somebody runs it."""
         self.core.submit(task)
-        if self.free:
+        if self.free and not self.limbo:  # who is in limbo comes up soon, and looks for work
             self.wake()
         if self.core.effects:
             self.perform_effects()
@@ -141,15 +140,15 @@ class ThreadsDriver(Helping, Driver):
 
     def perform_effects(self) -> None:
         """Start what was pinned to slots, as far as it fits; end what can only fail, or can be restored."""
-        effects, local = self.core.effects, self._local
-        if not effects or local.performing:
+        effects, own = self.core.effects, self._local.own
+        if not effects or own.performing:
             return
         if on_main_thread():
             # Pinned tasks begin when they can; what can only fail is to have failed when `spawn` returns.
             pinned_only = all([type(effect) is Slot for effect in list(effects)])
             soon(self.perform_effects) if pinned_only else uninterrupted(self.perform_effects)
             return
-        local.performing = True
+        own.performing = True
         try:
             while effects:
                 try:
@@ -161,7 +160,7 @@ class ThreadsDriver(Helping, Driver):
                 else:
                     perform(self.core, effect)  # type: ignore[arg-type]
         finally:
-            local.performing = False
+            own.performing = False
         if effects:  # left by a signal handler just when we had looked
             self.perform_effects()
 
@@ -249,7 +248,9 @@ class ThreadsDriver(Helping, Driver):
                 time.sleep(0)  # the helper is between its two steps, or somebody hands us a slot right now
                 continue
             self.idle.append(seat)
-            if self.queue and self.free:
+            for _ in range(len(self.queue)):
+                if not self.free:
+                    break
                 self.wake()
             return None
 
@@ -324,7 +325,9 @@ class ThreadsDriver(Helping, Driver):
 
     def _take_hold(self, slot: Slot, share: float | None, task: DTask | None = None) -> Hold:
         hold = Hold(slot, share, task)
-        self._local.hold = self.holds[get_ident()] = hold
+        own = self._local.own
+        own.hold = hold
+        self._list(own, hold)
         return hold
 
     def _let_go(self, hold: Hold) -> None:

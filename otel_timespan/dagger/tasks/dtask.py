@@ -176,11 +176,11 @@ class DTask(Reference[Value, NoReturn]):
         # What was taken out of `_subs` at the end and is being told: there from before the first is taken until the
         # last was told, so that a broken-off ending can be completed. Ender.
         "_taken",
-        # A list while it waits: True at the bottom, which is the submitter's own, and a False for each unfinished
-        # upstream on top. Submitter (`Core.wire`), who takes one off for each entry that it took back, and one at
-        # last; the ender of each upstream that succeeded takes one off. Who gets the True is the queuer. Empty from
-        # then until it is queued, parked, or left to the driver to restore or fail; None, by the queuer, just before
-        # that. None also where no upstream was unfinished at submission.
+        # While it waits, a number: 1, which is the submitter's own, and 1 for each unfinished upstream. Submitter
+        # (`Core.wire`), who takes 1 off for each that is done after all, and 1 at last; the ender of each upstream that
+        # succeeded takes 1 off. Who takes the last is the queuer. 0 from then until it is queued, parked, or left to
+        # the driver to restore or fail; None, by the queuer, just before that. None also where no upstream was
+        # unfinished at submission.
         "_tokens",
         # Its number. Submitter; never written again.
         "id",
@@ -198,7 +198,7 @@ class DTask(Reference[Value, NoReturn]):
     _context: contextvars.Context | None
     _core: Core
     _subs: list[Any]
-    _tokens: list[bool] | None
+    _tokens: int | None
     _state: int
     _slot: Any
     _open: bool

@@ -88,8 +88,13 @@ def running_task() -> DTask | None:
 
 def in_event_loop() -> bool:
     """Whether this thread runs an asyncio event loop right now."""
-    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # absent while it is being imported
-    return running is not None and running() is not None
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        return asyncio._get_running_loop() is not None
+    except AttributeError:  # it is just being imported
+        return False
 
 
 def in_task() -> bool:
