@@ -7,24 +7,22 @@ not wait, as in an event loop, asks `may_wait` first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..records.sizes import FIXED
 from ..tasks.dtask import Result
-
-if TYPE_CHECKING:
-    from .chunks import DRef
 
 __all__ = ["may_wait", "read"]
 
 
-def read(ref: DRef | Result) -> Any:
+def read(ref: Any) -> Any:
     """The value behind the outcome of a task or the handle of a chunk; may wait for it.
 
     Raises `StorageError` where it was spilled and can't be read back. Thread-safe.
     """
-    return ref.value
+    return ref if type(ref) in FIXED else ref.value
 
 
-def may_wait(ref: DRef | Result) -> bool:
+def may_wait(ref: Any) -> bool:
     """Whether reading it may take longer than looking at an attribute."""
-    return type(ref) is not Result and ref.may_spill  # type: ignore[union-attr]
+    return type(ref) not in FIXED and type(ref) is not Result and ref.may_spill
