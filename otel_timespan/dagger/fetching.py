@@ -32,7 +32,6 @@ from .core.limits import refuse_deadlock
 from .cycles import Wait
 from .data.chunks import Chunk
 from .data.read import may_wait, read
-from .records.sizes import FIXED
 from .service.apart import apart
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
@@ -88,8 +87,7 @@ def fetch(x: Any, *, timeout: float | None = None, raw: bool = False) -> Any:
         raise failure_of(x)
     if raw:
         return as_chunk(x)
-    outcome = x._outcome
-    return outcome if type(outcome) in FIXED else outcome.value  # `read`, without a call
+    return x._outcome.value  # `read`, without a call
 
 
 def _fetch_reference(x: Any) -> Any:

@@ -21,7 +21,6 @@ from ..data.shards import Shard
 from ..options.options import DEFAULT
 from ..options.scoped import enter_propagated
 from ..places.processors import ThreadProc, move
-from ..records.sizes import FIXED
 from ..tasks.dtask import DTask
 from ..tasks.environment import current
 from . import interrupts
@@ -59,10 +58,10 @@ def plain_body(task: DTask, f: Any, args: tuple[Any, ...]) -> Any:
     if not args:
         return f()
     if args is task._deps:  # tasks, all of them; `read`, without a call
-        return f(*[ref if type(ref := a._outcome) in FIXED else ref.value for a in args])
+        return f(*[a._outcome.value for a in args])
     for a in args:
         if type(a) in REFERENCES:
-            return f(*[read(a._outcome) if type(a) is DTask else resolve(a, task) for a in args])
+            return f(*[a._outcome.value if type(a) is DTask else resolve(a, task) for a in args])
     return f(*args)
 
 

@@ -44,6 +44,7 @@ from .checkpoints import try_restore
 
 if TYPE_CHECKING:
     from ..core.machine import Core
+    from ..data.chunks import DRef
 
 __all__ = ["abandon", "end", "fail", "give_up", "halt", "perform", "release_inputs", "report_defect", "succeed"]
 
@@ -120,26 +121,26 @@ def end(
     return queued
 
 
-def succeed(core: Core, task: DTask, outcome: Any) -> int:
+def succeed(core: Core, task: DTask, handle: DRef) -> int:
     """`end` for a body that just gave a value, of a task without options, where there is no log: the same, quicker.
 
-    `outcome`: a handle, or the value itself where that has a fixed size (`DTask._outcome`). Up to who subscribed all
-    of it is one section, and so is the way of each dependent to the queue (tasks/atomics.py).
+    Up to the outcome and who subscribed it is one section; and so is the way of each dependent to the queue
+    (tasks/atomics.py).
     """
     if not core.is_quick or task._live is not None:
-        return end(core, task, outcome)
+        return end(core, task, handle)
     try:
         del task._open
     except AttributeError:  # it has its outcome
-        return end(core, task, outcome)
-    task._outcome = outcome
+        return end(core, task, handle)
+    task._outcome = handle
     task._state = DONE
     queued = 0
     if task._subs:
         try:
             queued = _hand_on(core, task)
         except BaseException:
-            uninterrupted(_complete, core, task, outcome, None, (), "success", True, None)
+            uninterrupted(_complete, core, task, handle, None, (), "success", True, None)
             raise
     else:
         task._subs = TOLD

@@ -9,7 +9,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from ..core.costs import signature_of
-from ..data.chunks import Chunk, DRef, LoggedDRef, handle_of, new_handle
+from ..data.chunks import Chunk, DRef, LoggedDRef, new_handle
 from ..data.read import read
 from ..data.spilling import keep_result, watch_handle
 from ..options.options import DEFAULT
@@ -81,7 +81,7 @@ def as_chunk(value: Any, task: DTask | None = None) -> Any:
     """For `meta` and `fetch(raw=True)`: the result of a task as the `Chunk` that holds it; all else as it is."""
     if type(value) is not DTask:
         return value
-    outcome = handle_of(value)
+    outcome = value._outcome
     if not isinstance(outcome, DRef):
         return read(outcome)
     extra = live(value)
@@ -102,5 +102,5 @@ def saved_chunk(task: DTask, outcome: Any) -> Any:
 
 def learn(core: Core, slot: Slot, f: Any, args: tuple[Any, ...], kwargs: Any, ns: int, outcome: Any) -> None:
     """Remember how long a body took, and how large its result is."""
-    nbytes = FIXED[type(outcome)] if type(outcome) in FIXED else outcome.nbytes if isinstance(outcome, DRef) else None
+    nbytes = outcome.nbytes if isinstance(outcome, DRef) else None
     core.costs.learn_run(signature_of(f, args, kwargs), type(slot.processor), ns, nbytes)

@@ -96,17 +96,14 @@ def run(core: Core, task: DTask, slot: Slot, helping: bool = False) -> int:
     plain = error is None and options is DEFAULT and kind not in _SPECIAL and core.devices is None
     if plain and (task._live is None or not task._live.forced):
         running.discard(task)
-        if kind in FIXED:
-            outcome: Any = value
-        else:
-            outcome = given_as(value, args) if args else None
-            if outcome is None:  # as `new_handle`, without a call
-                outcome = DRef()
-                outcome.value = value
-                outcome.worker = slot.worker
+        ref = given_as(value, args) if args and kind not in FIXED else None
+        if ref is None:  # as `new_handle`, without a call
+            ref = DRef()
+            ref.value = value
+            ref.worker = slot.worker
         if ns:
-            learn(core, slot, f, args, task._kwargs, ns, outcome)
-        return succeed(core, task, outcome)
+            learn(core, slot, f, args, task._kwargs, ns, ref)
+        return succeed(core, task, ref)
     try:
         if kind in ASYNC:
             return _go_on(core, task, value, context, None, helping)

@@ -22,11 +22,11 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..data.chunks import Chunk, DRef, handle_of
+from ..data.chunks import Chunk, DRef
 from ..data.read import read
 from ..records.describe import attribute_of, describe_function
 from ..service.guards import guard
-from ..tasks.dtask import DONE, DTask
+from ..tasks.dtask import DTask
 
 if TYPE_CHECKING:
     from ..places.processors import Processor
@@ -137,7 +137,7 @@ def type_of(value: Any) -> type:
     """The type that the body will see; `object` for the result of a task that is not there yet."""
     kind = type(value)
     if kind is DTask:
-        outcome = handle_of(value) if value._state == DONE else None
+        outcome = getattr(value, "_outcome", None)
         if isinstance(outcome, DRef):
             return outcome.type
         wanted = value._options.return_type
@@ -170,7 +170,7 @@ def remote_bytes(values: Iterable[Any], worker: int) -> float:
 
 def _ref_of(value: Any) -> DRef | None:
     kind = type(value)
-    ref = value.handle if kind is Chunk else handle_of(value) if kind is DTask and value._state == DONE else None
+    ref = value.handle if kind is Chunk else getattr(value, "_outcome", None) if kind is DTask else None
     return ref if isinstance(ref, DRef) else None
 
 

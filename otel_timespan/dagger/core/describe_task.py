@@ -10,7 +10,7 @@ import operator
 from typing import Any
 
 from ...timespans.model import ChunkInfo, ValueInfo
-from ..data.chunks import Chunk, DRef, LoggedDRef, handle_of
+from ..data.chunks import Chunk, DRef, LoggedDRef
 from ..data.files import File
 from ..data.shards import Shard
 from ..places.processors import Processor, move
@@ -128,7 +128,7 @@ def describe_moves(task: DTask, values: Any, named: Any, processor: Processor, w
         kind = type(given)
         if kind is Shard and not task._options.meta:
             given = given.piece(processor)
-        ref = handle_of(given) if kind is DTask else given.handle if type(given) is Chunk else None
+        ref = given._outcome if kind is DTask else given.handle if type(given) is Chunk else None
         if isinstance(ref, DRef):
             if value is not ref.held and not ref.may_spill:
                 moves.append((position, ref.info, "custom", describe_value(value)))

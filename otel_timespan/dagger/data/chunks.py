@@ -21,8 +21,6 @@ from ..places.processors import CPURAMMemorySpace, Processor, memory_space
 from ..places.scopes import AnyScope, Scope
 from ..records import kinds as records
 from ..records.sizes import FIXED, approx_size
-from ..service.guards import guard
-from ..tasks.dtask import DTask
 from ..tasks.references import Reference, Value
 from .bound import process_bound
 from .read import read
@@ -98,22 +96,6 @@ def new_handle(value: Any, worker: int = 1) -> DRef:
     ref.value = value
     ref.worker = worker
     return ref
-
-
-def handle_of(task: DTask) -> Any:
-    """The outcome of a finished task, by handle: made now where it was a bare value so far (`DTask._outcome`)."""
-    outcome = task._outcome
-    if type(outcome) in FIXED:
-        made = new_handle(outcome, task._slot.worker)
-        with _handles:
-            if type(task._outcome) in FIXED:
-                task._outcome = made
-            outcome = task._outcome
-    return outcome
-
-
-_handles = guard()
-"""Two threads that ask for the handle of one task get the same."""
 
 
 DRef.held = vars(DRef)["value"]  # the very slot: as fast to read

@@ -7,22 +7,24 @@ not wait, as in an event loop, asks `may_wait` first.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..records.sizes import FIXED
 from ..tasks.dtask import Result
+
+if TYPE_CHECKING:
+    from .chunks import DRef
 
 __all__ = ["may_wait", "read"]
 
 
-def read(ref: Any) -> Any:
+def read(ref: DRef | Result) -> Any:
     """The value behind the outcome of a task or the handle of a chunk; may wait for it.
 
     Raises `StorageError` where it was spilled and can't be read back. Thread-safe.
     """
-    return ref if type(ref) in FIXED else ref.value
+    return ref.value
 
 
-def may_wait(ref: Any) -> bool:
+def may_wait(ref: DRef | Result) -> bool:
     """Whether reading it may take longer than looking at an attribute."""
-    return type(ref) not in FIXED and type(ref) is not Result and ref.may_spill
+    return type(ref) is not Result and ref.may_spill  # type: ignore[union-attr]

@@ -156,8 +156,7 @@ class DTask(Reference[Value, NoReturn]):
         # fills in defaults of its signature before it is in a queue.
         "_options",
         # DRef or `Result` of a success, else `Failure`. Ender, in one section with deleting `_open`; not there
-        # before. Others read it from `_state` DONE or FAILED on. A success whose value is of a fixed size, as a number
-        # is, may be that itself: until somebody asks for its handle, who puts that there (`chunks.handle_of`).
+        # before. Others read it from `_state` DONE or FAILED on.
         "_outcome",
         # The `Slot` in which it runs or ran. Runner, when the body is about to begin: who mends a broken-off run tells
         # by it that it has. None before, and again from the end of an attempt until the next one begins.
