@@ -32,7 +32,7 @@ from .queues import Spec
 from .records.describe import callable_name
 from .service.uninterrupted import uninterrupted
 from .tasks.dtask import GIL, NOBODY, UNLAUNCHED, DTask, new_task
-from .tasks.environment import SyncBlock, current, running_task
+from .tasks.environment import SyncBlock, current, here, running_task
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -84,16 +84,16 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
         queue = surroundings.get("task_queue")
     if type(f) is not FunctionType and not callable(f):
         _check_function(f)
-    here = current.get()
+    around = here()
     block = None
-    if here is None:
+    if around is None:
         eager = _context._eager
         core = eager.core if eager is not None else None
     else:
-        if isinstance(here, SyncBlock):
-            block, body = here, here.task
+        if isinstance(around, SyncBlock):
+            block, body = around, around.task
         else:
-            body = here
+            body = around
         core = body._core if body is not None else _context.eager_context().core
         if _interrupts.used:
             _interrupts.check()

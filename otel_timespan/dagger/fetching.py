@@ -35,7 +35,7 @@ from .data.read import may_wait, read
 from .service.apart import apart
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
-from .tasks.environment import current, in_event_loop, loop_threads, running_task
+from .tasks.environment import here, in_event_loop, loop_threads, running_task
 from .tasks.failures import again
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def wait_done(task: DTask, deadline: Deadline | None) -> None:
         check_launched(task)
     if loop_threads:
         refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
-    body = running_task() if current.get() is not None else None
+    body = running_task() if here() is not None else None
     if body is not None and deadline is None:
         refuse_deadlock(body, task)
     if deadline is None and not in_event_loop():

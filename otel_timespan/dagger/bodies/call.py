@@ -22,7 +22,7 @@ from ..options.options import DEFAULT
 from ..options.scoped import enter_propagated
 from ..places.processors import ThreadProc, move
 from ..tasks.dtask import DTask
-from ..tasks.environment import current
+from ..tasks.environment import enter
 from . import interrupts
 from .results import as_chunk
 
@@ -51,9 +51,13 @@ def called(context: contextvars.Context, body: Callable[..., Any], *args: Any) -
 @interrupts.see_through
 def plain_body(task: DTask, f: Any, args: tuple[Any, ...]) -> Any:
     """In the task's own context: resolve the arguments, then call."""
-    current.set(task)
-    odd = type(f) is not FunctionType and type(f) in REFERENCES
-    if odd or task._kwargs or move.custom or task._options is not DEFAULT:
+    enter(task)
+    if (
+        task._options is not DEFAULT
+        or task._kwargs
+        or move.custom
+        or (type(f) is not FunctionType and type(f) in REFERENCES)
+    ):
         return _body_with_options(task, f, args, task._kwargs)
     if not args:
         return f()

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import SchedulingError, TaskCancelled
 from ..core import limits
 from ..core.machine import Doomed, Restorable
-from ..data.chunks import Chunk
+from ..data.chunks import scoped_chunks
 from ..data.spilling import watch_handle
 from ..options.defaults import signature_defaults
 from ..options.options import DEFAULT
@@ -153,7 +153,7 @@ def _hand_on(core: Core, task: DTask) -> int:
     """Count down the dependents of a success, and queue those that are ready: how many. Call the waiters."""
     subs, push = task._subs, core.queue.append
     others: list[Any] = []
-    plain = not Chunk.scoped_exist and not signature_defaults
+    plain = not scoped_chunks and not signature_defaults
     passed = queued = 0
     task._taken = others  # where it is found if this breaks off
     task._subs = TOLD

@@ -32,7 +32,7 @@ from ..service import timers
 from ..service.timers import call_later
 from ..service.uninterrupted import on_main_thread, uninterrupted
 from ..tasks.dtask import DONE, FAILED, DTask, Failure, hint_for, live, summarize
-from ..tasks.environment import current, token_of
+from ..tasks.environment import enter, token_of
 from ..tasks.failures import forget_frames, forget_handled
 from . import interrupts
 from .call import called, plain_body, resolve
@@ -61,7 +61,7 @@ def run(core: Core, task: DTask, slot: Slot, helping: bool = False) -> int:
     raised here.
     """
     f, args, context = task._f, task._args, task._context
-    if task._state >= DONE or context is None:  # settled between its claim and here
+    if context is None or task._state >= DONE:  # settled between its claim and here
         release_inputs(task)
         return 0
     task._slot = slot  # from here on it has begun: whoever mends a broken run ends it
@@ -91,19 +91,23 @@ def run(core: Core, task: DTask, slot: Slot, helping: bool = False) -> int:
             interrupts.deliver()
     except TaskCancelled as late:
         value, error = None, late
-    ns = core.clock() - begun if begun else 0
     kind = type(value)
-    plain = error is None and options is DEFAULT and kind not in _SPECIAL and core.devices is None
-    if plain and (task._live is None or not task._live.forced):
+    if (
+        error is None
+        and options is DEFAULT
+        and kind not in _SPECIAL
+        and core.devices is None
+        and (task._live is None or not task._live.forced)
+    ):
         running.discard(task)
-        ref = given_as(value, args) if args and kind not in FIXED else None
-        if ref is None:  # as `new_handle`, without a call
-            ref = DRef()
+        if not args or kind in FIXED or (ref := given_as(value, args)) is None:
+            ref = DRef()  # as `new_handle`, without a call
             ref.value = value
             ref.worker = slot.worker
-        if ns:
-            learn(core, slot, f, args, task._kwargs, ns, ref)
+        if begun:
+            learn(core, slot, f, args, task._kwargs, core.clock() - begun, ref)
         return succeed(core, task, ref)
+    ns = core.clock() - begun if begun else 0
     try:
         if kind in ASYNC:
             return _go_on(core, task, value, context, None, helping)
@@ -220,7 +224,7 @@ def _plain_logged_body(
 ) -> Any:
     """`told` takes what is noted before the body, of what the log asks for: its span, the CPU time of the thread."""
     began = moved = core.clock()
-    current.set(task)
+    enter(task)
     moves: Any = ()
     try:
         if args:

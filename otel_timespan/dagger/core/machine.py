@@ -32,7 +32,7 @@ from ...errors import WorkerLostError
 from ...timespans.model import EventId, Timeline
 from ...timespans.warn import warn_once
 from ..data.bound import process_bound
-from ..data.chunks import Chunk
+from ..data.chunks import scoped_chunks
 from ..options.defaults import signature_defaults
 from ..options.options import DEFAULT
 from ..places.processors import OSProc
@@ -41,7 +41,7 @@ from ..records.kinds import code_of, function_code, function_codes
 from ..service.guards import guard
 from ..tasks.atomics import BRANCHES, claim, count_down, subscribe, take_back
 from ..tasks.dtask import DONE, FAILED, LAUNCHED, NOBODY, UNLAUNCHED, DTask, Failure, Live
-from ..tasks.environment import current, running_task
+from ..tasks.environment import here, running_task
 from ..tasks.ids import new_run_id
 from . import limits
 from .costs import Costs
@@ -194,7 +194,7 @@ class Core(Readable):
                 self.effects.append(Doomed(task, failed._outcome))
             elif task._tokens is None or count_down(task, 1):
                 self.enqueue(task)
-        elif task._options is DEFAULT and self.is_quick and not Chunk.scoped_exist and not signature_defaults:
+        elif task._options is DEFAULT and self.is_quick and not scoped_chunks and not signature_defaults:
             task._claim = True  # as `enqueue`, without a call
             self.queue.append(task)
         else:
@@ -260,8 +260,8 @@ class Core(Readable):
         extra = task._live
         if extra is None or extra.attempt == 1:  # a retry keeps the caller of the first attempt
             trace = recorder.on_submit() if recorder.on_submit is not None else None
-            here = current.get()
-            parent = here if here is None or type(here) is DTask else running_task()
+            around = here()
+            parent = around if around is None or type(around) is DTask else running_task()
             if trace is not None or parent is not None:
                 extra = task._live = extra or Live()
                 extra.trace = trace
@@ -302,7 +302,7 @@ class Core(Readable):
     def enqueue(self, task: DTask, submission: Any = None) -> None:
         """Place a ready task and queue it. A task that can't be placed fails."""
         recorder = self.context.recorder
-        if task._options is DEFAULT and self.is_plain and not Chunk.scoped_exist and not signature_defaults:
+        if task._options is DEFAULT and self.is_plain and not scoped_chunks and not signature_defaults:
             if task._state >= DONE:  # cancelled, or failed through another upstream
                 return
             if recorder is not None:

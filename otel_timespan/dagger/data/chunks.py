@@ -124,6 +124,10 @@ class LoggedDRef(DRef):
         put((records.EVICT, now, self._number, self._nbytes, type(self.value), self.worker, "released"))
 
 
+scoped_chunks: list[bool] = []
+"""Empty until any chunk or result of this process has a scope: until then placement need not look."""
+
+
 @process_bound
 class Chunk(Reference[Value, NoReturn]):
     """A reference to data held by some worker. Immutable; thread-safe; equal when the handle is the same.
@@ -137,12 +141,9 @@ class Chunk(Reference[Value, NoReturn]):
     if not TYPE_CHECKING:
         __class_getitem__ = classmethod(GenericAlias)
 
-    scoped_exist = False
-    """Whether any chunk or result of this process ever had a scope: until then placement need not look."""
-
     def __init__(self, handle: DRef, processor: Processor, scope: Scope = _ANY, chunktype: type | None = None) -> None:
         if scope is not _ANY and not isinstance(scope, AnyScope):
-            Chunk.scoped_exist = True
+            scoped_chunks[:] = [True]
         self.handle = handle
         self.processor = processor
         self.scope = scope

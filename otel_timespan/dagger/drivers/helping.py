@@ -27,7 +27,7 @@ from ..options.options import DEFAULT
 from ..service.uninterrupted import uninterrupted
 from ..tasks.atomics import GIL, claim_for
 from ..tasks.dtask import DONE, DTask
-from ..tasks.environment import current, running_task
+from ..tasks.environment import here, running_task
 from .brief import BRIEF_NS, Brief, code_of, is_ordinary_here
 from .moves import give_back, hand_resuming, sweep, take_free, take_handed
 from .pinned import Pinned
@@ -120,7 +120,7 @@ class Helping(Pinned):
         """See `Driver.help`; without a target one task, whichever."""
         own = self._local.own
         depth, before = own.depth, own.hold
-        in_body = current.get() is not None and running_task() is not None
+        in_body = here() is not None and running_task() is not None
         mine = before is not None and before.slot is not None
         # A callback of a task that finished here can't give back the slot below it, which may be the only one.
         must = self.is_starved or (mine and not in_body) or len(self.paused) >= CROWDED

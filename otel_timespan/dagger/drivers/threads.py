@@ -47,7 +47,7 @@ from ..records import kinds as records
 from ..service.threads import start_service
 from ..service.uninterrupted import on_main_thread, soon, uninterrupted
 from ..tasks.atomics import claim
-from ..tasks.dtask import DONE, DTask
+from ..tasks.dtask import DONE, GIL, DTask
 from .base import Driver
 from .helping import Helping, Local
 from .moves import give_back, hand_free, hand_resuming, take_away, take_free
@@ -248,9 +248,7 @@ class ThreadsDriver(Helping, Driver):
                 time.sleep(0)  # the helper is between its two steps, or somebody hands us a slot right now
                 continue
             self.idle.append(seat)
-            for _ in range(len(self.queue)):
-                if not self.free:
-                    break
+            for _ in range(min(len(self.queue), len(self.free))):  # who spawned them left it to us
                 self.wake()
             return None
 
@@ -267,16 +265,23 @@ class ThreadsDriver(Helping, Driver):
                     return
                 mine = hold.slot
                 continue
-            if claim(task):
-                try:
-                    queued = run(core, task, mine) if task.id != self.probe else self._run_probed(task, mine)
-                except BaseException as error:  # of ours: bodies' own are outcomes. A dead thread would be a hang.
-                    report_defect(core, task, error)
-                    queued = 0
-                if queued > 1 and self.free:  # the first of them is for this thread
-                    self.wake()
-                mine = hold.slot  # another one, if the body blocked; None, if it was abandoned
+            try:
+                if GIL:
+                    del task._claim  # `claim`, without a call
+                elif not claim(task):
+                    raise AttributeError
+            except AttributeError:  # somebody else has it, or it is done
+                del task
+                continue
+            try:
+                queued = run(core, task, mine) if task.id != self.probe else self._run_probed(task, mine)
+            except BaseException as error:  # of ours: bodies' own are outcomes. A dead thread would be a hang.
+                report_defect(core, task, error)
+                queued = 0
             del task
+            if queued > 1 and self.free:  # the first of them is for this thread
+                self.wake()
+            mine = hold.slot  # another one, if the body blocked; None, if it was abandoned
             if self.resuming or (mine is not None and mine.heap):
                 break
         # Park first: a slot that is let go while no seat is idle would start a thread.

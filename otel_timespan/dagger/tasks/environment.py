@@ -63,6 +63,12 @@ class SyncBlock:
 current: contextvars.ContextVar[DTask | SyncBlock | None] = contextvars.ContextVar("otel_timespan.task", default=None)
 carry(current)
 
+here = current.get
+"""What the calling code is in: a task's body, a `sync` block, or None. As `current.get`, which takes twice as long."""
+
+enter = current.set
+"""Make the calling code part of a body or block; as `current.set`."""
+
 loop_threads: set[int] = set()
 """Idents of the threads that run coroutine bodies (see coroutines.py)."""
 
