@@ -89,7 +89,7 @@ class Handler:
     def __exit__(self, *raised: object) -> None:
         sys.setprofile(None)
         sys.settrace(self._before)
-        self.wanted = 0  # frames that stay (service/apart.py) keep their trace function: when next traced they come here
+        self.wanted = 0  # frames that stay (service/apart.py) keep their trace function, and come here when next traced
 
 
 def is_finalizer(frame: FrameType) -> bool:

@@ -21,7 +21,7 @@ from ...errors import InvalidOptionError, SchedulingError, TaskCancelled, TaskTi
 from ...timespans import profiler
 from ..core import limits
 from ..core.describe_task import describe_moves, take_arguments
-from ..data.chunks import Chunk, DRef, LoggedDRef
+from ..data.chunks import Chunk, DRef, new_logged_handle
 from ..options.checks import retry_delay_s
 from ..options.options import DEFAULT
 from ..places.processors import move
@@ -201,7 +201,7 @@ def _run_plainly(
             error = value = None
             del task, context, f, args
     core.running.discard(task)
-    ref = LoggedDRef(value, recorder.put, slot.worker)
+    ref = new_logged_handle(value, recorder.put, slot.worker)
     if begun and task._state < DONE:
         learn(core, slot, f, args, None, ended - begun, ref)
     packed = ended if kind in FIXED else core.clock()

@@ -105,14 +105,7 @@ class LoggedDRef(DRef):
     """A handle whose end is an `evict` event. A class of its own: a finalizer costs 0.2 µs a handle."""
 
     __slots__ = ("_put",)
-
-    def __init__(self, value: Any, put: Callable[[Any], None], worker: int = 1) -> None:
-        self.value = value
-        self.worker = worker
-        kind = type(value)
-        self._nbytes = FIXED[kind] if kind in FIXED else approx_size(value)
-        self._number = records.next_handle()
-        self._put = put
+    _put: Callable[[Any], None]
 
     def __del__(self) -> None:
         # May run at any allocation, on any thread: it only appends, and takes no lock.
@@ -126,6 +119,18 @@ class LoggedDRef(DRef):
 
 scoped_chunks: list[bool] = []
 """Empty until any chunk or result of this process has a scope: until then placement need not look."""
+
+
+def new_logged_handle(value: Any, put: Callable[[Any], None], worker: int) -> LoggedDRef:
+    """`new_handle`, where there is a log."""
+    ref = LoggedDRef()
+    ref.value = value
+    ref.worker = worker
+    kind = type(value)
+    ref._nbytes = FIXED[kind] if kind in FIXED else approx_size(value)
+    ref._number = records.next_handle()
+    ref._put = put
+    return ref
 
 
 @process_bound

@@ -9,7 +9,8 @@ task costs one append and, mostly, no wake-up:
   handing it a slot, so that a busy spawner wakes each thread once and not once a task.
 * The thread in `fetch` **helps** (helping.py): it borrows a slot and runs what its target needs. If the slots were
   just handed to seats that have not come up yet, it takes one of them back; that seat is then *in limbo*
-  and gets the next slot without being woken again. So a chain of spawn and fetch switches no threads.
+  and gets the next slot without being woken again. While one is in limbo a spawn wakes nobody: that seat looks
+  for work when it comes up, and wakes others for the rest. So a chain of spawn and fetch switches no threads.
 * A body that **blocks** in `fetch` gives its slot back and takes one again before it goes on; those who
   wait for that go before new tasks. Spare threads are started for the slots it frees, up to a limit.
 

@@ -9,7 +9,8 @@ without). Under the GIL one operation on a list, a deque or a slot is atomic, an
 * **countdown**: a task waits with a number of tokens, one an unfinished upstream and one that the spawning thread
   itself takes last. The one who takes the last token makes the task ready.
 * **subscribe**: a subscriber appends itself to the upstream's list, then looks again whether the
-  upstream is done; if so it tries to take its entry back. Who gets the entry, it or the finisher, owns it.
+  upstream is done; if so it tries to take its entry back. Who gets the entry, it or the finisher, owns it. The
+  first one finds no list yet (`NOBODY`), and puts one there, if the upstream is not done: one section.
 * **hand over**: the finisher takes the entries out, one by one, and counts its dependents down.
 
 **Sections.** Python runs signal handlers in the main thread, and what they raise (Ctrl-C) comes out between two
@@ -22,7 +23,8 @@ takes, too: no branch lies between the two steps. Nor may a section make an obje
 looks at what others see: up to Python 3.11 that may start a collection of garbage, whose finalizers let other
 threads run. The functions here are such sections; what a broken-off thread had in hand then stands in a field of
 its, where whoever mends it finds it (drivers/helping.py, bodies/ending.py).
-tests/dagger/test_endings.py interrupts each of those places.
+tests/dagger/test_endings.py interrupts each of those places. Longer sections, with forward branches, are there for
+Python 3.11 and later only (`BRANCHES`; bodies/ending.py: `succeed`).
 
 On a free-threaded build nothing of this is one step: there is a second variant of each, with a lock of a small
 pool where one is needed. List and deque operations lock by themselves there. An interrupt can lose a task there.
