@@ -260,6 +260,8 @@ class DTaskFailedError(_CarrierError):
         BaseException.__init__(self, task, root, ex)
         self.task, self.root, self.ex = task, root, ex
         inner = unwrap_exception(ex)
+        if inner is not ex:
+            self._innermost = inner
         self.__cause__ = inner
         for name in self._fields:
             with contextlib.suppress(Exception):  # read-only, or not set there
@@ -270,6 +272,9 @@ class DTaskFailedError(_CarrierError):
 
     hint = ""
     """What was perhaps meant."""
+
+    _innermost: BaseException | None = None
+    """Of `ex`, where that holds another one: bodies that fetch each other's failures may be thousands deep."""
 
     _fields: ClassVar[tuple[str, ...]] = ()
     """Attributes of the body's exception that are not in a `__dict__`, and so are copied."""
@@ -314,8 +319,10 @@ def unwrap_one(error: BaseException) -> BaseException:
 
 def unwrap_exception(error: BaseException) -> BaseException:
     """The innermost exception: without `DTaskFailedError` and `RemoteTaskError` around it."""
-    while (inner := unwrap_one(error)) is not error:
-        error = inner
+    while isinstance(error, RemoteTaskError):
+        error = error.exc
+    if isinstance(error, DTaskFailedError):
+        return error.ex if error._innermost is None else error._innermost
     return error
 
 

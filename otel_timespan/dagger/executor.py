@@ -108,6 +108,20 @@ class TaskFuture(concurrent.futures.Future[T]):
             self.cancel()  # it was cancelled before we knew the task
 
     def _take_outcome(self) -> None:
+        """Called by whoever ends the task.
+
+        That may be a thread that the main thread waits for, in a signal handler which cancels the task and has
+        interrupted who holds the future's lock: then the lock is another thread's to wait for.
+        """
+        if self._condition.acquire(blocking=False):
+            self._condition.release()
+        else:
+            with contextlib.suppress(RuntimeError):  # no thread can be started
+                threading.Thread(target=self._take_now, name="dagger-future", daemon=True).start()
+                return
+        self._take_now()
+
+    def _take_now(self) -> None:
         try:
             self._resolve()
         except BaseException:  # of a callback: it must not stop the thread that finishes tasks

@@ -69,6 +69,9 @@ _PACE = 128
 _LOOK_S = 0.001
 """How often somebody who waits looks again."""
 
+_LONGEST_LOOK_S = 0.005
+"""A look that comes later counts as one after so long: where this thread gets no turn, the drain gets none either."""
+
 _SLICE, _RAW_SLICE = 16, 256
 """Records expanded at once at most; raw: where they become rows, not events. Small, so that events die young: with
 1,000 the garbage collector took a third more."""
@@ -125,13 +128,14 @@ class Journal:
         self._taken: list[Any] = []  # what the drain took out of `_records`: older than all that is there
         self._at = self._in_hand = 0  # of these are done, and are being processed
         self._settled = 0  # records that were ever processed or given up, after they came in
+        self._done = 0  # `_settled` when `process` last returned: it may settle records and be at them still
         self._taken_nbytes = 0
         self._measured = self._measured_nbytes = 0  # of `_records`: how many were measured, and their size
         self._average = 0
         self._takes = 0  # how often the drain took
         self._mark = 1  # as many records in `_records` are to be measured
-        self._full_since: float | None = None  # since when emitters wait for the drain to get on
-        self._full_at = 0  # `_settled` then
+        self._full_at: int | None = None  # `_settled` when emitters began to wait for the drain to get on
+        self._waited_s = self._looked = 0.0  # how long they have since then, and when one of them looked last
         self._closed = False
         self._idle = self._may_measure = True  # deleted by who drains, and measures
         self._draining_thread = 0
@@ -187,7 +191,7 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether an emitter found no room, and there is none yet."""
-        return self._full_since is not None and self.nbytes > self._low
+        return self._full_at is not None and self.nbytes > self._low
 
     def _measure(self) -> None:
         try:
@@ -233,15 +237,17 @@ class Journal:
         if not self.block_timeout_s:
             return False
         while self.nbytes > self._low:
-            since = self._full_since
-            now = time.monotonic()
-            if since is None or self._settled - self._full_at >= _PACE:
-                self._full_at, self._full_since = self._settled, now
-            elif now - since >= self.block_timeout_s:
+            since, now = self._full_at, time.monotonic()
+            if since is None or self._settled - since >= _PACE:
+                self._full_at, self._waited_s = self._settled, 0.0
+            else:
+                self._waited_s += min(now - self._looked, _LONGEST_LOOK_S)
+            self._looked = now
+            if self._waited_s >= self.block_timeout_s:
                 self.warn_of_stall()
                 return False
             time.sleep(_LOOK_S)
-        self._full_since = None
+        self._full_at = None
         return True
 
     def _refused(self, record: Any) -> Any:
@@ -300,10 +306,14 @@ class Journal:
 
     def _leave_to_drainer(self, deadline: float) -> bool:
         target = self._settled + len(self)
-        if self._settled == target:
+
+        def is_done() -> bool:
+            return self._done >= target or (self._settled >= target and not self.is_draining)
+
+        if is_done():
             return True
         self._drainer.hurry()
-        return self._wait_for(lambda: self._settled >= target, deadline)
+        return self._wait_for(is_done, deadline)
 
     def _wait_for(self, condition: Callable[[], bool], deadline: float | None) -> bool:
         pause = _LOOK_S / 16
@@ -336,8 +346,8 @@ class Journal:
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             self._process_slice()
-            if self._full_since is not None and self.nbytes <= self._low:
-                self._full_since = None
+            if self._full_at is not None and self.nbytes <= self._low:
+                self._full_at = None
         return True
 
     def _process_slice(self) -> None:
@@ -359,6 +369,7 @@ class Journal:
             raise
         finally:
             self.settle()
+            self._done = self._settled
             self._let_go()
             took = time.monotonic() - began
             if took > _SLICE_S:

@@ -276,3 +276,22 @@ def test_classes_that_are_both_keep_no_class_alive() -> None:
     ts.fetch(D.spawn(int))
     gc.collect()
     assert kind() is None
+
+
+def test_the_innermost_error_is_found_at_once() -> None:
+    """However deep bodies fetched each other's failures: what one more level costs does not grow with the depth."""
+
+    def calls_of_one_more(error: BaseException) -> int:
+        calls: list[str] = []
+        sys.setprofile(lambda frame, event, arg: calls.append(event))
+        try:
+            D.DTaskFailedError(TASK, TASK, error)
+        finally:
+            sys.setprofile(None)
+        return len(calls)
+
+    shallow = deep = D.DTaskFailedError(TASK, TASK, ValueError("x"))
+    for _ in range(2000):
+        deep = D.DTaskFailedError(TASK, TASK, deep)
+    assert D.unwrap_exception(deep) is shallow.ex
+    assert calls_of_one_more(deep) == calls_of_one_more(shallow)

@@ -106,6 +106,32 @@ def test_handlers_use_the_scheduler(logged: bool, seed: int) -> None:
     assert run_program(PROGRAM.format(logged=logged, seed=seed)).strip().endswith("ok")
 
 
+HELD = """
+import faulthandler, threading
+from concurrent.futures import wait
+import otel_timespan as ts
+from otel_timespan import dagger as D
+
+faulthandler.dump_traceback_later(20, exit=True)
+gate = threading.Event()
+pool = ts.Executor(1)
+first = pool.submit(gate.wait)
+future = pool.submit(int)
+with future._condition:  # as the code has that was interrupted, in `result` for instance
+    {cancel}
+gate.set()
+assert wait([future], 10).done and future.cancelled() and first.result(10)
+pool.shutdown()
+print("ok")
+"""
+
+
+@pytest.mark.parametrize("cancel", ["assert future.cancel()", "D.cancel(future.task)"])
+def test_the_interrupted_code_holds_the_future_that_is_cancelled(cancel: str) -> None:
+    """A handler may cancel the very future, or its task, whose lock the main thread holds."""
+    assert run_program(HELD.format(cancel=cancel)).strip().endswith("ok")
+
+
 PLAIN = {
     "tasks/atomics.py": "sections, on builds without the GIL",
     "drivers/slots.py": "the same",

@@ -195,7 +195,7 @@ def test_tasks_that_find_no_room_are_left_out_as_a_whole(on_full: str) -> None:
 
 
 def test_a_submission_that_waited_while_its_task_was_given_up_leaves_its_run() -> None:
-    """What follows of a task may find no room while its submission still waits for the drain: the run ends all the same."""
+    """What follows of a task may find no room while its submission still waits for the drain: its run ends."""
     gate, begun = threading.Event(), threading.Event()
 
     def redact(key: str, text: str) -> str:

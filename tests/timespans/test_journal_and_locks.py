@@ -196,3 +196,22 @@ def test_a_journal_outlives_its_last_owner_until_it_is_drained() -> None:
     T.drain_all()
     assert arrived.wait(60)
     assert [e.id for e in seen] == [0, 1]
+
+
+def test_a_drain_waits_for_what_is_accounted_for_but_still_at_work() -> None:
+    """A sink may settle records before it is done with them: until it returns they have not reached anybody."""
+    settled, go = threading.Event(), threading.Event()
+    seen: list[T.Event] = []
+
+    def process(events: list[T.Event]) -> None:
+        log.settle()
+        settled.set()
+        go.wait(60)
+        seen.extend(events)
+
+    log = T.Journal(process)
+    log.append(T.Event("start", "c", 1))
+    assert settled.wait(60)
+    assert len(log) == 0 and log.drain(timeout_s=0.01) is False
+    go.set()
+    assert log.drain(timeout_s=60) and len(seen) == 1

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError
+from otel_timespan.timespans import journal
 from otel_timespan.timespans.adding import AnyThreadCount
 from otel_timespan.timespans.sizing import nbytes_of, total_nbytes
 from tests.backends import eventually
@@ -301,3 +303,29 @@ gate.set()
 log.close()
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120, cwd=Path(__file__).parents[2])
+
+
+def test_a_starved_emitter_is_patient(gated: Callable[..., Gated], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a machine gives no turn to those who look, it gives none to the drain: their seconds are not counted."""
+    one = gated(block_timeout_s=1.0, max_bytes=20_000)
+    looks: list[float] = []
+
+    class Starved:
+        """A clock that goes on by a second while an emitter sleeps for a millisecond."""
+
+        @staticmethod
+        def monotonic() -> float:
+            return time.monotonic() + len(looks)
+
+        @staticmethod
+        def sleep(pause_s: float) -> None:
+            looks.append(pause_s)
+            time.sleep(pause_s)
+            if len(looks) == 50:
+                one.gate.set()
+
+    monkeypatch.setattr(journal, "time", Starved)
+    for n in range(40):
+        one.journal.append(event(n))
+    assert len(looks) >= 50 and one.journal.dropped_events == 0
+    assert one.journal.drain(timeout_s=1000) and one.seen == list(range(40))
