@@ -328,7 +328,7 @@ def test_sections_make_no_calls(section: Any) -> None:
 
 IN_PLACE = [
     (ending.succeed, "STORE_ATTR _outcome", "STORE_ATTR _state"),
-    (ending._hand_on, "LOAD_ATTR _subs", "STORE_ATTR _subs"),
+    (ending._hand_on, "BINARY_SUBSCR None", "LOAD_ATTR _tokens"),
     (ending._hand_on, "STORE_ATTR _tokens", "STORE_ATTR _claim"),
     (helping.Helping._help, "DELETE_ATTR _claim", "STORE_ATTR claimed"),
     (atomics.subscribe, "LOAD_ATTR _state", "STORE_ATTR _subs"),

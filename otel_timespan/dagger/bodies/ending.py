@@ -124,8 +124,7 @@ def end(
 def succeed(core: Core, task: DTask, handle: DRef) -> int:
     """`end` for a body that just gave a value, of a task without options, where there is no log: the same, quicker.
 
-    Up to the outcome and who subscribed it is one section; and so is the way of each dependent to the queue
-    (tasks/atomics.py).
+    Outcome and state are set in one section, and each dependent goes from here to the queue in one (tasks/atomics.py).
     """
     if not core.is_quick or task._live is not None:
         return end(core, task, handle)
@@ -151,33 +150,31 @@ def succeed(core: Core, task: DTask, handle: DRef) -> int:
 
 def _hand_on(core: Core, task: DTask) -> int:
     """Count down the dependents of a success, and queue those that are ready: how many. Call the waiters."""
-    subs, push = task._subs, core.queue.append
+    subs, push, queued = task._subs, core.queue.append, 0
     others: list[Any] = []
     plain = not scoped_chunks and not signature_defaults
-    passed = queued = 0
     task._taken = others  # where it is found if this breaks off
-    task._subs = TOLD
-    try:
-        for one in subs:
-            passed += 1
-            try:
-                left = one._tokens - 1
-            except AttributeError:  # a waiter
+    while subs:  # as `hand_over`: an entry belongs to whoever takes it out of this list
+        try:
+            one = subs[-1]
+        except IndexError:  # the last one was just taken back
+            break
+        del subs[-1]
+        try:
+            left = one._tokens - 1
+        except AttributeError:  # a waiter
+            others.append(one)
+            continue
+        one._tokens = left
+        if not left:
+            if plain and one._options is DEFAULT and one._state < DONE:
+                one._tokens = None  # as `Core.enqueue`, without a call
+                one._claim = True
+                push(one)
+                queued += 1
+            else:
                 others.append(one)
-                continue
-            one._tokens = left
-            if not left:
-                if plain and one._options is DEFAULT and one._state < DONE:
-                    one._tokens = None  # as `Core.enqueue`, without a call
-                    one._claim = True
-                    push(one)
-                    queued += 1
-                else:
-                    others.append(one)
-    except BaseException:
-        del subs[:passed]
-        task._subs = subs
-        raise
+    task._subs = TOLD
     if others:
         queued += _tell(core, task, others, None)
     del task._taken
