@@ -54,6 +54,7 @@ KEPT = {
     "dagger.api.refused": "declared at import",
     "dagger.bodies.interrupts._transparent": "code objects of ours",
     "dagger.data.caching.listeners": "declared at import",
+    "dagger.data.chunks.scoped_chunks": "chunks of the parent are there in the child, too",
     "dagger.data.caching._devices": "devices know which files and folders are whose",
     "dagger.data.spilling._watched": "weak references to handles, which are the child's, too",
     "dagger.places.devices._file_devices": "devices know which files and folders are whose",

@@ -83,10 +83,11 @@ def recording(seen: Transitions) -> Iterator[None]:
         kept["__init__"](core, *args, **kwargs)
         core.running = _Running(seen)
         core.on_end = ended
+        core.watch()
 
     def wire(core: Core, task: D.DTask) -> Any:
         failed = kept["wire"](core, task)
-        if task._tokens and len(task._tokens) > 1 and task._state < DONE:  # more than its own
+        if task._tokens and task._tokens > 1 and task._state < DONE:  # more than its own
             seen.note(task, "waiting")
         return failed
 

@@ -14,6 +14,7 @@ import inspect
 import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from ..errors import InvalidOptionError, NotCallableError, TaskCancelled
@@ -30,8 +31,8 @@ from .options.scoped import effective, scoped
 from .queues import Spec
 from .records.describe import callable_name
 from .service.uninterrupted import uninterrupted
-from .tasks.dtask import DTask
-from .tasks.environment import SyncBlock, current, running_task
+from .tasks.dtask import GIL, NOBODY, UNLAUNCHED, DTask, new_task
+from .tasks.environment import SyncBlock, current, here, running_task
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -57,6 +58,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any], covariant=True)
 
 _copy_context = contextvars.copy_context
 _next_id = _context.ids.next
+_TASK_OR_CHUNK = frozenset((DTask, Chunk))
 
 
 def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
@@ -80,27 +82,49 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
         options = effective(None)
     if surroundings is not None:
         queue = surroundings.get("task_queue")
-    if not callable(f):
+    if type(f) is not FunctionType and not callable(f):
         _check_function(f)
-    here = current.get()
-    if here is None:
+    around = here()
+    block = None
+    if around is None:
         eager = _context._eager
         core = eager.core if eager is not None else None
     else:
-        body = here.task if isinstance(here, SyncBlock) else here
+        if isinstance(around, SyncBlock):
+            block, body = around, around.task
+        else:
+            body = around
         core = body._core if body is not None else _context.eager_context().core
         if _interrupts.used:
             _interrupts.check()
     if core is None or core.halted is not None:
         core = _context.eager_context().start()
-    deps = tuple([a for a in args if type(a) is DTask]) if args else ()
+    deps = args
+    for a in args:
+        if type(a) is not DTask:
+            deps = tuple([a for a in args if type(a) is DTask]) if len(args) > 1 else ()
+            break
     if refused:
         _refuse(f, args, kwargs)
-    if kwargs or options is not DEFAULT or type(f) is DTask or type(f) is Chunk:
+    if kwargs or options is not DEFAULT or (type(f) is not FunctionType and type(f) in _TASK_OR_CHUNK):
         deps = all_dependencies(f, deps, kwargs, options)
-    task = DTask(_next_id(), f, args, kwargs or None, options, deps, _copy_context(), core)
-    if type(here) is SyncBlock:
-        here.note(task)
+    task: DTask = DTask()  # as `new_task`, without a call
+    task.id = _next_id()
+    task._f = f
+    task._args = args
+    task._kwargs = kwargs or None
+    task._options = options
+    task._deps = deps
+    task._context = _copy_context()
+    task._core = core
+    task._subs = NOBODY if GIL else []
+    task._tokens = None
+    task._state = UNLAUNCHED
+    task._open = True
+    task._slot = None
+    task._live = None
+    if block is not None:
+        block.note(task)
     if queue is None:
         try:
             core.driver.submit(task)
@@ -130,7 +154,7 @@ def launch(core: Core, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any], op
         _refuse(f, args, kwargs)
     if kwargs or given is not DEFAULT or type(f) is DTask or type(f) is Chunk:
         deps = all_dependencies(f, deps, kwargs, given)
-    task = DTask(_next_id(), f, args, kwargs or None, given, deps, _copy_context(), core)
+    task = new_task(_next_id(), f, args, kwargs or None, given, deps, _copy_context(), core)
     try:
         core.driver.submit(task)
     except BaseException:

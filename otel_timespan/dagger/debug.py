@@ -48,6 +48,7 @@ def wanted() -> frozenset[str]:
 
 def attach(core: Core, categories: frozenset[str]) -> None:
     """Have a scheduler say what it does in these categories."""
+    core.watch()
     for name in categories.intersection(_TRACES):
         log = logging.getLogger(f"otel_timespan.debug.{name}")
         for method, tell in _TRACES[name]:
@@ -77,7 +78,7 @@ def _traced(log: logging.Logger, method: Callable[..., Any], tell: Tell) -> Call
 
 def _submitted(log: logging.Logger, result: Any, args: tuple[Any, ...]) -> None:
     task: DTask = args[0]
-    log.debug("task %d submitted, waits for %d", task.id, len(task._tokens or ()))
+    log.debug("task %d submitted, waits for %d", task.id, task._tokens or 0)
 
 
 def _placed(log: logging.Logger, spot: Any, args: tuple[Any, ...]) -> None:

@@ -35,7 +35,7 @@ from .data.read import may_wait, read
 from .service.apart import apart
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, FAILED, UNLAUNCHED, DTask, Failure, summarize
-from .tasks.environment import current, in_event_loop, loop_threads, running_task
+from .tasks.environment import here, in_event_loop, loop_threads, running_task
 from .tasks.failures import again
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def fetch(x: Any, *, timeout: float | None = None, raw: bool = False) -> Any:
         raise failure_of(x)
     if raw:
         return as_chunk(x)
-    return read(x._outcome)
+    return x._outcome.value  # `read`, without a call
 
 
 def _fetch_reference(x: Any) -> Any:
@@ -237,10 +237,10 @@ def wait_done(task: DTask, deadline: Deadline | None) -> None:
         check_launched(task)
     if loop_threads:
         refuse_on_loop_thread(f"task {task.id} is not done, and waiting for it here")
-    body = running_task() if current.get() is not None else None
+    body = running_task() if here() is not None else None
     if body is not None and deadline is None:
         refuse_deadlock(body, task)
-    if deadline is None and not ("asyncio" in sys.modules and in_event_loop()):
+    if deadline is None and not in_event_loop():
         apart(task._core.driver.help, task)
         if interrupts.used:
             interrupts.check()

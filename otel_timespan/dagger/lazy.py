@@ -41,7 +41,7 @@ from .fetching import fetch, wait
 from .options.declaring import drop_removed
 from .options.options import DEFAULT, Options
 from .options.scoped import effective
-from .tasks.dtask import DTask
+from .tasks.dtask import DTask, new_task
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -257,7 +257,7 @@ def _task_of(core: Core, thunk: Thunk[Any], tasks: dict[Thunk[Any], DTask], run:
     deps = tuple(a for a in args if type(a) is DTask)
     deps = _api.all_dependencies(swap(thunk.f), deps, kwargs, options)
     context = contextvars.copy_context()
-    return DTask(_context.ids.next(), swap(thunk.f), args, kwargs or None, options, deps, context, core)
+    return new_task(_context.ids.next(), swap(thunk.f), args, kwargs or None, options, deps, context, core)
 
 
 def _topological(root: Thunk[Any]) -> list[Thunk[Any]]:

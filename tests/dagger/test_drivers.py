@@ -128,13 +128,15 @@ def test_retries_and_limits(context: D.Context) -> None:
 def test_cancellations(context: D.Context) -> None:
     """What has not begun never runs once it is cancelled, nor what depends on it."""
     ran: list[int] = []
-    gate = D.spawn(add, 1) if context.start().driver.is_stepped else D.spawn(time.sleep, 0.05)
+    opened = threading.Event()
+    gate = D.spawn(add, 1) if context.start().driver.is_stepped else D.spawn(opened.wait, 10)
     late = D.spawn(lambda x: ran.append(1), gate)
     after = D.spawn(add, late)
     D.cancel(late)
     for task in (late, after):
         with pytest.raises(D.DTaskCancelledError):
             D.fetch(task)
+    opened.set()
     D.fetch(gate)
     assert ran == []
 

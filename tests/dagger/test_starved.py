@@ -59,8 +59,14 @@ def test_bodies_that_wait(starved: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"scope": D.ExactScope(D.ThreadProc(1, 1))}, {"occupancy": {Any: 0.5}}, {"limit": "starved"}, {"retries": 2}],
-    ids=lambda options: next(iter(options)),
+    [
+        {"scope": D.ExactScope(D.ThreadProc(1, 1))},
+        {"occupancy": {Any: 0.5}},
+        {"occupancy": {Any: 0}},
+        {"limit": "starved"},
+        {"retries": 2},
+    ],
+    ids=repr,
 )
 def test_tasks_with_options(starved: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
     """Pinned tasks, those that take a share of a slot, and limited ones run as well, and what depends on them."""

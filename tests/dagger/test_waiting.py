@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
-from otel_timespan.dagger.drivers.brief import BRIEF_NS, Brief, code_of
+from otel_timespan.dagger.drivers.brief import BRIEF_NS, DEEP, Brief, code_of, is_ordinary_here
+from otel_timespan.dagger.drivers.helping import Own
+from otel_timespan.dagger.drivers.slots import Seat
 
 
 @pytest.fixture
@@ -104,6 +106,27 @@ def test_a_deep_stack_is_no_place_for_a_body(context: D.Context) -> None:
     known(recurse, 3)
     room = sys.getrecursionlimit() - 150
     assert deep(room // 2, lambda: D.fetch(D.spawn(recurse, room))) != threading.get_ident()
+
+
+def test_how_deep_a_stack_is_told_wherever_it_was_looked_at_before() -> None:
+    """Shallower, deeper, or far deeper than at the last look: what counts is the stack at this one."""
+    stack = Own()
+    for frames in (0, 3, 0, 20, 3, DEEP, 3, 0, DEEP + 50, DEEP, 20, 0, *range(30), *range(30, 0, -7)):
+        assert deep(frames, lambda: is_ordinary_here(stack)) is (frames < DEEP), frames
+
+
+def test_a_seat_that_comes_up_sees_to_all_that_was_spawned_meanwhile(context: D.Context) -> None:
+    """A spawn wakes nobody while a thread is on its way; which then takes a slot, and wakes others for the rest."""
+    driver: Any = context.start().driver
+    coming, parked = Seat(), Seat()
+    driver.limbo.append(coming)
+    driver.idle.append(parked)
+    tasks = [D.spawn(int), D.spawn(int)]
+    assert len(driver.free) == 2
+    assert driver._take_handed(coming) is None
+    driver.free += [seat.cell.pop() for seat in (coming, parked)]
+    driver.wake()
+    assert D.fetch_all(tasks, timeout=60) == [0, 0]
 
 
 @pytest.mark.parametrize("trace", [sys.settrace, sys.setprofile])

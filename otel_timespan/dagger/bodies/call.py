@@ -22,7 +22,7 @@ from ..options.options import DEFAULT
 from ..options.scoped import enter_propagated
 from ..places.processors import ThreadProc, move
 from ..tasks.dtask import DTask
-from ..tasks.environment import current
+from ..tasks.environment import enter
 from . import interrupts
 from .results import as_chunk
 
@@ -49,16 +49,23 @@ def called(context: contextvars.Context, body: Callable[..., Any], *args: Any) -
 
 
 @interrupts.see_through
-def plain_body(task: DTask, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+def plain_body(task: DTask, f: Any, args: tuple[Any, ...]) -> Any:
     """In the task's own context: resolve the arguments, then call."""
-    current.set(task)
-    odd = type(f) is not FunctionType and type(f) in REFERENCES
-    if odd or kwargs or move.custom or task._options is not DEFAULT:
-        return _body_with_options(task, f, args, kwargs)
-    if args:
-        args = tuple(  # results are read in place: `read`, without a call
-            [a._outcome.value if type(a) is DTask else resolve(a, task) if type(a) in REFERENCES else a for a in args]
-        )
+    enter(task)
+    if (
+        task._options is not DEFAULT
+        or task._kwargs
+        or move.custom
+        or (type(f) is not FunctionType and type(f) in REFERENCES)
+    ):
+        return _body_with_options(task, f, args, task._kwargs)
+    if not args:
+        return f()
+    if args is task._deps:  # tasks, all of them; `read`, without a call
+        return f(*[a._outcome.value for a in args])
+    for a in args:
+        if type(a) in REFERENCES:
+            return f(*[a._outcome.value if type(a) is DTask else resolve(a, task) for a in args])
     return f(*args)
 
 

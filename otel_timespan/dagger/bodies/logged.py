@@ -21,7 +21,7 @@ from ..places.processors import move
 from ..records import kinds as records
 from ..records.describe import describe_value
 from ..tasks.dtask import DTask, Failure, live
-from ..tasks.environment import current
+from ..tasks.environment import enter
 from . import interrupts
 from .call import REFERENCES, arguments_of
 
@@ -65,7 +65,7 @@ class RunLog:
 def logged_body(core: Core, task: DTask, slot: Slot, log: RunLog) -> Any:
     """In the task's own context: resolve the arguments, record the begin, call."""
     t0 = core.clock()
-    current.set(task)
+    enter(task)
     options = task._options
     if options is not DEFAULT:
         enter_propagated(options)

@@ -9,7 +9,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from ..core.costs import signature_of
-from ..data.chunks import Chunk, DRef, LoggedDRef
+from ..data.chunks import Chunk, DRef, new_handle, new_logged_handle, scoped_chunks
 from ..data.read import read
 from ..data.spilling import keep_result, watch_handle
 from ..options.options import DEFAULT
@@ -43,7 +43,7 @@ def _pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
     options = task._options
     if options is not DEFAULT:
         if options.result_scope is not None:
-            Chunk.scoped_exist = True
+            scoped_chunks[:] = [True]
         if options.get_result or options.meta:
             return Result(value)
     if type(value) is Chunk:
@@ -65,7 +65,7 @@ def _pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
         if kept is not None:
             return kept
     worker = task._slot.worker
-    return DRef(value, worker) if recorder is None else LoggedDRef(value, recorder.put, worker)
+    return new_handle(value, worker) if recorder is None else new_logged_handle(value, recorder.put, worker)
 
 
 def given_as(value: Any, args: tuple[Any, ...]) -> DRef | None:

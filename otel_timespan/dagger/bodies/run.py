@@ -21,7 +21,7 @@ from ...errors import InvalidOptionError, SchedulingError, TaskCancelled, TaskTi
 from ...timespans import profiler
 from ..core import limits
 from ..core.describe_task import describe_moves, take_arguments
-from ..data.chunks import Chunk, DRef, LoggedDRef
+from ..data.chunks import Chunk, DRef, new_logged_handle
 from ..options.checks import retry_delay_s
 from ..options.options import DEFAULT
 from ..places.processors import move
@@ -30,15 +30,15 @@ from ..records.kinds import function_code, function_codes
 from ..records.sizes import FIXED
 from ..service import timers
 from ..service.timers import call_later
-from ..service.uninterrupted import uninterrupted
+from ..service.uninterrupted import on_main_thread, uninterrupted
 from ..tasks.dtask import DONE, FAILED, DTask, Failure, hint_for, live, summarize
-from ..tasks.environment import current, token_of
+from ..tasks.environment import enter, token_of
 from ..tasks.failures import forget_frames, forget_handled
 from . import interrupts
 from .call import called, plain_body, resolve
 from .checkpoints import save
 from .coroutines import ASYNC, refusal
-from .ending import abandon, end, fail, release_inputs
+from .ending import abandon, end, fail, release_inputs, succeed
 from .logged import RunLog, end_row, logged_body, threads
 from .results import given_as, learn, pack_or_fail, saved_chunk
 from .signals import is_of_a_handler
@@ -54,13 +54,14 @@ _SPECIAL = frozenset((Chunk, *ASYNC))
 
 
 @interrupts.entry
-def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
+def run(core: Core, task: DTask, slot: Slot, helping: bool = False) -> int:
     """Run a task that was claimed, on this thread, in this slot: how many tasks became ready, and are queued.
 
-    With `helping` what a signal handler raises meanwhile ends the task as cancelled, and is raised here.
+    With `helping` (for somebody who waits) what a signal handler raises meanwhile ends the task as cancelled, and is
+    raised here.
     """
-    f, args, kwargs, context = task._f, task._args, task._kwargs, task._context
-    if task._state >= DONE or context is None:  # settled between its claim and here
+    f, args, context = task._f, task._args, task._context
+    if context is None or task._state >= DONE:  # settled between its claim and here
         release_inputs(task)
         return 0
     task._slot = slot  # from here on it has begun: whoever mends a broken run ends it
@@ -77,30 +78,36 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
             return _run_logged(core, task, slot, context, recorder, helping, f, args)
         finally:
             seen = interrupts.looked and task._state == FAILED
-            del task, context, f, args, kwargs  # see below
+            del task, context, f, args  # see below
             if seen:
                 interrupts.forget_look()
     begun = 0 if task.id & core.costs.skip else core.clock()
-    value: Any = None
     error: BaseException | None = None
     try:  # as `called`, without a call
         try:
-            value = context.run(plain_body, task, f, args, kwargs)
+            value: Any = context.run(plain_body, task, f, args)
         except BaseException as raised:
-            error = raised
+            value, error = None, raised
             interrupts.deliver()
     except TaskCancelled as late:
-        error = late
-    ns = core.clock() - begun if begun else 0
-    kind, extra = type(value), task._live
-    plain = error is None and options is DEFAULT and kind not in _SPECIAL and (extra is None or not extra.forced)
-    if plain and core.devices is None:
+        value, error = None, late
+    kind = type(value)
+    if (
+        error is None
+        and options is DEFAULT
+        and kind not in _SPECIAL
+        and core.devices is None
+        and (task._live is None or not task._live.forced)
+    ):
         running.discard(task)
-        given = given_as(value, args) if args and kind not in FIXED else None
-        ref = DRef(value, slot.worker) if given is None else given
+        if not args or kind in FIXED or (ref := given_as(value, args)) is None:
+            ref = DRef()  # as `new_handle`, without a call
+            ref.value = value
+            ref.worker = slot.worker
         if begun:
-            learn(core, slot, f, args, kwargs, ns, ref)
-        return end(core, task, ref)
+            learn(core, slot, f, args, task._kwargs, core.clock() - begun, ref)
+        return succeed(core, task, ref)
+    ns = core.clock() - begun if begun else 0
     try:
         if kind in ASYNC:
             return _go_on(core, task, value, context, None, helping)
@@ -108,7 +115,7 @@ def run(core: Core, task: DTask, slot: Slot, *, helping: bool = False) -> int:
         return conclude(core, task, value, error, None, helping, ns)
     finally:
         error = value = None  # its traceback refers to this frame, and must not keep the value
-        del task, context, f, args, kwargs, extra  # nor the task, whose failure it is, nor what that was given
+        del task, context, f, args  # nor the task, whose failure it is, nor what that was given
         if interrupts.looked:
             interrupts.forget_look()
 
@@ -194,7 +201,7 @@ def _run_plainly(
             error = value = None
             del task, context, f, args
     core.running.discard(task)
-    ref = LoggedDRef(value, recorder.put, slot.worker)
+    ref = new_logged_handle(value, recorder.put, slot.worker)
     if begun and task._state < DONE:
         learn(core, slot, f, args, None, ended - begun, ref)
     packed = ended if kind in FIXED else core.clock()
@@ -217,7 +224,7 @@ def _plain_logged_body(
 ) -> Any:
     """`told` takes what is noted before the body, of what the log asks for: its span, the CPU time of the thread."""
     began = moved = core.clock()
-    current.set(task)
+    enter(task)
     moves: Any = ()
     try:
         if args:
@@ -285,7 +292,8 @@ def conclude(
     interrupt = None
     if error is not None:
         forget_handled(error)
-        interrupt = error if helping and is_of_a_handler(error) else None
+        mine = helping and (on_main_thread() or core.driver.is_stepped)
+        interrupt = error if mine and is_of_a_handler(error) else None
     extra = task._live
     if interrupt is not None:
         error = TaskCancelled("interrupted by the user")

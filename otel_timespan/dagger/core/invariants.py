@@ -64,7 +64,7 @@ def _check_task(task: DTask) -> None:
         return
     if task._tokens:
         waiting_for = [up for up in task._deps if up._state < DONE]
-        _rule(len(task._tokens) <= len(task._deps) + 1, task, "waits for more than its upstreams")
+        _rule(task._tokens <= len(task._deps) + 1, task, "waits for more than its upstreams")
         _rule(bool(waiting_for), task, "waits, but for nobody")
         for up in waiting_for:
             _rule(any(sub is task for sub in up._subs), task, f"not known to its upstream {up.id}")

@@ -32,16 +32,16 @@ from ...errors import WorkerLostError
 from ...timespans.model import EventId, Timeline
 from ...timespans.warn import warn_once
 from ..data.bound import process_bound
-from ..data.chunks import Chunk
+from ..data.chunks import scoped_chunks
 from ..options.defaults import signature_defaults
 from ..options.options import DEFAULT
 from ..places.processors import OSProc
 from ..records import kinds as records
 from ..records.kinds import code_of, function_code, function_codes
 from ..service.guards import guard
-from ..tasks.atomics import claim
-from ..tasks.dtask import DONE, FAILED, LAUNCHED, UNLAUNCHED, DTask, Failure, Live
-from ..tasks.environment import current, running_task
+from ..tasks.atomics import BRANCHES, claim, count_down, subscribe, take_back
+from ..tasks.dtask import DONE, FAILED, LAUNCHED, NOBODY, UNLAUNCHED, DTask, Failure, Live
+from ..tasks.environment import here, running_task
 from ..tasks.ids import new_run_id
 from . import limits
 from .costs import Costs
@@ -94,8 +94,8 @@ class Core(Readable):
         "__dict__", "__weakref__",
         "_pinned_seq", "active", "batch", "clock", "context", "costs", "custom_defaults",
         "delayed", "devices", "driver", "effects", "halted", "held", "home", "home_code", "is_alone",
-        "is_batch", "is_plain", "lock", "on_body_error", "on_end", "parked", "place", "pressure", "queue", "requests",
-        "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
+        "is_batch", "is_plain", "is_quick", "is_watched", "lock", "on_body_error", "on_end", "parked", "place",
+        "pressure", "queue", "requests", "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +136,10 @@ class Core(Readable):
         """Whether a slot that is no thread takes tasks of default scope."""
         self.is_plain = False
         """Both: a task without options has nowhere to go but `queue`."""
+        self.is_watched = False
+        """See `watch`."""
+        self.is_quick = False
+        """`is_plain`, and steps may be made in place: sections may branch (tasks/atomics.py), and nobody watches."""
         self.threads: dict[int, list[Slot]] = {}
         """Per worker: the slots that run what is in its shared queue."""
         self.running: set[DTask] = set()
@@ -159,7 +163,7 @@ class Core(Readable):
         self.on_body_error: Callable[[DTask, BaseException], None] | None = None
         """Told of each body that raised: how a batch run aborts."""
         self.on_end: Callable[[DTask, Any], None] | None = None
-        """Told of each task that ended, and its outcome: for debug traces."""
+        """Told of each task that ended, and its outcome: for debug traces. Whoever sets it calls `watch`."""
         self.lock = guard()
         """Guards the slots' own queues, their occupancy, and the pressure."""
         self.requests = forks.rlock()
@@ -171,6 +175,10 @@ class Core(Readable):
         for worker, own in itertools.groupby(slots, key=lambda slot: slot.worker):
             self.add_worker(worker, own)
 
+    def watch(self) -> None:
+        """From now on each step is a call: of methods that may have been replaced on this core, of `on_end`."""
+        self.is_watched, self.is_quick = True, False
+
     # ---- submission ----------------------------------------------------------------------------
 
     def submit(self, task: DTask) -> None:
@@ -180,13 +188,16 @@ class Core(Readable):
             self._submit_logged(task, recorder)
             return
         task._state = LAUNCHED
-        if not task._deps:
-            self.enqueue(task)
-            return
-        failed = self.wire(task)  # as in `_submit_waiting`: a call less
-        if failed is not None:
-            self.effects.append(Doomed(task, failed._outcome))
-        elif task._tokens is None or task._tokens.pop():
+        if task._deps:
+            failed = self.wire(task)
+            if failed is not None:
+                self.effects.append(Doomed(task, failed._outcome))
+            elif task._tokens is None or count_down(task, 1):
+                self.enqueue(task)
+        elif task._options is DEFAULT and self.is_quick and not scoped_chunks and not signature_defaults:
+            task._claim = True  # as `enqueue`, without a call
+            self.queue.append(task)
+        else:
             self.enqueue(task)
 
     def hold(self, task: DTask) -> None:
@@ -217,28 +228,30 @@ class Core(Readable):
         failed = self.wire(task)
         if failed is not None:
             self.effects.append(Doomed(task, failed._outcome))
-        elif task._tokens is None or task._tokens.pop():
+        elif task._tokens is None or count_down(task, 1):
             self.enqueue(task)
 
     def wire(self, task: DTask) -> DTask | None:
-        """Subscribe to each unfinished upstream, keeping the guard token; an upstream that failed, if any."""
-        failed = tokens = None
-        for up in task._deps:
+        """Subscribe to each unfinished upstream, keeping one token; an upstream that failed, if any."""
+        failed, deps, waits, over = None, task._deps, False, 0
+        for up in deps:
             if up._state < DONE:
-                if tokens is None:
-                    tokens = task._tokens = [True]
-                tokens.append(False)
+                if not waits:
+                    waits = True
+                    task._tokens = 1 + len(deps)
                 subs = up._subs
-                subs.append(task)
-                if up._state < DONE:
-                    continue
-                try:
-                    subs.remove(task)
-                except ValueError:  # the finisher took the entry, and counts it
-                    continue
-                tokens.pop()
+                if subs is NOBODY:
+                    if subscribe(up, task):
+                        continue
+                else:  # as there, without a call
+                    subs.append(task)
+                    if up._state < DONE or not take_back(subs, task):
+                        continue
             if up._state == FAILED:
                 failed = up
+            over += 1
+        if waits and over:
+            count_down(task, over)
         return failed
 
     def _submit_logged(self, task: DTask, recorder: Any) -> None:
@@ -247,8 +260,8 @@ class Core(Readable):
         extra = task._live
         if extra is None or extra.attempt == 1:  # a retry keeps the caller of the first attempt
             trace = recorder.on_submit() if recorder.on_submit is not None else None
-            here = current.get()
-            parent = here if here is None or type(here) is DTask else running_task()
+            around = here()
+            parent = around if around is None or type(around) is DTask else running_task()
             if trace is not None or parent is not None:
                 extra = task._live = extra or Live()
                 extra.trace = trace
@@ -281,7 +294,7 @@ class Core(Readable):
         recorder.append((*submission, self.clock(), None, samples))
         if failed is not None:
             self.effects.append(Doomed(task, failed._outcome))
-        elif task._tokens.pop():  # type: ignore[union-attr]
+        elif task._tokens is None or count_down(task, 1):
             self.enqueue(task)
 
     # ---- placement -----------------------------------------------------------------------------
@@ -289,7 +302,7 @@ class Core(Readable):
     def enqueue(self, task: DTask, submission: Any = None) -> None:
         """Place a ready task and queue it. A task that can't be placed fails."""
         recorder = self.context.recorder
-        if task._options is DEFAULT and self.is_plain and not Chunk.scoped_exist and not signature_defaults:
+        if task._options is DEFAULT and self.is_plain and not scoped_chunks and not signature_defaults:
             if task._state >= DONE:  # cancelled, or failed through another upstream
                 return
             if recorder is not None:
@@ -506,6 +519,7 @@ class Core(Readable):
         self.threads = {w: [s for s in self.slots.values() if s.worker == w and s.shares] for w in self.shared}
         self.custom_defaults = any(slot.takes_default and not slot.shares for slot in self.slots.values())
         self.is_plain = self.is_alone and not self.custom_defaults
+        self.is_quick = self.is_plain and BRANCHES and not self.is_watched
         self.costs.time_all(not self.is_alone)
 
     def worker_lost(self, worker: int) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import NoWorkersError, SchedulingError
 from ...timespans.warn import warn_once
-from ..data.chunks import Chunk
+from ..data.chunks import scoped_chunks
 from ..options.defaults import apply_defaults, signature_defaults
 from ..options.options import DEFAULT, Options
 from ..places.processors import OSProc, Processor, ThreadProc, get_processors, root
@@ -154,7 +154,7 @@ def spots_of(core: Core, task: DTask) -> list[Spot]:
         types = tuple(type_of(a) for a in task._args)
         task._options = apply_defaults(task._options, attribute_of(task._f, "__spawned__", task._f), types)
     options = task._options
-    if options is DEFAULT and not core.custom_defaults and not (Chunk.scoped_exist and _has_scoped_arguments(task)):
+    if options is DEFAULT and not core.custom_defaults and not (scoped_chunks and _has_scoped_arguments(task)):
         return [Spot(None, worker, core.threads[worker]) for worker in core.active]
     slots = candidates_of(core, task)
     if not slots:
@@ -357,6 +357,6 @@ def _gains(core: Core, task: DTask, victim: int, spot: Spot) -> bool:
 
 
 def _may_leave(core: Core, task: DTask, spot: Spot) -> bool:
-    if task._options is DEFAULT and not (Chunk.scoped_exist and _has_scoped_arguments(task)):
+    if task._options is DEFAULT and not (scoped_chunks and _has_scoped_arguments(task)):
         return True
     return set(spot.slots) <= set(candidates_of(core, task))

@@ -46,9 +46,8 @@ class DRef:
     may_spill = False
     """Whether the value may be on a device, so that each read gives another object."""
 
-    def __init__(self, value: Any, worker: int = 1) -> None:
-        self.value = value
-        self.worker = worker
+    value: Any
+    worker: int
 
     @property
     def type(self) -> type:
@@ -91,6 +90,14 @@ class DRef:
         raise TypeError("a chunk belongs to its process: pass it as an argument of spawn, or pass its fetched value")
 
 
+def new_handle(value: Any, worker: int = 1) -> DRef:
+    """The handle of a value that is in memory. A function, because it takes less time than a call of `__init__`."""
+    ref = DRef()
+    ref.value = value
+    ref.worker = worker
+    return ref
+
+
 DRef.held = vars(DRef)["value"]  # the very slot: as fast to read
 
 
@@ -98,14 +105,7 @@ class LoggedDRef(DRef):
     """A handle whose end is an `evict` event. A class of its own: a finalizer costs 0.2 µs a handle."""
 
     __slots__ = ("_put",)
-
-    def __init__(self, value: Any, put: Callable[[Any], None], worker: int = 1) -> None:
-        self.value = value
-        self.worker = worker
-        kind = type(value)
-        self._nbytes = FIXED[kind] if kind in FIXED else approx_size(value)
-        self._number = records.next_handle()
-        self._put = put
+    _put: Callable[[Any], None]
 
     def __del__(self) -> None:
         # May run at any allocation, on any thread: it only appends, and takes no lock.
@@ -115,6 +115,22 @@ class LoggedDRef(DRef):
         except AttributeError:  # making it was interrupted
             return
         put((records.EVICT, now, self._number, self._nbytes, type(self.value), self.worker, "released"))
+
+
+scoped_chunks: list[bool] = []
+"""Empty until any chunk or result of this process has a scope: until then placement need not look."""
+
+
+def new_logged_handle(value: Any, put: Callable[[Any], None], worker: int) -> LoggedDRef:
+    """`new_handle`, where there is a log."""
+    ref = LoggedDRef()
+    ref.value = value
+    ref.worker = worker
+    kind = type(value)
+    ref._nbytes = FIXED[kind] if kind in FIXED else approx_size(value)
+    ref._number = records.next_handle()
+    ref._put = put
+    return ref
 
 
 @process_bound
@@ -130,12 +146,9 @@ class Chunk(Reference[Value, NoReturn]):
     if not TYPE_CHECKING:
         __class_getitem__ = classmethod(GenericAlias)
 
-    scoped_exist = False
-    """Whether any chunk or result of this process ever had a scope: until then placement need not look."""
-
     def __init__(self, handle: DRef, processor: Processor, scope: Scope = _ANY, chunktype: type | None = None) -> None:
         if scope is not _ANY and not isinstance(scope, AnyScope):
-            Chunk.scoped_exist = True
+            scoped_chunks[:] = [True]
         self.handle = handle
         self.processor = processor
         self.scope = scope

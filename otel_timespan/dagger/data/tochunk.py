@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 from ...errors import InvalidOptionError
 from ..places.processors import OSProc, Processor
 from ..places.scopes import AnyScope, Scope
-from .chunks import Chunk, DRef
+from .chunks import Chunk, new_handle
 from .spilling import keep_chunk
 
 __all__ = ["tochunk"]
@@ -77,6 +77,6 @@ def tochunk(
         return Chunk(x.handle, proc or x.processor, scope or x.scope, type or x.chunktype)
     if type is NoneType and x is not None:
         raise InvalidOptionError(f"tochunk: type=NoneType was given for a {x.__class__.__name__}")
-    ref = keep_chunk(x, device, tag, leaf_tag, retain) or DRef(x)
+    ref = keep_chunk(x, device, tag, leaf_tag, retain) or new_handle(x)
     _ = ref.nbytes  # estimated now: the caller may change the value later
     return Chunk(ref, proc or OSProc(), scope or AnyScope(), type)

@@ -20,7 +20,7 @@ import math
 import sys
 import time
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from ..data.chunks import Chunk
 from ..data.shards import Shard
@@ -36,6 +36,9 @@ DEEP = 100
 
 MAX_KNOWN = 4096
 """Functions that are known; the oldest is forgotten first."""
+
+FEW = 8
+"""So many frames are walked to the bottom of a stack each time, before it is remembered that it is there."""
 
 _LAYERS = 8
 """So many decorators are looked through."""
@@ -99,17 +102,32 @@ def code_of(f: Any) -> Any:
 
 
 _module_of = getattr(sys, "_getframemodulename", None)
-"""What looks at a frame without making an error where there is none; from Python 3.12 on."""
+"""What looks at a frame without making an error where there is none; from Python 3.12 on. The error takes 0.2 µs."""
 
 
-def is_ordinary_here() -> bool:
+class Stack(Protocol):
+    """What is remembered of a thread's stack: `frames`, a number of frames at which its bottom is, or near which."""
+
+    frames: int
+
+
+def is_ordinary_here(stack: Stack) -> bool:
     """Whether a body that this thread runs now does what it would do on any other: shallow, and nobody traces it."""
     if sys.gettrace() is not None or sys.getprofile() is not None:
         return False
     if _module_of is not None:
         return _module_of(DEEP) is None
+    frames = stack.frames
     try:
-        sys._getframe(DEEP)
-    except ValueError:
+        frame = sys._getframe(frames).f_back
+    except ValueError:  # it is less deep than it was, or it is not yet known how deep
+        stack.frames = frames // 2
         return True
-    return False
+    while frame is not None:
+        frames += 1
+        if frames == DEEP:
+            return False
+        frame = frame.f_back
+    if frames - stack.frames > FEW or not stack.frames:
+        stack.frames = frames
+    return True

@@ -24,10 +24,10 @@ from ..bodies.ending import give_up
 from ..bodies.run import run
 from ..core.placement import Slot
 from ..options.options import DEFAULT
-from ..service.uninterrupted import on_main_thread, uninterrupted
+from ..service.uninterrupted import uninterrupted
 from ..tasks.atomics import GIL, claim_for
 from ..tasks.dtask import DONE, DTask
-from ..tasks.environment import current, running_task
+from ..tasks.environment import here, running_task
 from .brief import BRIEF_NS, Brief, code_of, is_ordinary_here
 from .moves import give_back, hand_resuming, sweep, take_free, take_handed
 from .pinned import Pinned
@@ -45,15 +45,31 @@ MAX_HELP_DEPTH = 24
 """How many bodies a thread runs inside each other while it helps, before it hands on to another thread."""
 
 
-class Local(threading.local):
-    """Per thread: `hold`, what it holds, None outside of bodies; `depth`, how many bodies it runs nested."""
+class Own:
+    """What is known of one thread."""
 
-    hold: Hold | None = None
-    helping: Hold | None = None
-    """What this thread holds whenever it helps from outside of bodies."""
-    depth = 0
-    performing = False
-    """Whether it is just performing effects."""
+    __slots__ = ("depth", "frames", "helping", "hold", "listed", "performing")
+
+    def __init__(self) -> None:
+        self.hold: Hold | None = None
+        """What it holds, None outside of bodies."""
+        self.helping = Hold()
+        """What it holds whenever it helps from outside of bodies."""
+        self.listed: Hold | None = None
+        """What stands for it in `Helping.holds`."""
+        self.depth = 0
+        """How many bodies it runs nested."""
+        self.frames = 0
+        """See `brief.is_ordinary_here`."""
+        self.performing = False
+        """Whether it is just performing effects."""
+
+
+class Local(threading.local):
+    """`own`: what is known of the calling thread; one look, as each takes as long as ten of a plain object's."""
+
+    def __init__(self) -> None:
+        self.own = Own()
 
 
 class Helping(Pinned):
@@ -96,93 +112,104 @@ class Helping(Pinned):
         """
         if not self.is_starved or len(self.seats) > len(self.paused):
             return False
-        if self._local.depth >= MAX_HELP_DEPTH:
+        if self._local.own.depth >= MAX_HELP_DEPTH:
             raise NestingError("bodies wait inside each other, and no thread can be started to go on with", "nesting")
         return self.help(None)
 
     def help(self, target: DTask | None) -> bool:
         """See `Driver.help`; without a target one task, whichever."""
-        local = self._local
-        depth, before = local.depth, local.hold
-        in_body = current.get() is not None and running_task() is not None
+        own = self._local.own
+        depth, before = own.depth, own.hold
+        in_body = here() is not None and running_task() is not None
         mine = before is not None and before.slot is not None
         # A callback of a task that finished here can't give back the slot below it, which may be the only one.
-        must = self.is_starved or (mine and not in_body) or (len(self.paused) >= CROWDED if self.paused else False)
-        if depth >= MAX_HELP_DEPTH or not (must or is_ordinary_here()):
+        must = self.is_starved or (mine and not in_body) or len(self.paused) >= CROWDED
+        if depth >= MAX_HELP_DEPTH or not (must or is_ordinary_here(own)):
             return False
-        borrowed = not (depth or mine or in_body)
-        hold = local.helping if borrowed else before
+        if not (depth or mine or in_body):
+            return self._help_out(own, own.helping, target, must)
         if must and before in self.paused:  # a body, which gave its slot back
-            borrowed, hold = True, Hold()
-        elif hold is None:
-            if not borrowed:
-                return False
-            hold = local.helping = Hold()
-        if not borrowed and hold.share is not None and (hold.share < 1.0 or hold.slot is None or not hold.slot.shares):
+            return self._help_out(own, Hold(), target, must)
+        if before is None:
+            return False
+        if before.share is not None and (before.share < 1.0 or before.slot is None or not before.slot.shares):
             return False  # a body that takes a share only, or no thread, must not run one that takes a thread
-        outer, ran = hold.claimed, False
+        outer = before.claimed
         try:
-            local.hold, local.depth = hold, depth + 1
-            try:
-                if borrowed:
-                    self.holds[get_ident()] = hold
-                if target is None:
-                    ran = self._run_any(hold, borrowed)
-                elif not borrowed or take_free(self.free, hold) or take_handed(self.handed, hold, self.limbo):
-                    ran = self._help(target, hold, must)
-            finally:
-                local.depth = depth
-                sweep(self.queue)
-                if borrowed:
-                    if hold.share is not None:
-                        uninterrupted(self._let_go, hold)
-                    else:  # `_let_go`, without a call
-                        slot = give_back(hold, self.free)
-                        if slot is not None and (self.queue or self.resuming or self.core.waiting):
-                            self._use(slot)
-                    local.hold = before
-                    if before is not None:
-                        self._take_up(before)
+            own.depth = depth + 1
+            ran = self._run_any(before, False) if target is None else self._help(target, before, must)
+            sweep(self.queue)
         except BaseException:
-            uninterrupted(self._mend, hold, outer, borrowed)
-            local.depth = depth
-            self._take_up(before)
+            uninterrupted(self._mend, before, outer, False)
             raise
+        finally:
+            own.depth = depth
         return ran
 
-    def _take_up(self, before: Hold | None) -> None:
-        """This thread holds what it held before it helped: something where a callback of a finished task fetches."""
-        self._local.hold = before
-        if before is not None:
-            self.holds[get_ident()] = before
+    def _help_out(self, own: Own, hold: Hold, target: DTask | None, must: bool) -> bool:
+        """Help, with a slot that is borrowed for it."""
+        depth, before, outer = own.depth, own.hold, hold.claimed
+        ran = False
+        try:
+            own.hold, own.depth = hold, depth + 1
+            if own.listed is not hold:
+                self._list(own, hold)
+            if target is None:
+                ran = self._run_any(hold, True)
+            elif take_free(self.free, hold) or take_handed(self.handed, hold, self.limbo):
+                ran = self._help(target, hold, must)
+            if self.queue:
+                sweep(self.queue)
+            if hold.share is not None:
+                uninterrupted(self._let_go, hold)
+                hold.share = None
+            else:  # `_let_go`, without a call
+                slot = give_back(hold, self.free)
+                if slot is not None and (self.queue or self.resuming or self.core.waiting):
+                    self._use(slot)
+        except BaseException:
+            uninterrupted(self._mend, hold, outer, True)
+            raise
+        finally:
+            own.hold, own.depth = before, depth
+            if before is not None:  # where a callback of a finished task fetches
+                self._list(own, before)
+        return ran
+
+    def _list(self, own: Own, hold: Hold) -> None:
+        """From now on this stands for the calling thread, for those who want to take a slot away from it."""
+        self.holds[get_ident()] = own.listed = hold
 
     def _help(self, target: DTask, hold: Hold, must: bool) -> bool:
-        core, stack, outer, ran, queue = self.core, [target], hold.claimed, False, self.queue
-        clock, brief, on_main = core.clock, self.brief, on_main_thread()
+        core, queue, clock, known = self.core, self.queue, self.core.clock, self.brief.known
+        task, outer, ran = target, hold.claimed, False
+        below: list[DTask] = []  # which need `task`, each of them the next
         begun, last = 0, None  # when the last body ended, and its function
-        while stack and target._state < DONE:
-            task = stack[-1]
-            if task._state >= DONE:
-                stack.pop()
-                continue
+        while target._state < DONE:
             if task._tokens:
                 for upstream in task._deps:
                     if upstream._state < DONE:
-                        stack.append(upstream)
-                        begun = 0
+                        below.append(task)
+                        task, begun = upstream, 0
                         break
-                else:  # another thread is just making it ready
-                    return ran
+                else:
+                    if task._state < DONE or not below:  # another thread is just making it ready
+                        return ran
+                    task = below.pop()
                 continue
-            slot = hold.slot
-            # Only what sits in the shared queue: a pinned task belongs to its own slot.
-            if slot is None or getattr(task, "_claim", None) is not True:
-                return ran
-            f = task._f
+            slot, f = hold.slot, task._f
+            try:
+                if slot is None or task._claim is not True:  # a pinned task belongs to its own slot
+                    return ran
+            except AttributeError:  # somebody else has it, or it is done
+                if task._state < DONE or not below:
+                    return ran
+                task = below.pop()
+                continue
             if not must:
                 if f is not last:
                     code = f.__code__ if type(f) is FunctionType and f.__closure__ is None else code_of(f)
-                    if id(code) not in brief.known:
+                    if id(code) not in known:
                         self.probe = task.id
                         return ran
                     last = f
@@ -198,19 +225,21 @@ class Helping(Pinned):
                     del queue[-1]
             elif not claim_for(task, hold):
                 return ran
-            stack.pop()
             if not begun:
                 begun = clock()
-            queued = run(core, task, slot, helping=on_main)
+            queued = run(core, task, slot, True)
             hold.claimed = outer
             ran = True
             ended = clock()
             if ended - begun >= BRIEF_NS:
-                brief.learn(f, ended - begun)
+                self.brief.learn(f, ended - begun)
                 last = None
             begun = ended
             if queued and self.free:
                 self.wake()
+            if not below:
+                return True
+            task = below.pop()
         return ran
 
     def _run_any(self, hold: Hold, borrowed: bool) -> bool:
@@ -226,7 +255,7 @@ class Helping(Pinned):
         task, slot = hold.claimed, hold.slot
         if task is outer or task is None or slot is None:
             return False
-        queued = run(self.core, task, slot, helping=on_main_thread())
+        queued = run(self.core, task, slot, True)
         hold.claimed, hold.task = outer, None
         if queued and self.free:
             self.wake()
@@ -253,6 +282,8 @@ class Helping(Pinned):
         if borrowed:
             self.paused.discard(hold)
             self._let_go(hold)
+            hold.share = None
+        sweep(self.queue)
         self._use(None)
         self.perform_effects()
 
@@ -263,7 +294,7 @@ class Helping(Pinned):
 
         Raises `NestingError` when too many bodies wait inside each other already.
         """
-        hold = self._local.hold
+        hold = self._local.own.hold
         if hold is None:  # a thread that the body started: it holds nothing
             return Resumption(None, None)
         if len(self.paused) >= MAX_SPARE_THREADS:

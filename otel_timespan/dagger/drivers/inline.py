@@ -141,7 +141,7 @@ class InlineDriver(Driver):
         if task._context is not None:
             task._context.run(topology.acting.set, slot.worker)
         try:
-            run(core, task, slot, helping=True)
+            run(core, task, slot, True)
         except BaseException:  # it may have come in our own code, before the body or after it
             uninterrupted(give_up, core, task)
             raise

@@ -151,7 +151,7 @@ class Pinned:
             heapq.heappush(slot.heap, (share, -next(_tickets), task, (slot,)))
             self.core.waiting.add(slot)
             vacant = self._end_share(slot, share)
-        if vacant and slot.shares:
+        if vacant and share and slot.shares:  # a share of nothing did not take it
             self.free.append(slot)
 
     def begin_pinned(self) -> PinnedStart | None:

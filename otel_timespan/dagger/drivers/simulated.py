@@ -88,7 +88,7 @@ class SimulatedDriver(InlineDriver):
         if context is not None and type(context) is not _PastContext:
             task._context = _PastContext(self, context)  # type: ignore[assignment]
         try:
-            run(core, task, slot, helping=True)
+            run(core, task, slot, True)
         except BaseException:  # see `InlineDriver.step`
             uninterrupted(give_up, core, task)
             raise

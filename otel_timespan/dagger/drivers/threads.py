@@ -9,7 +9,8 @@ task costs one append and, mostly, no wake-up:
   handing it a slot, so that a busy spawner wakes each thread once and not once a task.
 * The thread in `fetch` **helps** (helping.py): it borrows a slot and runs what its target needs. If the slots were
   just handed to seats that have not come up yet, it takes one of them back; that seat is then *in limbo*
-  and gets the next slot without being woken again. So a chain of spawn and fetch switches no threads.
+  and gets the next slot without being woken again. While one is in limbo a spawn wakes nobody: that seat looks
+  for work when it comes up, and wakes others for the rest. So a chain of spawn and fetch switches no threads.
 * A body that **blocks** in `fetch` gives its slot back and takes one again before it goes on; those who
   wait for that go before new tasks. Spare threads are started for the slots it frees, up to a limit.
 
@@ -30,7 +31,6 @@ import contextvars
 import random
 import threading
 import time
-from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ from ..records import kinds as records
 from ..service.threads import start_service
 from ..service.uninterrupted import on_main_thread, soon, uninterrupted
 from ..tasks.atomics import claim
-from ..tasks.dtask import DONE, DTask
+from ..tasks.dtask import DONE, GIL, DTask
 from .base import Driver
 from .helping import Helping, Local
 from .moves import give_back, hand_free, hand_resuming, take_away, take_free
@@ -126,7 +126,7 @@ class ThreadsDriver(Helping, Driver):
     def submit(self, task: DTask) -> None:
         """Submit a task and see to it that somebody runs it."""
         self.core.submit(task)
-        if self.free:
+        if self.free and not self.limbo:  # who is in limbo comes up soon, and looks for work
             self.wake()
         if self.core.effects:
             self.perform_effects()
@@ -141,15 +141,15 @@ class ThreadsDriver(Helping, Driver):
 
     def perform_effects(self) -> None:
         """Start what was pinned to slots, as far as it fits; end what can only fail, or can be restored."""
-        effects, local = self.core.effects, self._local
-        if not effects or local.performing:
+        effects, own = self.core.effects, self._local.own
+        if not effects or own.performing:
             return
         if on_main_thread():
             # Pinned tasks begin when they can; what can only fail is to have failed when `spawn` returns.
             pinned_only = all([type(effect) is Slot for effect in list(effects)])
             soon(self.perform_effects) if pinned_only else uninterrupted(self.perform_effects)
             return
-        local.performing = True
+        own.performing = True
         try:
             while effects:
                 try:
@@ -161,7 +161,7 @@ class ThreadsDriver(Helping, Driver):
                 else:
                     perform(self.core, effect)  # type: ignore[arg-type]
         finally:
-            local.performing = False
+            own.performing = False
         if effects:  # left by a signal handler just when we had looked
             self.perform_effects()
 
@@ -249,7 +249,7 @@ class ThreadsDriver(Helping, Driver):
                 time.sleep(0)  # the helper is between its two steps, or somebody hands us a slot right now
                 continue
             self.idle.append(seat)
-            if self.queue and self.free:
+            for _ in range(min(len(self.queue), len(self.free))):  # who spawned them left it to us
                 self.wake()
             return None
 
@@ -266,16 +266,23 @@ class ThreadsDriver(Helping, Driver):
                     return
                 mine = hold.slot
                 continue
-            if claim(task):
-                try:
-                    queued = run(core, task, mine) if task.id != self.probe else self._run_probed(task, mine)
-                except BaseException as error:  # of ours: bodies' own are outcomes. A dead thread would be a hang.
-                    report_defect(core, task, error)
-                    queued = 0
-                if queued > 1 and self.free:  # the first of them is for this thread
-                    self.wake()
-                mine = hold.slot  # another one, if the body blocked; None, if it was abandoned
+            try:
+                if GIL:
+                    del task._claim  # `claim`, without a call
+                elif not claim(task):
+                    raise AttributeError
+            except AttributeError:  # somebody else has it, or it is done
+                del task
+                continue
+            try:
+                queued = run(core, task, mine) if task.id != self.probe else self._run_probed(task, mine)
+            except BaseException as error:  # of ours: bodies' own are outcomes. A dead thread would be a hang.
+                report_defect(core, task, error)
+                queued = 0
             del task
+            if queued > 1 and self.free:  # the first of them is for this thread
+                self.wake()
+            mine = hold.slot  # another one, if the body blocked; None, if it was abandoned
             if self.resuming or (mine is not None and mine.heap):
                 break
         # Park first: a slot that is let go while no seat is idle would start a thread.
@@ -324,7 +331,9 @@ class ThreadsDriver(Helping, Driver):
 
     def _take_hold(self, slot: Slot, share: float | None, task: DTask | None = None) -> Hold:
         hold = Hold(slot, share, task)
-        self._local.hold = self.holds[get_ident()] = hold
+        own = self._local.own
+        own.hold = hold
+        self._list(own, hold)
         return hold
 
     def _let_go(self, hold: Hold) -> None:

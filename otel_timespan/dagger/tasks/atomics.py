@@ -6,10 +6,11 @@ without). Under the GIL one operation on a list, a deque or a slot is atomic, an
 * **claim** and **settle** are deletions of a slot: whoever deletes it wins, the others get an error. A
   queued task is claimed by the thread that runs it, cancels it or steals it; any unfinished task is
   settled once, by its body's end, a cancellation or a lost worker ("first result wins").
-* **countdown**: a task waits with a list of tokens, one an unfinished upstream and one, at the bottom,
-  that the spawning thread itself takes last. The one who pops the bottom token makes the task ready.
+* **countdown**: a task waits with a number of tokens, one an unfinished upstream and one that the spawning thread
+  itself takes last. The one who takes the last token makes the task ready.
 * **subscribe**: a subscriber appends itself to the upstream's list, then looks again whether the
-  upstream is done; if so it tries to take its entry back. Who gets the entry, it or the finisher, owns it.
+  upstream is done; if so it tries to take its entry back. Who gets the entry, it or the finisher, owns it. The
+  first one finds no list yet (`NOBODY`), and puts one there, if the upstream is not done: one section.
 * **hand over**: the finisher takes the entries out, one by one, and counts its dependents down.
 
 **Sections.** Python runs signal handlers in the main thread, and what they raise (Ctrl-C) comes out between two
@@ -22,7 +23,8 @@ takes, too: no branch lies between the two steps. Nor may a section make an obje
 looks at what others see: up to Python 3.11 that may start a collection of garbage, whose finalizers let other
 threads run. The functions here are such sections; what a broken-off thread had in hand then stands in a field of
 its, where whoever mends it finds it (drivers/helping.py, bodies/ending.py).
-tests/dagger/test_endings.py interrupts each of those places.
+tests/dagger/test_endings.py interrupts each of those places. Longer sections, with forward branches, are there for
+Python 3.11 and later only (`BRANCHES`; bodies/ending.py: `succeed`).
 
 On a free-threaded build nothing of this is one step: there is a second variant of each, with a lock of a small
 pool where one is needed. List and deque operations lock by themselves there. An interrupt can lose a task there.
@@ -34,12 +36,12 @@ import sys
 from typing import Any
 
 from ... import forks
-from .dtask import DONE, DTask
+from .dtask import DONE, GIL, NOBODY, DTask
 
-__all__ = ["GIL", "claim", "claim_for", "hand_over", "settle", "subscribe"]
+__all__ = ["BRANCHES", "GIL", "claim", "claim_for", "count_down", "hand_over", "settle", "subscribe", "take_back"]
 
-GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-"""Whether this interpreter has a global lock, so that sections hold."""
+BRANCHES = GIL and sys.version_info >= (3, 11)
+"""Whether a section may have forward branches."""
 
 
 def claim_gil(task: DTask) -> bool:
@@ -71,6 +73,13 @@ def settle_gil(task: DTask, outcome: Any) -> bool:
     return True
 
 
+def count_down_gil(task: DTask, tokens: int) -> bool:
+    """Take so many of a task's tokens; whether none is left: then the caller makes it ready."""
+    left: int = task._tokens - tokens  # type: ignore[operator]
+    task._tokens = left
+    return not left
+
+
 def hand_over_gil(task: DTask, taken: list[Any]) -> None:
     """Take what subscribed to a task that is done: into `taken` go its waiters and the dependents it made ready.
 
@@ -86,13 +95,12 @@ def hand_over_gil(task: DTask, taken: list[Any]) -> None:
         del subs[-1]
         if counts:
             try:
-                tokens: Any = sub._tokens
+                left = sub._tokens - 1
             except AttributeError:  # a waiter
                 taken.append(sub)
                 continue
-            last = tokens[-1]
-            del tokens[-1]
-            if last:
+            sub._tokens = left
+            if not left:
                 taken.append(sub)
         else:
             taken.append(sub)
@@ -119,6 +127,12 @@ def settle_locked(task: DTask, outcome: Any) -> bool:
         return settle_gil(task, outcome)
 
 
+def count_down_locked(task: DTask, tokens: int) -> bool:
+    """`count_down` for builds without the GIL."""
+    with _LOCKS[task.id & 63]:
+        return count_down_gil(task, tokens)
+
+
 def hand_over_locked(task: DTask, taken: list[Any]) -> None:
     """`hand_over` for builds without the GIL: each entry is popped, which locks by itself."""
     counts = task._state == DONE
@@ -127,24 +141,37 @@ def hand_over_locked(task: DTask, taken: list[Any]) -> None:
             sub = task._subs.pop()
         except IndexError:
             return
-        if type(sub) is not DTask or not counts or sub._tokens.pop():  # type: ignore[union-attr]
+        if type(sub) is not DTask or not counts or count_down_locked(sub, 1):
             taken.append(sub)
 
 
 if GIL:
-    claim, claim_for, settle, hand_over = claim_gil, claim_for_gil, settle_gil, hand_over_gil
+    claim, claim_for, settle = claim_gil, claim_for_gil, settle_gil
+    count_down, hand_over = count_down_gil, hand_over_gil
 else:
-    claim, claim_for, settle, hand_over = claim_locked, claim_for_locked, settle_locked, hand_over_locked
+    claim, claim_for, settle = claim_locked, claim_for_locked, settle_locked
+    count_down, hand_over = count_down_locked, hand_over_locked
 
 
 def subscribe(upstream: DTask, subscriber: Any) -> bool:
     """Be told when `upstream` is done. False when it is done already and nothing will be told."""
     subs = upstream._subs
+    if subs is NOBODY:
+        first = [subscriber]
+        if upstream._subs is NOBODY and upstream._state < DONE:  # a section
+            upstream._subs = first
+            return True
+        subs = upstream._subs
+    if subs is NOBODY:  # it is just being ended
+        return False
     subs.append(subscriber)
-    if upstream._state < DONE:
-        return True
+    return upstream._state < DONE or not take_back(subs, subscriber)
+
+
+def take_back(subs: list[Any], subscriber: Any) -> bool:
+    """Take an entry back; False if the finisher took it meanwhile, and tells."""
     try:
         subs.remove(subscriber)
-    except ValueError:  # the finisher took it meanwhile, and tells
-        return True
-    return False
+    except ValueError:
+        return False
+    return True

@@ -15,6 +15,7 @@ import contextvars
 import itertools
 import operator
 import reprlib
+import sys
 from collections.abc import Callable, Coroutine, Generator
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, overload
@@ -32,7 +33,23 @@ if TYPE_CHECKING:
     from ..core.machine import Core
     from ..data.chunks import Chunk
 
-__all__ = ["ALLOWED", "DONE", "DTask", "Failure", "Result", "TaskSummary", "hint_for", "state_name", "summarize"]
+__all__ = [
+    "ALLOWED",
+    "DONE",
+    "GIL",
+    "NOBODY",
+    "DTask",
+    "Failure",
+    "Result",
+    "TaskSummary",
+    "hint_for",
+    "new_task",
+    "state_name",
+    "summarize",
+]
+
+GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether this interpreter has a global lock, so that sections hold (atomics.py)."""
 
 UNLAUNCHED, LAUNCHED, DONE, FAILED = 0, 1, 2, 3
 """`DTask._state`. From DONE on the outcome is there; it never changes again. What lies between LAUNCHED
@@ -151,6 +168,7 @@ class DTask(Reference[Value, NoReturn]):
         # Dependents (DTask) and waiters (callables) to tell at the end, each exactly once. Appended to by submitters
         # of dependents and by waiters, who then look at `_state` and, if it is done, try to take their entry back;
         # taken out by waiters that give up, and by who cancels a dependent. Emptied by the ender, who puts `TOLD` here.
+        # `NOBODY` before the first, who puts a list of its own there, in one section with looking at `_state`.
         "_subs",
         # TaskSummary of a task that fails; not there else. Whoever is about to end it with an error, while its inputs
         # are there: of several all say the same. None from then on if there is a next attempt instead.
@@ -158,11 +176,11 @@ class DTask(Reference[Value, NoReturn]):
         # What was taken out of `_subs` at the end and is being told: there from before the first is taken until the
         # last was told, so that a broken-off ending can be completed. Ender.
         "_taken",
-        # A list while it waits: True at the bottom, which is the submitter's own, and a False for each unfinished
-        # upstream on top. Submitter (`Core.wire`), who takes one off for each entry that it took back, and one at
-        # last; the ender of each upstream that succeeded takes one off. Who gets the True is the queuer. Empty from
-        # then until it is queued, parked, or left to the driver to restore or fail; None, by the queuer, just before
-        # that. None also where no upstream was unfinished at submission.
+        # While it waits, a number: 1, which is the submitter's own, and 1 for each unfinished upstream. Submitter
+        # (`Core.wire`), who takes 1 off for each that is done after all, and 1 at last; the ender of each upstream that
+        # succeeded takes 1 off. Who takes the last is the queuer. 0 from then until it is queued, parked, or left to
+        # the driver to restore or fail; None, by the queuer, just before that. None also where no upstream was
+        # unfinished at submission.
         "_tokens",
         # Its number. Submitter; never written again.
         "id",
@@ -172,38 +190,23 @@ class DTask(Reference[Value, NoReturn]):
         __class_getitem__ = classmethod(GenericAlias)
 
     id: int
+    _f: Any
+    _args: tuple[Any, ...]
+    _kwargs: dict[str, Any] | None
+    _options: Options
+    _deps: tuple[DTask, ...]
+    _context: contextvars.Context | None
+    _core: Core
+    _subs: list[Any]
+    _tokens: int | None
+    _state: int
+    _slot: Any
     _open: bool
     _claim: bool
     _outcome: Any
     _live: Live | None
     _taken: list[Any]
     _summary: TaskSummary | None
-
-    def __init__(
-        self,
-        task_id: int,
-        f: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-        options: Options,
-        deps: tuple[DTask, ...],
-        context: contextvars.Context,
-        core: Core,
-    ) -> None:
-        self.id = task_id
-        self._f = f
-        self._args = args
-        self._kwargs = kwargs
-        self._options = options
-        self._deps = deps
-        self._context: contextvars.Context | None = context
-        self._core = core
-        self._subs: list[Any] = []
-        self._tokens: list[bool] | None = None
-        self._state = UNLAUNCHED
-        self._open = True
-        self._slot: Any = None
-        self._live = None
 
     @property
     def uid(self) -> int:
@@ -276,6 +279,48 @@ class DTask(Reference[Value, NoReturn]):
 
     def __reduce__(self) -> Any:
         raise TypeError("a DTask belongs to its process: pass it as an argument of spawn, or pass its fetched value")
+
+
+def new_task(
+    task_id: int,
+    f: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    options: Options,
+    deps: tuple[DTask, ...],
+    context: contextvars.Context,
+    core: Core,
+) -> DTask:
+    """A task that nobody else has yet. A function, because it takes half the time of a call of `__init__`."""
+    task: DTask = DTask()
+    task.id = task_id
+    task._f = f
+    task._args = args
+    task._kwargs = kwargs
+    task._options = options
+    task._deps = deps
+    task._context = context
+    task._core = core
+    task._subs = NOBODY if GIL else []
+    task._tokens = None
+    task._state = UNLAUNCHED
+    task._open = True
+    task._slot = None
+    task._live = None
+    return task
+
+
+class _Nobody(list):  # type: ignore[type-arg]
+    """Stands for the subscribers of every task that has none yet: one shared list, which stays empty."""
+
+    __slots__ = ()
+
+    def append(self, subscriber: Any) -> None:
+        """Nobody subscribes here: see `atomics.subscribe`."""
+        raise TypeError("this list is shared by all tasks without subscribers")
+
+
+NOBODY = _Nobody()
 
 
 class _Told(list):  # type: ignore[type-arg]

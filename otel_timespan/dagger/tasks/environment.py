@@ -63,6 +63,12 @@ class SyncBlock:
 current: contextvars.ContextVar[DTask | SyncBlock | None] = contextvars.ContextVar("otel_timespan.task", default=None)
 carry(current)
 
+here = current.get
+"""What the calling code is in: a task's body, a `sync` block, or None. As `current.get`, which takes twice as long."""
+
+enter = current.set
+"""Make the calling code part of a body or block; as `current.set`."""
+
 loop_threads: set[int] = set()
 """Idents of the threads that run coroutine bodies (see coroutines.py)."""
 
@@ -88,8 +94,13 @@ def running_task() -> DTask | None:
 
 def in_event_loop() -> bool:
     """Whether this thread runs an asyncio event loop right now."""
-    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # absent while it is being imported
-    return running is not None and running() is not None
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        return asyncio._get_running_loop() is not None
+    except AttributeError:  # it is just being imported
+        return False
 
 
 def in_task() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
+from otel_timespan.dagger.tasks.dtask import new_task
 from otel_timespan.timespans import Event
 from tests.dagger.acceptance.support import (
     DEADLINE_S,
@@ -404,7 +405,7 @@ def test_leaving_a_context_with_parked_tasks_does_not_hang() -> None:
     context = D.Context(threads=1)
     D.rmprocs(context, [1])
     core = context.start()
-    task = D.DTask(10**9, int, (), None, D.Options(), (), __import__("contextvars").copy_context(), core)
+    task = new_task(10**9, int, (), None, D.Options(), (), __import__("contextvars").copy_context(), core)
     core.driver.submit(task)
     context.shutdown()
     with pytest.raises(D.SchedulingError):
