@@ -314,7 +314,7 @@ def test_run_exports_what_failed_and_nothing_else_in_red(stack, script):
     assert of_root["timespan.dag.failure.message"].startswith("Expecting property name")
     (failed,) = (span for span in tags if names[span] == "load" and tags[span].get("error"))
     assert of_root["timespan.dag.failure.task"] == tags[failed]["timespan.task.id"]
-    assert failed in [reference["spanID"] for reference in root["references"]]
+    assert of_root["timespan.dag.failure.span_id"] == failed
 
 
 # ---- stack check -------------------------------------------------------------------------------

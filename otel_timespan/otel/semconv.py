@@ -132,6 +132,7 @@ DAG_RESULT = "timespan.dag.result"
 DAG_FAILURE_TASK = "timespan.dag.failure.task"
 DAG_FAILURE_FUNCTION = "timespan.dag.failure.function"
 DAG_FAILURE_MESSAGE = "timespan.dag.failure.message"
+DAG_FAILURE_SPAN = "timespan.dag.failure.span_id"
 DAG_KEPT = "timespan.dag.tasks.kept"
 DAG_ROLLED_UP = "timespan.dag.tasks.rolled_up"
 DAG_KEPT_FOR = "timespan.dag.kept_for"
@@ -236,6 +237,7 @@ ATTRIBUTES = (
     Attribute(DAG_FAILURE_TASK, "int", "", "dag", "the task that failed first, of which error.type is; absent without"),
     Attribute(DAG_FAILURE_FUNCTION, "string", "", "dag", "its function, qualified"),
     Attribute(DAG_FAILURE_MESSAGE, "string", "", "dag", "the text of its exception, cut at 4096 characters"),
+    Attribute(DAG_FAILURE_SPAN, "string", "", "dag", "the id of its span, in hexadecimal digits"),
     Attribute(ROLLUP_COUNT, "int", "{task}", "rolled up", "tasks in it (of the scheduler's own: timespans)"),
     Attribute(ROLLUP_MIN, "double", "s", "rolled up", "shortest run of a body (timespan.run.wall)"),
     Attribute(ROLLUP_MEAN, "double", "s", "rolled up", "mean run of a body"),

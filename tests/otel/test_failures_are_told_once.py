@@ -97,6 +97,7 @@ def test_the_root_names_the_first_failure(bench: Callable[..., Bench], explicit:
     assert root.attributes[semconv.DAG_FAILURE_MESSAGE] == "no disk"
     assert root.attributes[semconv.DAG_FAILURE_FUNCTION] == f"{__name__}.boom"
     assert root.attributes[semconv.DAG_FAILURE_TASK] == failed.attributes[semconv.TASK_ID]
+    assert root.attributes[semconv.DAG_FAILURE_SPAN] == f"{id_of(failed):016x}"
     assert str(root.attributes[semconv.DAG_FAILURE_TASK]) in root.status.description
     causes = [link for link in root.links if link.attributes[semconv.LINK_TYPE] == "cause"]
     assert [link.context.span_id for link in causes] == [id_of(failed)]

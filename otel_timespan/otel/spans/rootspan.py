@@ -47,6 +47,7 @@ def root_span(run: Run, config: SpanConfig, known: Callable[[int], Done | None])
         attributes[semconv.DAG_FAILURE_TASK] = first.task_id
         attributes[semconv.DAG_FAILURE_FUNCTION] = first.function
         attributes[semconv.DAG_FAILURE_MESSAGE] = first.text.message
+        attributes[semconv.DAG_FAILURE_SPAN] = f"{first.span_id:016x}"
         status, message = ERROR, str(first)
     told = first is not None and isinstance(run.error, DTaskFailedError)
     if run.error is not None and run.block_failed and not told:
