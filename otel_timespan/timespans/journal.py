@@ -207,7 +207,10 @@ class Journal:
             until = first + len(new)
             stride = min(_STRIDE_OF_EVENTS if events else _STRIDE, 4 * until, self.max_bytes // 64 // max(average, 1))
             mark = until + max(1, stride)
-            if self._closed or self.nbytes + nbytes >= self.max_bytes:
+            waiting = self.nbytes + nbytes
+            if waiting >= self.max_bytes // 2:
+                self._drainer.hurry()
+            if self._closed or waiting >= self.max_bytes:
                 mark = 0  # look each time
             if self._takes == takes:  # one section
                 self._measured = until

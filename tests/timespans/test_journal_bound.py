@@ -16,7 +16,7 @@ import pytest
 
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError
-from otel_timespan.timespans import journal
+from otel_timespan.timespans import drainer, journal
 from otel_timespan.timespans.adding import AnyThreadCount
 from otel_timespan.timespans.sizing import nbytes_of, total_nbytes
 from tests.backends import eventually
@@ -329,3 +329,14 @@ def test_a_starved_emitter_is_patient(gated: Callable[..., Gated], monkeypatch: 
         one.journal.append(event(n))
     assert len(looks) >= 50 and one.journal.dropped_events == 0
     assert one.journal.drain(timeout_s=1000) and one.seen == list(range(40))
+
+
+def test_a_drain_comes_when_half_of_the_room_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for its turn until emitters have to."""
+    monkeypatch.setattr(drainer, "DRAIN_INTERVAL_S", 60.0)
+    seen: list[int] = []
+    one = T.Journal(lambda events: seen.extend(event.id for event in events), max_bytes=100_000)
+    one.append(event(0))
+    for n in range(1, 80):
+        one.append(event(n))
+    assert eventually(lambda: len(seen) >= 40)
