@@ -21,7 +21,7 @@ from otel_timespan.errors import InvalidOptionError
 from otel_timespan.otel import OTelLog, dag, replay, semconv
 from otel_timespan.otel.spans import budget, rollup
 from otel_timespan.otel.spans.limits import NO_LIMITS
-from otel_timespan.timespans.taskrecords import RETURN, START
+from otel_timespan.timespans.taskrecords import END, RETURN, START
 from tests.otel.log_bench import Bench, add, boom, counting, eventually, id_of, parent_of, tasks_of
 from tests.otel.test_lane import Program, Way, leaf, records_of
 
@@ -142,7 +142,7 @@ def test_the_slowest_of_each_function_are_kept(fast: bool, monkeypatch: pytest.M
     tasks = [record[5] for record in records if record[0] == START]
     slow = {tasks[30]: 3, tasks[40]: 2, tasks[41]: 1, tasks[80]: 5}
     for n, record in enumerate(records):
-        if record[0] == RETURN and record[4] in slow:
+        if record[0] in (RETURN, END) and record[4] in slow:
             by = slow[record[4]] * 10**9
             records[n] = (record[0], record[1] + by, record[2] + by, *record[3:])
     way = Way(records, fast, 16, max_spans=100)
