@@ -64,8 +64,14 @@ class TraceParent(NamedTuple):
 
 
 def pack(parent: TraceParent) -> tuple[Any, ...]:
-    """As the timeline of `add_thunk` carries it: builtin types only, so that any log can be saved and read."""
-    return (*parent[:5], None if parent.root is None else tuple(parent.root))
+    """As the timeline of `add_thunk` carries it: builtin types only, so that any log can be saved and read.
+
+    Attributes as pairs: the garbage collector visits what waits with a dict in it again and again.
+    """
+    root = parent.root
+    if root is None:
+        return (*parent[:5], None)
+    return (*parent[:5], tuple(root._replace(attributes=tuple(root.attributes.items()))))  # type: ignore[arg-type]
 
 
 def unpack(value: Any) -> TraceParent | None:
@@ -75,7 +81,13 @@ def unpack(value: Any) -> TraceParent | None:
     root = value[5]
     if root is not None and (type(root) is not tuple or len(root) != len(Root._fields)):
         return None
-    return TraceParent._make((*value[:5], None if root is None else Root._make(root)))
+    if root is None:
+        return TraceParent._make(value)
+    try:
+        found = Root._make(root)
+        return TraceParent._make((*value[:5], found._replace(attributes=dict(found.attributes))))
+    except (TypeError, ValueError):  # pairs, or a dict in older logs
+        return None
 
 
 def mixed(seed: int, task: int) -> int:
