@@ -17,7 +17,7 @@ __all__ = ["Drainer"]
 DRAIN_INTERVAL_S = 0.09
 """The pause between two drains while records come in and half of the room is left.
 
-What is told within 100 ms is soon enough (design ruling 27), and each drain takes caches and the GIL from bodies: with
+What is told within 100 ms is soon enough, and each drain takes caches and the GIL from bodies: with
 half of the pause bodies of 0.6 ms took 2 % more CPU.
 """
 
