@@ -135,10 +135,13 @@ class WorkerStreams:
             else self._lists.get(name, [])
             for name, stream in self._streams.items()
         }
-        count, self._count = self._count, 0
-        self._before += count
-        self._segments, self._skip = None if self._full else [], 0
-        self._lists = {name: [] for name, stream in self._streams.items() if not self._in_segments(stream)}
+        count = self._count
+        segments: list[LogSegment] | None = None if self._full else []
+        lists: dict[str, Any] = {n: [] for n, s in self._streams.items() if not s.lazy or segments is None}
+        self._forget_plans()
+        # No call in between: a signal finds all of it done, or none.
+        self._count, self._before, self._skip = 0, self._before + count, 0
+        self._segments, self._lists = segments, lists
         self._restart()
         self._tell_dropped(count)
         return taken
@@ -158,6 +161,18 @@ class WorkerStreams:
             interrupt = self._aggregate(len(events)) or interrupt
         self._bound()
         return interrupt
+
+    def broken_off(self) -> None:
+        """A signal ended `feed` half way. What only some streams have of its events goes: entries belong together."""
+        self._forget_plans()
+        if self._full:
+            return
+        if self._segments is not None:  # the last thing that is told
+            self._count = max(self._count, sum(segment.count for segment in self._segments) - self._skip)
+        for entries in self._lists.values():
+            del entries[self._count :]
+        for stream in self._streams.values():
+            stream.forget_from(self._count)
 
     @property
     def takes_records(self) -> bool:
@@ -440,15 +455,17 @@ def _call_all(event: Event, calls: list[Any], index: int) -> KeyboardInterrupt |
     """Call those who want this event, which is the stream's entry `index`."""
     interrupt = None
     for call, keep, stamp, stream in calls:
+        value = None
         try:
-            keep(call(event))
+            value = call(event)
         except BaseException as error:
-            keep(None)
             interrupt = stream.isolate(error) or interrupt
             if stream.carries:
+                keep(None)
                 stamp(index)
                 stream.begin(index + 1)
                 continue
+        keep(value)
         if stamp is not None:
             stamp(index)
     return interrupt
