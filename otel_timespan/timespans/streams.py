@@ -21,7 +21,7 @@ from .logstream import LogStream
 from .model import Event
 from .reading import Parts, Reader, StreamView
 from .rows import Shape
-from .segments import LogSegment, added, segment_of, segment_of_events
+from .segments import LogSegment, added, blank_segment, segment_of, segment_of_events
 from .warn import warn_once
 
 __all__ = ["SLICE", "WorkerStreams", "blame"]
@@ -62,6 +62,7 @@ class WorkerStreams:
                 stream = self._streams[name] = LogStream(name, copy, original, self._before + self._count)
                 if not self._in_segments(stream):
                     self._lists[name] = [None] * self._count
+        self._fill_segments()
         old, kept = self._aggregators, {}
         for name, original in aggregators.items():
             known = old.get(name)
@@ -71,6 +72,13 @@ class WorkerStreams:
             if kept.get(name) is not pair:
                 self._detach(*pair)
         self._restart()
+
+    def _fill_segments(self) -> None:
+        """Of events that came while no stream was read from segments there are none."""
+        if self._segments is not None and any(map(self._in_segments, self._streams.values())):
+            missing = self._count + self._skip - sum(segment.count for segment in self._segments)
+            if missing > 0:
+                self._segments.append(blank_segment(missing))
 
     def _in_segments(self, stream: LogStream) -> bool:
         """Whether the stream has no list, but is read from the segments."""

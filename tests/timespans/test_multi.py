@@ -659,3 +659,27 @@ def test_a_signal_half_way_leaves_streams_of_one_length(
     assert {len(stream) for stream in logs.values()} == {len(logs["id"])}
     assert logs["id"] == logs["called"] and {*range(10), *range(20, 30)} <= set(logs["id"])
     assert [core.timestamp for core in logs["core"]] == logs["id"]
+
+
+@pytest.mark.parametrize("max_events", [None, 20])
+@pytest.mark.parametrize("lazy_before", [False, True])
+def test_a_lazy_consumer_added_to_others_finds_none_before(max_events: int | None, lazy_before: bool) -> None:
+    """Also where no stream was kept by columns before, or none any more: all lists have one length."""
+    log = T.MultiEventLog(max_events)
+    log["called"] = ids
+    if lazy_before:
+        log["id"] = E.IDMetrics()
+        write(log, 10, first=-10)
+        log.flush()
+        del log["id"]
+    write(log, 40)
+    log.flush()
+    log["id"], log["core"], log["names"] = E.IDMetrics(), E.CoreMetrics(), E.TaskNames()
+    write(log, 5, first=40)
+    logs = T.get_logs(log)[1]
+    before = len(logs["called"]) - 5
+    assert before == (15 if max_events else 50 if lazy_before else 40)
+    assert logs["id"] == [None] * before + [*range(40, 45)]
+    assert [core and core.timestamp for core in logs["core"]] == logs["id"] and logs["names"] == [None] * (before + 5)
+    write(log, 5)
+    assert T.get_logs(log)[1]["id"] == [*range(5)]
