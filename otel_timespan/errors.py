@@ -7,6 +7,7 @@
      ├─ MissingExtraError(ImportError)          an optional library is not installed
      ├─ LogNotKeptError                         events were asked of a sink that keeps none
      ├─ LogFormatError(ValueError)              a log file is damaged, truncated or not ours
+     ├─ UnreadRowsError(TypeError)              rows of a fetched log were read past the methods of a list
      ├─ ConcurrencyViolationError(RuntimeError) an operation in a state that does not allow it
      ├─ FetchTimeoutError(TimeoutError)         a wait ended before the task did; the task goes on
      ├─ TaskTimeoutError(TimeoutError)          a body ran longer than its option `timeout` allows
@@ -65,6 +66,7 @@ __all__ = [
     "TaskTimeoutError",
     "TimespanError",
     "UnpicklableError",
+    "UnreadRowsError",
     "WorkerLostError",
     "unwrap_exception",
 ]
@@ -105,6 +107,10 @@ class LogNotKeptError(TimespanError):
 
 class LogFormatError(TimespanError, ValueError):
     """A log file is damaged, truncated, of an unknown version or not ours."""
+
+
+class UnreadRowsError(TimespanError, TypeError):
+    """A function in C took a stream of a fetched log for a plain list; give it `list(stream)`."""
 
 
 class ConcurrencyViolationError(TimespanError, RuntimeError):

@@ -4,8 +4,9 @@ Why it is a list and not just a sequence: a fetched stream always was one, `json
 the caller's, to append to and sort. It reads like one with its rows in place; the first change puts them there, and it
 is an ordinary list from then on.
 
-What goes past its methods, as some libraries in C do with what they take for a plain list, finds one item, `UNREAD`,
-that no encoder takes: an error, not an empty log. `list(stream)` is what such a library can be given.
+What goes past its methods, as some libraries in C do with what they take for a plain list, finds three times one item,
+`UNREAD`, that can't be encoded, compared or made a text: an error, not an empty log. (Three, for what sorts or keeps a
+heap compares no single item, and `heapq.heappop` none of two.) `list(stream)` is what such a library can be given.
 """
 
 from __future__ import annotations
@@ -15,14 +16,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .. import forks
+from ..errors import UnreadRowsError
 from .reading import StreamView
 from .rows import Columns
 
 __all__ = ["UNREAD", "LoggedList", "read_together"]
 
 
+def _refuse(*_: Any) -> Any:
+    raise UnreadRowsError("rows that are not read yet: give list(stream) to what reads lists past their methods")
+
+
 class _Unread:
     __slots__ = ()
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __bool__ = _refuse
+    __str__ = __format__ = __reduce_ex__ = _refuse
 
     def __repr__(self) -> str:
         return "<rows that are not read yet: give list(stream) to what reads lists past their methods>"
@@ -68,7 +77,7 @@ class LoggedList(list[Any]):
     __hash__ = None
 
     def __init__(self, view: StreamView) -> None:
-        super().__init__((UNREAD,))
+        super().__init__((UNREAD,) * 3)
         self._view: StreamView | None = view
         self._recent: dict[int, Sequence[Any]] = {}
         self._made = 0  # how often the rows of a segment were made for some of them only

@@ -71,6 +71,13 @@ class LogStream(Caller):
             self.stamps.append(index)
             self.values.append(self.consumer.value)
 
+    def forget_from(self, index: int) -> None:
+        """Forget what waits to be entry `index` or a later one; a carried value holds from there on."""
+        end = index + 1 if self.carries else index
+        waiting = [pair for pair in zip(self.stamps, self.values, strict=False) if pair[0] < end]
+        self.stamps[:] = [stamp for stamp, _ in waiting]
+        self.values[:] = [value for _, value in waiting]
+
     def complete(self, entries: list[Any], length: int) -> None:
         """Write what waits into `entries`, which then has `length` entries."""
         if self.carries:

@@ -304,10 +304,15 @@ class MultiEventLog(Sink):
                 return
             self._refresh()
             state = self._state(1)
-            if state.takes_records:
-                found = [state.feed_records(records, lambda worker, events: self._state(worker).feed(events))]
-            else:
-                found = list(self._feed_expanded(records))
+            try:
+                if state.takes_records:
+                    found = [state.feed_records(records, lambda worker, events: self._state(worker).feed(events))]
+                else:
+                    found = list(self._feed_expanded(records))
+            except BaseException:  # a signal, anywhere: what consumers raise is returned
+                for state in self._states.values():
+                    state.broken_off()
+                raise
             interrupts = list(filter(None, found))
         if interrupts:
             self._journal.settle()  # all of them were taken

@@ -20,7 +20,7 @@ from .model import Event
 from .packing import packed
 from .rows import Columns, Shape, packing_of, shape_of
 
-__all__ = ["LogSegment", "added", "segment_of", "segment_of_events"]
+__all__ = ["LogSegment", "added", "blank_segment", "segment_of", "segment_of_events"]
 
 _ENOUGH = 2560
 """Events. Smaller segments are joined with those that follow: a segment takes some KB beside what it keeps."""
@@ -254,6 +254,14 @@ def _group_of(kind: int, records: list[Any], knows: Callable[[Shape], bool]) -> 
 def segment_of_events(events: Sequence[Event], first: int) -> LogSegment:
     """A segment of nothing but odd events."""
     return LogSegment(bytes((_ODD,)), {}, _odd_of([events]), first)
+
+
+def blank_segment(count: int) -> LogSegment:
+    """A segment of so many events that came before any stream that reads it: all have None there."""
+    nothing = [None] * count
+    segment = LogSegment(bytes((_ODD,)), {}, _Odd([count], ([0] * count, nothing, nothing, nothing), {}), 0)
+    segment.pack(False)
+    return segment
 
 
 def added(segments: list[LogSegment], segment: LogSegment, sealed: int) -> None:

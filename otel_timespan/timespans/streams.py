@@ -21,7 +21,7 @@ from .logstream import LogStream
 from .model import Event
 from .reading import Parts, Reader, StreamView
 from .rows import Shape
-from .segments import LogSegment, added, segment_of, segment_of_events
+from .segments import LogSegment, added, blank_segment, segment_of, segment_of_events
 from .warn import warn_once
 
 __all__ = ["SLICE", "WorkerStreams", "blame"]
@@ -62,6 +62,7 @@ class WorkerStreams:
                 stream = self._streams[name] = LogStream(name, copy, original, self._before + self._count)
                 if not self._in_segments(stream):
                     self._lists[name] = [None] * self._count
+        self._fill_segments()
         old, kept = self._aggregators, {}
         for name, original in aggregators.items():
             known = old.get(name)
@@ -71,6 +72,13 @@ class WorkerStreams:
             if kept.get(name) is not pair:
                 self._detach(*pair)
         self._restart()
+
+    def _fill_segments(self) -> None:
+        """Of events that came while no stream was read from segments there are none."""
+        if self._segments is not None and any(map(self._in_segments, self._streams.values())):
+            missing = self._count + self._skip - sum(segment.count for segment in self._segments)
+            if missing > 0:
+                self._segments.append(blank_segment(missing))
 
     def _in_segments(self, stream: LogStream) -> bool:
         """Whether the stream has no list, but is read from the segments."""
@@ -135,10 +143,13 @@ class WorkerStreams:
             else self._lists.get(name, [])
             for name, stream in self._streams.items()
         }
-        count, self._count = self._count, 0
-        self._before += count
-        self._segments, self._skip = None if self._full else [], 0
-        self._lists = {name: [] for name, stream in self._streams.items() if not self._in_segments(stream)}
+        count = self._count
+        segments: list[LogSegment] | None = None if self._full else []
+        lists: dict[str, Any] = {n: [] for n, s in self._streams.items() if not s.lazy or segments is None}
+        self._forget_plans()
+        # No call in between: a signal finds all of it done, or none.
+        self._count, self._before, self._skip = 0, self._before + count, 0
+        self._segments, self._lists = segments, lists
         self._restart()
         self._tell_dropped(count)
         return taken
@@ -158,6 +169,18 @@ class WorkerStreams:
             interrupt = self._aggregate(len(events)) or interrupt
         self._bound()
         return interrupt
+
+    def broken_off(self) -> None:
+        """A signal ended `feed` half way. What only some streams have of its events goes: entries belong together."""
+        self._forget_plans()
+        if self._full:
+            return
+        if self._segments is not None:  # the last thing that is told
+            self._count = max(self._count, sum(segment.count for segment in self._segments) - self._skip)
+        for entries in self._lists.values():
+            del entries[self._count :]
+        for stream in self._streams.values():
+            stream.forget_from(self._count)
 
     @property
     def takes_records(self) -> bool:
@@ -440,15 +463,17 @@ def _call_all(event: Event, calls: list[Any], index: int) -> KeyboardInterrupt |
     """Call those who want this event, which is the stream's entry `index`."""
     interrupt = None
     for call, keep, stamp, stream in calls:
+        value = None
         try:
-            keep(call(event))
+            value = call(event)
         except BaseException as error:
-            keep(None)
             interrupt = stream.isolate(error) or interrupt
             if stream.carries:
+                keep(None)
                 stamp(index)
                 stream.begin(index + 1)
                 continue
+        keep(value)
         if stamp is not None:
             stamp(index)
     return interrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import heapq
 import json
 import operator
 import os
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from otel_timespan import events as E
 from otel_timespan import timespans as T
+from otel_timespan.errors import UnreadRowsError
 from otel_timespan.timespans.fetched import UNREAD, LoggedList
 from otel_timespan.timespans.reading import StreamView
 
@@ -44,7 +46,7 @@ def fetched(events: int = 3000, segments: int = 5) -> tuple[LoggedList, list[Any
 
 def is_unread(stream: LoggedList) -> bool:
     """Whether its rows are still to be made."""
-    return list.__len__(stream) == 1 and list.__getitem__(stream, 0) is UNREAD
+    return list.__len__(stream) == 3 and list.__getitem__(stream, 0) is UNREAD
 
 
 READS: dict[str, Callable[[Any], Any]] = {
@@ -160,9 +162,34 @@ def test_who_jumps_to_and_fro_gets_the_rows_in_place() -> None:
 def test_past_its_methods_there_is_no_empty_list() -> None:
     """What C code finds that takes it for a plain list says what to do."""
     stream, _ = fetched(10, 1)
-    assert list.__len__(stream) == 1 and "list(stream)" in repr(list.__getitem__(stream, 0))
+    assert list.__len__(stream) > 0 and "list(stream)" in repr(list.__getitem__(stream, 0))
     with pytest.raises(TypeError):
         json.dumps(list.__getitem__(stream, 0))
+
+
+PAST: dict[str, Callable[[Any], Any]] = {
+    "heapify": heapq.heapify,
+    "heappush": lambda s: heapq.heappush(s, 1),
+    "heappop": heapq.heappop,
+    "heapreplace": lambda s: heapq.heapreplace(s, 1),
+    "heappushpop": lambda s: heapq.heappushpop(s, 1),
+    "sort": lambda s: list.sort(s),
+    "sort by texts": lambda s: list.sort(s, key=str),
+    "count": lambda s: list.count(s, 3),
+    "index": lambda s: list.index(s, 3),
+    "encoded as text": lambda s: json.dumps(list.copy(s), default=str),
+    "pickled": lambda s: pickle.dumps(list.copy(s)),
+    "joined": lambda s: ", ".join(f"{row}" for row in list.copy(s)),
+}
+
+
+@pytest.mark.parametrize("use", PAST.values(), ids=PAST)
+def test_what_goes_past_its_methods_fails_with_a_clear_text(use: Callable[[Any], Any]) -> None:
+    """Not one wrong value, and the rows are still there."""
+    stream, rows = fetched(10, 1)
+    with pytest.raises(UnreadRowsError, match=r"list\(stream\)"):
+        use(stream)
+    assert stream == rows
 
 
 def test_numpy_pandas_and_pyarrow_take_streams() -> None:

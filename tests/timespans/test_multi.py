@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otel_timespan import events as E
 from otel_timespan import timespans as T
 from otel_timespan.errors import InvalidOptionError, NotCallableError
 from otel_timespan.timespans import journal, scheduler
+from otel_timespan.timespans.streams import WorkerStreams
 
 
 def write(log: T.MultiEventLog, n: int, first: int = 0, worker: int = 1, category: str = "c") -> None:
@@ -624,3 +626,60 @@ def test_get_logs_never_loses_or_repeats_an_event(
         [i for n, i in by_thread if n == thread] == sorted(i for n, i in by_thread if n == thread)
         for thread in range(threads)
     )
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", ["_call", "_call_all_of", "_keep", "_aggregate", "_bound"])
+def test_a_signal_half_way_leaves_streams_of_one_length(
+    monkeypatch: pytest.MonkeyPatch, step: str, after: bool
+) -> None:
+    """Ctrl-C at any place of a drain: entry i of each stream still belongs to the same event."""
+    log = T.MultiEventLog()
+    log["id"], log["called"], log["some"] = E.IDMetrics(), ids, E.TaskNames()
+    log["bytes"], log["core"] = E.BytesAllocd(), E.CoreMetrics()
+    whole = getattr(WorkerStreams, step)
+
+    def interrupted(*args: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return whole(*args)
+        if after:
+            whole(*args)
+        raise KeyboardInterrupt
+
+    write(log, 10, category="compute")
+    log.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerStreams, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            while True:  # until it is not the log's thread that takes them
+                write(log, 10, first=10, category="compute")
+                log.flush()
+    write(log, 10, first=20, category="compute")
+    logs = T.get_logs(log)[1]
+    assert {len(stream) for stream in logs.values()} == {len(logs["id"])}
+    assert logs["id"] == logs["called"] and {*range(10), *range(20, 30)} <= set(logs["id"])
+    assert [core.timestamp for core in logs["core"]] == logs["id"]
+
+
+@pytest.mark.parametrize("max_events", [None, 20])
+@pytest.mark.parametrize("lazy_before", [False, True])
+def test_a_lazy_consumer_added_to_others_finds_none_before(max_events: int | None, lazy_before: bool) -> None:
+    """Also where no stream was kept by columns before, or none any more: all lists have one length."""
+    log = T.MultiEventLog(max_events)
+    log["called"] = ids
+    if lazy_before:
+        log["id"] = E.IDMetrics()
+        write(log, 10, first=-10)
+        log.flush()
+        del log["id"]
+    write(log, 40)
+    log.flush()
+    log["id"], log["core"], log["names"] = E.IDMetrics(), E.CoreMetrics(), E.TaskNames()
+    write(log, 5, first=40)
+    logs = T.get_logs(log)[1]
+    before = len(logs["called"]) - 5
+    assert before == (15 if max_events else 50 if lazy_before else 40)
+    assert logs["id"] == [None] * before + [*range(40, 45)]
+    assert [core and core.timestamp for core in logs["core"]] == logs["id"] and logs["names"] == [None] * (before + 5)
+    write(log, 5)
+    assert T.get_logs(log)[1]["id"] == [*range(5)]
