@@ -9,7 +9,7 @@ value as `ValueInfo`, a task as `TaskRef`. See docs/events.md.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ __all__ = [
     "ValueInfo",
     "function_name",
     "make_timespan",
+    "name_of_type",
 ]
 
 Timeline = types.SimpleNamespace
@@ -244,7 +245,14 @@ class TaskRef(NamedTuple):
 
 def function_name(f: Any) -> str:
     """The plain name of a function as the log shows it; of other callables, and of chunks, the name of their type."""
-    if isinstance(f, ChunkInfo):
-        return f.type.__name__
-    name = getattr(f, "__name__", None)
-    return name if isinstance(name, str) else type(f).__name__
+    if type(f) is ChunkInfo:
+        return name_of_type(f.type)
+    try:
+        name = getattr(f, "__name__", None)
+    except Exception:  # of the user's
+        name = None
+    return name if isinstance(name, str) else name_of_type(type(f))
+
+
+name_of_type: Callable[[type], str] = type.__dict__["__name__"].__get__
+"""The name of a class, whatever a metaclass of the user's makes of that attribute."""

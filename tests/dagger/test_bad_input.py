@@ -240,8 +240,18 @@ def test_a_callable_that_raises_for_its_attributes(context: D.Context, logged: b
         def __call__(self, *args: int) -> int:
             raise ValueError("its own")
 
+    class Nameless(type):
+        @property
+        def __name__(cls) -> str:  # type: ignore[override]
+            raise RuntimeError("no name")
+
+    class Called(metaclass=Nameless):
+        def __call__(self, *args: int) -> int:
+            return len(args)
+
     if logged:
         D.enable_logging(metrics=True, timeline=True)
+    assert D.fetch(D.spawn(Called(), 1)) == 1 and type(D.fetch(D.spawn(Called))) is Called
     scoped = D.tochunk(1, scope=D.scope(worker=1))  # from now on the scopes of arguments are looked at
     assert D.fetch(D.spawn(lambda proxy, one: proxy(one), Proxy(), scoped)) == 1
     assert [D.fetch(D.spawn(Proxy(), n, 1)) for n in range(300)] == list(range(1, 301))

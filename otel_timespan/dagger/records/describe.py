@@ -10,7 +10,7 @@ import functools
 import types
 from typing import Any
 
-from ...timespans.model import ChunkInfo, ValueInfo, function_name
+from ...timespans.model import ChunkInfo, ValueInfo, function_name, name_of_type
 from .sizes import FIXED, approx_size
 
 __all__ = [
@@ -55,19 +55,21 @@ def describe_function(f: Any) -> Any:
     kind = type(f)
     if (kind is types.FunctionType and f.__closure__ is None) or kind is type:
         return f
-    if isinstance(f, _PLAIN) and not _bound_to_data(f):
+    if issubclass(kind, _PLAIN) and not _bound_to_data(f):
         return f
     inner = f
-    while isinstance(inner, functools.partial):
+    while issubclass(type(inner), functools.partial):
         inner = inner.func
     code = attribute_of(inner, "__code__")
-    if code is None and not isinstance(inner, type):
-        code = getattr(getattr(type(inner), "__call__", None), "__code__", None)  # noqa: B004
-    named = inner if isinstance(attribute_of(inner, "__name__"), str) else type(inner)
+    if code is None and not issubclass(type(inner), type):
+        code = attribute_of(attribute_of(type(inner), "__call__"), "__code__")
+    named, name = inner, attribute_of(inner, "__name__")
+    if not isinstance(name, str):
+        named, name = type(inner), name_of_type(type(inner))
     qualname, module = attribute_of(named, "__qualname__"), attribute_of(named, "__module__")
     return FunctionInfo(
-        named.__name__,
-        qualname if isinstance(qualname, str) else named.__name__,
+        name,
+        qualname if isinstance(qualname, str) else name,
         module if isinstance(module, str) else "",
         code if isinstance(code, types.CodeType) else None,
     )
@@ -94,7 +96,7 @@ def _bound_to_data(f: Any) -> bool:
 
 def callable_name(f: Any) -> str:
     """`function_name` of what `spawn` was given, as the log will show it."""
-    return function_name(f if isinstance(f, ChunkInfo) else describe_function(f))
+    return function_name(f if type(f) is ChunkInfo else describe_function(f))
 
 
 _IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), type, enum.Enum, types.FunctionType)
