@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -111,9 +111,10 @@ def interest_of(keep: Any, slow_s: Any, slow_factor: Any, max_bytes: int) -> Int
     if not isinstance(kept, str) or kept not in ("all", "interesting"):
         raise InvalidOptionError(f"{name}={shown(kept)}: allowed are all, interesting")
     slow_ns = None if slow_s is None else checked_seconds("slow_s", slow_s) * 1e9
-    if isinstance(slow_factor, bool) or not isinstance(slow_factor, (int, float)) or not 1 <= slow_factor < math.inf:
+    is_number = isinstance(slow_factor, (int, float)) and not isinstance(slow_factor, bool)
+    if not is_number or not 1 <= slow_factor <= sys.float_info.max:
         raise InvalidOptionError(f"slow_factor={shown(slow_factor)}: give a number from 1 on")
-    return Interest(slow_ns, slow_factor, max_bytes // 4, span_nbytes) if kept == "interesting" else None
+    return Interest(slow_ns, float(slow_factor), max_bytes // 4, span_nbytes) if kept == "interesting" else None
 
 
 def connect(options: ExportOptions, redact: Redact | None = None) -> Backend | None:

@@ -246,6 +246,26 @@ def test_an_inner_run_takes_the_outer_one_with_it(bench: Callable[..., Bench]) -
     assert all(parent_of(s) in known for s in spans if s.parent is not None)
 
 
+def test_an_inner_run_takes_one_without_tasks_with_it(bench: Callable[..., Bench]) -> None:
+    """The outer run is sent even if it had no task of its own until the inner one failed, or has none at all."""
+    b = bench(keep="interesting")
+    with dag("outermost"), dag("outer"), dag("inner"):
+        D.spawn(boom, 1).wait()
+    spans = b.spans()
+    known = {id_of(s) for s in spans}
+    assert {s.name for s in spans} >= {"dag outermost", "dag outer", "dag inner"}
+    assert all(parent_of(s) in known for s in spans if s.parent is not None)
+
+
+def test_what_a_kept_run_held_is_sent(bench: Callable[..., Bench]) -> None:
+    """A run that turned out to be interesting holds nothing any more: that may be much, and it may never end."""
+    b = bench(keep="interesting", max_spans=None)
+    with dag("endless"):
+        D.waitall([D.spawn(add, n, 1) for n in range(50)])
+        D.spawn(boom, 1).wait()
+        assert eventually(lambda: account(b.log)["exported"] == 51 * 3)
+
+
 def test_an_outer_run_ends_after_the_inner_one(bench: Callable[..., Bench]) -> None:
     """A block inside of another one may leave tasks behind that fail: the outer run waits for it, and covers it."""
     b = bench(keep="interesting")
@@ -301,7 +321,8 @@ def test_runs_at_once_from_many_threads(bench: Callable[..., Bench]) -> None:
     ("wrong", "name"),
     [({"keep": "some"}, "keep"), ({"keep": 1}, "keep"), ({"keep": ""}, "keep"), ({"slow_s": -1}, "slow_s"),
      ({"slow_s": "1"}, "slow_s"), ({"slow_s": float("nan")}, "slow_s"), ({"slow_factor": 0.5}, "slow_factor"),
-     ({"slow_factor": True}, "slow_factor"), ({"slow_factor": float("inf")}, "slow_factor")],
+     ({"slow_factor": True}, "slow_factor"), ({"slow_factor": float("inf")}, "slow_factor"),
+     ({"slow_factor": 10**400}, "slow_factor")],
 )  # fmt: skip
 def test_wrong_options(wrong: dict[str, Any], name: str) -> None:
     """What can't work is said when the log is made."""

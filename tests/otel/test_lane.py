@@ -170,7 +170,7 @@ def captured(**options: Any) -> Iterator[tuple[OTelLog, list[Any]]]:
             log.close()
 
 
-def records_of(program: Program, **options: Any) -> list[Any]:
+def records_of(program: Any, **options: Any) -> list[Any]:
     """What the scheduler says of a program."""
     with captured(**options) as (_, records), ts.dag("run"):
         program.run()
@@ -369,3 +369,24 @@ def test_ids_of_any_size(first: int) -> None:
 
     only = [moved(record) for record in records if record[0] in at]
     assert_the_same(only, 64)
+
+
+class ManyFunctions:
+    """A program of functions that are called so many times each."""
+
+    def __init__(self, functions: int, calls: int) -> None:
+        self.functions = [eval(f"lambda: {n}") for n in range(functions)]
+        self.calls = calls
+
+    def run(self) -> None:
+        """Call each in turn."""
+        for f in self.functions * self.calls:
+            D.fetch(D.spawn(f))
+
+
+def test_a_packer_is_made_of_what_comes_again() -> None:
+    """Functions that are called once or twice need none: of thousands it would take seconds to make them."""
+    rare, common = (Way(records_of(ManyFunctions(30, calls)), fast=True, size=50) for calls in (1, 20))
+    assert not rare.packed and not rare.lane._shapes
+    assert common.packed > 30 * 10 and common.lane._shapes
+    assert len(rare.spans) == 30 * 3 + 1 and len(common.spans) == 600 * 3 + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import random
 import weakref
@@ -401,3 +402,19 @@ def test_nothing_is_kept_of_runs_that_are_over(bench: Callable[..., Bench]) -> N
         assert b.log.flush()
     gc.collect()
     assert sum(one() is not None for one in seen[:-1]) <= 1
+
+
+def test_many_open_runs_hold_little_together(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that never end, each within its bound: what waits of all of them is bounded."""
+    monkeypatch.setattr(budget, "WAITING", 300)
+    b = bench(max_spans=100)
+    blocks = [(contextvars.copy_context(), dag(f"run {n}")) for n in range(20)]
+    for context, block in blocks:
+        context.run(block.__enter__)
+        context.run(lambda: D.waitall([D.spawn(add, n, 1) for n in range(30)]))
+        assert eventually(lambda: b.log.stats()["pending"] <= 300)
+    for context, block in blocks:
+        context.run(block.__exit__, None, None, None)
+    spans = b.spans()
+    assert len(spans) == 20 * 91
+    check(spans, b.log)

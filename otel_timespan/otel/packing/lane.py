@@ -1,8 +1,8 @@
 """The fast lane: records of ordinary tasks straight to bytes, everything else to the general way, in order.
 
 Of a task under way `Lane.take` keeps just its records (taskrecords.py). When its body returned, they become the
-bytes of its spans by the packer of its shape (packer.py). The first task of each shape goes the general way, for the
-packer to be made from its spans. So does, with all that it had told so far, a task that turns out not to be ordinary:
+bytes of its spans by the packer of its shape (packer.py). The first tasks of each shape go the general way, for the
+packer to be made from the spans of one. So does, with all that it told so far, a task that is not ordinary after all:
 one that has a label or moves chunks, whose body put something on its span, that failed, was cancelled or is tried
 again, or whose clock readings are out of order. The general way is the `SpanMapper`: both see the same finished tasks
 and runs.
@@ -45,6 +45,9 @@ _PATH, _ID, FIRST_BOUNDARY = 4, 5, 6
 
 MAX_SHAPES = 4096
 """Packers kept, about 2 KB each; beyond it all are forgotten, and made again."""
+
+COMMON = 3
+"""Tasks of a shape until its packer is made, of the last one: that takes as long as thirty tasks in the general way."""
 
 MAX_LINKS = 16
 """A task with more dependencies goes the general way."""
@@ -144,6 +147,7 @@ class Lane:
         self._per_task = mapper.spans_per_task
         self._open: dict[int, list[Any]] = {}
         self._shapes: dict[Any, Packer | None] = {}
+        self._rare: dict[Any, int] = {}
         self._callers: dict[tuple[Any, ...], _Caller | None] = {}
         self._last: tuple[Any, _Caller | None] = (None, None)
         self._ended_runs = 0
@@ -332,7 +336,7 @@ class Lane:
             )  # fmt: skip
             pack = self._shapes.get(shape)
             if pack is None:
-                if shape not in self._shapes:
+                if shape not in self._shapes and self._is_common(shape):
                     times = (t0, t1, t2, t3, t4, t5, t6)
                     facts = Facts(trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, times)
                     self._example = (shape, facts, ups, caller[0] if rolls else None)
@@ -352,6 +356,15 @@ class Lane:
         self._ended(record)
         self._tasks(entry)
         return True
+
+    def _is_common(self, shape: Any) -> bool:
+        """Whether a shape came often enough for a packer: of thousands that come once each it would take seconds."""
+        if len(self._rare) >= MAX_SHAPES:
+            self._rare.clear()
+        self._rare[shape] = count = self._rare.get(shape, 0) + 1
+        if count >= COMMON:
+            del self._rare[shape]
+        return count >= COMMON
 
     def _wait(
         self, task: list[Any], record: Any, entry: tuple[Any, ...], positions: Sequence[Any], packed: bytes | None

@@ -1,8 +1,8 @@
 """Packers: functions that give the OTLP bytes of a task's spans in one step, one a shape of task.
 
 Tasks of one shape (function, processor, thread, positions of their dependencies ...) have spans that differ in ids,
-times and a few numbers only. So a packer is made from an example: the spans that the general way built of the first
-task of its shape. What varies is put in where the catalogue of spans says that it does (`tasks.SPANS`,
+times and a few numbers only. So a packer is made from an example: the spans that the general way built of a task
+of its shape. What varies is put in where the catalogue of spans says that it does (`tasks.SPANS`,
 `tasks.SECONDS`), what it says that a shape shares (`tasks.OF_SHAPE`) is a constant; one `struct` call writes both. A
 packer that does not give the very bytes of its example is refused, and its shape goes the general way for good: nothing
 that the catalogue does not know can be lost.

@@ -46,6 +46,9 @@ MUST = 2
 CANDIDATES = 8192
 """Of all runs that are being rolled up together."""
 
+WAITING = 64_000
+"""Spans of all runs within their bounds that may wait together, or those of two runs where that is more."""
+
 CANDIDATE_BYTES = 700
 """What one holds about, besides the bytes of its spans; another one and a half for each span that was made."""
 
@@ -244,7 +247,7 @@ class Budget:
         rolled, self._held_rolled = self._held_rolled, 0
         self._put(held, out)
         self._count_rolled(rolled)
-        self._budgets.keep_around(self._run.parent, reason, out)
+        self._budgets.keep_around(self._run, reason, out)
 
     def drop(self) -> int:
         """Nobody is interested: how many spans are not sent."""
@@ -282,6 +285,11 @@ class Budget:
                 self._budgets.packed.append(one.packed)
             else:
                 out += one.make(one)
+
+    @property
+    def releasable(self) -> int:
+        """How many spans wait, or will, that `release` would send."""
+        return 0 if self.over or self.holding else max(0, self.charged - self.at_once)
 
     def finish(self, out: list[SpanData]) -> int | None:
         """The run is over: decide about all that waits, and give the roll-ups. How many spans, if it is not sent."""
@@ -484,15 +492,17 @@ class Budgets:
         self._open.pop(run.root.span_id, None)
         return None if budget is None else budget.finish(out)
 
-    def keep_around(self, parent: TraceParent, reason: str, out: list[SpanData]) -> None:
+    def keep_around(self, run: Run, reason: str, out: list[SpanData]) -> None:
         """A run is sent: so are those that are open in the same trace, for its root may be in one of them."""
-        for budget in self._open.values():
-            if budget.holding and budget.trace_id == parent.trace_id:
+        if run.outer is not None:
+            self.of(run.outer, run.outer.parent)  # it may have had no task so far
+        for budget in list(self._open.values()):
+            if budget.holding and budget.trace_id == run.parent.trace_id:
                 budget.keep(reason, out)
 
     def release(self, out: list[SpanData]) -> None:
         """Send what waits of runs that are within their bounds."""
-        for budget in self._open.values():
+        for budget in (*self._open.values(), *self._strays.values()):
             budget.release(out)
 
     def end_strays(self, before_ns: float, out: list[SpanData]) -> bool:
@@ -515,6 +525,11 @@ class Budgets:
         """Keep the number of candidates within its bound, and of what is held."""
         if self.interest is not None:
             self._let_go(self.interest, out)
+        most = max(WAITING, 2 * (self.limit or 0))
+        if self.waiting > most:
+            budgets = (*self._open.values(), *self._strays.values())
+            if sum([budget.releasable for budget in budgets]) > most:
+                self.release(out)
         if self.waiting > CANDIDATES // 4:
             over = [budget for budget in (*self._open.values(), *self._strays.values()) if budget.over]
             for budget in over:
@@ -524,6 +539,8 @@ class Budgets:
         """Send the runs that turned out to be interesting, and the largest ones if too much is held."""
         for budget in list(self._open.values()):
             budget.interest_so_far(out)
+            if budget.charged <= budget.at_once:  # what waits of it was held until somebody was interested
+                budget.release(out)
         holding = sorted([budget for budget in self._open.values() if budget.holding], key=attrgetter("nbytes"))
         held = sum([budget.nbytes for budget in holding])
         while held > interest.max_bytes:
