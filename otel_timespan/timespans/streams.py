@@ -286,13 +286,8 @@ class WorkerStreams:
             return None
         for record, shape, events in segment.steps(records, expanded):
             if shape is None:
-                for worker, group in groupby(events, _worker_of):
-                    some = list(group)
-                    if worker == self._worker:
-                        interrupt = self._call(some, index) or interrupt
-                        index += len(some)
-                    else:
-                        interrupt = elsewhere(worker, some) or interrupt
+                index, broken_off = self._call_by_worker(events, index, elsewhere)
+                interrupt = broken_off or interrupt
                 continue
             readers, callers = self._shape_plans[shape]
             for position, of, get, keep, stamp, stream in readers:
@@ -315,14 +310,23 @@ class WorkerStreams:
         """Call those that want all events."""
         index, interrupt = self._count, None
         for start in range(0, len(records), SLICE):
-            for worker, group in groupby(expand_all(records[start : start + SLICE]), _worker_of):
-                events = list(group)
-                if worker == self._worker:
-                    interrupt = self._call(events, index) or interrupt
-                    index += len(events)
-                else:
-                    interrupt = elsewhere(worker, events) or interrupt
+            index, broken_off = self._call_by_worker(expand_all(records[start : start + SLICE]), index, elsewhere)
+            interrupt = broken_off or interrupt
         return interrupt
+
+    def _call_by_worker(
+        self, events: list[Event], index: int, elsewhere: _Feed
+    ) -> tuple[int, KeyboardInterrupt | None]:
+        """`_call` for those of this worker, the first of which is entry `index`; the entry that comes next."""
+        interrupt = None
+        for worker, group in groupby(events, _worker_of):
+            some = list(group)
+            if worker == self._worker:
+                interrupt = self._call(some, index) or interrupt
+                index += len(some)
+            else:
+                interrupt = elsewhere(worker, some) or interrupt
+        return index, interrupt
 
     def _plan_shape(self, shape: Shape) -> tuple[list[Any], list[Any]]:
         """Who reads fields of such events: (position, what to call with them, how to get them, ...); who wants them."""

@@ -124,6 +124,20 @@ class Gate(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
+class StuckRedact:
+    """A `redact` that waits at the first span until it is let go."""
+
+    def __init__(self) -> None:
+        self.gate, self.begun = threading.Event(), threading.Event()
+
+    def __call__(self, key: str, text: str) -> str:
+        """The text as it is."""
+        if key == "span.name":  # not of the resource, which is asked about before there are spans
+            self.begun.set()
+            self.gate.wait(60)
+        return text
+
+
 def balanced(stats: dict[str, Any]) -> bool:
     """Whether each span is in one state."""
     rest = stats["exported"] + stats["pending"] + stats["sampled"] + sum(stats["dropped"].values())
@@ -153,22 +167,15 @@ def two_rows(count: int) -> None:
 def test_what_was_not_looked_at_is_pending(detail: str) -> None:
     """The account begins with what happened: records that wait count as the spans that they will become."""
     each = 1 if detail == "task" else 3
-    gate, begun = threading.Event(), threading.Event()
-
-    def redact(key: str, text: str) -> str:
-        if key == "span.name":  # not of the resource, which is asked about before there are spans
-            begun.set()
-            gate.wait(60)
-        return text
-
+    redact = StuckRedact()
     with logged(span_exporter=InMemorySpanExporter(), redact=redact, detail=detail) as log:
         with dag("all"):
             two_rows(1)
-            assert begun.wait(60)
+            assert redact.begun.wait(60)
             two_rows(50)
             stats = log.stats()
             assert balanced(stats) and stats["recorded"] == stats["pending"] == 102 * each
-            gate.set()
+            redact.gate.set()
         assert log.flush(60)
         assert log.stats()["recorded"] == log.stats()["exported"] == 102 * each + 1
 
@@ -196,22 +203,15 @@ def test_tasks_that_find_no_room_are_left_out_as_a_whole(on_full: str) -> None:
 
 def test_a_submission_that_waited_while_its_task_was_given_up_leaves_its_run() -> None:
     """What follows of a task may find no room while its submission still waits for the drain: its run ends."""
-    gate, begun = threading.Event(), threading.Event()
-
-    def redact(key: str, text: str) -> str:
-        if key == "span.name":  # not of the resource, which is asked about before there are spans
-            begun.set()
-            gate.wait(60)
-        return text
-
+    redact = StuckRedact()
     with logged(span_exporter=InMemorySpanExporter(), redact=redact) as log:
         with dag("all"):
             two_rows(1)
-            assert begun.wait(60)
+            assert redact.begun.wait(60)
             held = threading.Event()
             waits = D.spawn(held.wait, 60)
             assert log._unmapped.refuse(T.Event("start", "compute", T.EventId(thunk_id=waits.id), None, 1), True)
-            gate.set()
+            redact.gate.set()
             assert log.flush(60)
             held.set()
             assert D.fetch(waits)
@@ -223,18 +223,11 @@ def test_a_submission_that_waited_while_its_task_was_given_up_leaves_its_run() -
 
 def test_closing_keeps_its_time_whatever_redact_does(caplog: pytest.LogCaptureFixture) -> None:
     """A log whose `redact` never comes back is closed in time; what it did not send is dropped, for the shutdown."""
-    gate, begun, closed = threading.Event(), threading.Event(), threading.Event()
-
-    def redact(key: str, text: str) -> str:
-        if key == "span.name":  # not of the resource, which is asked about before there are spans
-            begun.set()
-            gate.wait(60)
-        return text
-
+    redact, closed = StuckRedact(), threading.Event()
     context = D.eager_context()
     context.log_sink = log = OTelLog(metrics=False, span_exporter=InMemorySpanExporter(), redact=redact)
     two_rows(1)
-    assert begun.wait(60)
+    assert redact.begun.wait(60)
     two_rows(300)
     context.log_sink = T.NoOpLog()
 
@@ -244,12 +237,12 @@ def test_closing_keeps_its_time_whatever_redact_does(caplog: pytest.LogCaptureFi
 
     closing = threading.Thread(target=close)
     closing.start()
-    assert closed.wait(30) and not gate.is_set()
+    assert closed.wait(30) and not redact.gate.is_set()
     stats = log.stats()
     assert balanced(stats) and stats["pending"] == 0
     assert stats["recorded"] == stats["dropped"]["shutdown"] == 602 * 3 + 1
     assert any("could not look at" in record.message for record in caplog.records)
-    gate.set()
+    redact.gate.set()
     closing.join()
     assert eventually(lambda: not log._journal.is_draining)
     assert log.stats() == stats
@@ -286,14 +279,7 @@ def test_flushing_keeps_its_time_whatever_a_consumer_does() -> None:
 
 def test_a_program_s_own_timespans_are_left_out_as_a_whole() -> None:
     """A start that found no room takes its finish with it; the others are spans, and the account is exact."""
-    gate, begun = threading.Event(), threading.Event()
-
-    def redact(key: str, text: str) -> str:
-        if key == "span.name":  # not of the resource, which is asked about before there are spans
-            begun.set()
-            gate.wait(60)
-        return text
-
+    redact = StuckRedact()
     log = OTelLog(metrics=False, span_exporter=InMemorySpanExporter(), redact=redact, on_full="drop", max_bytes=1 << 20)
 
     def both(n: int) -> None:
@@ -302,10 +288,10 @@ def test_a_program_s_own_timespans_are_left_out_as_a_whole() -> None:
 
     both(0)
     both(1)
-    assert begun.wait(60)
+    assert redact.begun.wait(60)
     for n in range(2, 2000):
         both(n)
-    gate.set()
+    redact.gate.set()
     assert log.flush(60)
     stats = log.stats()
     assert balanced(stats) and stats["recorded"] == 2000 and 0 < stats["dropped"]["journal_full"] < 2000
