@@ -25,6 +25,7 @@ __all__ = [
     "Timeline",
     "Timespan",
     "ValueInfo",
+    "attribute_of",
     "function_name",
     "make_timespan",
     "name_of_type",
@@ -243,14 +244,19 @@ class TaskRef(NamedTuple):
     id: int
 
 
+def attribute_of(thing: Any, name: str, default: Any = None) -> Any:
+    """`getattr` of what a user gave: the `__getattr__` of a proxy may raise anything, and has nothing to tell then."""
+    try:
+        return getattr(thing, name, default)
+    except Exception:
+        return default
+
+
 def function_name(f: Any) -> str:
     """The plain name of a function as the log shows it; of other callables, and of chunks, the name of their type."""
     if type(f) is ChunkInfo:
         return name_of_type(f.type)
-    try:
-        name = getattr(f, "__name__", None)
-    except Exception:  # of the user's
-        name = None
+    name = attribute_of(f, "__name__")
     return name if isinstance(name, str) else name_of_type(type(f))
 
 

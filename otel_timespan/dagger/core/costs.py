@@ -22,9 +22,10 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...timespans.model import attribute_of
 from ..data.chunks import Chunk, DRef
 from ..data.read import read
-from ..records.describe import attribute_of, describe_function
+from ..records.describe import describe_function
 from ..service.guards import guard
 from ..tasks.dtask import DTask
 

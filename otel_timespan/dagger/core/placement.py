@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import NoWorkersError, SchedulingError
+from ...timespans.model import attribute_of
 from ...timespans.warn import warn_once
 from ..data.chunks import scoped_chunks
 from ..options.defaults import apply_defaults, signature_defaults
 from ..options.options import DEFAULT, Options
 from ..places.processors import OSProc, Processor, ThreadProc, get_processors, root
 from ..places.scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
-from ..records.describe import attribute_of
 from ..records.kinds import CORE_WORKER, code_of
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask, live

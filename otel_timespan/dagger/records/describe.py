@@ -10,13 +10,12 @@ import functools
 import types
 from typing import Any
 
-from ...timespans.model import ChunkInfo, ValueInfo, function_name, name_of_type
+from ...timespans.model import ChunkInfo, ValueInfo, attribute_of, function_name, name_of_type
 from .sizes import FIXED, approx_size
 
 __all__ = [
     "FIXED_INFO",
     "FunctionInfo",
-    "attribute_of",
     "callable_name",
     "describe_function",
     "describe_value",
@@ -73,14 +72,6 @@ def describe_function(f: Any) -> Any:
         module if isinstance(module, str) else "",
         code if isinstance(code, types.CodeType) else None,
     )
-
-
-def attribute_of(thing: Any, name: str, default: Any = None) -> Any:
-    """`getattr` of what a user gave: the `__getattr__` of a proxy may raise anything, and has nothing to tell then."""
-    try:
-        return getattr(thing, name, default)
-    except Exception:
-        return default
 
 
 def without_data(f: types.FunctionType) -> FunctionInfo:
