@@ -23,7 +23,7 @@ from ..spans.bodyspan import span_context
 from ..spans.mapping import SpanMapper
 from ..spans.redact import REDACTED, Redact, redacted_text
 from ..spans.runs import Run
-from ..spans.tasks import OpenTask, code_attributes, task_name
+from ..spans.tasks import OpenTask, qualified_name
 from .gauges import ConsumerGauges
 from .hub import MeterHub, Points
 from .recording import HistogramRecorder, buckets_of
@@ -199,7 +199,7 @@ class LogMetrics:
         counts[key] = counts.get(key, 0) + amount
 
     def _function(self, task: OpenTask) -> str:
-        return self._capped(code_attributes(task.f).get(semconv.FUNCTION_NAME) or task_name(task.f))
+        return self._capped(qualified_name(task.f))
 
     def _capped(self, name: str) -> str:
         """What a function's series goes by: beyond so many names they share one."""

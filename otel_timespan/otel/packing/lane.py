@@ -24,7 +24,6 @@ from ...timespans.journal import expand_all
 from ...timespans.model import ChunkInfo, Event, EventId
 from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
 from ...timespans.warn import warn_once
-from .. import semconv
 from ..export.wire import varint
 from ..spans import ids
 from ..spans.bodyspan import SEEN
@@ -34,7 +33,7 @@ from ..spans.limits import Limits, clip
 from ..spans.mapping import ENDED, MOVED_KINDS, SpanMapper
 from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
-from ..spans.tasks import Done, OpenTask, code_attributes, named, processor_name, task_name
+from ..spans.tasks import Done, OpenTask, named, processor_name, qualified_name
 from ..spans.values import plain_text
 from .packer import Facts, Packer, compile_packer
 
@@ -274,7 +273,7 @@ class Lane:
         if found is None:
             if len(self._functions) >= MAX_SHAPES:
                 self._functions.clear()
-            name = code_attributes(f).get(semconv.FUNCTION_NAME) or task_name(f)
+            name = qualified_name(f)
             found = self._functions[given] = _Function(given, name, named(f))
             self._taken.functions.append(name)
         return found

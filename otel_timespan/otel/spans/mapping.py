@@ -32,7 +32,7 @@ from .rollup import RollUp
 from .rootspan import root_span
 from .runs import Run, Runs
 from .spandata import SpanData
-from .tasks import Done, OpenTask, SpanConfig, code_attributes
+from .tasks import Done, OpenTask, SpanConfig
 from .values import plain_text
 
 __all__ = ["DETAILS", "SCHEDULER_CATEGORIES", "Observer", "SpanMapper"]
@@ -607,7 +607,7 @@ class SpanMapper:
         """Where a candidate goes that is rolled up; None where it has to be sent one by one."""
         if result != "success" or task.must or task.attempt != 1:
             return None
-        function = code_attributes(task.f).get(semconv.FUNCTION_NAME) or tasks.task_name(task.f)
+        function = tasks.qualified_name(task.f)
         rollup: RollUp = task.budget.rollup(function, lambda: task.f)
         task.f = tasks.named(task.f)  # it may wait for long
         return rollup

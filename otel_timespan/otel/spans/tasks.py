@@ -33,6 +33,7 @@ __all__ = [
     "failure_behind",
     "first_failure",
     "processor_name",
+    "qualified_name",
     "span_of",
     "task_name",
 ]
@@ -369,7 +370,7 @@ def first_failure(task: OpenTask, result: str, upstreams: Callable[[int], Done |
     if text is None:
         known = failures.is_failure(error)
         text = failures.describe(error) if known else failures.FailureText("_OTHER", "", "")
-    function = code_attributes(task.f).get(semconv.FUNCTION_NAME) or task_name(task.f)
+    function = qualified_name(task.f)
     return FirstFailure(task.id, function, text, parent.trace_id, task.span_id, parent.trace_state, parent.flags)
 
 
@@ -472,6 +473,12 @@ def task_name(f: Any) -> str:
 def code_attributes(f: Any) -> dict[str, Any]:
     """The code.* attributes of a task's function. Not to be changed."""
     return _code(f)[1]
+
+
+def qualified_name(f: Any) -> str:
+    """What failures, metrics and roll-ups call a function: its qualified name, or its plain one where it has none."""
+    name: str = code_attributes(f).get(semconv.FUNCTION_NAME) or task_name(f)
+    return name
 
 
 def named(f: Any) -> Any:
