@@ -209,9 +209,8 @@ class Pool:
 
     def is_idle(self, core: Core) -> bool:
         """Whether no worker has a task of this scheduler."""
-        return not any(
-            flight.task._core is core for remote in list(self.remotes.values()) for flight in list(remote.flights.values())
-        )
+        given = [flight.task for remote in list(self.remotes.values()) for flight in list(remote.flights.values())]
+        return all(task._core is not core for task in given)
 
 
 def _config(worker: int, threads: int) -> dict[str, Any]:

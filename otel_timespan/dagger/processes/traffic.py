@@ -223,7 +223,8 @@ def _run_log(recorder: Any, task: DTask, log: Any) -> RunLog:
 
 
 def _unpicklable(remote: Remote, task: DTask, error: BaseException) -> BaseException:
-    made = InvalidOptionError(f"task {task.id} can't be sent to worker {remote.worker}: {type(error).__name__}: {error}")
+    reason = f"{type(error).__name__}: {error}"
+    made = InvalidOptionError(f"task {task.id} can't be sent to worker {remote.worker}: {reason}")
     made.__cause__ = error
     return made
 
