@@ -16,10 +16,11 @@ ROOT = Path(__file__).parents[2]
 
 @contextlib.contextmanager
 def child(program: str, *args: object, pass_fds: Sequence[int] = ()) -> Iterator[subprocess.Popen[str]]:
-    """A Python program, once it has printed its first line; that one is in `process.args[-1]`. Killed at the end."""
+    """A Python program, once it has printed its first line, which `said` gives. Killed at the end."""
     command = [sys.executable, "-c", textwrap.dedent(program), *map(str, args)]
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, pass_fds=pass_fds, start_new_session=True
+        command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, pass_fds=pass_fds, start_new_session=True
     )
     try:
         assert process.stdout is not None

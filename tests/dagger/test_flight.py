@@ -93,10 +93,10 @@ def test_a_table_that_is_full() -> None:
     beyond = [recorder.begin(id, 1, 1, id) for id in (4, 5)]
     assert sorted(one.id for one in reader.rows()) == [1, 2, 3]
     assert reader.is_overfull
+    recorder.end(rows[1])
     for row in beyond:
         recorder.phase(row, ENDED)
         recorder.end(row)
-    recorder.end(rows[1])
     recorder.begin(6, 1, 1, 6)
     assert sorted(one.id for one in reader.rows()) == [1, 3, 6]
     reader.close()
@@ -133,7 +133,6 @@ WRITER = f"""
     recorder.heartbeat()
     recorder.made("logs", 12)
     recorder.made("traces", 1 << 40)
-    print("ready", flush=True)
     open_ones, id = [], 0
     while True:
         id += 1
@@ -144,6 +143,8 @@ WRITER = f"""
         if len(open_ones) > {WINDOW}:
             recorder.phase(open_ones[0], ENDED)
             recorder.end(open_ones.pop(0))
+        if id == 100:
+            print("ready", flush=True)
 """
 
 
@@ -166,6 +167,7 @@ def test_a_worker_stopped_at_any_point(reader: FlightReader) -> None:
             ids = sorted(one.id for one in rows)
             assert WINDOW <= len(ids) <= WINDOW + 1
             assert ids == list(range(ids[0], ids[0] + len(ids)))
+            assert [one.id for one in rows if one.phase == MOVING] in ([], ids[-1:])
 
 
 def test_a_worker_that_was_killed(reader: FlightReader) -> None:

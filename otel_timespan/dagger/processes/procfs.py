@@ -86,7 +86,8 @@ def _cgroup_limits(root: Path) -> list[int]:
     files = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        below = [Path(path.lstrip("/")), *Path(path.lstrip("/")).parents]
+        inner = Path(path.lstrip("/"))
+        below = [inner, *inner.parents]
         if not controllers:
             files += [root / "sys/fs/cgroup" / one / "memory.max" for one in below]
         elif "memory" in controllers.split(","):

@@ -16,8 +16,8 @@ from .procfs import RUNNING, ProcessFacts
 
 __all__ = ["LONGEST_STEP_NS", "Silence", "listen", "stalled"]
 
-LONGEST_STEP_NS = 1_000_000_000
-"""What a look adds at most; the head looks ten times as often."""
+LONGEST_STEP_NS = 500_000_000
+"""What a look adds at most; the head looks five times as often."""
 
 
 class Silence(NamedTuple):
