@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError, WorkerLostError
+from ..timespans.durations import seconds
 from . import context as _context
 from .fetching import slot_given_back
 from .places.topology import positive, topology
@@ -21,24 +22,31 @@ T = TypeVar("T")
 
 
 def add_workers(
-    n: int, threads: int = 1, *, env: Mapping[str, str] | None = None, host_uuid: str | None = None
+    n: int,
+    threads: int = 1,
+    *,
+    env: Mapping[str, str] | None = None,
+    host_uuid: str | None = None,
+    stall_timeout_s: float = 30.0,
 ) -> list[int]:
     """Start `n` worker processes with `threads` threads each, and wait until they can take tasks: their ids.
 
     The running schedulers that use all workers have them from then on, the eager one among them. They inherit the
     environment (`env` goes on top of it), the search path and the folder of this process. `host_uuid` stands for the
-    identity of their host.
+    identity of their host. A worker that uses no CPU time and says nothing for `stall_timeout_s` seconds (it was
+    stopped, or hangs with the interpreter held) is given up and killed.
 
     Raises `InvalidOptionError` for counts below 1, `ConcurrencyViolationError` in a worker, and `SchedulingError` where
     one of them could not be started: then none is. Thread-safe.
     """
     count, each = positive("n", n), positive("threads", threads)
+    patience_s = seconds(stall_timeout_s, "stall_timeout_s")
     if topology.me() != 1:
         raise ConcurrencyViolationError("add_workers was called in a worker: only the head process starts workers")
     from .processes.pool import pool
 
     with slot_given_back():
-        ids = pool.start(count, each, env, host_uuid)
+        ids = pool.start(count, each, env, host_uuid, patience_s)
     _follow()
     return ids
 

@@ -221,6 +221,12 @@ class Context:
             core.driver.add_slots(core.add_worker(worker, slots_of(worker)))
         return added
 
+    def lose_worker(self, worker: int) -> None:
+        """A worker process is gone, and so is its place in the list of this context."""
+        with self._lock:
+            if self._procs is not None:
+                self._procs = [proc for proc in self._procs if proc.pid != worker]
+
     def follow_workers(self) -> None:
         """Workers came or went: a running scheduler that uses all there are is told."""
         core = self.core

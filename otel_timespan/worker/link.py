@@ -30,6 +30,8 @@ from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, made
 from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.processes.failpoints import fail_at, reach
+from ..dagger.processes.flight import ENDED, FlightRecorder
 from ..dagger.processes.frames import Framer, framed
 from ..dagger.processes.wire import (
     CALL,
@@ -38,6 +40,8 @@ from ..dagger.processes.wire import (
     ERROR,
     FUNCTION,
     READY,
+    RECALL,
+    RECALLED,
     RESULT,
     STOP,
     TASK,
@@ -48,6 +52,7 @@ from ..dagger.processes.wire import (
 )
 from ..dagger.records import kinds as records
 from ..dagger.service.threads import start_bare
+from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, new_task
 from ..errors import InvalidOptionError
 from ..timespans.recorder import Recorder
@@ -57,6 +62,7 @@ from .ending import end_with_head
 __all__ = ["Link"]
 
 LOGGER = logging.getLogger("otel_timespan")
+HEARTBEAT_S = 1.0
 GATHER_S = 0.001
 """So long an outcome may wait for others to leave with."""
 
@@ -64,8 +70,14 @@ GATHER_S = 0.001
 class Link:
     """One worker process, as it sees itself."""
 
-    def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any]) -> None:
+    def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any], flight: FlightRecorder) -> None:
         self.worker = config["worker"]
+        self.flight = flight
+        """What outlives us: which bodies run."""
+        self._rows: dict[int, int] = {}
+        """The row of each body there, by task id."""
+        self._rows_done: deque[int] = deque()
+        """Rows of bodies whose outcome is in the outbox, or was sent."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
         self._socket, self._framer = sock, framer
         self._functions: dict[int, Any] = {}
@@ -96,10 +108,16 @@ class Link:
         """Serve until STOP. The main thread only waits: bodies, and we, run on others."""
         start_bare(threading.Thread(target=self._send_late, name="worker-sender", daemon=True))
         start_bare(threading.Thread(target=self._read, args=(messages,), name="worker-reader", daemon=True))
+        start_bare(threading.Thread(target=self._beat, name="worker-heart", daemon=True))
         self.say((READY, _facts()))
         self.flush()
         self._ended.wait()
         self.flush()
+
+    def _beat(self) -> None:
+        while True:
+            self.flight.heartbeat()
+            time.sleep(HEARTBEAT_S)
 
     def _read(self, messages: list[Any]) -> None:
         try:
@@ -133,6 +151,8 @@ class Link:
                     cancel_task(task, graceful=message[2], force=message[3])
             elif kind == CALL:
                 self._call(*message[1:])
+            elif kind == RECALL:
+                self._give_back(message[1])
             elif kind == STOP:
                 self._ended.set()
         for _ in range(min(new, len(self.driver.free))):
@@ -160,6 +180,8 @@ class Link:
         task._subs = [_Landing(self, task, attempt)]
         task._state = LAUNCHED
         self._tasks[id] = task
+        if fail_at is not None:
+            reach("before_take")
         if pinned is None:
             task._claim = True
             self.core.queue.append(task)
@@ -167,6 +189,20 @@ class Link:
         slot = self._slots[pinned[0]]
         self.core.queue_at(task, Spot(slot, self.worker, [self._slots[tid] for tid in pinned[2]]))
         return 0
+
+    def _give_back(self, ids: list[int]) -> None:
+        """The head wants these back, as far as they have not begun."""
+        if fail_at is not None:
+            reach("draining")
+        back = []
+        for id in ids:
+            task = self._tasks.get(id)
+            if task is not None and claim(task):
+                del self._tasks[id]
+                self.core.take_out(task)
+                back.append(id)
+        self.say((RECALLED, back))
+        self.flush()
 
     def _function(self, function: Any) -> Any:
         if type(function) is tuple:
@@ -184,7 +220,18 @@ class Link:
     def landed(self, task: DTask, attempt: int) -> None:
         """A task has its outcome: tell the head."""
         self._tasks.pop(task.id, None)
-        notes = self._notes.pop(task.id, None)
+        if fail_at is not None:
+            reach("before_report")
+        self._tell(task, attempt)
+        if task.id not in self._notes:  # else its body, which nobody waits for, still runs
+            row = self._rows.pop(task.id, None)
+            if row is not None:
+                self._rows_done.append(row)  # after the message: see `flush`
+
+    def _tell(self, task: DTask, attempt: int) -> None:
+        notes = self._notes.get(task.id)
+        if notes is not None and notes[3]:
+            del self._notes[task.id]
         slot = task._slot
         tid = 0 if slot is None else slot.processor.tid
         outcome = task._outcome
@@ -216,6 +263,12 @@ class Link:
         if kind == records.START:
             _, taken, _, begun, _, id, _, _, shares, thread, _ = record
             self._notes[id] = [shares, taken, begun, 0, 0, thread, None]
+            task = self._tasks.get(id)
+            if task is not None:  # else it was given up
+                slot = task._slot.processor.tid
+                self._rows[id] = self.flight.begin(id, task._subs[0].attempt, slot, begun)
+            if fail_at is not None:
+                reach("in_body")
         elif kind == records.RETURN:
             self._note_end(record[4], record[1], record[2], record[11])
         elif kind == records.END:
@@ -225,6 +278,16 @@ class Link:
         notes = self._notes.get(id)
         if notes is not None:
             notes[3], notes[4], notes[6] = ended, packed, cpu_ns
+            row = self._rows.get(id)
+            if row is not None:
+                self.flight.phase(row, ENDED)
+            if id not in self._tasks:  # nobody waited for it
+                del self._notes[id]
+                if row is not None:
+                    del self._rows[id]
+                    self.flight.end(row)
+            if fail_at is not None:
+                reach("after_body")
 
     # ---- apart from tasks --------------------------------------------------------------------------------------
 
@@ -262,6 +325,9 @@ class Link:
         if not self._out:
             return
         with self._sending:
+            # Their outcomes are in the outbox, before what follows: when that was sent they were. (A row whose outcome
+            # is sent by this very call may come too late for it: the next one ends it.)
+            done = [self._rows_done.popleft() for _ in range(len(self._rows_done))]
             out = []
             while self._out:
                 out.append(self._out.popleft())
@@ -274,6 +340,10 @@ class Link:
                     self._socket.sendall(body)
             except OSError:  # the head is gone: the reader sees it, too
                 return
+            for row in done:
+                self.flight.end(row)
+            if fail_at is not None and any(message[0] in (RESULT, ERROR) for message in out):
+                reach("reported")
 
     def _send_late(self) -> None:
         """Sends what was left in the outbox by somebody who thought that more would come."""
@@ -288,14 +358,14 @@ class Link:
 class _Landing:
     """Waits in a task for its outcome."""
 
-    __slots__ = ("_attempt", "_link", "_task")
+    __slots__ = ("_link", "_task", "attempt")
 
     def __init__(self, link: Link, task: DTask, attempt: int) -> None:
-        self._link, self._task, self._attempt = link, task, attempt
+        self._link, self._task, self.attempt = link, task, attempt
 
     def __call__(self) -> None:
         """It is there."""
-        self._link.landed(self._task, self._attempt)
+        self._link.landed(self._task, self.attempt)
 
 
 def _value(item: Any) -> Any:

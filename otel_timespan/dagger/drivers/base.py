@@ -127,6 +127,10 @@ class Driver(Protocol):
     def is_idle(self) -> bool:
         """Whether no thread of it has a slot, and so no task, in hand. A look at the moment."""
 
+    def has_room(self) -> bool:
+        """Whether threads of this process have nothing to do, so that what waits elsewhere may come. By the pump."""
+        return False
+
     def forget(self) -> None:
         """This is a forked child, where its threads are not: it may run nothing that it has in hand. By the context."""
         return

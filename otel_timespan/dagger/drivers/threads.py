@@ -177,7 +177,7 @@ class ThreadsDriver(Helping, Driver):
                 except IndexError:
                     return
                 if type(effect) is Slot:
-                    self.dispatch(effect) if effect.worker == self.worker else _pool().poke()
+                    self.dispatch(effect) if effect.worker == self.worker else _pool().dispatch(self.core, effect)
                 else:
                     perform(self.core, effect)  # type: ignore[arg-type]
         finally:
@@ -400,6 +400,10 @@ class ThreadsDriver(Helping, Driver):
             if its_own and hold.slot is task._slot and task in self.core.running:
                 self._let_go(hold)
                 return
+
+    def has_room(self) -> bool:
+        """Whether threads of this process have nothing to do."""
+        return bool(self.free) and not self.queue
 
     def is_idle(self) -> bool:
         """Whether no thread has a slot, and so no task, in hand."""

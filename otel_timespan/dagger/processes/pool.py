@@ -1,18 +1,19 @@
 """The workers of this process: one table, and what is done to it.
 
+A worker's life: started, *ready*, perhaps *leaving* (it gets nothing new), *stopped* (it was told to end), over. One
+that is over and was not stopped is *lost*: what it had is done elsewhere (recovery.py).
+
 See docs/workers.md.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import itertools
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ... import exits, forks
@@ -20,11 +21,15 @@ from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
 from ..core.placement import Slot
 from ..places.topology import topology
 from ..tasks.dtask import DTask
+from . import draining, recovery
+from .output import Streams
+from .procfs import exit_text, look
 from .pump import Pump, RemoteQueue
 from .remote import Remote
-from .spawn import start_process
+from .spawn import is_over, start_process, threads_of_libraries
+from .stalls import listen, stalled
 from .traffic import Traffic
-from .wire import CALL, CANCEL, CONFIG, STOP, dumps
+from .wire import CALL, CANCEL, CONFIG, STOP, dumps, error_bytes
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -32,7 +37,14 @@ if TYPE_CHECKING:
 __all__ = ["Pool", "pool"]
 
 START_PATIENCE_S = 60.0
-STOP_PATIENCE_S = 2.0
+STOP_PATIENCE_S = 1.0
+"""So long a worker that was told to end may take; then it is killed, with what its bodies started."""
+
+PUMP_PATIENCE_S = 10.0
+"""So long the pump's thread may be busy with others before it is done without."""
+
+EOF_PATIENCE_S = 0.02
+"""So long a worker whose socket is at its end may take to be gone by itself: then it says how it ended."""
 
 
 class Pool:
@@ -47,80 +59,110 @@ class Pool:
         self._traffic = Traffic()
         self._traffic.on_ready = self._on_ready
         self._traffic.on_gone = self._on_gone
+        self._traffic.on_look = self._look
         self._ids = itertools.count(2)
         self._numbers = itertools.count(1)
         self._changed = forks.condition()
-        self.on_loss: Callable[[Remote, list[Core]], None] = _nobody
 
     # ---- workers come and go ---------------------------------------------------------------------------
 
-    def start(self, count: int, threads: int, env: Mapping[str, str] | None, node: str | None) -> list[int]:
-        """Start workers and wait until they can take tasks: their ids. Raises `SchedulingError` where one can't."""
+    def start(
+        self,
+        count: int,
+        threads: int,
+        env: Mapping[str, str] | None = None,
+        node: str | None = None,
+        stall_timeout_s: float = 30.0,
+    ) -> list[int]:
+        """Start workers and wait until they can take tasks: their ids.
+
+        Raises `SchedulingError` where one can't, with the end of what it wrote; the others of them are ended then.
+        """
         pump = self._pump_now()
         ids = [next(self._ids) for _ in range(count)]
         self.given.update(ids)
         started: list[Remote] = []
         failed: list[BaseException] = []
+        begun: list[bool] = []
+        slots = threads * (count + len(self.remotes))
+        variables = threads_of_libraries(slots, env)
 
         def begin() -> None:  # on the pump's thread: a worker is told of the end of the thread that started it
             for worker in ids:
                 try:
-                    process, sock = start_process(env)
-                except BaseException as error:
+                    started.append(self._begin(pump, worker, threads, variables, stall_timeout_s))
+                except Exception as error:  # the system gives no process, memory or descriptor; the path is no text
                     failed.append(error)
                     break
-                remote = Remote(worker, threads, process, sock)
-                remote.say((CONFIG, _config(worker, threads)))
-                started.append(remote)
-                self.remotes[worker] = remote
-                pump.add(remote)
             with self._changed:
                 begun.append(True)
                 self._changed.notify_all()
 
-        begun: list[bool] = []
         pump.call(begin)
         deadline = time.monotonic() + START_PATIENCE_S
         with self._changed:
-            while not begun or any(remote.ready is None and not remote.lost for remote in started):
-                if not self._changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+            while not begun or (not failed and any(one.ready is None and not one.lost for one in started)):
+                left = deadline - time.monotonic()
+                if left <= 0 or any(one.lost for one in started):
                     break
-        bad = [remote for remote in started if remote.ready is None]
+                self._changed.wait(left)
+        bad = [one for one in started if one.lost] or [one for one in started if one.ready is None]
         if failed or bad:
-            self.stop([remote.worker for remote in started])
-            why = str(failed[0]) if failed else bad[0].lost or f"it was not ready within {START_PATIENCE_S:g} s"
+            why = f"{type(failed[0]).__name__}: {failed[0]}" if failed else _why_not(bad[0])
+            self.stop(ids)
             raise SchedulingError(f"a worker could not be started: {why}", "no_processors")
         for worker in ids:
             topology.add_worker(worker, threads, node, local=False)
+            if worker not in self.remotes:  # lost at this very moment
+                topology.remove_worker(worker)
         return ids
 
-    def stop(self, workers: list[int]) -> None:
+    def _begin(
+        self, pump: Pump, worker: int, threads: int, env: Mapping[str, str], stall_timeout_s: float
+    ) -> Remote:
+        streams = Streams(worker)
+        try:
+            begun = start_process(env, streams)
+        finally:
+            streams.started()
+        remote = Remote(worker, threads, begun, streams, stall_timeout_s)
+        remote.say((CONFIG, _config(worker, threads)))
+        self.remotes[worker] = remote
+        pump.add(remote)
+        return remote
+
+    def stop(self, workers: Iterable[int], patience_s: float = STOP_PATIENCE_S) -> None:
         """End workers: they are told to, and killed if they don't in time."""
-        remotes = [remote for worker in workers if (remote := self.remotes.pop(worker, None)) is not None]
+        remotes = [remote for worker in workers if (remote := self.remotes.get(worker)) is not None]
         for remote in remotes:
-            remote.leaving = True
-            remote.say((STOP,))
+            remote.leaving = remote.stopped = True
             topology.remove_worker(remote.worker)
-        if self._pump is not None:
-            self._pump.poke()
-        deadline = time.monotonic() + STOP_PATIENCE_S
+            remote.say((STOP,))
+        self.poke()
+        deadline = time.monotonic() + patience_s
         for remote in remotes:
-            try:
-                remote.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _kill(remote)
-                remote.process.wait()
-            if self._pump is not None:
-                self._pump.call(lambda remote=remote: self._pump.drop(remote))  # type: ignore[misc]
+            is_over(remote.process, max(0.0, deadline - time.monotonic()))
+            if not self._on_pump(functools.partial(self._finish, remote)):
+                remote.end(0.0)
+        for remote in remotes:
+            remote.streams.finish(0.5)
+
+    def _finish(self, remote: Remote) -> None:
+        """On the pump's thread: a worker that was told to end is over, or ends now. What it had left is requeued."""
+        if self.remotes.get(remote.worker) is remote:
+            remote.end(0.0)
+            self._forget(remote, "was removed")
 
     def leave(self, workers: list[int], timeout_s: float, tell: Callable[[], None]) -> None:
         """End workers when what they have is done, or after a time. `tell()` is called when they get no more."""
         remotes = [remote for worker in workers if (remote := self.remotes.get(worker)) is not None]
         for remote in remotes:
+            remote.leaving = True
             topology.remove_worker(remote.worker)
         tell()
+        self._on_pump(lambda: draining.begin(remotes))
         deadline = time.monotonic() + timeout_s
-        while any(remote.flights for remote in remotes) and time.monotonic() < deadline:
+        while not all(draining.is_done(remote) for remote in remotes) and time.monotonic() < deadline:
             time.sleep(0.005)
         self.stop([remote.worker for remote in remotes])
 
@@ -134,6 +176,8 @@ class Pool:
         remote.calls[number] = tell
         remote.say((CALL, number, data))
         self.poke()
+        if remote.lost:  # meanwhile, perhaps without seeing this call
+            self._fail_calls(remote)
 
     def _pump_now(self) -> Pump:
         with self._lock:
@@ -141,32 +185,84 @@ class Pool:
                 self._pump = Pump(self._traffic)
             return self._pump
 
+    def _on_pump(self, call: Callable[[], Any]) -> bool:
+        """Have something done on the pump's thread, and wait for it; False where there is no such thread any more."""
+        pump = self._pump
+        if pump is None:
+            return False
+        if pump.is_me():
+            call()
+            return True
+        done: list[bool] = []
+
+        def called() -> None:
+            try:
+                call()
+            finally:
+                with self._changed:
+                    done.append(True)
+                    self._changed.notify_all()
+
+        pump.call(called)
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(done), PUMP_PATIENCE_S)
+
+    # ---- on the pump's thread: what became of them -----------------------------------------------------------
+
     def _on_ready(self, remote: Remote) -> None:
         with self._changed:
             self._changed.notify_all()
 
     def _on_gone(self, remote: Remote, reason: str) -> None:
+        """The socket of a worker is at its end, or damaged; or it is silent. See to it that it is over."""
+        code, by_us = remote.end(EOF_PATIENCE_S if not reason else 0.0)
+        how = exit_text(code, remote.reader.rss, by_us=by_us)
+        self._forget(remote, f"{how} ({reason})" if reason else how)
+
+    def _forget(self, remote: Remote, how: str) -> None:
+        """A worker is over: hear what it said last, and have done elsewhere what it had."""
         assert self._pump is not None
+        remote.lost = how
+        self._traffic.take(remote, remote.last_words())
         self._pump.drop(remote)
-        _kill(remote)
-        code = remote.process.wait()
-        if remote.leaving:
-            return
-        remote.lost = reason or f"it ended with {code}"
-        self.remotes.pop(remote.worker, None)
         topology.remove_worker(remote.worker)
+        self.remotes.pop(remote.worker, None)
         cores, remote.cores = remote.cores, []
-        self.on_loss(remote, cores)
-        self._traffic.fail_all(remote, lambda: WorkerLostError(remote.worker))
+        for core in cores:
+            self._leave_queue(core, remote.worker)
+        recovery.lost(remote, cores, how, blame=not remote.stopped)
+        self._fail_calls(remote)
+        remote.close()
         with self._changed:
             self._changed.notify_all()
+
+    def _fail_calls(self, remote: Remote) -> None:
+        error = WorkerLostError(remote.worker, f"worker {remote.worker} {remote.lost} while it was to call a function")
+        while remote.calls:
+            try:
+                _, tell = remote.calls.popitem()
+            except KeyError:
+                return
+            tell(False, dumps(error_bytes(error, {}), {})[0])
+
+    def _look(self) -> None:
+        """Ten times a second: who has ended without a word, or is silent; who has too much, who nothing."""
+        now = time.monotonic_ns()
+        for remote in list(self.remotes.values()):
+            if is_over(remote.process):
+                self._traffic.gone(remote, "")
+            elif remote.ready is not None:
+                remote.silence = listen(remote.silence, now, remote.reader.heartbeat_ns, look(remote.pid))
+                if stalled(remote.silence, remote.stall_timeout_s):
+                    self._traffic.gone(remote, f"it neither ran nor said anything for {remote.stall_timeout_s:g} s")
+        draining.balance(list(self.remotes.values()))
 
     # ---- schedulers that use them ------------------------------------------------------------------------
 
     def has(self, worker: int) -> bool:
         """Whether there is such a worker."""
         remote = self.remotes.get(worker)
-        return remote is not None and remote.ready is not None and not remote.lost
+        return remote is not None and remote.ready is not None and not remote.lost and not remote.leaving
 
     def serve(self, core: Core, worker: int) -> None:
         """From now on a worker takes what a scheduler has in its queue."""
@@ -181,6 +277,25 @@ class Pool:
                 remote.slots.setdefault(core, {})[slot.processor.tid] = slot  # type: ignore[attr-defined]
                 if core not in remote.cores:
                     remote.cores.append(core)
+            if remote is None or remote.lost:  # at this very moment: nobody told this scheduler
+                self._leave_queue(core, slot.worker)
+        self.poke()
+
+    def _leave_queue(self, core: Core, worker: int) -> None:
+        """Whatever is in the queue of a worker, or still comes there, is placed again."""
+        queue = core.shared.get(worker)
+        if isinstance(queue, RemoteQueue):
+            queue.left = functools.partial(self._place_left, core, worker)
+            queue.left()
+
+    def _place_left(self, core: Core, worker: int) -> None:
+        if self._pump is not None:
+            self._pump.call(lambda: recovery.place_left(core, worker, core.worker_lost(worker)))
+
+    def dispatch(self, core: Core, slot: Slot) -> None:
+        """A task was put into the own queue of a slot."""
+        if slot.worker not in self.remotes:
+            self._place_left(core, slot.worker)
         self.poke()
 
     def poke(self) -> None:
@@ -212,19 +327,26 @@ class Pool:
         given = [flight.task for remote in list(self.remotes.values()) for flight in list(remote.flights.values())]
         return all(task._core is not core for task in given)
 
+    def forget(self) -> None:
+        """In a forked child: the workers are the parent's."""
+        remotes = list(self.remotes.values())
+        for remote in remotes:
+            remote.forget()
+            topology.remove_worker(remote.worker)
+        if self._pump is not None:
+            self._pump.forget()
+        self._pump = None
+        self.remotes.clear()
+
+
+def _why_not(remote: Remote) -> str:
+    text = remote.error_text or remote.started.error_text()
+    why = f"it {remote.lost}" if remote.lost else f"it was not ready within {START_PATIENCE_S:g} s"
+    return f"{why}; it wrote:\n{text}" if text else why
+
 
 def _config(worker: int, threads: int) -> dict[str, Any]:
     return {"worker": worker, "threads": threads, "path": list(sys.path), "head": os.getpid()}
-
-
-def _kill(remote: Remote) -> None:
-    """End its process and what that started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(remote.pid, signal.SIGKILL)
-
-
-def _nobody(remote: Remote, cores: list[Core]) -> None:
-    """Nobody uses it."""
 
 
 pool = Pool()
@@ -240,7 +362,4 @@ exits.at_exit(_at_exit)
 
 @forks.in_child("pool")
 def _in_child() -> None:
-    if pool._pump is not None:
-        pool._pump.forget()
-    pool._pump = None
-    pool.remotes.clear()
+    pool.forget()

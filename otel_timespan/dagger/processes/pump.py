@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import selectors
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,6 +62,7 @@ class Pump:
         self._bell, self._heard = socket.socketpair()
         self._asleep = False
         self._ended = False
+        self._look_at = 0.0
         for end in (self._bell, self._heard):
             end.setblocking(False)
         self._selector.register(self._heard, selectors.EVENT_READ)
@@ -80,6 +83,10 @@ class Pump:
         self._queue.append(call)
         self.poke()
 
+    def is_me(self) -> bool:
+        """Whether this is the pump's thread."""
+        return threading.current_thread() is self._thread
+
     # ---- on the thread ---------------------------------------------------------------------------------
 
     def add(self, remote: Remote) -> None:
@@ -92,7 +99,6 @@ class Pump:
         if remote in self.remotes:
             self.remotes.remove(remote)
             self._selector.unregister(remote.socket)
-            remote.socket.close()
 
     def _run(self) -> None:
         while not self._ended:
@@ -108,19 +114,24 @@ class Pump:
                     self._read(key.data)
             while self._queue:
                 self._queue.popleft()()
-            if not events:
+            now = time.monotonic()
+            if now >= self._look_at:
+                self._look_at = now + LOOK_AGAIN_S
                 self._traffic.look()
 
     def _read(self, remote: Remote) -> None:
+        messages: list[Any] = []
+        damage: str | None = None
         try:
             messages = remote.receive()
-        except EOFError:
-            self._traffic.gone(remote, "")
-        except (OSError, ValueError) as error:
-            self._traffic.gone(remote, str(error))
-        else:
-            if messages:
-                self._traffic.take(remote, messages)
+        except (EOFError, OSError):
+            damage = ""
+        except (ValueError, pickle.UnpicklingError) as error:
+            damage = str(error)
+        if messages:
+            self._traffic.take(remote, messages)
+        elif damage is not None:  # not in the handler: what is warned of then has nothing to do with this error
+            self._traffic.gone(remote, damage)
 
     def _send_all(self) -> bool:
         """Send what there is: whether there is more to be sent at once."""
@@ -130,10 +141,11 @@ class Pump:
             if messages:
                 remote.queue(messages)
                 more = True
-            try:
+            everything: bool | None = None
+            with contextlib.suppress(OSError):
                 everything = remote.send()
-            except OSError as error:
-                self._traffic.gone(remote, str(error))
+            if everything is None:
+                self._traffic.gone(remote, "")
                 continue
             if everything is not remote.drained:
                 remote.drained = everything
@@ -148,8 +160,6 @@ class Pump:
 
     def forget(self) -> None:
         """In a forked child: the sockets are the parent's."""
-        for remote in self.remotes:
-            remote.socket.close()
         self._bell.close()
         self._heard.close()
         self._selector.close()
@@ -161,9 +171,13 @@ class RemoteQueue(deque[Any]):
     def __init__(self, pump: Pump) -> None:
         super().__init__()
         self._pump = pump
+        self.left: Callable[[], None] | None = None
+        """Called after each task that is put here, once the worker is gone."""
 
     def append(self, task: DTask) -> None:
         """At the end, and wake the pump."""
         super().append(task)
         if self._pump._asleep:
             self._pump.poke()
+        if self.left is not None:
+            self.left()

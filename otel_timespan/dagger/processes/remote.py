@@ -7,24 +7,28 @@ See docs/workers.md.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-import socket
-import subprocess
 import weakref
 from collections import deque
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from ... import forks
 from .frames import Framer, framed
+from .spawn import end_group
 from .wire import FUNCTION, dumps
 
 if TYPE_CHECKING:
     from ..core.machine import Core
     from ..core.placement import Slot
     from ..tasks.dtask import DTask
+    from .output import Streams
+    from .spawn import Started
+    from .stalls import Silence
 
-__all__ = ["Flight", "Remote"]
+__all__ = ["Flight", "Remote", "Solitary"]
 
 _READ_SIZE = 1 << 18
 _SEND_AT_ONCE = 64
@@ -34,24 +38,44 @@ _SEND_AT_ONCE = 64
 class Flight:
     """A task that a worker was given."""
 
-    __slots__ = ("attempt", "expected_ns", "task")
+    __slots__ = ("attempt", "expected_ns", "is_recalled", "task")
 
     def __init__(self, task: DTask, attempt: int, expected_ns: float) -> None:
         self.task, self.attempt, self.expected_ns = task, attempt, expected_ns
+        self.is_recalled = False
+        """Whether the worker was asked to give it back, if it has not begun."""
+
+
+class Solitary:
+    """A task that is to run alone on a worker: `flight`, and the message that gives it; None when that was sent."""
+
+    __slots__ = ("flight", "message")
+
+    def __init__(self, flight: Flight, message: Any) -> None:
+        self.flight, self.message = flight, message
 
 
 class Remote:
     """One worker, seen from the head."""
 
-    def __init__(self, worker: int, threads: int, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
-        self.worker, self.threads, self.process, self.socket = worker, threads, process, sock
-        self.pid = process.pid
+    def __init__(self, worker: int, threads: int, started: Started, streams: Streams, stall_timeout_s: float) -> None:
+        self.worker, self.threads = worker, threads
+        self.streams, self.stall_timeout_s = streams, stall_timeout_s
+        self.process, self.socket, self.reader = started.process, started.socket, started.reader
+        self.pid = started.process.pid
+        self.started = started
         self.ready: dict[str, Any] | None = None
         """What the worker said of itself; None until it can take tasks."""
         self.lost = ""
         """Why it is not there any more; "" while it is."""
         self.leaving = False
         """Whether it gets no new tasks."""
+        self.stopped = False
+        """Whether it was told to end, so that its end is no loss."""
+        self.silence: Silence | None = None
+        """How long nothing was seen of it."""
+        self.solitary: deque[Solitary] = deque()
+        """Tasks that are to run alone there; the first one may run (traffic.py)."""
         self.cores: list[Core] = []
         """The schedulers that use it."""
         self.slots: dict[Core, dict[int, Slot]] = {}
@@ -60,6 +84,8 @@ class Remote:
         """Expected time of what it was given and has not answered."""
         self.flights: dict[int, Flight] = {}
         """What it was given and has not answered, by task id."""
+        self.front = 0
+        """The id of the oldest of those, at the last look."""
         self.calls: dict[int, Callable[[bool, bytes], None]] = {}
         """Who waits for a function that runs apart from tasks."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
@@ -70,6 +96,10 @@ class Remote:
         """The numbers of the functions that it knows, by `id()`; each takes itself out when the function goes."""
         self._numbered: dict[int, weakref.ref[Any]] = {}
         self._next_number = 0
+        self.error_text = ""
+        """What it wrote, if it ended before it was ready."""
+        self._end: tuple[int | None, bool] | None = None
+        self._ending = forks.lock()
         self.drained = True
         """Whether the socket took all that there was."""
         self._framer = Framer()
@@ -79,6 +109,25 @@ class Remote:
     def say(self, message: Any) -> None:
         """A message, to be sent with the next frame. From any thread; then poke the pump."""
         self.said.append(message)
+
+    # ---- the end -------------------------------------------------------------------------------------
+
+    def end(self, patience_s: float) -> tuple[int | None, bool]:
+        """See to it that its process is over, and what that started: see `spawn.end_group`. The same a second time."""
+        with self._ending:
+            if self._end is None:
+                self._end = end_group(self.process, patience_s)
+            return self._end
+
+    def close(self) -> None:
+        """It is over, and what it said was heard: let go of descriptors and memory."""
+        self.error_text = "" if self.ready is not None else self.started.error_text()
+        self.started.close()
+
+    def forget(self) -> None:
+        """In a forked child: it is the parent's."""
+        self.process.returncode = 0  # so that nobody here waits for it, or says that it still runs
+        self.started.close()
 
     # ---- bytes ---------------------------------------------------------------------------------------
 
@@ -116,6 +165,15 @@ class Remote:
                 sent -= len(first)
                 unsent.popleft()
         return True
+
+    def last_words(self) -> list[Any]:
+        """What a worker that is dead said before, as far as it is whole."""
+        messages: list[Any] = []
+        with contextlib.suppress(OSError, ValueError, pickle.UnpicklingError):
+            while got := self.socket.recv_into(self._into):
+                for frame in self._framer.feed(memoryview(self._into)[:got]):
+                    messages += pickle.loads(frame)
+        return messages
 
     # ---- functions ------------------------------------------------------------------------------------
 

@@ -20,10 +20,11 @@ from ..options.options import DEFAULT
 from ..records.kinds import function_code
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
+from .draining import let_alone, recalled
 from .handles import handle_of
 from .outgoing import pinned_to, task_message
-from .remote import Flight, Remote
-from .wire import CALLED, ERROR, READY, RESULT, error_of
+from .remote import Flight, Remote, Solitary
+from .wire import CALLED, ERROR, READY, RECALLED, RESULT, error_of
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -60,8 +61,12 @@ class Traffic:
         messages: list[Any] = []
         while remote.said:
             messages.append(remote.said.popleft())
-        if remote.ready is None or remote.lost or remote.leaving:
+        if remote.ready is None or remote.lost or remote.stopped:
             return messages
+        if remote.solitary:
+            let_alone(remote, messages)
+            if remote.solitary:
+                return messages
         for core in list(remote.cores):
             self._pinned(remote, core, messages)
             self._shared(remote, core, messages)
@@ -111,7 +116,10 @@ class Traffic:
             return
         remote.flights[task.id] = flight
         remote.ahead_ns += flight.expected_ns
-        messages.append(message)
+        if extra is not None and extra.losses and extra.losses[-1].with_others:
+            remote.solitary.append(Solitary(flight, message))
+        else:
+            messages.append(message)
 
     def _expected(self, f: Any) -> float:
         return self.expected.get(id(getattr(f, "__code__", f)), UNKNOWN_NS)
@@ -133,6 +141,8 @@ class Traffic:
                 tell = remote.calls.pop(message[1], None)
                 if tell is not None:
                     tell(*message[2:])
+            elif kind == RECALLED:
+                recalled(remote, message[1])
 
     def _landed(self, remote: Remote, id: int, attempt: int, tid: int) -> DTask | None:
         """The task that this is the outcome of; None where nobody waits for it any more."""
@@ -204,15 +214,6 @@ class Traffic:
     def look(self) -> None:
         """A tenth of a second went by."""
         self.on_look()
-
-    def fail_all(self, remote: Remote, error: Callable[[], BaseException]) -> None:
-        """What a worker had fails."""
-        for flight in list(remote.flights.values()):
-            remote.flights.pop(flight.task.id, None)
-            core = flight.task._core
-            core.running.discard(flight.task)
-            self._wake(core, conclude(core, flight.task, None, error(), None, False, 0))
-        remote.ahead_ns = 0.0
 
 
 def _run_log(recorder: Any, task: DTask, log: Any) -> RunLog:

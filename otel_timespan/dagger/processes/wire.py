@@ -38,7 +38,7 @@ __all__ = [
 
 # --- head to worker ------------------------------------------------------------------------------------
 
-CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP = range(7)
+CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP, RECALL = range(8)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes): a function that tasks name by this number from now on.
@@ -47,11 +47,12 @@ CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP = range(7)
 (DONE, id, ok, item): a task that the worker spawned, or has a handle of, ended.
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
+(RECALL, [id, ...]): give back those of these tasks that have not begun.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
 
-READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
+READY, RESULT, ERROR, SPAWN, DROP, CALLED, RECALLED = range(10, 17)
 """(READY, {name: value}): it can take tasks.
 
 (RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
@@ -59,6 +60,7 @@ READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
 (SPAWN, id, parent's id, function, args, kwargs, options, surroundings): a body spawned a task.
 (DROP, [id, ...]): nobody in the worker has a handle of these tasks any more.
 (CALLED, number, ok, bytes): what CALL gave.
+(RECALLED, [id, ...]): these had not begun, and won't here.
 """
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))
