@@ -20,9 +20,9 @@ from otel_timespan.dagger.processes.flight import (
     IN_BODY,
     MOVING,
     ROWS,
-    FlightRow,
     FlightReader,
     FlightRecorder,
+    FlightRow,
 )
 from otel_timespan.errors import InvalidOptionError
 from tests.dagger.children import ROOT, child, stop

@@ -43,9 +43,9 @@ __all__ = [
     "PHASES",
     "ROWS",
     "SIGNALS",
-    "FlightRow",
     "FlightReader",
     "FlightRecorder",
+    "FlightRow",
 ]
 
 # Plain numbers, not an enumeration: a member of one costs more to look up than the store.
