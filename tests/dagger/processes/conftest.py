@@ -9,9 +9,9 @@ import pytest
 from otel_timespan import dagger as D
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def two_workers() -> Iterator[list[int]]:
-    """Two workers with one thread each, which no test may harm."""
+    """Two workers with one thread each, which no test may harm; gone when the tests of this folder are over."""
     ids = D.cluster.add_workers(2)
     yield ids
     D.cluster.remove_workers(ids)
