@@ -20,9 +20,9 @@ from otel_timespan.dagger.processes.flight import (
     IN_BODY,
     MOVING,
     ROWS,
-    Flight,
     FlightReader,
     FlightRecorder,
+    FlightRow,
 )
 from otel_timespan.errors import InvalidOptionError
 from tests.dagger.children import ROOT, child, stop
@@ -51,12 +51,12 @@ def test_a_body_from_its_begin_to_its_end(reader: FlightReader) -> None:
     recorder = opened(reader)
     assert reader.rows() == []
     row = recorder.begin(1 << 60, 3, 7, 1_000, MOVING)
-    assert reader.rows() == [Flight(id=1 << 60, attempt=3, slot=7, phase=MOVING, since_ns=1_000)]
+    assert reader.rows() == [FlightRow(id=1 << 60, attempt=3, slot=7, phase=MOVING, since_ns=1_000)]
     recorder.start(row, 2_000)
-    assert reader.rows() == [Flight(1 << 60, 3, 7, IN_BODY, 2_000)]
+    assert reader.rows() == [FlightRow(1 << 60, 3, 7, IN_BODY, 2_000)]
     for phase in (BLOCKED, IN_BODY, ENDED):
         recorder.phase(row, phase)
-        assert reader.rows() == [Flight(1 << 60, 3, 7, phase, 2_000)]
+        assert reader.rows() == [FlightRow(1 << 60, 3, 7, phase, 2_000)]
     recorder.end(row)
     assert reader.rows() == []
 
@@ -148,7 +148,7 @@ WRITER = f"""
 """
 
 
-def is_one(flight: Flight) -> bool:
+def is_one(flight: FlightRow) -> bool:
     """Whether the program wrote just this."""
     id, attempt, slot, phase, since_ns = flight
     times = {id * 3, id * 5} if phase == MOVING else {id * 5}
@@ -222,7 +222,7 @@ def test_a_forked_child_writes_for_itself() -> None:
 # ---- what bodies may do to it --------------------------------------------------------------------------------
 
 
-def everything(reader: FlightReader) -> list[Flight]:
+def everything(reader: FlightReader) -> list[FlightRow]:
     """Ask for all that there is."""
     assert reader.is_sound in (True, False) and reader.is_overfull in (True, False)
     for number in (reader.pid, reader.rss, reader.heartbeat_ns):
@@ -248,7 +248,7 @@ def test_garbage_behind_the_header(reader: FlightReader, seed: int) -> None:
     os.pwrite(reader.fd, random.Random(seed).randbytes(size - 128), 128)
     assert everything(reader) == []
     recorder.begin(1, 1, 1, 10)
-    assert everything(reader) == [Flight(1, 1, 1, IN_BODY, 10)]
+    assert everything(reader) == [FlightRow(1, 1, 1, IN_BODY, 10)]
 
 
 @needs_memfd
@@ -272,7 +272,7 @@ def test_descriptors_that_are_closed(reader: FlightReader) -> None:
         input()
     """
     with child(program, reader.fd, pass_fds=[reader.fd]):
-        assert reader.rows() == [Flight(5, 1, WINDOW, IN_BODY, 50)]
+        assert reader.rows() == [FlightRow(5, 1, WINDOW, IN_BODY, 50)]
 
 
 # ---- descriptors and memory ----------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_without_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = FlightReader()
     assert os.fstat(reader.fd).st_nlink == 0
     opened(reader).begin(1, 2, 3, 4)
-    assert reader.rows() == [Flight(1, 2, 3, IN_BODY, 4)]
+    assert reader.rows() == [FlightRow(1, 2, 3, IN_BODY, 4)]
     reader.close()
 
 

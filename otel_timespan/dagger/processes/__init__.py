@@ -1,1 +1,1 @@
-"""Worker processes: how the head starts them, speaks with them, and learns what became of them."""
+"""What the head process has of its workers: their processes, the sockets to them, and what goes over those."""

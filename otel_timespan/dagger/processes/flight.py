@@ -43,9 +43,9 @@ __all__ = [
     "PHASES",
     "ROWS",
     "SIGNALS",
-    "Flight",
     "FlightReader",
     "FlightRecorder",
+    "FlightRow",
 ]
 
 # Plain numbers, not an enumeration: a member of one costs more to look up than the store.
@@ -84,7 +84,7 @@ def _rows_at(count: int) -> int:
     return -(-(_PHASES_AT + count + 1) // _SIZE) * _SIZE
 
 
-class Flight(NamedTuple):
+class FlightRow(NamedTuple):
     """A body that a worker was at: task `id`, `attempt`, `slot`; its `phase`, see `PHASES`.
 
     `since_ns` (monotonic) is when the body began; while the phase is MOVING, when its arguments were asked for.
@@ -127,7 +127,7 @@ class FlightReader:
         """Whether the header is one of ours: nobody wrote over it, and it is not closed."""
         return self._word(_IS_OURS) == _MAGIC and self._word(_COUNT) == self._count
 
-    def rows(self) -> list[Flight]:
+    def rows(self) -> list[FlightRow]:
         """The bodies that the worker is at, or was when it died. What is just being written is left out.
 
         After a body that wrote over the file some may be missing, or made up: trust no id that was not sent there.
@@ -139,7 +139,7 @@ class FlightReader:
         for row, (phase, raw) in found.items():
             id, since_ns, attempt, slot, mark = _ROW.unpack(raw)
             if mark == _MARK and first.get(row) == (phase, raw):
-                flights.append(Flight(id, attempt, slot, phase, since_ns))
+                flights.append(FlightRow(id, attempt, slot, phase, since_ns))
         return flights
 
     @property
