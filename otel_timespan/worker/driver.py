@@ -2,15 +2,86 @@
 
 from __future__ import annotations
 
+import contextvars
+from collections.abc import Callable
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
+from ..dagger.bodies import interrupts
+from ..dagger.bodies.ending import report_defect
+from ..dagger.bodies.run import run
+from ..dagger.drivers.moves import take_free
+from ..dagger.drivers.slots import Hold
 from ..dagger.drivers.threads import ThreadsDriver
+from ..dagger.processes.failpoints import fail_at, reach
+from ..dagger.processes.flight import ENDED, IN_BODY, FlightRecorder
+from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import DTask
 
 if TYPE_CHECKING:
     from .link import Link
 
-__all__ = ["WorkerDriver"]
+__all__ = ["TimedContext", "WorkerDriver"]
+
+
+class TimedContext:
+    """A task's context, which times its body and notes it in the flight recorder.
+
+    `ns`: how long what ran in it took, for the head's costs; 0 until it did. `task` is set before it is used.
+    """
+
+    __slots__ = ("_attempt", "_flight", "_id", "_is_told", "_row", "context", "ns", "task")
+
+    def __init__(self, context: contextvars.Context, flight: FlightRecorder, id: int, attempt: int) -> None:
+        self.context = context
+        self.ns = 0
+        self.task: DTask
+        self._flight, self._id, self._attempt = flight, id, attempt
+        self._is_told = False
+        self._row: int
+
+    @interrupts.see_through
+    def run(self, f: Callable[..., Any], *args: Any) -> Any:
+        """As `contextvars.Context.run`."""
+        begun = monotonic_ns()
+        flight, slot = self._flight, self.task._slot
+        self._row = row = flight.begin(self._id, self._attempt, slot.processor.tid, begun)
+        if fail_at is not None:
+            reach("in_body")
+        try:
+            return self.context.run(f, *args)
+        finally:
+            self.ns = monotonic_ns() - begun
+            flight.phase(row, ENDED)
+            if self._is_told:  # it was given up meanwhile
+                self._free()
+            if fail_at is not None:
+                reach("after_body")
+
+    def goes_on(self) -> None:
+        """The body was a coroutine, and runs on."""
+        row = getattr(self, "_row", None)
+        if row is not None:  # else it was given up, and the head told
+            self._flight.phase(row, IN_BODY)
+
+    def told(self) -> int | None:
+        """The head is being told the outcome: the row to be freed when it was sent; None while the body runs on."""
+        self._is_told = True
+        return self._take_row() if self.ns else None
+
+    def _free(self) -> None:
+        row = self._take_row()
+        if row is not None:
+            self._flight.end(row)
+
+    def _take_row(self) -> int | None:
+        """The row, once: by deleting it, as a task is claimed."""
+        try:
+            row = self._row
+            del self._row
+        except AttributeError:
+            return None
+        return row
 
 
 class WorkerDriver(ThreadsDriver):
@@ -27,6 +98,35 @@ class WorkerDriver(ThreadsDriver):
     def help(self, target: DTask | None) -> bool:
         """What is waited for here runs where the head wants it."""
         return False
+
+    def work_here(self) -> None:
+        """Run what waits for any thread, on this one, until there is nothing; if a slot is free."""
+        hold = Hold()
+        if not take_free(self.free, hold):
+            return
+        core, queue, own = self.core, self.queue, self._local.own
+        own.hold = hold
+        self._list(own, hold)
+        while hold.slot is not None and not self.resuming and not hold.slot.heap:
+            try:
+                task = queue.popleft()
+            except IndexError:
+                break
+            if not claim(task):
+                del task
+                continue
+            try:
+                run(core, task, hold.slot)
+            except BaseException as error:  # of ours: bodies' own are outcomes
+                report_defect(core, task, error)
+            del task
+        own.hold = None
+        self._let_go(hold)
+
+    def go_on(self, task: DTask, coroutine: Any, context: Any, over: Callable[..., int]) -> int:
+        """The loop wants the plain context."""
+        context.goes_on()
+        return super().go_on(task, coroutine, context.context, over)
 
     def pause(self) -> Any:
         """A body is about to block: what it spawned must have left by then."""

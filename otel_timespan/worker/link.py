@@ -31,7 +31,7 @@ from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, made
 from ..dagger.places.processors import OSProc, ThreadProc
 from ..dagger.processes.failpoints import fail_at, reach
-from ..dagger.processes.flight import ENDED, FlightRecorder
+from ..dagger.processes.flight import FlightRecorder
 from ..dagger.processes.frames import Framer, framed
 from ..dagger.processes.wire import (
     CALL,
@@ -39,6 +39,7 @@ from ..dagger.processes.wire import (
     CANCEL,
     ERROR,
     FUNCTION,
+    LEVEL,
     READY,
     RECALL,
     RECALLED,
@@ -56,7 +57,7 @@ from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, new_task
 from ..errors import InvalidOptionError
 from ..timespans.recorder import Recorder
-from .driver import WorkerDriver
+from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
 
 __all__ = ["Link"]
@@ -66,6 +67,12 @@ HEARTBEAT_S = 1.0
 GATHER_S = 0.001
 """So long an outcome may wait for others to leave with."""
 
+AWAY_S = 0.001
+"""A body that takes longer is no reason not to read: the other thread does."""
+
+DOZE_AFTER = 50
+"""So many looks without anything to see, and who stands by goes to sleep."""
+
 
 class Link:
     """One worker process, as it sees itself."""
@@ -74,8 +81,6 @@ class Link:
         self.worker = config["worker"]
         self.flight = flight
         """What outlives us: which bodies run."""
-        self._rows: dict[int, int] = {}
-        """The row of each body there, by task id."""
         self._rows_done: deque[int] = deque()
         """Rows of bodies whose outcome is in the outbox, or was sent."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
@@ -89,14 +94,23 @@ class Link:
         self._since = 0.0
         """Since when the oldest message waits."""
         self._sending = forks.lock()
+        self._into = bytearray(1 << 18)
+        self._view = memoryview(self._into)
+        self._baton = allocate_lock()
+        """Whoever has it reads."""
+        self._away_since = 0.0
+        """Since when the one who had it runs a body; 0.0 while somebody reads."""
+        self._standing: list[bool] = []
+        """One entry for each thread that stands by, or is about to."""
         self._bell = allocate_lock()
-        self._rung = False
+        self._bell.acquire()
+        self._dozing = False
+        """Whether the one who stands by sleeps until the bell is rung."""
         self._ended = threading.Event()
-        context = Context([OSProc(self.worker)])
+        context = self.context = Context([OSProc(self.worker)])
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
         context.core = self.core
-        context.recorder = Recorder(self._note, put=_forget)
         _context._eager = context
         self._slots: dict[int, Slot] = {
             slot.processor.tid: slot for slot in self.core.slots.values() if type(slot.processor) is ThreadProc
@@ -106,9 +120,10 @@ class Link:
 
     def serve(self, messages: list[Any]) -> None:
         """Serve until STOP. The main thread only waits: bodies, and we, run on others."""
-        start_bare(threading.Thread(target=self._send_late, name="worker-sender", daemon=True))
-        start_bare(threading.Thread(target=self._read, args=(messages,), name="worker-reader", daemon=True))
         start_bare(threading.Thread(target=self._beat, name="worker-heart", daemon=True))
+        self._take(messages)
+        for _ in range(2):
+            self._start_thread()
         self.say((READY, _facts()))
         self.flush()
         self._ended.wait()
@@ -119,23 +134,70 @@ class Link:
             self.flight.heartbeat()
             time.sleep(HEARTBEAT_S)
 
-    def _read(self, messages: list[Any]) -> None:
+    def _start_thread(self) -> None:
+        self._standing.append(True)
+        start_bare(threading.Thread(target=self._lead, name="worker-link", daemon=True))
+
+    def _lead(self) -> None:
+        """The life of our threads: one reads, and runs what it read; one stands by; others are in bodies that wait."""
         try:
-            self._take(messages)
-            into = bytearray(1 << 18)
-            view = memoryview(into)
-            while True:
-                got = self._socket.recv_into(into)
-                if not got:
-                    break
-                for frame in self._framer.feed(view[:got]):
-                    self._take(pickle.loads(frame))
+            while self._stand_by():
+                while True:
+                    self._read()
+                    if not self.core.queue or not self.driver.free:
+                        continue
+                    if not self._standing:
+                        self._start_thread()
+                    self._away_since = time.monotonic()
+                    self._baton.release()
+                    if self._dozing:
+                        self._dozing = False
+                        with contextlib.suppress(RuntimeError):  # woken just now
+                            self._bell.release()
+                    self.driver.work_here()
+                    self.flush()
+                    if not self._baton.acquire(False):
+                        break
+                    self._away_since = 0.0
+                if self._standing:  # one is enough
+                    return
+                self._standing.append(True)
         except OSError:
             pass
         except BaseException:
             traceback.print_exc()
         if not self._ended.is_set():
             end_with_head()
+
+    def _stand_by(self) -> bool:
+        """Wait until the other thread is away for longer; send meanwhile what it left behind. False at the end."""
+        quiet = 0
+        while not self._ended.is_set():
+            since = self._away_since
+            if (not since or time.monotonic() - since > AWAY_S) and self._baton.acquire(False):
+                self._away_since = 0.0
+                self._standing.pop()
+                return True
+            if self._out and time.monotonic() - self._since > GATHER_S:
+                self.flush()
+            quiet = 0 if since or self._out else quiet + 1
+            if quiet < DOZE_AFTER:
+                time.sleep(GATHER_S)
+                continue
+            self._dozing = True
+            if not self._out:
+                self._bell.acquire()
+            self._dozing = False
+            quiet = 0
+        return False
+
+    def _read(self) -> None:
+        """Take what came. Raises `OSError` when the head is gone."""
+        got = self._socket.recv_into(self._into)
+        if not got:
+            raise OSError("the head is gone")
+        for frame in self._framer.feed(self._view[:got]):
+            self._take(pickle.loads(frame))
 
     def _take(self, messages: list[Any]) -> None:
         new = 0
@@ -153,9 +215,11 @@ class Link:
                 self._call(*message[1:])
             elif kind == RECALL:
                 self._give_back(message[1])
+            elif kind == LEVEL:
+                self.context.recorder = Recorder(self._note, put=_forget) if message[1] else None
             elif kind == STOP:
                 self._ended.set()
-        for _ in range(min(new, len(self.driver.free))):
+        for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
             self.driver.wake()
         if self.core.effects:
             self.driver.perform_effects()
@@ -176,8 +240,10 @@ class Link:
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
-        task = new_task(id, f, values, named, wanted, (), contextvars.Context(), self.core)
-        task._subs = [_Landing(self, task, attempt)]
+        timed = TimedContext(contextvars.Context(), self.flight, id, attempt)
+        task = new_task(id, f, values, named, wanted, (), timed, self.core)  # type: ignore[arg-type]
+        timed.task = task
+        task._subs = [_Landing(self, task, attempt, timed)]
         task._state = LAUNCHED
         self._tasks[id] = task
         if fail_at is not None:
@@ -217,28 +283,24 @@ class Link:
         data, stack = error_bytes(InvalidOptionError(text), self.handles)
         self.say((ERROR, id, attempt, 0, data, stack, None))
 
-    def landed(self, task: DTask, attempt: int) -> None:
+    def landed(self, task: DTask, attempt: int, timed: TimedContext) -> None:
         """A task has its outcome: tell the head."""
         self._tasks.pop(task.id, None)
         if fail_at is not None:
             reach("before_report")
-        self._tell(task, attempt)
-        if task.id not in self._notes:  # else its body, which nobody waits for, still runs
-            row = self._rows.pop(task.id, None)
-            if row is not None:
-                self._rows_done.append(row)  # after the message: see `flush`
+        self._tell(task, attempt, timed.ns)
+        row = timed.told()
+        if row is not None:
+            self._rows_done.append(row)  # after the message: see `flush`
 
-    def _tell(self, task: DTask, attempt: int) -> None:
-        notes = self._notes.get(task.id)
-        if notes is not None and notes[3]:
-            del self._notes[task.id]
+    def _tell(self, task: DTask, attempt: int, ns: int) -> None:
+        notes = self._notes.pop(task.id, None)
         slot = task._slot
         tid = 0 if slot is None else slot.processor.tid
         outcome = task._outcome
         if task._state != FAILED:
             try:
                 item = pack(read(outcome), self.handles)
-                ns = 0 if notes is None else notes[3] - notes[2]
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -263,12 +325,6 @@ class Link:
         if kind == records.START:
             _, taken, _, begun, _, id, _, _, shares, thread, _ = record
             self._notes[id] = [shares, taken, begun, 0, 0, thread, None]
-            task = self._tasks.get(id)
-            if task is not None:  # else it was given up
-                slot = task._slot.processor.tid
-                self._rows[id] = self.flight.begin(id, task._subs[0].attempt, slot, begun)
-            if fail_at is not None:
-                reach("in_body")
         elif kind == records.RETURN:
             self._note_end(record[4], record[1], record[2], record[11])
         elif kind == records.END:
@@ -278,16 +334,6 @@ class Link:
         notes = self._notes.get(id)
         if notes is not None:
             notes[3], notes[4], notes[6] = ended, packed, cpu_ns
-            row = self._rows.get(id)
-            if row is not None:
-                self.flight.phase(row, ENDED)
-            if id not in self._tasks:  # nobody waited for it
-                del self._notes[id]
-                if row is not None:
-                    del self._rows[id]
-                    self.flight.end(row)
-            if fail_at is not None:
-                reach("after_body")
 
     # ---- apart from tasks --------------------------------------------------------------------------------------
 
@@ -315,9 +361,9 @@ class Link:
         out.append(message)
         if not self.core.queue or now - self._since > GATHER_S:
             self.flush()
-        elif not self._rung:
-            self._rung = True
-            with contextlib.suppress(RuntimeError):  # rung just now
+        elif self._dozing:
+            self._dozing = False
+            with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
 
     def flush(self) -> None:
@@ -345,27 +391,18 @@ class Link:
             if fail_at is not None and any(message[0] in (RESULT, ERROR) for message in out):
                 reach("reported")
 
-    def _send_late(self) -> None:
-        """Sends what was left in the outbox by somebody who thought that more would come."""
-        self._bell.acquire()
-        while True:
-            self._bell.acquire()
-            time.sleep(2 * GATHER_S)
-            self._rung = False
-            self.flush()
-
 
 class _Landing:
     """Waits in a task for its outcome."""
 
-    __slots__ = ("_link", "_task", "attempt")
+    __slots__ = ("_attempt", "_link", "_task", "_timed")
 
-    def __init__(self, link: Link, task: DTask, attempt: int) -> None:
-        self._link, self._task, self.attempt = link, task, attempt
+    def __init__(self, link: Link, task: DTask, attempt: int, timed: TimedContext) -> None:
+        self._link, self._task, self._attempt, self._timed = link, task, attempt, timed
 
     def __call__(self) -> None:
         """It is there."""
-        self._link.landed(self._task, self.attempt)
+        self._link.landed(self._task, self._attempt, self._timed)
 
 
 def _value(item: Any) -> Any:

@@ -29,7 +29,7 @@ HEAD = f"""
 import os, subprocess, sys, threading
 def start():
     command = [sys.executable, "-c", {WORKER!r}, sys.argv[1]]
-    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # in our group: gone with us after the test
     assert worker.stdout.readline() == "armed\\n"
     return worker
 """
@@ -52,14 +52,13 @@ def test_a_worker_dies_with_its_parent(body: str, ending: str) -> None:
     with child(program, body) as head:
         worker = int(said(head))
         started = look(worker).started
-        try:
-            assert not is_gone(worker, started)
-            head.send_signal(signal.SIGKILL if ending == "kill" else signal.SIGTERM)
+        assert not is_gone(worker, started)
+        if ending == "kill":
+            head.kill()
             head.wait()
-            eventually(lambda: is_gone(worker, started), timeout=20)
-        finally:
-            if not is_gone(worker, started):
-                os.kill(worker, signal.SIGKILL)
+        else:
+            head.communicate("\n")
+        eventually(lambda: is_gone(worker, started), timeout=20)
 
 
 @needs_signal
