@@ -14,9 +14,10 @@ from ..dagger.drivers.moves import take_free
 from ..dagger.drivers.slots import Hold
 from ..dagger.drivers.threads import ThreadsDriver
 from ..dagger.processes.failpoints import fail_at, reach
-from ..dagger.processes.flight import ENDED, IN_BODY, FlightRecorder
+from ..dagger.processes.flight import BLOCKED, ENDED, IN_BODY, FlightRecorder
 from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import DTask
+from ..dagger.tasks.environment import running_task
 
 if TYPE_CHECKING:
     from .link import Link
@@ -58,11 +59,11 @@ class TimedContext:
             if fail_at is not None:
                 reach("after_body")
 
-    def goes_on(self) -> None:
-        """The body was a coroutine, and runs on."""
+    def phase(self, phase: int) -> None:
+        """What the body is at now (flight.py): it waits, it goes on."""
         row = getattr(self, "_row", None)
         if row is not None:  # else it was given up, and the head told
-            self._flight.phase(row, IN_BODY)
+            self._flight.phase(row, phase)
 
     def told(self) -> int | None:
         """The head is being told the outcome: the row to be freed when it was sent; None while the body runs on."""
@@ -125,10 +126,25 @@ class WorkerDriver(ThreadsDriver):
 
     def go_on(self, task: DTask, coroutine: Any, context: Any, over: Callable[..., int]) -> int:
         """The loop wants the plain context."""
-        context.goes_on()
+        context.phase(IN_BODY)  # it was over, as far as this thread is concerned
         return super().go_on(task, coroutine, context.context, over)
 
     def pause(self) -> Any:
         """A body is about to block: what it spawned must have left by then."""
         self._link.flush()
+        _note_phase(BLOCKED)
+        if fail_at is not None:
+            reach("waiting")
         return super().pause()
+
+    def resume(self, paused: Any) -> None:
+        """It goes on."""
+        super().resume(paused)
+        _note_phase(IN_BODY)
+
+
+def _note_phase(phase: int) -> None:
+    task = running_task()
+    context = None if task is None else task._context
+    if isinstance(context, TimedContext):
+        context.phase(phase)

@@ -63,7 +63,6 @@ from .ending import end_with_head
 __all__ = ["Link"]
 
 LOGGER = logging.getLogger("otel_timespan")
-HEARTBEAT_S = 1.0
 GATHER_S = 0.001
 """So long an outcome may wait for others to leave with."""
 
@@ -79,6 +78,7 @@ class Link:
 
     def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any], flight: FlightRecorder) -> None:
         self.worker = config["worker"]
+        self._heartbeat_s: float = config["heartbeat_s"]
         self.flight = flight
         """What outlives us: which bodies run."""
         self._rows_done: deque[int] = deque()
@@ -132,7 +132,7 @@ class Link:
     def _beat(self) -> None:
         while True:
             self.flight.heartbeat()
-            time.sleep(HEARTBEAT_S)
+            time.sleep(self._heartbeat_s)
 
     def _start_thread(self) -> None:
         self._standing.append(True)

@@ -40,6 +40,9 @@ START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 1.0
 """So long a worker that was told to end may take; then it is killed, with what its bodies started."""
 
+HEARTBEAT_S = 1.0
+"""How often a worker says that its interpreter runs; oftener, where its silence is not borne for long."""
+
 PUMP_PATIENCE_S = 10.0
 """So long the pump's thread may be busy with others before it is done without."""
 
@@ -126,7 +129,7 @@ class Pool:
         finally:
             streams.started()
         remote = Remote(worker, threads, begun, streams, stall_timeout_s)
-        remote.say((CONFIG, _config(worker, threads)))
+        remote.say((CONFIG, _config(worker, threads, min(HEARTBEAT_S, stall_timeout_s / 4))))
         self.remotes[worker] = remote
         pump.add(remote)
         return remote
@@ -345,8 +348,14 @@ def _why_not(remote: Remote) -> str:
     return f"{why}; it wrote:\n{text}" if text else why
 
 
-def _config(worker: int, threads: int) -> dict[str, Any]:
-    return {"worker": worker, "threads": threads, "path": list(sys.path), "head": os.getpid()}
+def _config(worker: int, threads: int, heartbeat_s: float) -> dict[str, Any]:
+    return {
+        "worker": worker,
+        "threads": threads,
+        "path": list(sys.path),
+        "head": os.getpid(),
+        "heartbeat_s": heartbeat_s,
+    }
 
 
 pool = Pool()
