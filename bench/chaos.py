@@ -1,7 +1,7 @@
 """Worker processes that are killed at random while tasks run: `python -m bench.chaos [tasks] [kills] [seed]`.
 
 100,000 tasks and 100 kills by default: chains, fan-ins and single tasks of 0 to 10 ms, under a log. Says what became
-of each: results, attempts, computes, and what is left of processes and descriptors. Fails loudly where anything is wrong.
+of each: results, attempts, computes. Fails loudly where anything is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 import warnings
 from typing import Any
 
-from otel_timespan import dagger as D
+from otel_timespan import dagger as D  # noqa: N812 - its usual short name
 from otel_timespan.events import CoreMetrics, IDMetrics
 from otel_timespan.timespans import MultiEventLog
 

@@ -66,7 +66,7 @@ def remove_workers(ids: Iterable[int], *, timeout_s: float = 30.0) -> None:
     if unknown:
         raise InvalidOptionError(f"there never was a worker {unknown[0]}: remove_workers ends what add_workers started")
     with slot_given_back():
-        pool.leave(wanted, timeout_s, _follow)
+        pool.leave(wanted, seconds(timeout_s, "timeout_s"), lambda: _leave(wanted))
 
 
 def run(worker: int, f: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
@@ -97,6 +97,13 @@ def run(worker: int, f: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         raise error_of(worker, *pickle.loads(data))
     value: T = pickle.loads(data)
     return value
+
+
+def _leave(workers: list[int]) -> None:
+    for context in list(_context._running):
+        if context._procs is not None:
+            context.remove_procs(workers)
+    _follow()
 
 
 def _follow() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import errno
 import logging
 import os
 import pickle
@@ -366,6 +367,15 @@ class Link:
             with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
 
+    def _cut_off(self, error: OSError) -> None:
+        """What we say reaches nobody: the head is gone, or a body closed our socket, which our reader would not see."""
+        if self._ended.is_set():
+            return
+        if error.errno == errno.EBADF:
+            print("otel_timespan worker: somebody closed the socket to the head", file=sys.stderr, flush=True)
+            os._exit(1)
+        end_with_head()
+
     def flush(self) -> None:
         """Send what waits."""
         if not self._out:
@@ -384,7 +394,8 @@ class Link:
                 self._socket.sendall(head + body if len(body) < 65_536 else head)
                 if len(body) >= 65_536:
                     self._socket.sendall(body)
-            except OSError:  # the head is gone: the reader sees it, too
+            except OSError as error:
+                self._cut_off(error)
                 return
             for row in done:
                 self.flight.end(row)

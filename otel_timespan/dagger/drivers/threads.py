@@ -139,7 +139,8 @@ class ThreadsDriver(Helping, Driver):
         if self.remote is not None:
             self.remote.add_slots(self.core, [slot for slot in slots if slot.worker != self.worker])
         self.perform_effects()
-        self.wake()
+        for _ in slots:
+            self.wake()
 
     # ---- tasks come in ---------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from otel_timespan import dagger as D
+from otel_timespan.dagger.processes.pool import pool
 from tests.backends import eventually
 
 PATIENCE_S = 20.0
@@ -83,7 +84,8 @@ def descriptors() -> set[str]:
 @contextlib.contextmanager
 def nothing_left() -> Iterator[None]:
     """Processes and descriptors that there were not before must be gone."""
-    with D.Context(procs=[1]):  # what is made once stays
+    pool._pump_now()  # what is made once stays
+    with D.Context(procs=[1]):
         processes, before = children(), descriptors()
     yield
     eventually(lambda: children() <= processes, PATIENCE_S)
