@@ -1,0 +1,135 @@
+"""The reader's side of large values: their blocks (slabs.py) are mapped, and Python's objects lie on the maps.
+
+A map is private: what a reader writes is its own, from then on in memory of its own; of all else there is one copy on
+the host. So arrays are writable, and stay what they are whatever becomes of their owner.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from ... import forks
+from ...errors import StorageError
+from .mapping import map_file, read_file
+from .slabs import Exported
+
+__all__ = ["COPIED", "Block", "Loads", "Maps"]
+
+COPIED = 256 << 10
+"""Blocks of up to so many bytes are copied: a map costs more, and the block is free again at once."""
+
+Loads = Callable[[Any, Sequence[memoryview]], Any]
+"""`loads(header, buffers)`: an unpickler. The header is bytes or a memoryview."""
+
+
+class Block(NamedTuple):
+    """A block of anybody: `owner` is the process, by a number that is never used again."""
+
+    owner: int
+    slab: int
+    offset: int
+
+
+class Maps:
+    """What a process reads of others. Thread-safe. A forked child keeps the values that are there, and nothing else."""
+
+    def __init__(self) -> None:
+        self._lock = forks.lock()
+        self._fds: dict[tuple[int, int], int] = {}
+        self._released: deque[Block] = deque()
+        _all.add(self)
+
+    def add_slab(self, owner: int, slab: int, fd: int) -> None:
+        """Take a slab's descriptor, which is ours from now on. One more of a slab that is known is closed."""
+        with self._lock:
+            if self._fds.setdefault((owner, slab), fd) != fd:
+                os.close(fd)
+
+    def load(self, owner: int, exported: Exported, loads: Loads) -> Any:
+        """The value: what is large in it lies on a map of its block.
+
+        Raises what `loads` raises, and `StorageError` if the slab is not known. Each call, failed ones too, has one
+        entry in `released`, unless the value has no block (slab 0).
+        """
+        if not exported.slab:
+            return loads(exported.header, ())
+        block = Block(owner, exported.slab, exported.offset)
+        mapped = self._mapped(block, exported.nbytes)
+        views: list[memoryview] = []
+        try:
+            views += [mapped[offset : offset + nbytes] for offset, nbytes in exported.buffers]
+            return loads(views.pop(0) if exported.header is None else exported.header, views)
+        finally:
+            del mapped, views  # a traceback must not keep the map
+
+    def released(self) -> list[Block]:
+        """One entry for each `load` of which nothing is left, since the last call: in any order, blocks repeat.
+
+        A block of which as many entries came as it was loaded has no reader in this process. Costs nothing if there
+        are none.
+        """
+        gone = []
+        while self._released:
+            gone.append(self._released.popleft())
+        return gone
+
+    def forget(self, owner: int, slab: int | None = None) -> None:
+        """Close the descriptors of an owner, or of one of its slabs. Values that were loaded stay."""
+        with self._lock:
+            for key in [key for key in self._fds if key[0] == owner and slab in (None, key[1])]:
+                os.close(self._fds.pop(key))
+
+    def close(self) -> None:
+        """Forget all owners."""
+        with self._lock:
+            while self._fds:
+                os.close(self._fds.popitem()[1])
+
+    def _mapped(self, block: Block, nbytes: int) -> memoryview:
+        """The bytes of a block, this call's own; whatever holds them keeps the map."""
+        with self._lock:
+            fd = self._fds.get(block[:2])
+            if fd is None:
+                self._released.append(block)
+                raise StorageError(f"slab {block.slab} of process {block.owner} is not known here, or gone")
+            try:
+                if nbytes > COPIED:
+                    made = map_file(_Map, fd, block.offset, nbytes, private=True)
+                    made.block, made.released = block, self._released
+                    return memoryview(made)
+            except OSError:  # a process may have so many maps and no more: a copy does as well
+                pass
+            try:
+                return memoryview(read_file(fd, block.offset, nbytes))
+            finally:
+                self._released.append(block)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the owners' memory is not kept for it."""
+        self.close()
+        self._released = deque()  # maps of the parent's loads say it to another
+
+
+class _Map(mmap.mmap):
+    """A map that says when the last of what lies on it is gone."""
+
+    block: Block
+    released: deque[Block] | None = None
+
+    def __del__(self) -> None:
+        if self.released is not None:
+            self.released.append(self.block)
+
+
+_all: weakref.WeakSet[Maps] = weakref.WeakSet()
+
+
+@forks.in_child("_all")
+def _leave_to_parent() -> None:
+    for maps in list(_all):
+        maps._leave_to_parent()
