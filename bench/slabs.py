@@ -32,8 +32,8 @@ NBYTES = 8 * NUMBERS
 VALUES = 8
 """Different values: 64 MB in all, more than caches hold."""
 
-WARM = 2 * VALUES
-"""Moves before the first round."""
+WARM = 4 * VALUES
+"""Moves before the first round: enough for large pages (`HOT`)."""
 
 MOVES = 24
 """Of each kind in a round."""

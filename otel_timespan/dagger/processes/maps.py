@@ -6,8 +6,7 @@ the host. So arrays are writable, and stay what they are whatever becomes of the
 
 from __future__ import annotations
 
-import mmap
-import os
+import contextlib
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ... import forks
 from ...errors import StorageError
-from .mapping import map_file, read_file
+from .mapping import Descriptor, FileMap, map_file, read_file
 from .slabs import Exported
 
 __all__ = ["COPIED", "Block", "Loads", "Maps"]
@@ -40,15 +39,14 @@ class Maps:
 
     def __init__(self) -> None:
         self._lock = forks.lock()
-        self._fds: dict[tuple[int, int], int] = {}
+        self._files: dict[tuple[int, int], Descriptor] = {}  # by owner and slab
         self._released: deque[Block] = deque()
         _all.add(self)
 
     def add_slab(self, owner: int, slab: int, fd: int) -> None:
         """Take a slab's descriptor, which is ours from now on. One more of a slab that is known is closed."""
         with self._lock:
-            if self._fds.setdefault((owner, slab), fd) != fd:
-                os.close(fd)
+            self._files.setdefault((owner, slab), Descriptor(fd))
 
     def load(self, owner: int, exported: Exported, loads: Loads) -> Any:
         """The value: what is large in it lies on a map of its block.
@@ -81,33 +79,33 @@ class Maps:
     def forget(self, owner: int, slab: int | None = None) -> None:
         """Close the descriptors of an owner, or of one of its slabs. Values that were loaded stay."""
         with self._lock:
-            for key in [key for key in self._fds if key[0] == owner and slab in (None, key[1])]:
-                os.close(self._fds.pop(key))
+            for key in [key for key in self._files if key[0] == owner and slab in (None, key[1])]:
+                del self._files[key]
 
     def close(self) -> None:
         """Forget all owners."""
         with self._lock:
-            while self._fds:
-                os.close(self._fds.popitem()[1])
+            self._files.clear()
 
     def _mapped(self, block: Block, nbytes: int) -> memoryview:
         """The bytes of a block, this call's own; whatever holds them keeps the map."""
         with self._lock:
-            fd = self._fds.get(block[:2])
-            if fd is None:
-                self._released.append(block)
-                raise StorageError(f"slab {block.slab} of process {block.owner} is not known here, or gone")
+            is_mapped = False
             try:
+                file = self._files[block[:2]]
                 if nbytes > COPIED:
-                    made = map_file(_Map, fd, block.offset, nbytes, private=True)
-                    made.block, made.released = block, self._released
-                    return memoryview(made)
-            except OSError:  # a process may have so many maps and no more: a copy does as well
-                pass
-            try:
-                return memoryview(read_file(fd, block.offset, nbytes))
+                    with contextlib.suppress(OSError):  # a process may have so many maps: a copy does as well
+                        made = map_file(_Map, file.number, block.offset, nbytes, private=True)
+                        made.block, made.released = block, self._released
+                        is_mapped = True
+                        return made.view()
+                return memoryview(read_file(file.number, block.offset, nbytes))
+            except (KeyError, OSError) as error:
+                why = "it is not known here, or gone" if isinstance(error, KeyError) else error
+                raise StorageError(f"slab {block.slab} of process {block.owner} can't be read: {why}") from error
             finally:
-                self._released.append(block)
+                if not is_mapped:
+                    self._released.append(block)
 
     def _leave_to_parent(self) -> None:
         """In a forked child: the owners' memory is not kept for it."""
@@ -115,7 +113,7 @@ class Maps:
         self._released = deque()  # maps of the parent's loads say it to another
 
 
-class _Map(mmap.mmap):
+class _Map(FileMap):
     """A map that says when the last of what lies on it is gone."""
 
     block: Block

@@ -11,19 +11,22 @@ private map shows what is written into pages that its reader has not touched.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
+import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
 from ... import forks
 from ...errors import StorageError
-from .mapping import PAGE, map_file, memory_file
+from .mapping import HUGE, PAGE, FileMap, map_file, memory_file
 
-__all__ = ["OUT_OF_BAND", "SLAB", "SPARE", "Dumps", "Exported", "Slabs"]
+__all__ = ["HOT", "OUT_OF_BAND", "SLAB", "SPARE", "Dumps", "Exported", "Slabs"]
 
 SLAB = 64 << 20
 """Bytes of a slab for many values."""
@@ -32,11 +35,15 @@ OUT_OF_BAND = 64 << 10
 """Buffers of so many bytes have a place of their own in the block; smaller ones are part of the header."""
 
 SPARE = 256 << 20
-"""Free bytes that stay warm; what is freed beyond goes back to the system at once."""
+"""Free bytes that stay warm, if no more than those are in use; what is freed beyond goes back to the system."""
+
+HOT = 16
+"""Uses of a warm block until it gets large pages: to make them takes about as long as readers lose in so many."""
 
 Dumps = Callable[[Any, Callable[[PickleBuffer], bool]], bytes]
 """`dumps(value, buffer_callback)`: a pickler of protocol 5."""
 
+_MADV_COLLAPSE = 25  # of Linux 6.1, in no module of Python's
 _STEP = 1 << 20  # bytes copied at once, under the interpreter's lock: others get it every 0.1 ms
 
 
@@ -115,15 +122,17 @@ class Slabs:
             if slab is None or (count := slab.blocks.pop(exported.offset // PAGE, 0)) == 0:
                 return
             slab.mark(exported.offset // PAGE, count, _WARM)
-            if self._total(_WARM) > SPARE:
+            if self._total(_WARM) > max(SPARE, self._total(_USED)):
                 self._cool(slab)
 
     def fd_of(self, slab: int) -> int:
         """The descriptor of a slab; it stays ours. Raises `StorageError` if there is no such slab."""
         with self._lock:
-            if slab not in self._slabs:
-                raise StorageError(f"there is no slab {slab} in this process")
-            return self._slabs[slab].fd
+            try:
+                return self._slabs[slab].file.number
+            except (KeyError, OSError) as error:
+                why = "there is none in this process" if isinstance(error, KeyError) else error
+                raise StorageError(f"slab {slab} can't be sent: {why}") from error
 
     def retired(self) -> list[int]:
         """The slabs that are gone, since the last call. Readers may forget them."""
@@ -149,13 +158,18 @@ class Slabs:
         places, end = [], 0
         for view in views:
             places.append((end, view.nbytes))
-            end += _pages(view.nbytes) * PAGE
+            end += _up(view.nbytes, PAGE)
         if not end:
             return Exported(0, 0, 0, header, ())
+        if _up(end, HUGE) <= end + end // 8:
+            end = _up(end, HUGE)
         with self._lock:
             slab, first, is_warm = self._block(end // PAGE)
+            is_hot = is_warm and end >= HUGE and slab.is_now_hot(first)
         exported = Exported(slab.number, first * PAGE, end, header, tuple(places))
         try:
+            if is_hot:
+                slab.make_huge(first * PAGE, end)
             for view, (offset, _) in zip(views, places, strict=True):
                 slab.write(first * PAGE + offset, view, is_warm)
         except BaseException as error:
@@ -172,7 +186,7 @@ class Slabs:
             raise StorageError(
                 f"{needed} bytes more don't fit into shared memory: {self._total(_USED)} of {self._limit} are in use"
             )
-        slabs = [slab for slab in self._slabs.values() if slab.suits(count)]
+        slabs = [slab for slab in self._slabs.values() if slab.suits(count) and slab.file.is_open()]
         found = next(((slab, first) for slab in slabs if (first := slab.find(count, _IS_WARM)) >= 0), None)
         is_warm = found is not None
         if found is None:
@@ -224,7 +238,7 @@ class Slabs:
     def _leave_to_parent(self) -> None:
         """In a forked child: the memory is the parent's; only the descriptors are closed."""
         for slab in self._slabs.values():
-            slab.close()  # also where a thread that is not here had it in its hands
+            slab.file.close()  # also where a thread that is not here had it in its hands
         self._slabs, self._retired = {}, []
 
 
@@ -238,27 +252,30 @@ _IS_FREE = bytes([1, 1, 0]).ljust(256, b"\0")
 class _Slab:
     """One file in memory, with the state of each of its pages. Not thread-safe."""
 
-    fd = -1
-
     def __init__(self, number: int, count: int) -> None:
         self.number = number
         self.pages = bytearray(count)
         self.counts = [count, 0, 0]  # pages by state
         self.blocks: dict[int, int] = {}  # first page: how many
-        self.fd = memory_file(count * PAGE)
-        try:
-            self._map = map_file(mmap.mmap, self.fd, 0, count * PAGE, private=False)
-        except BaseException:
-            os.close(self.fd)
-            raise
+        self._uses: Counter[int] = Counter()  # of warm blocks, by their first page
+        self.file = memory_file(count * PAGE)
+        self._map = map_file(FileMap, self.file.number, 0, count * PAGE, private=False)
 
     def suits(self, count: int) -> bool:
         """Whether a block of so many pages may go here. One that is much smaller would keep out large ones."""
         return count <= len(self.pages) and (len(self.pages) * PAGE <= SLAB or len(self.pages) < 2 * count)
 
     def find(self, count: int, which: bytes) -> int:
-        """The first of so many pages in a row that `which` translates to 1; -1: there are none."""
-        return self.pages.translate(which).find(b"\1" * count)
+        """The first of so many pages in a row that `which` translates to 1; -1: there are none.
+
+        What has room for a large page begins where one can.
+        """
+        pages, row = self.pages.translate(which), b"\1" * count
+        step = HUGE // PAGE if count * PAGE >= HUGE else 1
+        first = pages.find(row)
+        while first >= 0 and first % step:
+            first = pages.find(row, first + step - first % step)
+        return first
 
     def mark(self, first: int, count: int, state: int) -> None:
         """Put pages into a state."""
@@ -274,15 +291,27 @@ class _Slab:
         for run in re.finditer(bytes([_WARM]) + b"+", bytes(self.pages)):
             first, count = run.start(), run.end() - run.start()
             try:
-                self._map.madvise(mmap.MADV_REMOVE, first * PAGE, count * PAGE)
+                self._map.advise(mmap.MADV_REMOVE, first * PAGE, count * PAGE)
             except OSError:  # not in this file system
                 return
             self.mark(first, count, _COLD)
+        self._uses.clear()
+
+    def is_now_hot(self, first: int) -> bool:
+        """Count one more use of a warm block; whether it is time to see to large pages for it."""
+        self._uses[first] += 1
+        return self._uses[first] % HOT == 0
+
+    def make_huge(self, offset: int, nbytes: int) -> None:
+        """Have the system replace small pages by large ones, where it can. What readers have mapped stays the same."""
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # an older kernel, or no such memory just now
+                self._map.advise(_MADV_COLLAPSE, offset, nbytes - nbytes % HUGE)
 
     def write(self, offset: int, view: memoryview, is_warm: bool) -> None:
         """Copy bytes to an offset. Raises `OSError` where the system has no memory for them."""
         if is_warm:
-            with memoryview(self._map) as target:
+            with self._map.view() as target:
                 for at in range(0, view.nbytes, _STEP):
                     part = view[at : at + _STEP]
                     target[offset + at : offset + at + part.nbytes] = part
@@ -290,19 +319,12 @@ class _Slab:
         # By a call: it is faster than page after page on demand, and a full disk is an error there, no signal.
         at = 0
         while at < view.nbytes:
-            at += os.pwrite(self.fd, view[at : at + SLAB], offset + at)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    __del__ = close  # when the last thread that writes into it is done
+            at += os.pwrite(self.file.number, view[at : at + SLAB], offset + at)
 
 
-def _pages(nbytes: int) -> int:
-    return -(-nbytes // PAGE)
+def _up(nbytes: int, to: int) -> int:
+    """The next multiple."""
+    return -(-nbytes // to) * to
 
 
 _all: weakref.WeakSet[Slabs] = weakref.WeakSet()
