@@ -23,12 +23,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 BELLS = {
+    "dagger/cluster.py": "one wait of one thread, which is the child's only one",
     "dagger/drivers/pinned.py": "a body that blocks waits on it for its share; it and the core are the parent's",
     "dagger/drivers/slots.py": "a thread parks on it; neither is in the child",
     "dagger/fetching.py": "one wait of one thread, which is the child's only one",
     "dagger/iterating.py": "what ended, of one loop over tasks; they end in the parent",
     "dagger/service/calls.py": "made anew, with the threads that make the calls",
     "dagger/service/uninterrupted.py": "one call of one thread",
+    "worker/link.py": "the bell of a thread of a worker; a child of a body has no part in that",
     "otel/export/sdklocks.py": "looks for them",
     "timespans/drainer.py": "the bell of a thread that is made anew",
     "timespans/sink.py": "names the type of a sink",
@@ -57,6 +59,7 @@ KEPT = {
     "dagger.data.chunks.scoped_chunks": "chunks of the parent are there in the child, too",
     "dagger.data.caching._devices": "devices know which files and folders are whose",
     "dagger.data.spilling._watched": "weak references to handles, which are the child's, too",
+    "dagger.processes.handles._types": "a cache",
     "dagger.places.devices._file_devices": "devices know which files and folders are whose",
     "dagger.logging._own_profile": "settings of contexts",
     "dagger.options.declaring._deprecated": "what was said once",

@@ -33,6 +33,7 @@ from ..errors import (
     WorkerLostError,
     unwrap_exception,
 )
+from . import cluster as cluster
 from . import handle as handle  # fills in the verbs of `DTask`
 from . import sch as sch
 from . import storage as storage
@@ -211,6 +212,7 @@ __all__ = [
     "bulk",
     "cancel",
     "check",
+    "cluster",
     "collect",
     "compatible_processors",
     "compute",

@@ -160,6 +160,7 @@ class Context:
             t0 = clock()
             self._announce()
             core = ThreadsDriver().attach(self)
+            self._add_workers(core, [proc.pid for proc in self.procs])
         else:
             core = self._driver.attach(self)
             clock = core.clock
@@ -205,13 +206,26 @@ class Context:
             t1 = core.clock()
             core.remove_worker(worker)
             self._record(core, "cleanup_proc", t1, core.clock(), uid=core.uid, worker=worker)
-        for worker in [w for w in workers if w not in core.active and core.driver.can_use(w)]:
-            t1 = core.clock()
-            core.driver.add_slots(core.add_worker(worker, slots_of(worker)))
+        for worker, t1 in self._add_workers(core, workers):
             self._record_worker(core, worker, t1)
         self._record(core, "assign_procs", t0, core.clock(), uid=core.uid)
         if core.is_batch and not core.active:
             halt(core, NoWorkersError("no remaining workers", "no_processors"))
+
+    def _add_workers(self, core: Core, workers: list[int]) -> list[tuple[int, int]]:
+        """Give a scheduler those of these workers that it can use and has not yet; (worker, when) of each."""
+        added = []
+        for worker in [w for w in workers if w not in core.active and core.driver.can_use(w)]:
+            added.append((worker, core.clock()))
+            core.driver.expect(worker)
+            core.driver.add_slots(core.add_worker(worker, slots_of(worker)))
+        return added
+
+    def follow_workers(self) -> None:
+        """Workers came or went: a running scheduler that uses all there are is told."""
+        core = self.core
+        if core is not None and self._procs is None and self._driver == "threads":
+            self._assign(core, list(topology.workers()))
 
     def refresh(self, worker: int) -> None:
         """The custom processors of a worker changed: the running scheduler gets and loses slots."""

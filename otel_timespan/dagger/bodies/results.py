@@ -45,7 +45,9 @@ def _pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
         if options.result_scope is not None:
             scoped_chunks[:] = [True]
         if options.get_result or options.meta:
-            return Result(value)
+            return Result(read(value) if isinstance(value, DRef) else value)
+    if isinstance(value, DRef):  # made of what another process gave
+        return value
     if type(value) is Chunk:
         live(task).chunk = value
         if recorder is not None:

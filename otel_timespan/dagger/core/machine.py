@@ -94,7 +94,7 @@ class Core(Readable):
         "__dict__", "__weakref__",
         "_pinned_seq", "active", "batch", "clock", "context", "costs", "custom_defaults",
         "delayed", "devices", "driver", "effects", "halted", "held", "home", "home_code", "is_alone",
-        "is_batch", "is_plain", "is_quick", "is_watched", "lock", "on_body_error", "on_end", "parked", "place",
+        "is_batch", "is_plain", "is_quick", "is_watched", "local", "lock", "on_body_error", "on_end", "parked", "place",
         "pressure", "queue", "requests", "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
     )  # fmt: skip
 
@@ -146,6 +146,8 @@ class Core(Readable):
         """Tasks whose bodies run, abandoned ones included until they end."""
         self.effects: deque[Slot | Doomed | Restorable] = deque()
         """What the driver has to do, and takes out (`Driver.perform_effects`)."""
+        self.local = 1
+        """The worker that this process is: what its threads wait for they may run themselves."""
         self.waiting: set[Slot] = set()
         """Slots with tasks in their own queue: where others may steal. Guarded by `lock`."""
         self.halted: BaseException | None = None
@@ -359,10 +361,9 @@ class Core(Readable):
         """Put a placed task into the queue of its spot; with a slot of its own, tell the driver by `effects`."""
         slot = spot.slot
         if slot is None:
-            queue = self.shared[spot.worker]
             task._tokens = None
-            task._claim = True
-            queue.append(task)
+            task._claim = spot.worker == self.local  # False says: not by helpers, see below
+            self.shared[spot.worker].append(task)
             return
         entry = (occupancy_on(task, slot.processor), next(self._pinned_seq), task, spot.slots)
         push, heap = heapq.heappush, slot.heap

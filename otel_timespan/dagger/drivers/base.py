@@ -52,6 +52,10 @@ class Driver(Protocol):
     def can_use(self, worker: int) -> bool:
         """Whether this driver can run bodies on that worker."""
 
+    def expect(self, worker: int) -> None:
+        """A worker that it can use is about to come to the core: see to its queue. By control, before `add_slots`."""
+        return
+
     @abstractmethod
     def add_slots(self, slots: Iterable[Slot]) -> None:
         """Slots came to the core: what waits may begin in them. By control."""

@@ -1,1 +1,1 @@
-"""Worker processes: what they are told, and how large values pass between them."""
+"""What the head process has of its workers: their processes, the sockets to them, what goes over those; large values."""

@@ -1,0 +1,96 @@
+"""Worker processes: `add_workers`, `remove_workers`, `run`.
+
+See docs/workers.md.
+"""
+
+from __future__ import annotations
+
+import pickle
+from _thread import allocate_lock
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from ..errors import ConcurrencyViolationError, InvalidOptionError, WorkerLostError
+from . import context as _context
+from .fetching import slot_given_back
+from .places.topology import positive, topology
+
+__all__ = ["add_workers", "remove_workers", "run"]
+
+T = TypeVar("T")
+
+
+def add_workers(
+    n: int, threads: int = 1, *, env: Mapping[str, str] | None = None, host_uuid: str | None = None
+) -> list[int]:
+    """Start `n` worker processes with `threads` threads each, and wait until they can take tasks: their ids.
+
+    The running schedulers that use all workers have them from then on, the eager one among them. They inherit the
+    environment (`env` goes on top of it), the search path and the folder of this process. `host_uuid` stands for the
+    identity of their host.
+
+    Raises `InvalidOptionError` for counts below 1, `ConcurrencyViolationError` in a worker, and `SchedulingError` where
+    one of them could not be started: then none is. Thread-safe.
+    """
+    count, each = positive("n", n), positive("threads", threads)
+    if topology.me() != 1:
+        raise ConcurrencyViolationError("add_workers was called in a worker: only the head process starts workers")
+    from .processes.pool import pool
+
+    with slot_given_back():
+        ids = pool.start(count, each, env, host_uuid)
+    _follow()
+    return ids
+
+
+def remove_workers(ids: Iterable[int], *, timeout_s: float = 30.0) -> None:
+    """End worker processes. Those that are gone already change nothing.
+
+    They get no more tasks, and `timeout_s` seconds for those that they have. Raises `InvalidOptionError` for ids that
+    never were a worker's. Thread-safe.
+    """
+    from .processes.pool import pool
+
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise InvalidOptionError(f"remove_workers needs a list of workers, not {ids!r}")
+    wanted = [positive("worker", worker) for worker in ids]
+    unknown = [worker for worker in wanted if worker not in pool.given]
+    if unknown:
+        raise InvalidOptionError(f"there never was a worker {unknown[0]}: remove_workers ends what add_workers started")
+    with slot_given_back():
+        pool.leave(wanted, timeout_s, _follow)
+
+
+def run(worker: int, f: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """`f(*args, **kwargs)` on a worker, apart from all tasks: its value. Raises what it raised.
+
+    Raises `InvalidOptionError` where there is no such worker, `WorkerLostError` where it ends meanwhile.
+    """
+    if positive("worker", worker) == topology.me():
+        return f(*args, **kwargs)
+    from .processes.pool import pool
+    from .processes.wire import error_of
+
+    done = allocate_lock()
+    done.acquire()
+    answer: list[Any] = []
+
+    def tell(ok: bool, data: bytes) -> None:
+        answer.extend((ok, data))
+        done.release()
+
+    pool.call(worker, (f, args, kwargs), tell)
+    with slot_given_back(done.release):
+        done.acquire()
+    if not answer:
+        raise WorkerLostError(worker)
+    ok, data = answer
+    if not ok:
+        raise error_of(worker, *pickle.loads(data))
+    value: T = pickle.loads(data)
+    return value
+
+
+def _follow() -> None:
+    for context in list(_context._running):
+        context.follow_workers()

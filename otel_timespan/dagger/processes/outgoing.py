@@ -1,0 +1,70 @@
+"""From a task to the message that gives it to a worker.
+
+See docs/workers.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..core.placement import share_on
+from ..data.chunks import Chunk, DRef
+from ..data.read import read
+from ..options.options import DEFAULT, Options
+from ..tasks.dtask import DTask, Result
+from .handles import PackedDRef
+from .wire import TASK, pack
+
+if TYPE_CHECKING:
+    from .remote import Remote
+
+__all__ = ["argument_item", "outcome_item", "task_message"]
+
+TAKEN_ALONG = frozenset(("get_result", "meta", "name", "propagates", "return_type", "timeout"))
+"""Options that mean something where a body runs; the others are the head's. (And what the task hands down.)"""
+
+
+def task_message(remote: Remote, task: DTask, attempt: int, pinned: Any, messages: list[Any]) -> Any:
+    """The TASK message of a task; what must come before it goes into `messages`. Raises what pickling raises.
+
+    `pinned`: None, or (slot, its share, the slots where it may run), by thread ids.
+    """
+    f = task._f
+    function = remote.function(f, messages)
+    if function is None:
+        function = (argument_item(remote, f),)
+    args = tuple([argument_item(remote, value) for value in task._args])
+    kwargs = None
+    if task._kwargs:
+        kwargs = {name: argument_item(remote, value) for name, value in task._kwargs.items()}
+    options = None if task._options is DEFAULT else _options_item(remote, task._options)
+    return (TASK, task.id, attempt, pinned, function, args, kwargs, options, None)
+
+
+def argument_item(remote: Remote, value: Any) -> Any:
+    """What stands in a message for an argument: for a task its result, for a chunk its content, else the value."""
+    kind = type(value)
+    if kind is DTask:
+        return outcome_item(remote, value._outcome)
+    if kind is Chunk:
+        return outcome_item(remote, value.handle)
+    return pack(value, remote.handles)
+
+
+def outcome_item(remote: Remote, outcome: DRef | Result) -> Any:
+    """What stands in a message for the result of a task."""
+    if type(outcome) is PackedDRef:
+        return outcome.item
+    return pack(read(outcome), remote.handles)
+
+
+def _options_item(remote: Remote, options: Options) -> Any:
+    given = options.__dict__
+    wanted = TAKEN_ALONG.union(options.propagates or ())
+    kept = {name: value for name, value in given.items() if name in wanted}
+    return pack(kept, remote.handles)[0] if kept else None
+
+
+def pinned_to(task: DTask, slot: Any, slots: Any) -> Any:
+    """See `task_message`."""
+    return slot.processor.tid, share_on(task._options, slot.processor), tuple([one.processor.tid for one in slots])

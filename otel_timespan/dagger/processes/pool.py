@@ -1,0 +1,246 @@
+"""The workers of this process: one table, and what is done to it.
+
+See docs/workers.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ... import exits, forks
+from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
+from ..core.placement import Slot
+from ..places.topology import topology
+from ..tasks.dtask import DTask
+from .pump import Pump, RemoteQueue
+from .remote import Remote
+from .spawn import start_process
+from .traffic import Traffic
+from .wire import CALL, CANCEL, CONFIG, STOP, dumps
+
+if TYPE_CHECKING:
+    from ..core.machine import Core
+
+__all__ = ["Pool", "pool"]
+
+START_PATIENCE_S = 60.0
+STOP_PATIENCE_S = 2.0
+
+
+class Pool:
+    """The workers that are processes of ours. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.remotes: dict[int, Remote] = {}
+        self.given: set[int] = set()
+        """The ids of all workers that there ever were."""
+        self._lock = forks.lock()
+        self._pump: Pump | None = None
+        self._traffic = Traffic()
+        self._traffic.on_ready = self._on_ready
+        self._traffic.on_gone = self._on_gone
+        self._ids = itertools.count(2)
+        self._numbers = itertools.count(1)
+        self._changed = forks.condition()
+        self.on_loss: Callable[[Remote, list[Core]], None] = _nobody
+
+    # ---- workers come and go ---------------------------------------------------------------------------
+
+    def start(self, count: int, threads: int, env: Mapping[str, str] | None, node: str | None) -> list[int]:
+        """Start workers and wait until they can take tasks: their ids. Raises `SchedulingError` where one can't."""
+        pump = self._pump_now()
+        ids = [next(self._ids) for _ in range(count)]
+        self.given.update(ids)
+        started: list[Remote] = []
+        failed: list[BaseException] = []
+
+        def begin() -> None:  # on the pump's thread: a worker is told of the end of the thread that started it
+            for worker in ids:
+                try:
+                    process, sock = start_process(env)
+                except BaseException as error:
+                    failed.append(error)
+                    break
+                remote = Remote(worker, threads, process, sock)
+                remote.say((CONFIG, _config(worker, threads)))
+                started.append(remote)
+                self.remotes[worker] = remote
+                pump.add(remote)
+            with self._changed:
+                begun.append(True)
+                self._changed.notify_all()
+
+        begun: list[bool] = []
+        pump.call(begin)
+        deadline = time.monotonic() + START_PATIENCE_S
+        with self._changed:
+            while not begun or any(remote.ready is None and not remote.lost for remote in started):
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                    break
+        bad = [remote for remote in started if remote.ready is None]
+        if failed or bad:
+            self.stop([remote.worker for remote in started])
+            why = str(failed[0]) if failed else bad[0].lost or f"it was not ready within {START_PATIENCE_S:g} s"
+            raise SchedulingError(f"a worker could not be started: {why}", "no_processors")
+        for worker in ids:
+            topology.add_worker(worker, threads, node, local=False)
+        return ids
+
+    def stop(self, workers: list[int]) -> None:
+        """End workers: they are told to, and killed if they don't in time."""
+        remotes = [remote for worker in workers if (remote := self.remotes.pop(worker, None)) is not None]
+        for remote in remotes:
+            remote.leaving = True
+            remote.say((STOP,))
+            topology.remove_worker(remote.worker)
+        if self._pump is not None:
+            self._pump.poke()
+        deadline = time.monotonic() + STOP_PATIENCE_S
+        for remote in remotes:
+            try:
+                remote.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _kill(remote)
+                remote.process.wait()
+            if self._pump is not None:
+                self._pump.call(lambda remote=remote: self._pump.drop(remote))  # type: ignore[misc]
+
+    def leave(self, workers: list[int], timeout_s: float, tell: Callable[[], None]) -> None:
+        """End workers when what they have is done, or after a time. `tell()` is called when they get no more."""
+        remotes = [remote for worker in workers if (remote := self.remotes.get(worker)) is not None]
+        for remote in remotes:
+            topology.remove_worker(remote.worker)
+        tell()
+        deadline = time.monotonic() + timeout_s
+        while any(remote.flights for remote in remotes) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self.stop([remote.worker for remote in remotes])
+
+    def call(self, worker: int, what: Any, tell: Callable[[bool, bytes], None]) -> None:
+        """Have a worker call (f, args, kwargs), apart from all tasks; `tell(ok, bytes)` on the pump's thread."""
+        remote = self.remotes.get(worker)
+        if remote is None or remote.ready is None:
+            raise InvalidOptionError(f"there is no worker {worker}, only {sorted(self.remotes)}")
+        number = next(self._numbers)
+        data, _ = dumps(what, remote.handles)
+        remote.calls[number] = tell
+        remote.say((CALL, number, data))
+        self.poke()
+
+    def _pump_now(self) -> Pump:
+        with self._lock:
+            if self._pump is None:
+                self._pump = Pump(self._traffic)
+            return self._pump
+
+    def _on_ready(self, remote: Remote) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _on_gone(self, remote: Remote, reason: str) -> None:
+        assert self._pump is not None
+        self._pump.drop(remote)
+        _kill(remote)
+        code = remote.process.wait()
+        if remote.leaving:
+            return
+        remote.lost = reason or f"it ended with {code}"
+        self.remotes.pop(remote.worker, None)
+        topology.remove_worker(remote.worker)
+        cores, remote.cores = remote.cores, []
+        self.on_loss(remote, cores)
+        self._traffic.fail_all(remote, lambda: WorkerLostError(remote.worker))
+        with self._changed:
+            self._changed.notify_all()
+
+    # ---- schedulers that use them ------------------------------------------------------------------------
+
+    def has(self, worker: int) -> bool:
+        """Whether there is such a worker."""
+        remote = self.remotes.get(worker)
+        return remote is not None and remote.ready is not None and not remote.lost
+
+    def serve(self, core: Core, worker: int) -> None:
+        """From now on a worker takes what a scheduler has in its queue."""
+        assert self._pump is not None
+        core.shared[worker] = RemoteQueue(self._pump)
+
+    def add_slots(self, core: Core, slots: list[Slot]) -> None:
+        """A scheduler has slots of a worker."""
+        for slot in slots:
+            remote = self.remotes.get(slot.worker)
+            if remote is not None:
+                remote.slots.setdefault(core, {})[slot.processor.tid] = slot  # type: ignore[attr-defined]
+                if core not in remote.cores:
+                    remote.cores.append(core)
+        self.poke()
+
+    def poke(self) -> None:
+        """There is something in a queue."""
+        if self._pump is not None:
+            self._pump.poke()
+
+    def drop(self, core: Core) -> None:
+        """A scheduler went down."""
+        for remote in list(self.remotes.values()):
+            if core in remote.cores:
+                remote.cores.remove(core)
+            for flight in list(remote.flights.values()):
+                if flight.task._core is core:
+                    remote.say((CANCEL, flight.task.id, False, False))
+            self.poke()
+
+    def abandon(self, task: DTask) -> bool:
+        """A task was given up: whether a worker has it."""
+        for remote in list(self.remotes.values()):
+            if task.id in remote.flights:
+                remote.say((CANCEL, task.id, True, False))
+                self.poke()
+                return True
+        return False
+
+    def is_idle(self, core: Core) -> bool:
+        """Whether no worker has a task of this scheduler."""
+        given = [flight.task for remote in list(self.remotes.values()) for flight in list(remote.flights.values())]
+        return all(task._core is not core for task in given)
+
+
+def _config(worker: int, threads: int) -> dict[str, Any]:
+    return {"worker": worker, "threads": threads, "path": list(sys.path), "head": os.getpid()}
+
+
+def _kill(remote: Remote) -> None:
+    """End its process and what that started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(remote.pid, signal.SIGKILL)
+
+
+def _nobody(remote: Remote, cores: list[Core]) -> None:
+    """Nobody uses it."""
+
+
+pool = Pool()
+"""The workers of this process."""
+
+
+def _at_exit() -> None:
+    pool.stop(list(pool.remotes))
+
+
+exits.at_exit(_at_exit)
+
+
+@forks.in_child("pool")
+def _in_child() -> None:
+    if pool._pump is not None:
+        pool._pump.forget()
+    pool._pump = None
+    pool.remotes.clear()

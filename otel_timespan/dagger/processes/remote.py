@@ -1,0 +1,141 @@
+"""What the head has of one worker: its process, the socket to it, what it was given and has not answered.
+
+A worker belongs to the pump's thread (pump.py): only `say` may be called elsewhere.
+
+See docs/workers.md.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import subprocess
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from .frames import Framer, framed
+from .wire import FUNCTION, dumps
+
+if TYPE_CHECKING:
+    from ..core.machine import Core
+    from ..core.placement import Slot
+    from ..tasks.dtask import DTask
+
+__all__ = ["Flight", "Remote"]
+
+_READ_SIZE = 1 << 18
+_SEND_AT_ONCE = 64
+"""So many pieces are given to the system in one call."""
+
+
+class Flight:
+    """A task that a worker was given."""
+
+    __slots__ = ("attempt", "expected_ns", "task")
+
+    def __init__(self, task: DTask, attempt: int, expected_ns: float) -> None:
+        self.task, self.attempt, self.expected_ns = task, attempt, expected_ns
+
+
+class Remote:
+    """One worker, seen from the head."""
+
+    def __init__(self, worker: int, threads: int, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+        self.worker, self.threads, self.process, self.socket = worker, threads, process, sock
+        self.pid = process.pid
+        self.ready: dict[str, Any] | None = None
+        """What the worker said of itself; None until it can take tasks."""
+        self.lost = ""
+        """Why it is not there any more; "" while it is."""
+        self.leaving = False
+        """Whether it gets no new tasks."""
+        self.cores: list[Core] = []
+        """The schedulers that use it."""
+        self.slots: dict[Core, dict[int, Slot]] = {}
+        """The slots that it is for each of them, by number of the thread."""
+        self.ahead_ns = 0.0
+        """Expected time of what it was given and has not answered."""
+        self.flights: dict[int, Flight] = {}
+        """What it was given and has not answered, by task id."""
+        self.calls: dict[int, Callable[[bool, bytes], None]] = {}
+        """Who waits for a function that runs apart from tasks."""
+        self.handles: dict[type, Callable[[Any], Any]] = {}
+        """How handles are written for it (wire.py: `Pickler`)."""
+        self.said: deque[Any] = deque()
+        """Messages from any thread that are not sent yet."""
+        self.numbers: dict[int, int] = {}
+        """The numbers of the functions that it knows, by `id()`; each takes itself out when the function goes."""
+        self._numbered: dict[int, weakref.ref[Any]] = {}
+        self._next_number = 0
+        self.drained = True
+        """Whether the socket took all that there was."""
+        self._framer = Framer()
+        self._into = bytearray(_READ_SIZE)
+        self._unsent: deque[memoryview] = deque()
+
+    def say(self, message: Any) -> None:
+        """A message, to be sent with the next frame. From any thread; then poke the pump."""
+        self.said.append(message)
+
+    # ---- bytes ---------------------------------------------------------------------------------------
+
+    def receive(self) -> list[Any]:
+        """The messages that are there. Raises `EOFError` when the worker is gone, `OSError`, `ValueError`."""
+        try:
+            got = self.socket.recv_into(self._into)
+        except (BlockingIOError, InterruptedError):
+            return []
+        if not got:
+            raise EOFError
+        messages: list[Any] = []
+        for frame in self._framer.feed(memoryview(self._into)[:got]):
+            messages += pickle.loads(frame)
+        return messages
+
+    def queue(self, messages: list[Any]) -> None:
+        """Put a frame of these messages behind what is not sent yet."""
+        self._unsent += map(memoryview, framed(pickle.dumps(messages, 5)))
+
+    def send(self) -> bool:
+        """Send what the socket takes now: whether that was all. Raises `OSError`."""
+        unsent = self._unsent
+        while unsent:
+            pieces = [unsent[n] for n in range(min(len(unsent), _SEND_AT_ONCE))]
+            try:
+                sent = self.socket.sendmsg(pieces)
+            except (BlockingIOError, InterruptedError):
+                return False
+            while sent:
+                first = unsent[0]
+                if sent < len(first):
+                    unsent[0] = first[sent:]
+                    break
+                sent -= len(first)
+                unsent.popleft()
+        return True
+
+    # ---- functions ------------------------------------------------------------------------------------
+
+    def function(self, f: Any, messages: list[Any]) -> Any:
+        """What stands for a function in a TASK: a number, whose definition goes into `messages` at its first use.
+
+        Else (bytes, ...) as any value. Raises what its pickling raises.
+        """
+        if type(f) not in _NUMBERED:
+            return None
+        key = id(f)
+        number = self.numbers.get(key)
+        if number is None:
+            data, _ = dumps(f, self.handles)
+            number = self.numbers[key] = self._next_number
+            self._next_number += 1
+            self._numbered[key] = weakref.ref(f, lambda _: (self.numbers.pop(key, None), self._numbered.pop(key, None)))
+            messages.append((FUNCTION, number, data))
+        return number
+
+
+_NUMBERED = frozenset((FunctionType, BuiltinFunctionType, type))
+"""Types of functions that are the same for each call; others may have changed meanwhile."""

@@ -1,0 +1,241 @@
+"""What the head and its workers tell each other: tasks go out, outcomes come in.
+
+All of it runs on the pump's thread, except where it says otherwise.
+
+See docs/workers.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InvalidOptionError
+from ..bodies.ending import release_inputs, report_defect, succeed
+from ..bodies.logged import RunLog
+from ..bodies.results import learn
+from ..bodies.run import conclude
+from ..options.options import DEFAULT
+from ..records.kinds import function_code
+from ..tasks.atomics import claim
+from ..tasks.dtask import DONE, DTask
+from .handles import handle_of
+from .outgoing import pinned_to, task_message
+from .remote import Flight, Remote
+from .wire import CALLED, ERROR, READY, RESULT, error_of
+
+if TYPE_CHECKING:
+    from ..core.machine import Core
+
+__all__ = ["Traffic"]
+
+LOGGER = logging.getLogger("otel_timespan")
+
+FRAME_TASKS = 256
+"""So many tasks go out in one frame: the first of them begin while the others are written."""
+
+AHEAD_NS = 10_000_000
+"""A worker is given tasks for so long in advance: a busy spawner has the interpreter for 5 ms at a time."""
+
+AHEAD_TASKS = 1024
+UNKNOWN_NS = AHEAD_NS / 2
+"""What a function counts that never ran: two of them a thread go out."""
+
+
+class Traffic:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.expected: dict[int, float] = {}
+        """How long bodies take, by `id()` of their code: the mean of the last ones, in nanoseconds."""
+        self.on_ready: Callable[[Remote], None] = _ignore
+        self.on_gone: Callable[[Remote, str], None] = _ignore_reason
+        self.on_look: Callable[[], None] = _nothing
+
+    # ---- out -------------------------------------------------------------------------------------------
+
+    def next_messages(self, remote: Remote) -> list[Any]:
+        """What a worker is to be sent now; [] for nothing."""
+        messages: list[Any] = []
+        while remote.said:
+            messages.append(remote.said.popleft())
+        if remote.ready is None or remote.lost or remote.leaving:
+            return messages
+        for core in list(remote.cores):
+            self._pinned(remote, core, messages)
+            self._shared(remote, core, messages)
+        return messages
+
+    def _shared(self, remote: Remote, core: Core, messages: list[Any]) -> None:
+        queue = core.shared[remote.worker]
+        flights, least, most = remote.flights, 2 * remote.threads, AHEAD_NS * remote.threads
+        given = 0
+        while queue and given < FRAME_TASKS:
+            if len(flights) >= least and (remote.ahead_ns >= most or len(flights) >= AHEAD_TASKS):
+                return
+            try:
+                task = queue.popleft()
+            except IndexError:
+                return
+            if claim(task):
+                self._give(remote, core, task, None, messages)
+                given += 1
+
+    def _pinned(self, remote: Remote, core: Core, messages: list[Any]) -> None:
+        """What is bound to slots of this worker goes there at once, and waits there."""
+        while core.waiting:
+            with core.lock:
+                slot = next((one for one in core.waiting if one.worker == remote.worker), None)
+                if slot is None:
+                    return
+                _, _, task, slots = core.unqueue(slot)
+            if claim(task):
+                self._give(remote, core, task, pinned_to(task, slot, slots), messages)
+
+    def _give(self, remote: Remote, core: Core, task: DTask, pinned: Any, messages: list[Any]) -> None:
+        if task._context is None or task._state >= DONE:  # settled between its claim and here
+            release_inputs(task)
+            return
+        extra = task._live
+        attempt = 1 if extra is None else extra.attempt
+        slots = remote.slots[core]
+        task._slot = slots[1] if pinned is None else slots[pinned[0]]
+        flight = Flight(task, attempt, self._expected(task._f))
+        core.running.add(task)
+        try:
+            message = task_message(remote, task, attempt, pinned, messages)
+        except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
+            core.running.discard(task)
+            self._wake(core, conclude(core, task, None, _unpicklable(remote, task, error), None, False, 0))
+            return
+        remote.flights[task.id] = flight
+        remote.ahead_ns += flight.expected_ns
+        messages.append(message)
+
+    def _expected(self, f: Any) -> float:
+        return self.expected.get(id(getattr(f, "__code__", f)), UNKNOWN_NS)
+
+    # ---- in --------------------------------------------------------------------------------------------
+
+    def take(self, remote: Remote, messages: list[Any]) -> None:
+        """These came from a worker."""
+        for message in messages:
+            kind = message[0]
+            if kind == RESULT:
+                self._result(remote, *message[1:])
+            elif kind == ERROR:
+                self._error(remote, *message[1:])
+            elif kind == READY:
+                remote.ready = message[1]
+                self.on_ready(remote)
+            elif kind == CALLED:
+                tell = remote.calls.pop(message[1], None)
+                if tell is not None:
+                    tell(*message[2:])
+
+    def _landed(self, remote: Remote, id: int, attempt: int, tid: int) -> DTask | None:
+        """The task that this is the outcome of; None where nobody waits for it any more."""
+        flight = remote.flights.pop(id, None)
+        if flight is None:
+            return None
+        remote.ahead_ns -= flight.expected_ns
+        task = flight.task
+        core = task._core
+        core.running.discard(task)
+        if flight.attempt != attempt:
+            return None
+        task._slot = remote.slots[core].get(tid, task._slot)
+        return task
+
+    def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:
+        task = self._landed(remote, id, attempt, tid)
+        if task is None:
+            return
+        core = task._core
+        try:
+            if ns:
+                self._learn(core, task, ns)
+            recorder = core.context.recorder
+            if recorder is None and task._options is DEFAULT and task._live is None and core.devices is None:
+                queued = succeed(core, task, handle_of(item, None))
+            else:
+                run_log = None if recorder is None else _run_log(recorder, task, log)
+                outcome = handle_of(item, None if recorder is None else recorder.put)
+                queued = conclude(core, task, outcome, None, run_log, False, 0)
+        except BaseException as error:
+            report_defect(core, task, error)
+            return
+        self._wake(core, queued)
+
+    def _error(self, remote: Remote, id: int, attempt: int, tid: int, data: bytes, text: str, log: Any) -> None:
+        task = self._landed(remote, id, attempt, tid)
+        if task is None:
+            return
+        core = task._core
+        try:
+            recorder = core.context.recorder
+            run_log = None if recorder is None else _run_log(recorder, task, log)
+            queued = conclude(core, task, None, error_of(remote.worker, data, text), run_log, False, 0)
+        except BaseException as error:
+            report_defect(core, task, error)
+            return
+        self._wake(core, queued)
+
+    def _learn(self, core: Core, task: DTask, ns: int) -> None:
+        key = id(getattr(task._f, "__code__", task._f))
+        old = self.expected.get(key)
+        if old is None and len(self.expected) > 10_000:
+            self.expected.clear()
+        self.expected[key] = ns if old is None else old + (ns - old) / 8
+        if not task.id & core.costs.skip:
+            learn(core, task._slot, task._f, task._args, task._kwargs, ns, None)
+
+    def _wake(self, core: Core, queued: int) -> None:
+        for _ in range(queued):
+            core.driver.wake()
+
+    # ---- the end -----------------------------------------------------------------------------------------
+
+    def gone(self, remote: Remote, reason: str) -> None:
+        """The worker's socket ended, or is damaged."""
+        self.on_gone(remote, reason)
+
+    def look(self) -> None:
+        """A tenth of a second went by."""
+        self.on_look()
+
+    def fail_all(self, remote: Remote, error: Callable[[], BaseException]) -> None:
+        """What a worker had fails."""
+        for flight in list(remote.flights.values()):
+            remote.flights.pop(flight.task.id, None)
+            core = flight.task._core
+            core.running.discard(flight.task)
+            self._wake(core, conclude(core, flight.task, None, error(), None, False, 0))
+        remote.ahead_ns = 0.0
+
+
+def _run_log(recorder: Any, task: DTask, log: Any) -> RunLog:
+    """What the log is told of a body that ran elsewhere; its begin is recorded here."""
+    made = RunLog(recorder, task._slot.code, function_code(task._f))
+    made.ended = task._core.clock()
+    return made
+
+
+def _unpicklable(remote: Remote, task: DTask, error: BaseException) -> BaseException:
+    reason = f"{type(error).__name__}: {error}"
+    made = InvalidOptionError(f"task {task.id} can't be sent to worker {remote.worker}: {reason}")
+    made.__cause__ = error
+    return made
+
+
+def _ignore(remote: Remote) -> None:
+    """Nobody wants to know."""
+
+
+def _ignore_reason(remote: Remote, reason: str) -> None:
+    """Nobody wants to know."""
+
+
+def _nothing() -> None:
+    """Nobody looks."""

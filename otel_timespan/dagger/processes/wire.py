@@ -1,0 +1,166 @@
+"""What is said between the head and a worker, and how values are written.
+
+A frame is the pickle of a list of messages: tuples of plain values, so that a frame can always be read. What users
+made is pickled on its own, and stands in there as bytes: a value that can't be written or read is the failure of the
+one task whose it is.
+
+Functions and classes go by reference where the other process can import them, by value otherwise (`__main__`,
+lambdas, closures): cloudpickle does that. Handles (tasks, chunks) mean something in one process only; each side gives
+the pickler a table of how it writes them.
+
+See docs/workers.md.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cloudpickle
+
+from ...errors import RemoteTaskError, TimespanError, UnpicklableError
+from ..records.sizes import approx_size
+
+__all__ = [
+    "INLINE_BYTES",
+    "PLAIN",
+    "Pickler",
+    "dumps",
+    "error_bytes",
+    "error_of",
+    "loads",
+    "pack",
+    "type_name",
+]
+
+# --- head to worker ------------------------------------------------------------------------------------
+
+CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP = range(7)
+"""(CONFIG, {name: value}): what a worker is, before anything else.
+
+(FUNCTION, number, bytes): a function that tasks name by this number from now on.
+(TASK, id, attempt, slot or 0, share, slots, function, args, kwargs or None, options or None, surroundings or None).
+(CANCEL, id, graceful, force).
+(DONE, id, ok, item): a task that the worker spawned, or has a handle of, ended.
+(CALL, number, bytes): run a function apart from all tasks.
+(STOP,): nothing more comes; end.
+"""
+
+# --- worker to head ------------------------------------------------------------------------------------
+
+READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
+"""(READY, {name: value}): it can take tasks.
+
+(RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
+(ERROR, id, attempt, slot, bytes, text, log): a body raised.
+(SPAWN, id, parent's id, function, args, kwargs, options, surroundings): a body spawned a task.
+(DROP, [id, ...]): nobody in the worker has a handle of these tasks any more.
+(CALLED, number, ok, bytes): what CALL gave.
+"""
+
+PLAIN = frozenset((int, float, bool, complex, type(None)))
+"""Types whose values stand in messages as they are. A short str does, too."""
+
+_SHORT = 256
+
+INLINE_BYTES = 32 * 1024
+"""Results up to this size live in the head."""
+
+_PROTOCOL = 5
+
+loads = pickle.loads
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Writes one value. `handles` says how handles are written: {type: function of one that gives its reduction}."""
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        handles: Mapping[type, Callable[[Any], Any]],
+        buffer_callback: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(file, _PROTOCOL, buffer_callback=buffer_callback)
+        self.handles = handles
+        self.found = 0
+        """How many handles were written."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """As the base class asks."""
+        how = self.handles.get(type(obj))
+        if how is not None:
+            self.found += 1
+            return how(obj)
+        return super().reducer_override(obj)
+
+
+_SIMPLE = frozenset((str, bytes, bytearray))
+
+
+def dumps(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, bool]:
+    """A value as bytes, and whether there are handles in it. Raises whatever its pickling raises."""
+    if type(value) in _SIMPLE:
+        return pickle.dumps(value, _PROTOCOL), False
+    file = io.BytesIO()
+    pickler = Pickler(file, handles)
+    try:
+        pickler.dump(value)
+    except RecursionError as deep:
+        raise pickle.PicklingError("it is nested too deep to be pickled") from deep
+    return file.getvalue(), pickler.found > 0
+
+
+def pack(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> Any:
+    """A value as it stands in a message: itself, or a tuple (bytes, type, size, whether there are handles in it)."""
+    kind = type(value)
+    if kind in PLAIN or (kind is str and len(value) <= _SHORT):
+        return value
+    data, found = dumps(value, handles)
+    return data, type_name(kind), approx_size(value), found
+
+
+def type_name(kind: type) -> str:
+    """module:qualname."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+# --- errors ---------------------------------------------------------------------------------------------
+
+
+def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, str]:
+    """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for."""
+    try:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception:  # its own __str__ raised
+        text = f"{type(error).__name__} (its text can't be had)"
+    try:
+        data, _ = dumps(error, handles)
+        if type(loads(data)) is not type(error):
+            raise pickle.PicklingError
+    except Exception:
+        data = pickle.dumps(stand_in(error), _PROTOCOL)
+    return data, text
+
+
+def stand_in(error: BaseException) -> UnpicklableError:
+    """What is said instead of an error that can't travel."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text can't be had)"
+    return UnpicklableError(type(error).__name__, text)
+
+
+def error_of(worker: int, data: bytes, text: str) -> BaseException:
+    """The error that a worker told of: one of ours as it is, others with where they were raised."""
+    try:
+        error = loads(data)
+    except Exception as unreadable:
+        last = text.strip().rpartition("\n")[2] or "an exception"
+        error = UnpicklableError(last.partition(":")[0], f"{last} (it can't be read here: {unreadable})")
+    if isinstance(error, TimespanError) and not isinstance(error, UnpicklableError):
+        return error
+    return RemoteTaskError(worker, error, text)

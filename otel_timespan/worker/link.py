@@ -1,0 +1,310 @@
+"""A worker's end of the socket: tasks come in, outcomes and what bodies ask for go out.
+
+One thread reads. Whoever has something to say puts it into the outbox; it leaves at once where nothing else is
+waiting to run here, else with what comes within a millisecond.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import os
+import pickle
+import platform
+import socket
+import sys
+import threading
+import time
+import traceback
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from .. import forks
+from ..dagger import context as _context
+from ..dagger.context import Context
+from ..dagger.control import cancel_task
+from ..dagger.core.placement import Slot, Spot
+from ..dagger.data.read import read
+from ..dagger.options.options import DEFAULT, Options, made
+from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.processes.frames import Framer, framed
+from ..dagger.processes.wire import (
+    CALL,
+    CALLED,
+    CANCEL,
+    ERROR,
+    FUNCTION,
+    READY,
+    RESULT,
+    STOP,
+    TASK,
+    dumps,
+    error_bytes,
+    loads,
+    pack,
+)
+from ..dagger.records import kinds as records
+from ..dagger.service.threads import start_bare
+from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, new_task
+from ..errors import InvalidOptionError
+from ..timespans.recorder import Recorder
+from .driver import WorkerDriver
+from .ending import end_with_head
+
+__all__ = ["Link"]
+
+LOGGER = logging.getLogger("otel_timespan")
+GATHER_S = 0.001
+"""So long an outcome may wait for others to leave with."""
+
+
+class Link:
+    """One worker process, as it sees itself."""
+
+    def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any]) -> None:
+        self.worker = config["worker"]
+        self.handles: dict[type, Callable[[Any], Any]] = {}
+        self._socket, self._framer = sock, framer
+        self._functions: dict[int, Any] = {}
+        self._tasks: dict[int, DTask] = {}
+        """What runs or waits here, by id."""
+        self._notes: dict[int, list[Any]] = {}
+        """What was recorded of a body that runs."""
+        self._out: deque[Any] = deque()
+        self._since = 0.0
+        """Since when the oldest message waits."""
+        self._sending = forks.lock()
+        self._bell = allocate_lock()
+        self._rung = False
+        self._ended = threading.Event()
+        context = Context([OSProc(self.worker)])
+        self.driver = WorkerDriver(self.worker, self)
+        self.core = self.driver.attach(context)
+        context.core = self.core
+        context.recorder = Recorder(self._note, put=_forget)
+        _context._eager = context
+        self._slots: dict[int, Slot] = {
+            slot.processor.tid: slot for slot in self.core.slots.values() if type(slot.processor) is ThreadProc
+        }
+
+    # ---- the life of a worker ------------------------------------------------------------------------------
+
+    def serve(self, messages: list[Any]) -> None:
+        """Serve until STOP. The main thread only waits: bodies, and we, run on others."""
+        start_bare(threading.Thread(target=self._send_late, name="worker-sender", daemon=True))
+        start_bare(threading.Thread(target=self._read, args=(messages,), name="worker-reader", daemon=True))
+        self.say((READY, _facts()))
+        self.flush()
+        self._ended.wait()
+        self.flush()
+
+    def _read(self, messages: list[Any]) -> None:
+        try:
+            self._take(messages)
+            into = bytearray(1 << 18)
+            view = memoryview(into)
+            while True:
+                got = self._socket.recv_into(into)
+                if not got:
+                    break
+                for frame in self._framer.feed(view[:got]):
+                    self._take(pickle.loads(frame))
+        except OSError:
+            pass
+        except BaseException:
+            traceback.print_exc()
+        if not self._ended.is_set():
+            end_with_head()
+
+    def _take(self, messages: list[Any]) -> None:
+        new = 0
+        for message in messages:
+            kind = message[0]
+            if kind == TASK:
+                new += self._begin(*message[1:])
+            elif kind == FUNCTION:
+                self._functions[message[1]] = message[2]
+            elif kind == CANCEL:
+                task = self._tasks.get(message[1])
+                if task is not None:
+                    cancel_task(task, graceful=message[2], force=message[3])
+            elif kind == CALL:
+                self._call(*message[1:])
+            elif kind == STOP:
+                self._ended.set()
+        for _ in range(min(new, len(self.driver.free))):
+            self.driver.wake()
+        if self.core.effects:
+            self.driver.perform_effects()
+
+    # ---- tasks -----------------------------------------------------------------------------------------------
+
+    def _begin(
+        self, id: int, attempt: int, pinned: Any, function: Any, args: Any, kwargs: Any, options: Any, around: Any
+    ) -> int:
+        """Queue a task: 1 if it is one that any thread may run."""
+        try:
+            f = self._function(function)
+            values = tuple([_value(item) for item in args])
+            named = None if kwargs is None else {name: _value(item) for name, item in kwargs.items()}
+            wanted: Options = DEFAULT if options is None else made(loads(options))
+            if pinned is not None:
+                wanted = made({**wanted.__dict__, "occupancy": {Any: pinned[1]}})
+        except BaseException as error:
+            self._refuse(id, attempt, error)
+            return 0
+        task = new_task(id, f, values, named, wanted, (), contextvars.Context(), self.core)
+        task._subs = [_Landing(self, task, attempt)]
+        task._state = LAUNCHED
+        self._tasks[id] = task
+        if pinned is None:
+            task._claim = True
+            self.core.queue.append(task)
+            return 1
+        slot = self._slots[pinned[0]]
+        self.core.queue_at(task, Spot(slot, self.worker, [self._slots[tid] for tid in pinned[2]]))
+        return 0
+
+    def _function(self, function: Any) -> Any:
+        if type(function) is tuple:
+            return _value(function[0])
+        f = self._functions[function]
+        if type(f) is bytes:
+            f = self._functions[function] = loads(f)
+        return f
+
+    def _refuse(self, id: int, attempt: int, error: BaseException) -> None:
+        text = f"task {id} can't be read by worker {self.worker}: {type(error).__name__}: {error}"
+        data, stack = error_bytes(InvalidOptionError(text), self.handles)
+        self.say((ERROR, id, attempt, 0, data, stack, None))
+
+    def landed(self, task: DTask, attempt: int) -> None:
+        """A task has its outcome: tell the head."""
+        self._tasks.pop(task.id, None)
+        notes = self._notes.pop(task.id, None)
+        slot = task._slot
+        tid = 0 if slot is None else slot.processor.tid
+        outcome = task._outcome
+        if task._state != FAILED:
+            try:
+                item = pack(read(outcome), self.handles)
+                ns = 0 if notes is None else notes[3] - notes[2]
+                self.say((RESULT, task.id, attempt, tid, item, ns, notes))
+                return
+            except BaseException as error:
+                kind = type(read(outcome)).__name__
+                refused = InvalidOptionError(
+                    f"the result of task {task.id}, a {kind}, can't be sent: {type(error).__name__}: {error}"
+                )
+                data, stack = error_bytes(refused, self.handles)
+        else:
+            failure: Failure = outcome
+            failure.retrieved = True  # the head is to tell
+            data, stack = error_bytes(failure.ex, self.handles)
+        self.say((ERROR, task.id, attempt, tid, data, stack, notes))
+
+    def spawned(self, task: DTask) -> None:
+        """A task was spawned here."""
+        raise NotImplementedError
+
+    def _note(self, record: Any) -> None:
+        """What the scheduler here records: the times of a body, which its outcome takes along."""
+        kind = record[0]
+        if kind == records.START:
+            _, taken, _, begun, _, id, _, _, shares, thread, _ = record
+            self._notes[id] = [shares, taken, begun, 0, 0, thread, None]
+        elif kind == records.RETURN:
+            self._note_end(record[4], record[1], record[2], record[11])
+        elif kind == records.END:
+            self._note_end(record[4], record[1], record[2], record[8])
+
+    def _note_end(self, id: int, ended: int, packed: int, cpu_ns: int | None) -> None:
+        notes = self._notes.get(id)
+        if notes is not None:
+            notes[3], notes[4], notes[6] = ended, packed, cpu_ns
+
+    # ---- apart from tasks --------------------------------------------------------------------------------------
+
+    def _call(self, number: int, data: bytes) -> None:
+        thread = threading.Thread(target=self._run_call, args=(number, data), name=f"worker-call-{number}", daemon=True)
+        start_bare(thread)
+
+    def _run_call(self, number: int, data: bytes) -> None:
+        try:
+            f, args, kwargs = loads(data)
+            answer, _ = dumps(f(*args, **kwargs), self.handles)
+            self.say((CALLED, number, True, answer))
+        except BaseException as error:
+            self.say((CALLED, number, False, pickle.dumps(error_bytes(error, self.handles))))
+        self.flush()
+
+    # ---- out ---------------------------------------------------------------------------------------------------
+
+    def say(self, message: Any) -> None:
+        """Send a message: now, or soon with others. From any thread."""
+        out = self._out
+        now = time.monotonic()
+        if not out:
+            self._since = now
+        out.append(message)
+        if not self.core.queue or now - self._since > GATHER_S:
+            self.flush()
+        elif not self._rung:
+            self._rung = True
+            with contextlib.suppress(RuntimeError):  # rung just now
+                self._bell.release()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if not self._out:
+            return
+        with self._sending:
+            out = []
+            while self._out:
+                out.append(self._out.popleft())
+            if not out:
+                return
+            head, body = framed(pickle.dumps(out, 5))
+            try:
+                self._socket.sendall(head + body if len(body) < 65_536 else head)
+                if len(body) >= 65_536:
+                    self._socket.sendall(body)
+            except OSError:  # the head is gone: the reader sees it, too
+                return
+
+    def _send_late(self) -> None:
+        """Sends what was left in the outbox by somebody who thought that more would come."""
+        self._bell.acquire()
+        while True:
+            self._bell.acquire()
+            time.sleep(2 * GATHER_S)
+            self._rung = False
+            self.flush()
+
+
+class _Landing:
+    """Waits in a task for its outcome."""
+
+    __slots__ = ("_attempt", "_link", "_task")
+
+    def __init__(self, link: Link, task: DTask, attempt: int) -> None:
+        self._link, self._task, self._attempt = link, task, attempt
+
+    def __call__(self) -> None:
+        """It is there."""
+        self._link.landed(self._task, self._attempt)
+
+
+def _value(item: Any) -> Any:
+    return loads(item[0]) if type(item) is tuple else item
+
+
+def _forget(record: Any) -> None:
+    """What the end of values is worth here."""
+
+
+def _facts() -> dict[str, Any]:
+    return {"pid": os.getpid(), "python": platform.python_version(), "executable": sys.executable}
