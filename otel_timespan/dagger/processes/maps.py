@@ -101,7 +101,7 @@ class Maps:
                         return made.view()
                 return memoryview(read_file(file.number, block.offset, nbytes))
             except (KeyError, OSError) as error:
-                why = "it is not known here, or gone" if isinstance(error, KeyError) else error
+                why = "it is not known here, or gone" if isinstance(error, KeyError) else str(error)
                 raise StorageError(f"slab {block.slab} of process {block.owner} can't be read: {why}") from error
             finally:
                 if not is_mapped:
@@ -109,7 +109,9 @@ class Maps:
 
     def _leave_to_parent(self) -> None:
         """In a forked child: the owners' memory is not kept for it."""
-        self.close()
+        for file in self._files.values():
+            file.close()  # also where a thread that is not here had it in its hands
+        self._files = {}
         self._released = deque()  # maps of the parent's loads say it to another
 
 

@@ -95,10 +95,7 @@ class Slabs:
         views: list[memoryview] = []
 
         def is_in_band(buffer: PickleBuffer) -> bool:
-            try:
-                view = buffer.raw()
-            except BufferError:  # not contiguous: pickle says so
-                return True
+            view = buffer.raw()
             if view.nbytes < OUT_OF_BAND:
                 view.release()
                 return True
@@ -131,7 +128,7 @@ class Slabs:
             try:
                 return self._slabs[slab].file.number
             except (KeyError, OSError) as error:
-                why = "there is none in this process" if isinstance(error, KeyError) else error
+                why = "there is none in this process" if isinstance(error, KeyError) else str(error)
                 raise StorageError(f"slab {slab} can't be sent: {why}") from error
 
     def retired(self) -> list[int]:
