@@ -531,7 +531,11 @@ def test_a_system_without_memory_is_our_error(pair: Pair, monkeypatch: pytest.Mo
         patch.setattr(os, "pwrite", full)
         with pytest.raises(StorageError, match=r"1601536 bytes can't be written .*no space left"):
             pair.export(BIG)
-    assert pair.slabs.used == 0
+    assert [pair.slabs.used, pair.slabs.held] == [0, 0]
+    with monkeypatch.context() as patch:  # what was not written before is not written by way of a map
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StorageError):
+            pair.export(BIG)
     assert same(pair.load(pair.export(BIG)), BIG)
 
 
@@ -593,6 +597,35 @@ def test_threads_may_do_all_of_it_at_once(pair: Pair) -> None:
         thread.join(120)
     assert not wrong
     assert pair.slabs.used == 0 and len(pair.maps.released()) == 4 * 60
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
+def test_signal_handlers_may_do_all_of_it(pair: Pair) -> None:
+    """A handler that comes at any moment, of this very work too, exports and loads as if nothing were under way."""
+    done, wrong = [0], []
+
+    def move(number: int) -> None:
+        value = np.full(40_000 + number % 7 * 1000, float(number))
+        exported = pair.slabs.export(value, dumps)
+        pair.maps.add_slab(OWNER, exported.slab, os.dup(pair.slabs.fd_of(exported.slab)))
+        if not same(pair.load(exported), value):
+            wrong.append(number)
+        pair.slabs.free(exported)
+        done[0] += 1
+
+    def handler(*_: Any) -> None:
+        move(-1 - done[0])
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+        for number in range(300):
+            move(number)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not wrong and done[0] > 300
+    assert pair.slabs.used == 0 and len(pair.maps.released()) == done[0]
 
 
 PROGRAM = """
@@ -681,7 +714,7 @@ def test_bodies_that_close_what_is_open_harm_no_other_file(tmp_path: Path) -> No
 
 
 FORKS = """
-import gc, os, pickle, sys
+import gc, os, pickle, sys, threading, warnings
 import numpy as np
 from otel_timespan.dagger.processes.maps import Maps
 from otel_timespan.dagger.processes.slabs import Slabs
@@ -695,10 +728,18 @@ big, slabs, maps = np.arange(200_000.0), Slabs(), Maps()
 exported = slabs.export(big, dumps)
 maps.add_slab(1, exported.slab, os.dup(slabs.fd_of(exported.slab)))
 value, gone = maps.load(1, exported, loads), maps.load(1, exported, loads)
-slabs._lock.acquire()
-maps._lock.acquire()
+taken, go_on = threading.Event(), threading.Event()
+def hold():
+    with slabs._lock, maps._lock:
+        taken.set()
+        go_on.wait()
+holder = threading.Thread(target=hold)
+holder.start()
+taken.wait()
 in_hands_of_threads = [*slabs._slabs.values(), *maps._files.values()]
-child = os.fork()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    child = os.fork()
 if child == 0:
     assert files() == 0 and slabs.used == 0 and slabs.retired() == []
     slabs.free(exported)
@@ -713,8 +754,8 @@ if child == 0:
     slabs.trim()
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-slabs._lock.release()
-maps._lock.release()
+go_on.set()
+holder.join()
 assert files() == 2 and slabs.used == exported.nbytes and maps.released() == []
 assert np.array_equal(value, big) and np.array_equal(maps.load(1, exported, loads), big)
 """

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ... import forks
 from ...errors import StorageError
+from ..service.guards import guard
 from .mapping import Descriptor, FileMap, map_file, read_file
 from .slabs import Exported
 
@@ -35,10 +36,10 @@ class Block(NamedTuple):
 
 
 class Maps:
-    """What a process reads of others. Thread-safe. A forked child keeps the values that are there, and nothing else."""
+    """What a process reads of others. Thread-safe, in signal handlers too. Of it a forked child has its values only."""
 
     def __init__(self) -> None:
-        self._lock = forks.lock()
+        self._lock = guard()
         self._files: dict[tuple[int, int], Descriptor] = {}  # by owner and slab
         self._released: deque[Block] = deque()
         _all.add(self)
@@ -80,7 +81,7 @@ class Maps:
         """Close the descriptors of an owner, or of one of its slabs. Values that were loaded stay."""
         with self._lock:
             for key in [key for key in self._files if key[0] == owner and slab in (None, key[1])]:
-                del self._files[key]
+                self._files.pop(key, None)
 
     def close(self) -> None:
         """Forget all owners."""

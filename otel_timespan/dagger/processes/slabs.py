@@ -15,15 +15,16 @@ import contextlib
 import mmap
 import os
 import re
-import sys
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
 from ... import forks
 from ...errors import StorageError
+from ..service.guards import guard
+from ..service.uninterrupted import uninterrupted
 from .mapping import HUGE, PAGE, FileMap, map_file, memory_file
 
 __all__ = ["HOT", "OUT_OF_BAND", "SLAB", "SPARE", "Dumps", "Exported", "Slabs"]
@@ -43,6 +44,7 @@ HOT = 16
 Dumps = Callable[[Any, Callable[[PickleBuffer], bool]], bytes]
 """`dumps(value, buffer_callback)`: a pickler of protocol 5."""
 
+_HAS_HUGE = hasattr(os, "memfd_create")  # what files elsewhere have none of: large pages
 _MADV_COLLAPSE = 25  # of Linux 6.1, in no module of Python's
 _STEP = 1 << 20  # bytes copied at once, under the interpreter's lock: others get it every 0.1 ms
 
@@ -62,17 +64,17 @@ class Exported(NamedTuple):
 
 
 class Slabs:
-    """What a process has exported. Thread-safe. A forked child has none of it.
+    """What a process has exported. Thread-safe, in signal handlers too. A forked child has none of it.
 
     `limit`: most bytes of memory to take for it, free ones that are warm included; None: no limit.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
-        self._lock = forks.lock()
+        self._lock = guard()
         self._slabs: dict[int, _Slab] = {}
         self._numbers = 0
-        self._retired: list[int] = []
+        self._retired: deque[int] = deque()
         _all.add(self)
 
     @property
@@ -114,13 +116,7 @@ class Slabs:
 
     def free(self, exported: Exported) -> None:
         """Let others have the block. Nobody may have a map of it, nor make one. One that is not held is left alone."""
-        with self._lock:
-            slab = self._slabs.get(exported.slab)
-            if slab is None or (count := slab.blocks.pop(exported.offset // PAGE, 0)) == 0:
-                return
-            slab.mark(exported.offset // PAGE, count, _WARM)
-            if self._total(_WARM) > max(SPARE, self._total(_USED)):
-                self._cool(slab)
+        uninterrupted(self._free, exported)
 
     def fd_of(self, slab: int) -> int:
         """The descriptor of a slab; it stays ours. Raises `StorageError` if there is no such slab."""
@@ -133,20 +129,20 @@ class Slabs:
 
     def retired(self) -> list[int]:
         """The slabs that are gone, since the last call. Readers may forget them."""
-        with self._lock:
-            gone, self._retired = self._retired, []
-            return gone
+        gone = []
+        while self._retired:
+            gone.append(self._retired.popleft())
+        return gone
 
     def trim(self) -> None:
         """Give all that is free back to the system. What is exported then is slower to write."""
-        with self._lock:
-            self._give_back()
+        uninterrupted(self._give_back)
 
     def close(self) -> None:
         """Let go of all slabs. What others have mapped stays there."""
         with self._lock:
-            self._retired += self._slabs
-            self._slabs = {}
+            while self._slabs:
+                self._retired.append(self._slabs.popitem()[0])
 
     # ---- blocks ---------------------------------------------------------------------------------------------
 
@@ -158,48 +154,62 @@ class Slabs:
             end += _up(view.nbytes, PAGE)
         if not end:
             return Exported(0, 0, 0, header, ())
-        if _up(end, HUGE) <= end + end // 8:
+        if _HAS_HUGE and _up(end, HUGE) <= end + end // 8:
             end = _up(end, HUGE)
-        with self._lock:
-            slab, first, is_warm = self._block(end // PAGE)
-            is_hot = is_warm and end >= HUGE and slab.is_now_hot(first)
+        slab, first, is_warm = uninterrupted(self._take, end // PAGE)
         exported = Exported(slab.number, first * PAGE, end, header, tuple(places))
         try:
-            if is_hot:
+            if is_warm and end >= HUGE and slab.is_now_hot(first):
                 slab.make_huge(first * PAGE, end)
             for view, (offset, _) in zip(views, places, strict=True):
                 slab.write(first * PAGE + offset, view, is_warm)
         except BaseException as error:
-            self.free(exported)
+            uninterrupted(self._free, exported, is_warm)
             if isinstance(error, OSError):
                 raise StorageError(f"{end} bytes can't be written into shared memory: {error}") from error
             raise
         return exported
 
-    def _block(self, count: int) -> tuple[_Slab, int, bool]:
+    def _take(self, count: int) -> tuple[_Slab, int, bool]:
         """So many pages in a row, now used: the slab, the first of them, whether all are warm."""
+        with self._lock:
+            found, is_warm = self._find(count)
+            slab, first = found or (self._new(count), 0)
+            slab.mark(first, count, _USED)
+            slab.blocks[first] = count
+            return slab, first, is_warm
+
+    def _free(self, exported: Exported, is_warm: bool = True) -> None:
+        """`is_warm`: all of it was written once, so that the system has given all of its pages."""
+        with self._lock:
+            slab, first = self._slabs.get(exported.slab), exported.offset // PAGE
+            if slab is None or (count := slab.blocks.pop(first, 0)) == 0:
+                return
+            slab.mark(first, count, _WARM)
+            if not is_warm or self._total(_WARM) > max(SPARE, self._total(_USED)):
+                self._cool(slab)
+            if not is_warm:
+                slab.mark(first, count, _COLD)
+
+    def _find(self, count: int) -> tuple[tuple[_Slab, int] | None, bool]:
+        """The place for a block: slab and page, or None if it needs a new slab; and whether it is warm."""
         needed = count * PAGE
         if self._limit is not None and self._total(_USED) + needed > self._limit:
             raise StorageError(
                 f"{needed} bytes more don't fit into shared memory: {self._total(_USED)} of {self._limit} are in use"
             )
         slabs = [slab for slab in self._slabs.values() if slab.suits(count) and slab.file.is_open()]
-        found = next(((slab, first) for slab in slabs if (first := slab.find(count, _IS_WARM)) >= 0), None)
-        is_warm = found is not None
-        if found is None:
+        if (found := _first_place(slabs, count, _IS_WARM)) is not None:
+            return found, True
+        if not self._grows(needed):
+            self._give_back()
+            slabs = [slab for slab in slabs if slab.number in self._slabs]
             if not self._grows(needed):
-                self._give_back()
-                slabs = [slab for slab in slabs if slab.number in self._slabs]
-                if not self._grows(needed):
-                    raise StorageError(
-                        f"{needed} bytes more don't fit into shared memory: {self._held()} of {self._limit} are taken,"
-                        f" {self._total(_USED)} of them in use; this system takes back whole slabs only"
-                    )
-            found = next(((slab, first) for slab in slabs if (first := slab.find(count, _IS_FREE)) >= 0), None)
-        slab, first = found or (self._new(count), 0)
-        slab.mark(first, count, _USED)
-        slab.blocks[first] = count
-        return slab, first, is_warm
+                raise StorageError(
+                    f"{needed} bytes more don't fit into shared memory: {self._held()} of {self._limit} are taken,"
+                    f" {self._total(_USED)} of them in use; this system takes back whole slabs only"
+                )
+        return _first_place(slabs, count, _IS_FREE), False
 
     def _grows(self, nbytes: int) -> bool:
         """Whether the limit lets us take so many bytes from the system."""
@@ -216,8 +226,9 @@ class Slabs:
 
     def _give_back(self) -> None:
         """All free pages go back to the system."""
-        for slab in list(self._slabs.values()):
-            self._cool(slab)
+        with self._lock:
+            for slab in list(self._slabs.values()):
+                self._cool(slab)
 
     def _cool(self, slab: _Slab) -> None:
         """What is free in a slab goes back to the system; one without blocks goes as a whole."""
@@ -236,7 +247,7 @@ class Slabs:
         """In a forked child: the memory is the parent's; only the descriptors are closed."""
         for slab in self._slabs.values():
             slab.file.close()  # also where a thread that is not here had it in its hands
-        self._slabs, self._retired = {}, []
+        self._slabs, self._retired = {}, deque()
 
 
 _COLD, _WARM, _USED = range(3)
@@ -268,7 +279,7 @@ class _Slab:
         What has room for a large page begins where one can.
         """
         pages, row = self.pages.translate(which), b"\1" * count
-        step = HUGE // PAGE if count * PAGE >= HUGE else 1
+        step = HUGE // PAGE if _HAS_HUGE and count * PAGE >= HUGE else 1
         first = pages.find(row)
         while first >= 0 and first % step:
             first = pages.find(row, first + step - first % step)
@@ -301,7 +312,7 @@ class _Slab:
 
     def make_huge(self, offset: int, nbytes: int) -> None:
         """Have the system replace small pages by large ones, where it can. What readers have mapped stays the same."""
-        if sys.platform == "linux":
+        if _HAS_HUGE:
             with contextlib.suppress(OSError):  # an older kernel, or no such memory just now
                 self._map.advise(_MADV_COLLAPSE, offset, nbytes - nbytes % HUGE)
 
@@ -317,6 +328,10 @@ class _Slab:
         at = 0
         while at < view.nbytes:
             at += os.pwrite(self.file.number, view[at : at + SLAB], offset + at)
+
+
+def _first_place(slabs: list[_Slab], count: int, which: bytes) -> tuple[_Slab, int] | None:
+    return next(((slab, first) for slab in slabs if (first := slab.find(count, which)) >= 0), None)
 
 
 def _up(nbytes: int, to: int) -> int:
