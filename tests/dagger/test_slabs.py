@@ -6,6 +6,7 @@ import ctypes
 import errno
 import gc
 import math
+import mmap
 import os
 import pickle
 import random
@@ -31,7 +32,7 @@ from otel_timespan.dagger.processes.mapping import HUGE, PAGE, FileMap, map_file
 from otel_timespan.dagger.processes.maps import COPIED, Block, Maps
 from otel_timespan.dagger.processes.slabs import HOT, OUT_OF_BAND, SLAB, Exported, Slabs
 from otel_timespan.errors import StorageError
-from tests.backends import ROOT
+from tests.backends import ROOT, eventually
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="maps of files")
 
@@ -371,9 +372,6 @@ def test_an_error_does_not_keep_the_map_of_its_frames(pair: Pair) -> None:
 def test_where_no_map_can_be_made_the_value_is_copied(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process has a bound of maps: beyond it values are copied, and the block is free at once."""
 
-    def full(*_: Any, **__: Any) -> Any:
-        raise OSError(errno.ENOMEM, "no more maps")
-
     exported = pair.export(BIG)
     monkeypatch.setattr(maps_module, "map_file", full)
     value = pair.load(exported)
@@ -517,26 +515,36 @@ def test_what_is_not_held_can_be_freed_again(pair: Pair) -> None:
     assert same(pair.load(kept), BIG + 1)
 
 
-def test_a_system_without_memory_is_our_error(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the system refuses is a `StorageError`, when a slab is made and when it is written; nothing is held."""
+def full(*_: Any, **__: Any) -> Any:
+    """What a system says that has no memory left."""
+    raise OSError(errno.ENOSPC, "no space left")
 
-    def full(*_: Any) -> Any:
-        raise OSError(errno.ENOSPC, "no space left")
 
+def test_a_system_that_gives_no_slab_is_our_error(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system refuses is a `StorageError`; later it may have room."""
     with monkeypatch.context() as patch:
         patch.setattr(slabs_module, "memory_file", full)
         with pytest.raises(StorageError, match="no space left"):
             pair.export(BIG)
+    assert [pair.slabs.used, pair.slabs.held] == [0, 0]
+    assert same(pair.load(pair.export(BIG)), BIG)
+
+
+@pytest.mark.parametrize("takes_back", [True, False])
+def test_a_system_without_memory_is_our_error(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, takes_back: bool
+) -> None:
+    """Nothing is held of what can't be written; and as it was not written, it is not taken for warm."""
+    if not takes_back:
+        monkeypatch.delattr(mmap, "MADV_REMOVE", raising=False)
+    kept = pair.export(BIG)
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        with pytest.raises(StorageError, match=r"1601536 bytes can't be written .*no space left"):
-            pair.export(BIG)
-    assert [pair.slabs.used, pair.slabs.held] == [0, 0]
-    with monkeypatch.context() as patch:  # what was not written before is not written by way of a map
-        patch.setattr(os, "pwrite", full)
-        with pytest.raises(StorageError):
-            pair.export(BIG)
-    assert same(pair.load(pair.export(BIG)), BIG)
+        for _ in range(2):
+            with pytest.raises(StorageError, match=r"1601536 bytes can't be written .*no space left"):
+                pair.export(BIG)
+            assert pair.slabs.used == pair.slabs.held == kept.nbytes
+    assert same(pair.load(pair.export(BIG + 1)), BIG + 1) and same(pair.load(kept), BIG)
 
 
 def test_without_memory_files_there_are_unlinked_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -626,6 +634,28 @@ def test_signal_handlers_may_do_all_of_it(pair: Pair) -> None:
         signal.signal(signal.SIGALRM, before)
     assert not wrong and done[0] > 300
     assert pair.slabs.used == 0 and len(pair.maps.released()) == done[0]
+
+
+def test_a_handler_that_comes_between_two_steps_takes_another_place(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a place was found and not yet taken, a handler that exports does not find it as well."""
+    mark, exports = slabs_module._Slab.mark, []
+
+    def interrupted(self: Any, *args: Any) -> None:
+        monkeypatch.setattr(slabs_module._Slab, "mark", mark)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        mark(self, *args)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: exports.append(pair.export(BIG + 1)))
+    try:
+        pair.export(0 * BIG)
+        monkeypatch.setattr(slabs_module._Slab, "mark", interrupted)
+        exports.append(pair.export(BIG + 2))
+        eventually(lambda: len(exports) == 2)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert sorted(pair.load(exported)[0] for exported in exports) == [1, 2]
 
 
 PROGRAM = """
