@@ -18,7 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -515,7 +515,7 @@ def test_what_is_not_held_can_be_freed_again(pair: Pair) -> None:
     assert same(pair.load(kept), BIG + 1)
 
 
-def full(*_: Any, **__: Any) -> Any:
+def full(*_: Any, **__: Any) -> NoReturn:
     """What a system says that has no memory left."""
     raise OSError(errno.ENOSPC, "no space left")
 
@@ -537,13 +537,20 @@ def test_a_system_without_memory_is_our_error(
     """Nothing is held of what can't be written; and as it was not written, it is not taken for warm."""
     if not takes_back:
         monkeypatch.delattr(mmap, "MADV_REMOVE", raising=False)
-    kept = pair.export(BIG)
+    kept, pwrite = pair.export(BIG), os.pwrite
+
+    def half(fd: int, data: memoryview, offset: int) -> int:
+        pwrite(fd, data[: data.nbytes // 2], offset)
+        full()
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "pwrite", half)
         for _ in range(2):
             with pytest.raises(StorageError, match=r"1601536 bytes can't be written .*no space left"):
                 pair.export(BIG)
             assert pair.slabs.used == pair.slabs.held == kept.nbytes
+    if takes_back and sys.platform == "linux":
+        assert os.fstat(pair.slabs.fd_of(kept.slab)).st_blocks * 512 == kept.nbytes
     assert same(pair.load(pair.export(BIG + 1)), BIG + 1) and same(pair.load(kept), BIG)
 
 
