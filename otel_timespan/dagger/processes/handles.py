@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import StorageError
-from ..data.chunks import ArrayDomain, DRef, UnitDomain, domain, new_handle, new_logged_handle
+from ..data.chunks import ArrayDomain, DRef, UnitDomain, domain, new_logged_handle
 from ..records import kinds as records
+from ..records.sizes import FIXED
 from .wire import loads
 
 __all__ = ["PackedDRef", "handle_of", "type_of_name"]
@@ -93,7 +94,15 @@ def handle_of(item: Any, put: Callable[[Any], None] | None) -> DRef:
     """The handle of what stands in a message (wire.py: `pack`). `put`: where the log is told of its end."""
     if type(item) is tuple:
         return PackedDRef(item, put)
-    return new_handle(item, HEAD) if put is None else new_logged_handle(item, put, HEAD)
+    if put is not None:
+        return new_logged_handle(item, put, HEAD)
+    ref = DRef()  # as `new_handle`, without a call
+    ref.value = item
+    ref.worker = HEAD
+    kind = type(item)
+    if kind in FIXED:
+        ref._nbytes = FIXED[kind]
+    return ref
 
 
 _types: dict[str, type] = {}

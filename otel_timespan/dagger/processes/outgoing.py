@@ -13,7 +13,7 @@ from ..data.read import read
 from ..options.options import DEFAULT, Options
 from ..tasks.dtask import DTask, Result
 from .handles import PackedDRef
-from .wire import TASK, pack
+from .wire import PLAIN, TASK, pack
 
 if TYPE_CHECKING:
     from .remote import Remote
@@ -33,7 +33,9 @@ def task_message(remote: Remote, task: DTask, attempt: int, pinned: Any, message
     function = remote.function(f, messages)
     if function is None:
         function = (argument_item(remote, f),)
-    args = tuple([argument_item(remote, value) for value in task._args])
+    args = task._args
+    if args:
+        args = tuple([value if type(value) in PLAIN else argument_item(remote, value) for value in args])
     kwargs = None
     if task._kwargs:
         kwargs = {name: argument_item(remote, value) for name, value in task._kwargs.items()}
@@ -45,7 +47,10 @@ def argument_item(remote: Remote, value: Any) -> Any:
     """What stands in a message for an argument: for a task its result, for a chunk its content, else the value."""
     kind = type(value)
     if kind is DTask:
-        return outcome_item(remote, value._outcome)
+        outcome = value._outcome
+        if type(outcome) is DRef and type(outcome.value) in PLAIN:  # as below, without two calls
+            return outcome.value
+        return outcome_item(remote, outcome)
     if kind is Chunk:
         return outcome_item(remote, value.handle)
     return pack(value, remote.handles)

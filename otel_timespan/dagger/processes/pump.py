@@ -216,6 +216,9 @@ class Bell:
             os.close(self.fd)
 
 
+_append = deque.append
+
+
 class RemoteQueue(deque[Any]):
     """The shared queue of a worker that is another process: whoever appends wakes the pump."""
 
@@ -230,7 +233,7 @@ class RemoteQueue(deque[Any]):
         if pump._asleep:
             if not self and self._at_once(task):
                 return
-            super().append(task)
+            _append(self, task)
             pump.poke()
         else:
-            super().append(task)
+            _append(self, task)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError
@@ -37,6 +38,12 @@ AHEAD_NS = 10_000_000
 """A worker is given tasks for so long in advance: a busy spawner has the interpreter for 5 ms at a time."""
 
 AHEAD_TASKS = 1024
+BRIEF_NS, RARELY = 100_000, 15
+"""Of bodies that are known to be this brief one in 16 is learned from: learning takes as long as they do."""
+
+MAX_KNOWN = 10_000
+"""Functions whose time is known; a program that makes more begins anew."""
+
 UNKNOWN_NS = AHEAD_NS / 2
 """What a function counts that never ran: two of them a thread go out."""
 
@@ -116,7 +123,7 @@ class Traffic:
 
     def expected_of(self, f: Any) -> float:
         """Nanoseconds that a body is expected to take."""
-        return self.expected.get(id(getattr(f, "__code__", f)), UNKNOWN_NS)
+        return self.expected.get(id(f.__code__) if type(f) is FunctionType else id(f), UNKNOWN_NS)
 
     # ---- in --------------------------------------------------------------------------------------------
 
@@ -147,7 +154,8 @@ class Traffic:
         core.running.discard(task)
         if flight.attempt != attempt:
             return None
-        task._slot = remote.slots[core].get(tid, task._slot)
+        if tid != 1:
+            task._slot = remote.slots[core].get(tid, task._slot)
         return task
 
     def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:
@@ -185,13 +193,19 @@ class Traffic:
         self._wake(core, queued)
 
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
-        key = id(getattr(task._f, "__code__", task._f))
+        """A body took so long: a mean that forgets; the costs by which tasks are placed are told of few brief ones."""
+        f = task._f
+        key = id(f.__code__) if type(f) is FunctionType else id(f)
         old = self.expected.get(key)
-        if old is None and len(self.expected) > 10_000:
-            self.expected.clear()
-        self.expected[key] = ns if old is None else old + (ns - old) / 8
-        if not task.id & core.costs.skip:
-            learn(core, task._slot, task._f, task._args, task._kwargs, ns, None)
+        if old is None:
+            if len(self.expected) > MAX_KNOWN:
+                self.expected.clear()
+            self.expected[key] = ns
+        else:
+            self.expected[key] = old + (ns - old) / 8
+            if ns < BRIEF_NS > old and task.id & RARELY:
+                return
+        learn(core, task._slot, f, task._args, task._kwargs, ns, None)
 
     def _wake(self, core: Core, queued: int) -> None:
         for _ in range(queued):
