@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import SchedulingError
+from ..service.callbacks import carriers
 from ..service.threads import kept_up, start_service
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Pump:
             remote.socket.close()
 
     def _run(self) -> None:
+        carriers.add(threading.get_ident())
         while not self._ended:
             self._asleep = True
             wait_ms = 0 if self._send_all() else LOOK_AGAIN_MS

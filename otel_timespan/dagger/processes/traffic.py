@@ -13,19 +13,39 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError
-from ..bodies.ending import release_inputs, report_defect, succeed
+from ..bodies.ending import fail, release_inputs, report_defect, succeed
 from ..bodies.logged import RunLog
 from ..bodies.results import learn
 from ..bodies.run import conclude
+from ..data.chunks import Chunk
 from ..options.options import DEFAULT
 from ..records.kinds import function_code
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
-from .handles import handle_of
+from . import requests
+from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
-from .wire import CALLED, ERROR, LEVEL, READY, RESULT, error_of
+from .upstairs import UPSTAIRS
+from .wire import (
+    ASK,
+    CALLED,
+    DROP,
+    DROP_VALUE,
+    ERROR,
+    EXPIRED,
+    FUNCTION,
+    LEVEL,
+    PAUSED,
+    READY,
+    RESULT,
+    RESUMED,
+    SPAWN,
+    WAITED,
+    WAITS,
+    error_of,
+)
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -57,14 +77,28 @@ class Traffic:
         self.on_ready: Callable[[Remote], None] = _ignore
         self.on_gone: Callable[[Remote, str], None] = _ignore_reason
         self.on_look: Callable[[], None] = _nothing
+        self._others: dict[int, Callable[..., None]] = {
+            SPAWN: requests.spawn,
+            DROP: _drop,
+            WAITS: requests.waits,
+            PAUSED: requests.paused,
+            RESUMED: requests.resumed,
+            FUNCTION: _learn_function,
+            ASK: requests.answer,
+            WAITED: requests.waited,
+            DROP_VALUE: _drop_value,
+            EXPIRED: self._expired,
+        }
 
     # ---- out -------------------------------------------------------------------------------------------
 
     def next_messages(self, remote: Remote) -> list[Any]:
         """What a worker is to be sent now; [] for nothing."""
         messages: list[Any] = []
+        news = remote.borrows.messages() if remote.borrows.has_news() else ()
         while remote.said:
             messages.append(remote.said.popleft())
+        messages += news
         if not remote.takes_tasks:
             return messages
         for core in list(remote.cores):
@@ -74,10 +108,10 @@ class Traffic:
 
     def _shared(self, remote: Remote, core: Core, messages: list[Any]) -> None:
         queue = core.shared[remote.worker]
-        flights, least, most = remote.flights, 2 * remote.threads, AHEAD_NS * remote.threads
+        flights, least, most = remote.flights, 2 * remote.threads + remote.paused, AHEAD_NS * remote.threads
         given = 0
         while queue and given < FRAME_TASKS:
-            if len(flights) >= least and (remote.ahead_ns >= most or len(flights) >= AHEAD_TASKS):
+            if len(flights) >= least and (remote.ahead_ns >= most or len(flights) >= AHEAD_TASKS + remote.paused):
                 return
             try:
                 task = queue.popleft()
@@ -129,12 +163,15 @@ class Traffic:
 
     def take(self, remote: Remote, messages: list[Any]) -> None:
         """These came from a worker."""
+        reading.reader = remote.borrows
         for message in messages:
             kind = message[0]
             if kind == RESULT:
                 self._result(remote, *message[1:])
             elif kind == ERROR:
                 self._error(remote, *message[1:])
+            elif kind in self._others:
+                self._others[kind](remote, *message[1:])
             elif kind == READY:
                 remote.ready = message[1]
                 self.on_ready(remote)
@@ -152,6 +189,10 @@ class Traffic:
         task = flight.task
         core = task._core
         core.running.discard(task)
+        if flight.paused:
+            remote.paused -= 1
+        if flight.waits:
+            UPSTAIRS.end_wait(task, None)
         if flight.attempt != attempt:
             return None
         if tid != 1:
@@ -167,11 +208,14 @@ class Traffic:
             if ns:
                 self._learn(core, task, ns)
             recorder = core.context.recorder
-            if recorder is None and task._options is DEFAULT and task._live is None and core.devices is None:
+            plain = recorder is None and task._options is DEFAULT and task._live is None and core.devices is None
+            if plain and not (type(item) is tuple and item[3]):
                 queued = succeed(core, task, handle_of(item, None))
             else:
                 run_log = None if recorder is None else _run_log(recorder, task, log)
-                outcome = handle_of(item, None if recorder is None else recorder.put)
+                outcome: Any = handle_of(item, None if recorder is None else recorder.put)
+                if type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
+                    outcome = outcome.value
                 queued = conclude(core, task, outcome, None, run_log, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
@@ -191,6 +235,14 @@ class Traffic:
             report_defect(core, task, error)
             return
         self._wake(core, queued)
+
+    def _expired(self, remote: Remote, id: int, attempt: int, tid: int, data: bytes, text: str, log: Any) -> None:
+        """The option `timeout`: the task ends without another attempt, whatever its body does."""
+        task = self._landed(remote, id, attempt, tid)
+        if task is None:
+            return
+        fail(task._core, task, error_of(remote.worker, data, text))
+        release_inputs(task)
 
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
         """A body took so long: a mean that forgets; the costs by which tasks are placed are told of few brief ones."""
@@ -229,6 +281,18 @@ class Traffic:
             core.running.discard(flight.task)
             self._wake(core, conclude(core, flight.task, None, error(), None, False, 0))
         remote.ahead_ns = 0.0
+
+
+def _drop(remote: Remote, id: int, count: int, retrieved: bool) -> None:
+    remote.borrows.drop(id, count, retrieved)
+
+
+def _drop_value(remote: Remote, key: int, count: int) -> None:
+    remote.borrows.drop_value(key, count)
+
+
+def _learn_function(remote: Remote, number: int, data: bytes | None) -> None:
+    remote.their_functions.learn(number, data)
 
 
 def _run_log(recorder: Any, task: DTask, log: Any) -> RunLog:
