@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.placement import Spot, spots_of, steal_from_afar
 from ..tasks.atomics import claim
-from .flight import BLOCKED
 from .recovery import requeue
 from .wire import RECALL
 
@@ -120,8 +119,7 @@ def let_alone(remote: Remote, messages: list[Any]) -> None:
         others = [other for id, other in remote.flights.items() if id not in mine]
         if others:
             _recall(remote, others)
-            blocked = {row.id for row in remote.reader.rows() if row.phase == BLOCKED}
-            if any(other.task.id not in blocked for other in others):
+            if not all(other.paused for other in others):
                 return
         messages.append(first.message)
         first.message = None

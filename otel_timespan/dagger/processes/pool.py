@@ -21,7 +21,9 @@ from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
 from ..core.placement import Slot
 from ..places.topology import topology
 from ..tasks.dtask import DTask
+from ..tasks.environment import token_of
 from . import draining, recovery
+from .direct import Direct
 from .output import Streams
 from .procfs import exit_text, look
 from .pump import Pump, RemoteQueue
@@ -129,6 +131,7 @@ class Pool:
         finally:
             streams.started()
         remote = Remote(worker, threads, begun, streams, stall_timeout_s)
+        remote.borrows.poke = pump.poke
         remote.say((CONFIG, _config(worker, threads, min(HEARTBEAT_S, stall_timeout_s / 4))))
         self.remotes[worker] = remote
         pump.add(remote)
@@ -169,18 +172,31 @@ class Pool:
             time.sleep(0.005)
         self.stop([remote.worker for remote in remotes])
 
-    def call(self, worker: int, what: Any, tell: Callable[[bool, bytes], None]) -> None:
-        """Have a worker call (f, args, kwargs), apart from all tasks; `tell(ok, bytes)` on the pump's thread."""
+    def call(self, worker: int, what: Any, tell: Callable[[bool, Any], None]) -> None:
+        """Have a worker call (f, args, kwargs), apart from all tasks.
+
+        `tell(True, item)` or `tell(False, (bytes, text))` on the pump's thread, once.
+        """
         remote = self.remotes.get(worker)
         if remote is None or remote.ready is None:
             raise InvalidOptionError(f"there is no worker {worker}, only {sorted(self.remotes)}")
         number = next(self._numbers)
-        data, _ = dumps(what, remote.handles)
-        remote.calls[number] = tell
-        remote.say((CALL, number, data))
-        self.poke()
-        if remote.lost:  # meanwhile, perhaps without seeing this call
-            self._fail_calls(remote)
+
+        def begin() -> None:  # on the pump's thread, which alone writes handles
+            try:
+                data, _ = dumps(what, remote.handles)
+            except BaseException as error:  # of a user's pickling: whatever it is
+                text = f"what worker {worker} is to call can't be sent: {type(error).__name__}: {error}"
+                tell(False, error_bytes(InvalidOptionError(text), {}))
+                return
+            if remote.lost or self.remotes.get(worker) is not remote:
+                tell(False, error_bytes(_lost_call(remote), {}))
+                return
+            remote.calls[number] = tell
+            remote.say((CALL, number, data))
+
+        assert self._pump is not None
+        self._pump.call(begin)
 
     def _pump_now(self) -> Pump:
         with self._lock:
@@ -234,19 +250,11 @@ class Pool:
         for core in cores:
             self._leave_queue(core, remote.worker)
         recovery.lost(remote, cores, how, blame=not remote.stopped)
-        self._fail_calls(remote)
+        remote.lose_calls(_lost_call(remote))
+        remote.borrows.give_back()
         remote.close()
         with self._changed:
             self._changed.notify_all()
-
-    def _fail_calls(self, remote: Remote) -> None:
-        error = WorkerLostError(remote.worker, f"worker {remote.worker} {remote.lost} while it was to call a function")
-        while remote.calls:
-            try:
-                _, tell = remote.calls.popitem()
-            except KeyError:
-                return
-            tell(False, dumps(error_bytes(error, {}), {})[0])
 
     def _look(self) -> None:
         """Ten times a second: who has ended without a word, or is silent; who has too much, who nothing."""
@@ -270,7 +278,9 @@ class Pool:
     def serve(self, core: Core, worker: int) -> None:
         """From now on a worker takes what a scheduler has in its queue."""
         assert self._pump is not None
-        core.shared[worker] = RemoteQueue(self._pump)
+        remote = self.remotes.get(worker)
+        at_once = _never if remote is None else Direct(self._traffic, self._pump, core, remote).send
+        core.shared[worker] = RemoteQueue(self._pump, at_once)
 
     def add_slots(self, core: Core, slots: list[Slot]) -> None:
         """A scheduler has slots of a worker."""
@@ -316,11 +326,11 @@ class Pool:
                     remote.say((CANCEL, flight.task.id, False, False))
             self.poke()
 
-    def abandon(self, task: DTask) -> bool:
-        """A task was given up: whether a worker has it."""
+    def cancel(self, task: DTask, force: bool) -> bool:
+        """A task was given up, or (`force`) its body is to be interrupted: whether a worker has it."""
         for remote in list(self.remotes.values()):
             if task.id in remote.flights:
-                remote.say((CANCEL, task.id, True, False))
+                remote.say((CANCEL, task.id, token_of(task).graceful, force))
                 self.poke()
                 return True
         return False
@@ -340,6 +350,16 @@ class Pool:
             self._pump.forget()
         self._pump = None
         self.remotes.clear()
+
+
+def _never(task: DTask) -> bool:
+    """The worker is gone."""
+    return False
+
+
+def _lost_call(remote: Remote) -> WorkerLostError:
+    how = remote.lost or "was removed"
+    return WorkerLostError(remote.worker, f"worker {remote.worker} {how} while it was to call a function")
 
 
 def _why_not(remote: Remote) -> str:

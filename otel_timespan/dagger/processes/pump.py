@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import SchedulingError
+from ..service.callbacks import carriers
 from ..service.threads import kept_up, start_service
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Listener", "Pump", "RemoteQueue"]
 
 LOOK_AGAIN_MS = 100
+TURN_PAUSE_S = 0.0001
 
 FRAME_TASKS = 256
 """So many tasks go out in one frame: the first of them begin while the others are written."""
@@ -67,6 +69,8 @@ class Pump:
         self._by_fd: dict[int, Remote] = {}
         self._bell = Bell()
         self._asleep = False
+        self.turns: list[bool] = []
+        """One entry while nobody talks to workers: who takes it may (direct.py)."""
         self._ended = False
         self._look_at = 0.0
         self._poll.register(self._bell.fd, select.POLLIN)
@@ -106,10 +110,13 @@ class Pump:
             del self._by_fd[remote.socket.fileno()]
 
     def _run(self) -> None:
+        carriers.add(threading.get_ident())
         while not self._ended:
             self._asleep = True
             wait_ms = 0 if self._send_all() else LOOK_AGAIN_MS
+            self.turns += (True,)
             events = self._poll.poll(wait_ms)
+            self._take_turn()
             self._asleep = False
             for fd, mask in events:
                 remote = self._by_fd.get(fd)
@@ -123,6 +130,16 @@ class Pump:
             if now >= self._look_at:
                 self._look_at = now + LOOK_AGAIN_MS / 1000
                 self._traffic.look()
+
+    def _take_turn(self) -> None:
+        """Talking to workers is ours again; another thread has it for some microseconds at most."""
+        while True:
+            try:
+                del self.turns[-1]
+            except IndexError:
+                time.sleep(TURN_PAUSE_S)
+            else:
+                return
 
     def _read(self, remote: Remote) -> None:
         messages: list[Any] = []
@@ -211,19 +228,28 @@ class Bell:
             os.close(self.fd)
 
 
+_append = deque.append
+
+
 class RemoteQueue(deque[Any]):
     """The shared queue of a worker that is another process: whoever appends wakes the pump."""
 
-    def __init__(self, pump: Pump) -> None:
+    def __init__(self, pump: Pump, at_once: Callable[[DTask], bool]) -> None:
         super().__init__()
         self._pump = pump
+        self._at_once = at_once
         self.left: Callable[[], None] | None = None
         """Called after each task that is put here, once the worker is gone."""
 
     def append(self, task: DTask) -> None:
-        """At the end, and wake the pump."""
-        super().append(task)
-        if self._pump._asleep:
-            self._pump.poke()
+        """Straight to the worker, if that waits for it (direct.py); else at the end, and wake the pump."""
+        pump = self._pump
+        if pump._asleep:
+            if not self and self._at_once(task):
+                return
+            _append(self, task)
+            pump.poke()
+        else:
+            _append(self, task)
         if self.left is not None:
             self.left()

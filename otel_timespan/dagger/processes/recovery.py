@@ -33,6 +33,7 @@ from ..records.describe import callable_name
 from ..records.kinds import function_code
 from ..tasks.dtask import DONE, DTask, Failure, Loss, live, summarize
 from .flight import FlightRow as Row
+from .upstairs import UPSTAIRS
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -118,6 +119,8 @@ def _recover(core: Core, remote: Remote, flights: list[Flight], ran: dict[int, R
     for flight in flights:
         task = flight.task
         row = ran.get(task.id)
+        if flight.waits:
+            UPSTAIRS.end_wait(task, None)
         core.running.discard(task)
         if task._state >= DONE:
             release_inputs(task)

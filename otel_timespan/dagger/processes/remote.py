@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import weakref
 from collections import deque
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ... import forks
+from .borrows import Borrows
 from .frames import Framer, framed
+from .functions import KnownFunctions, NumberedFunctions
 from .spawn import end_group
-from .wire import FUNCTION, dumps
+from .wire import error_bytes
 
 if TYPE_CHECKING:
+    from ...errors import WorkerLostError
     from ..core.machine import Core
     from ..core.placement import Slot
     from ..tasks.dtask import DTask
@@ -38,12 +39,16 @@ _SEND_AT_ONCE = 64
 class Flight:
     """A task that a worker was given."""
 
-    __slots__ = ("attempt", "expected_ns", "is_recalled", "task")
+    __slots__ = ("attempt", "expected_ns", "is_recalled", "paused", "task", "waits")
 
     def __init__(self, task: DTask, attempt: int, expected_ns: float) -> None:
         self.task, self.attempt, self.expected_ns = task, attempt, expected_ns
         self.is_recalled = False
         """Whether the worker was asked to give it back, if it has not begun."""
+        self.paused = False
+        """Whether its body waits, and needs no slot."""
+        self.waits = False
+        """Whether its body ever said what it waits for."""
 
 
 class Solitary:
@@ -88,29 +93,49 @@ class Remote:
         """What it was given and has not answered, by task id."""
         self.front = 0
         """The id of the oldest of those, at the last look."""
-        self.calls: dict[int, Callable[[bool, bytes], None]] = {}
+        self.calls: dict[int, Callable[[bool, Any], None]] = {}
         """Who waits for a function that runs apart from tasks."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
         """How handles are written for it (wire.py: `Pickler`)."""
+        self.borrows = Borrows(worker, self.handles)
+        """What it has handles of."""
+        self.paused = 0
+        """How many of its bodies wait, and need no slot."""
         self.said: deque[Any] = deque()
         """Messages from any thread that are not sent yet."""
-        self.numbers: dict[int, int] = {}
-        """The numbers of the functions that it knows, by `id()`; each takes itself out when the function goes."""
-        self._numbered: dict[int, weakref.ref[Any]] = {}
-        self._next_number = 0
+        self.functions = NumberedFunctions(self.handles, self.say)
+        """The numbers of the functions that it knows."""
+        self.their_functions = KnownFunctions()
+        """Those that it gave numbers."""
         self.error_text = ""
         """What it wrote, if it ended before it was ready."""
         self._end: tuple[int | None, bool] | None = None
         self._ending = forks.lock()
         self.drained = True
         """Whether the socket took all that there was."""
+        self.borrows.running = self._task_there
         self._framer = Framer()
         self._into = bytearray(_READ_SIZE)
         self._unsent: deque[memoryview] = deque()
 
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether it is there; one that is to go still takes what nobody else can do."""
+        return self.ready is not None and not self.lost and not self.stopped
+
     def say(self, message: Any) -> None:
         """A message, to be sent with the next frame. From any thread; then poke the pump."""
         self.said.append(message)
+
+    def lose_calls(self, error: WorkerLostError) -> None:
+        """It is gone: who waits for a call apart from tasks is told. On the pump's thread."""
+        calls, self.calls = self.calls, {}
+        for tell in calls.values():
+            tell(False, error_bytes(error, {}))
+
+    def _task_there(self, id: int) -> DTask | None:
+        flight = self.flights.get(id)
+        return None if flight is None else flight.task
 
     # ---- the end -------------------------------------------------------------------------------------
 
@@ -150,6 +175,12 @@ class Remote:
         """Put a frame of these messages behind what is not sent yet."""
         self._unsent += map(memoryview, framed(pickle.dumps(messages, 5)))
 
+    def leave_unsent(self, rest: bytes) -> None:
+        """Put what is left of a frame, of which the socket did not take all, where `send` begins."""
+        if rest:
+            self._unsent.appendleft(memoryview(rest))
+            self.drained = False
+
     def send(self) -> bool:
         """Send what the socket takes now: whether that was all. Raises `OSError`."""
         unsent = self._unsent
@@ -176,26 +207,3 @@ class Remote:
                 for frame in self._framer.feed(memoryview(self._into)[:got]):
                     messages += pickle.loads(frame)
         return messages
-
-    # ---- functions ------------------------------------------------------------------------------------
-
-    def function(self, f: Any, messages: list[Any]) -> Any:
-        """What stands for a function in a TASK: a number, whose definition goes into `messages` at its first use.
-
-        Else (bytes, ...) as any value. Raises what its pickling raises.
-        """
-        if type(f) not in _NUMBERED:
-            return None
-        key = id(f)
-        number = self.numbers.get(key)
-        if number is None:
-            data, _ = dumps(f, self.handles)
-            number = self.numbers[key] = self._next_number
-            self._next_number += 1
-            self._numbered[key] = weakref.ref(f, lambda _: (self.numbers.pop(key, None), self._numbered.pop(key, None)))
-            messages.append((FUNCTION, number, data))
-        return number
-
-
-_NUMBERED = frozenset((FunctionType, BuiltinFunctionType, type))
-"""Types of functions that are the same for each call; others may have changed meanwhile."""
