@@ -43,6 +43,9 @@ def add_workers(
     """
     count, each = positive("n", n), positive("threads", threads)
     patience_s = seconds(stall_timeout_s, "stall_timeout_s")
+    for name, value in (env or {}).items():
+        if not (isinstance(name, str) and isinstance(value, str)) or "=" in name or "\0" in name + value:
+            raise InvalidOptionError(f"env has {name!r}: {value!r}, which is no variable of an environment")
     if topology.me() != 1:
         raise ConcurrencyViolationError("add_workers was called in a worker: only the head process starts workers")
     from .processes.pool import pool

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dagger.bodies import interrupts
 from ..dagger.bodies.ending import report_defect
+from ..dagger.bodies.forked import end_forked
 from ..dagger.bodies.run import run
 from ..dagger.drivers.moves import take_free
 from ..dagger.drivers.slots import Hold, Resumption
@@ -124,6 +125,8 @@ class WorkerDriver(ThreadsDriver):
             except BaseException as error:  # of ours: bodies' own are outcomes
                 report_defect(core, task, error)
             del task
+            if self.closed:
+                end_forked()
         own.hold = None
         self._let_go(hold)
 

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
@@ -118,6 +119,9 @@ class Link:
         self._dozing = False
         """Whether the one who stands by sleeps until the bell is rung."""
         self._ended = threading.Event()
+        self._is_forked = False
+        """Whether this is a child that a body forked: it has nothing to say."""
+        _links.add(self)
         context = self.context = Context([OSProc(self.worker)])
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
@@ -141,6 +145,14 @@ class Link:
         self.flush()
         self._ended.wait()
         self.flush()
+
+    def forget(self) -> None:
+        """In a child that a body forked: the socket, and all that is to be run, are the worker's."""
+        self._is_forked = True
+        self._socket.close()
+        self._out.clear()
+        self._tasks.clear()
+        self.driver.forget()
 
     def _beat(self) -> None:
         while True:
@@ -421,6 +433,9 @@ class Link:
         """Send what waits."""
         if not self._out:
             return
+        if self._is_forked:
+            self._out.clear()
+            return
         with self._sending:
             # Their outcomes are in the outbox, before what follows: when that was sent they were. (A row whose outcome
             # is sent by this very call may come too late for it: the next one ends it.)
@@ -458,6 +473,15 @@ class _Landing:
     def __call__(self) -> None:
         """It is there."""
         self._link.landed(self._task, self._attempt, self._timed)
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+@forks.in_child("_links")
+def _in_child() -> None:
+    for link in _links:
+        link.forget()
 
 
 def _value(item: Any) -> Any:

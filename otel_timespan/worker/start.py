@@ -12,7 +12,7 @@ from typing import Any
 from ..dagger.processes.failpoints import reach
 from ..dagger.processes.flight import FlightRecorder
 from ..dagger.processes.frames import Framer
-from ..dagger.processes.orphans import watch_parent
+from ..dagger.processes.orphans import tie_group, watch_parent
 from ..dagger.processes.wire import CONFIG
 from .ending import end_with_head
 
@@ -24,12 +24,13 @@ _BAND = 20
 
 def main(argv: list[str]) -> int:
     """Serve a head until it says STOP: 0."""
-    if len(argv) != 4 or not all(one.isdecimal() for one in argv[1:]):
+    if len(argv) != 5 or not all(one.isdecimal() for one in argv[1:]):
         print("otel_timespan.worker is started by otel_timespan.dagger.cluster.add_workers", file=sys.stderr)
         return 2
-    watch_parent()
-    link_fd, flight_fd, errors_fd = map(int, argv[1:])
-    for fd in (link_fd, flight_fd, errors_fd):
+    link_fd, flight_fd, errors_fd, life_fd = map(int, argv[1:])
+    if not tie_group(life_fd):
+        watch_parent()
+    for fd in (link_fd, flight_fd, errors_fd, life_fd):
         os.set_inheritable(fd, False)  # what bodies start has no use for them, and would keep them open
     sock = socket.socket(fileno=link_fd)
     messages, framer = _first(sock)

@@ -46,12 +46,16 @@ _LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Started(NamedTuple):
-    """A worker's process, our end of the socket to it, its flight recorder, and what it writes before it is ready."""
+    """A worker's process, our end of the socket to it, its flight recorder, and what it writes before it is ready.
+
+    `life`: our end of a pipe; when it is closed, the worker and what it started are killed (orphans.py).
+    """
 
     process: subprocess.Popen[bytes]
     socket: socket.socket
     reader: FlightReader
     errors: int
+    life: int
 
     def error_text(self) -> str:
         """The end of what it wrote to its standard error before it was ready; "" for nothing."""
@@ -66,37 +70,41 @@ class Started(NamedTuple):
         """Close what is left of it; the process is over."""
         self.socket.close()
         self.reader.close()
-        with contextlib.suppress(OSError):
-            os.close(self.errors)
+        for fd in (self.errors, self.life):
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def start_process(env: Mapping[str, str], streams: Streams) -> Started:
     """Start a worker's process with these variables on top of the environment. Raises `OSError`."""
-    with contextlib.ExitStack() as undo:
-        ours, theirs = socket.socketpair()
+    with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
+        ours, their_socket = socket.socketpair()
         undo.callback(ours.close)
-        with theirs:
-            for end in (ours, theirs):
-                for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                    end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
-            reader = FlightReader()
-            undo.callback(reader.close)
-            errors = _nameless()
-            undo.callback(os.close, errors)
-            numbers = [theirs.fileno(), reader.fd, streams.stderr]
-            process = subprocess.Popen(
-                [sys.executable, *_flags(), "-c", _BEGIN, *map(str, numbers), repr(_search_path())],
-                pass_fds=numbers,
-                stdin=subprocess.DEVNULL,
-                stdout=streams.stdout,
-                stderr=errors,
-                env={**os.environ, **env},
-                start_new_session=True,
-            )
-        reader.close_fd()
+        theirs.callback(their_socket.close)
+        for end in (ours, their_socket):
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
+        reader = FlightReader()
+        undo.callback(reader.close)
+        theirs.callback(reader.close_fd)
+        errors = _nameless()
+        undo.callback(os.close, errors)
+        their_life, life = os.pipe()
+        undo.callback(os.close, life)
+        theirs.callback(os.close, their_life)
+        numbers = [their_socket.fileno(), reader.fd, streams.stderr, their_life]
+        process = subprocess.Popen(
+            [sys.executable, *_flags(), "-c", _BEGIN, *map(str, numbers), repr(_search_path())],
+            pass_fds=numbers,
+            stdin=subprocess.DEVNULL,
+            stdout=streams.stdout,
+            stderr=errors,
+            env={**os.environ, **env},
+            start_new_session=True,
+        )
         ours.setblocking(False)
         undo.pop_all()
-    return Started(process, ours, reader, errors)
+    return Started(process, ours, reader, errors, life)
 
 
 def _nameless() -> int:
