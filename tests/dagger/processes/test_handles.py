@@ -27,6 +27,8 @@ def is_chunk(value: Any) -> Any:
 def borrowed() -> int:
     """How many handles workers have."""
     gc.collect()
+    for worker in pool.remotes:
+        D.cluster.run(worker, gc.collect)
     return sum(len(remote.borrows.tasks) + len(remote.borrows.values) for remote in pool.remotes.values())
 
 
