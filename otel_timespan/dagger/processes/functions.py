@@ -31,6 +31,10 @@ class NumberedFunctions:
         self._watched: dict[int, weakref.ref[Any]] = {}
         self._next = itertools.count()
 
+    def known(self, f: Any) -> int | None:
+        """The number of a function that the other side knows already."""
+        return self._numbers.get(id(f))
+
     def number_of(self, f: Any, put: Callable[[Any], None]) -> int | None:
         """The number that stands for a function; its definition is `put` before anybody else can see that number.
 

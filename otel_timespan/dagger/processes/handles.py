@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ...errors import InvalidOptionError, StorageError
-from ..data.chunks import ArrayDomain, Chunk, DRef, UnitDomain, domain, new_handle, new_logged_handle, scoped_chunks
+from ..data.chunks import ArrayDomain, Chunk, DRef, UnitDomain, domain, new_logged_handle, scoped_chunks
 from ..places.processors import Processor
 from ..places.scopes import AnyScope, Scope
 from ..records import kinds as records
+from ..records.sizes import FIXED
 from ..tasks.dtask import DTask
 from .wire import loads
 
@@ -112,7 +113,15 @@ def handle_of(item: Any, put: Callable[[Any], None] | None) -> DRef:
         if not item[3]:
             return PackedDRef(item, put)
         item = loads(item[0])
-    return new_handle(item, HEAD) if put is None else new_logged_handle(item, put, HEAD)
+    if put is not None:
+        return new_logged_handle(item, put, HEAD)
+    ref = DRef()  # as `new_handle`, without a call
+    ref.value = item
+    ref.worker = HEAD
+    kind = type(item)
+    if kind in FIXED:
+        ref._nbytes = FIXED[kind]
+    return ref
 
 
 _types: dict[str, type] = {}

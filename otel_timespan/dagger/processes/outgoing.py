@@ -15,7 +15,7 @@ from ..options.options import DEFAULT, Options
 from ..service import surroundings
 from ..tasks.dtask import DTask, Result
 from .handles import PackedDRef
-from .wire import TASK, dumps, pack
+from .wire import PLAIN, TASK, dumps, pack
 
 if TYPE_CHECKING:
     from .remote import Remote
@@ -40,7 +40,9 @@ def task_message(remote: Remote, task: DTask, attempt: int, pinned: Any, message
         options = _options_item(remote, task._options)
         if task._options.meta:
             take = _meta_item
-    args = tuple([take(remote, value) for value in task._args])
+    args = task._args
+    if args:
+        args = tuple([value if type(value) in PLAIN else take(remote, value) for value in args])
     kwargs = None
     if task._kwargs:
         kwargs = {name: take(remote, value) for name, value in task._kwargs.items()}
@@ -54,7 +56,10 @@ def argument_item(remote: Remote, value: Any) -> Any:
     """What stands in a message for an argument: for a task its result, for a chunk its content, else the value."""
     kind = type(value)
     if kind is DTask:
-        return outcome_item(remote, value._outcome)
+        outcome = value._outcome
+        if type(outcome) is DRef and type(outcome.value) in PLAIN:  # as below, without two calls
+            return outcome.value
+        return outcome_item(remote, outcome)
     if kind is Chunk:
         return outcome_item(remote, value.handle)
     return pack(value, remote.handles)

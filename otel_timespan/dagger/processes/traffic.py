@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError
@@ -24,6 +25,7 @@ from ..tasks.dtask import DONE, DTask
 from . import requests
 from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
+from .pump import FRAME_TASKS
 from .remote import Flight, Remote
 from .upstairs import UPSTAIRS
 from .wire import (
@@ -34,6 +36,7 @@ from .wire import (
     ERROR,
     EXPIRED,
     FUNCTION,
+    LEVEL,
     PAUSED,
     READY,
     RESULT,
@@ -51,13 +54,16 @@ __all__ = ["Traffic"]
 
 LOGGER = logging.getLogger("otel_timespan")
 
-FRAME_TASKS = 256
-"""So many tasks go out in one frame: the first of them begin while the others are written."""
-
 AHEAD_NS = 10_000_000
 """A worker is given tasks for so long in advance: a busy spawner has the interpreter for 5 ms at a time."""
 
 AHEAD_TASKS = 1024
+BRIEF_NS, RARELY = 100_000, 15
+"""Of bodies that are known to be this brief one in 16 is learned from: learning takes as long as they do."""
+
+MAX_KNOWN = 10_000
+"""Functions whose time is known; a program that makes more begins anew."""
+
 UNKNOWN_NS = AHEAD_NS / 2
 """What a function counts that never ran: two of them a thread go out."""
 
@@ -93,7 +99,7 @@ class Traffic:
         while remote.said:
             messages.append(remote.said.popleft())
         messages += news
-        if remote.ready is None or remote.lost or remote.leaving:
+        if not remote.takes_tasks:
             return messages
         for core in list(remote.cores):
             self._pinned(remote, core, messages)
@@ -134,7 +140,10 @@ class Traffic:
         attempt = 1 if extra is None else extra.attempt
         slots = remote.slots[core]
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
-        flight = Flight(task, attempt, self._expected(task._f))
+        flight = Flight(task, attempt, self.expected_of(task._f))
+        if (core.context.recorder is not None) is not remote.noted:
+            remote.noted = not remote.noted
+            messages.append((LEVEL, remote.noted))
         core.running.add(task)
         try:
             message = task_message(remote, task, attempt, pinned, messages)
@@ -146,8 +155,9 @@ class Traffic:
         remote.ahead_ns += flight.expected_ns
         messages.append(message)
 
-    def _expected(self, f: Any) -> float:
-        return self.expected.get(id(getattr(f, "__code__", f)), UNKNOWN_NS)
+    def expected_of(self, f: Any) -> float:
+        """Nanoseconds that a body is expected to take."""
+        return self.expected.get(id(f.__code__) if type(f) is FunctionType else id(f), UNKNOWN_NS)
 
     # ---- in --------------------------------------------------------------------------------------------
 
@@ -185,7 +195,8 @@ class Traffic:
             UPSTAIRS.end_wait(task, None)
         if flight.attempt != attempt:
             return None
-        task._slot = remote.slots[core].get(tid, task._slot)
+        if tid != 1:
+            task._slot = remote.slots[core].get(tid, task._slot)
         return task
 
     def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:
@@ -234,13 +245,19 @@ class Traffic:
         release_inputs(task)
 
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
-        key = id(getattr(task._f, "__code__", task._f))
+        """A body took so long: a mean that forgets; the costs by which tasks are placed are told of few brief ones."""
+        f = task._f
+        key = id(f.__code__) if type(f) is FunctionType else id(f)
         old = self.expected.get(key)
-        if old is None and len(self.expected) > 10_000:
-            self.expected.clear()
-        self.expected[key] = ns if old is None else old + (ns - old) / 8
-        if not task.id & core.costs.skip:
-            learn(core, task._slot, task._f, task._args, task._kwargs, ns, None)
+        if old is None:
+            if len(self.expected) > MAX_KNOWN:
+                self.expected.clear()
+            self.expected[key] = ns
+        else:
+            self.expected[key] = old + (ns - old) / 8
+            if ns < BRIEF_NS > old and task.id & RARELY:
+                return
+        learn(core, task._slot, f, task._args, task._kwargs, ns, None)
 
     def _wake(self, core: Core, queued: int) -> None:
         for _ in range(queued):

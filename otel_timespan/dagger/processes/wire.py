@@ -38,7 +38,7 @@ __all__ = [
 
 # --- head to worker ------------------------------------------------------------------------------------
 
-CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP = range(7)
+CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
 ANSWER, REFUSED, WORKERS = range(40, 43)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
@@ -48,6 +48,7 @@ ANSWER, REFUSED, WORKERS = range(40, 43)
 (ENDED, id, how, what): a task that the worker spawned, or has a handle of, ended (borrows.py says how).
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
+(LEVEL, noted): whether outcomes are to bring along what a log is told (`log`), from now on.
 (ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
 (WORKERS, {worker: (threads, node)}): which workers there are.
