@@ -329,7 +329,8 @@ class Link:
     def _run_call(self, number: int, data: bytes) -> None:
         try:
             f, args, kwargs = loads(data)
-            self.say((CALLED, number, True, pack(f(*args, **kwargs), self.handles)))
+            value = f(*args, **kwargs)  # handles in it stay until this is said
+            self.say((CALLED, number, True, pack(value, self.handles)))
         except BaseException as error:
             self.say((CALLED, number, False, error_bytes(error, self.handles)))
         self.flush()
