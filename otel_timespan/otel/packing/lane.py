@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
@@ -63,6 +64,13 @@ _ENDS = (RETURN, END)
 _HOME = 1 << OWNER_BITS
 _M64 = (1 << 64) - 1
 _submitted, _finished = itemgetter(FIRST_BOUNDARY), itemgetter(FIRST_BOUNDARY + 6)
+
+
+def _events_of(moves: Sequence[Any]) -> int:
+    """How many events a START with these moves has; 0 where some of them are spans of their own."""
+    if moves[0] is RESULTS:
+        return 5 + len(moves) // 4 * 2
+    return 0 if any(move[2] in MOVED_KINDS for move in moves) else 5 + len(moves) * 2
 
 
 def _owner(code: int) -> int:
@@ -201,7 +209,7 @@ class Lane:
         opened, known, functions, numbered = self._open, self.mapper.done, self._functions, self._processors
         begun, running = taken.begun.append, self._begun
         quiet = submitted = placed = 0
-        away: dict[int, int] = {}
+        away: list[Any] = []  # placements that are perhaps on other workers
         if self._ended_runs != self.mapper.ended_runs:  # what their callers hold goes with them
             self._ended_runs, self._last = self.mapper.ended_runs, (None, None)
             self._callers.clear()
@@ -216,24 +224,15 @@ class Lane:
                     self._example = None
             elif kind == START:
                 task = opened.get(record[5])
-                if (
-                    task is not None
-                    and task[5] is None
-                    and task[3]
-                    and (record[6] in numbered or self._is_numbered(record))
-                ):
-                    moves = record[2]
-                    if not moves:
-                        quiet += 5
-                    elif moves[0] is RESULTS:
-                        quiet += 5 + len(moves) // 4 * 2
-                    elif not any(move[2] in MOVED_KINDS for move in moves):
-                        quiet += 5 + len(moves) * 2
-                    else:
+                waiting = task if task is not None and task[5] is None and task[3] else None
+                if waiting is not None and (record[6] in numbered or self._is_numbered(record)):
+                    events = 5 if not record[2] else _events_of(record[2])
+                    if not events:
                         self._generally(record)
                         continue
-                    task[5] = record
-                    running[task[1][4]] += 1
+                    quiet += events
+                    waiting[5] = record
+                    running[waiting[1][4]] += 1
                     begun(record)
                     continue
             elif kind == SUBMIT:
@@ -245,20 +244,18 @@ class Lane:
                     submitted += 1
                     budget = caller[5]
                     rolls = budget is not None and budget.charge(self._per_task, taken.spans)
+                    if place is None:
+                        opened[id] = [record, caller, 0, 0, None, None, function, rolls]
+                        continue
+                    placed += 1
                     if type(place) is int:
                         t0 = record[12]
                         opened[id] = [record, caller, t0, t0 + 1, None, None, function, rolls]
-                        placed += 1
-                        if place != _HOME:
-                            away[place >> OWNER_BITS] = away.get(place >> OWNER_BITS, 0) + 1
-                    elif place is None:
-                        opened[id] = [record, caller, 0, 0, None, None, function, rolls]
                     else:
                         t0 = place[1]
                         opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function, rolls]
-                        placed += 1
-                        if place[7] != 1:
-                            away[place[7]] = away.get(place[7], 0) + 1
+                    if place != _HOME:
+                        away.append(place)
                     continue
             elif kind == SCHEDULE:
                 task = opened.get(record[5])
@@ -266,8 +263,7 @@ class Lane:
                     t0 = record[1]
                     task[2:5] = t0, max(record[2], t0 + 1), record
                     placed += 1
-                    if record[7] != 1:
-                        away[record[7]] = away.get(record[7], 0) + 1
+                    away.append(record)
                     continue
             elif kind == EVICT:
                 taken.evicted.append(record)
@@ -278,13 +274,19 @@ class Lane:
         taken.count = len(taken.packed) * self._per_task
         taken.submitted, taken.placed, taken.processors = submitted, placed, self._processors
         taken.quiet = quiet + 2 * submitted + 6 * placed + 5 * len(taken.ended) + 2 * len(taken.evicted)
-        if away or self._is_spread:
-            self._is_spread, taken.away = True, away
-            taken.quiet += 2 * sum([record[5] >> OWNER_BITS != 1 for record in taken.ended])  # `take`
+        self._spread(taken, away)
         self._settle_runs()
         self.mapper.budgets.sweep(taken.spans)
         self.mapper.forget_oldest()
         return taken
+
+    def _spread(self, taken: Taken, placements: Sequence[Any]) -> None:
+        """Note what was placed on other workers, and the events that only their tasks have."""
+        workers = [place >> OWNER_BITS if type(place) is int else place[7] for place in placements]
+        away = Counter([worker for worker in workers if worker != 1])
+        if away or self._is_spread:
+            self._is_spread, taken.away = True, away
+            taken.quiet += 2 * sum([record[5] >> OWNER_BITS != 1 for record in taken.ended])  # `take`
 
     # ---- a task -------------------------------------------------------------------------------------
 
