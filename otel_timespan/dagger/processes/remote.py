@@ -58,6 +58,8 @@ class Remote:
         """The slots that it is for each of them, by number of the thread."""
         self.ahead_ns = 0.0
         """Expected time of what it was given and has not answered."""
+        self.noted = False
+        """Whether it notes what a log is told."""
         self.flights: dict[int, Flight] = {}
         """What it was given and has not answered, by task id."""
         self.calls: dict[int, Callable[[bool, bytes], None]] = {}
@@ -75,6 +77,11 @@ class Remote:
         self._framer = Framer()
         self._into = bytearray(_READ_SIZE)
         self._unsent: deque[memoryview] = deque()
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether it is there, and to stay."""
+        return self.ready is not None and not self.lost and not self.leaving
 
     def say(self, message: Any) -> None:
         """A message, to be sent with the next frame. From any thread; then poke the pump."""
@@ -98,6 +105,12 @@ class Remote:
     def queue(self, messages: list[Any]) -> None:
         """Put a frame of these messages behind what is not sent yet."""
         self._unsent += map(memoryview, framed(pickle.dumps(messages, 5)))
+
+    def leave_unsent(self, rest: bytes) -> None:
+        """Put what is left of a frame, of which the socket did not take all, where `send` begins."""
+        if rest:
+            self._unsent.appendleft(memoryview(rest))
+            self.drained = False
 
     def send(self) -> bool:
         """Send what the socket takes now: whether that was all. Raises `OSError`."""
