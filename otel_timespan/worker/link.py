@@ -37,22 +37,23 @@ from ..dagger.processes.wire import (
     CANCEL,
     ERROR,
     FUNCTION,
+    LEVEL,
     READY,
     RESULT,
     STOP,
     TASK,
+    UNDER,
     dumps,
     error_bytes,
     loads,
     pack,
 )
-from ..dagger.records import kinds as records
 from ..dagger.service.threads import start_bare
-from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, new_task
+from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, live, new_task
 from ..errors import InvalidOptionError
-from ..timespans.recorder import Recorder
 from .driver import WorkerDriver
 from .ending import end_with_head
+from .notes import BodyTimes, Notes
 
 __all__ = ["Link"]
 
@@ -71,8 +72,6 @@ class Link:
         self._functions: dict[int, Any] = {}
         self._tasks: dict[int, DTask] = {}
         """What runs or waits here, by id."""
-        self._notes: dict[int, list[Any]] = {}
-        """What was recorded of a body that runs."""
         self._out: deque[Any] = deque()
         self._since = 0.0
         """Since when the oldest message waits."""
@@ -84,7 +83,10 @@ class Link:
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
         context.core = self.core
-        context.recorder = Recorder(self._note, put=_forget)
+        self.core.costs = self._times = BodyTimes()
+        self._notes = Notes(self)
+        self._caller: tuple[int, Any] | None = None
+        """Who called the tasks that come now: the number of the log, and what it remembers."""
         _context._eager = context
         self._slots: dict[int, Slot] = {
             slot.processor.tid: slot for slot in self.core.slots.values() if type(slot.processor) is ThreadProc
@@ -131,6 +133,10 @@ class Link:
                 task = self._tasks.get(message[1])
                 if task is not None:
                     cancel_task(task, graceful=message[2], force=message[3])
+            elif kind == UNDER:
+                self._caller = message[1]
+            elif kind == LEVEL:
+                self._notes.set_level(message[1])
             elif kind == CALL:
                 self._call(*message[1:])
             elif kind == STOP:
@@ -158,6 +164,9 @@ class Link:
             return 0
         task = new_task(id, f, values, named, wanted, (), contextvars.Context(), self.core)
         task._subs = [_Landing(self, task, attempt)]
+        if attempt != 1 or self._caller is not None:
+            extra = live(task)
+            extra.attempt, extra.trace = attempt, self._caller
         task._state = LAUNCHED
         self._tasks[id] = task
         if pinned is None:
@@ -184,14 +193,14 @@ class Link:
     def landed(self, task: DTask, attempt: int) -> None:
         """A task has its outcome: tell the head."""
         self._tasks.pop(task.id, None)
-        notes = self._notes.pop(task.id, None)
+        ns = self._times.take()
+        notes = self._notes.take(task)
         slot = task._slot
         tid = 0 if slot is None else slot.processor.tid
         outcome = task._outcome
         if task._state != FAILED:
             try:
                 item = pack(read(outcome), self.handles)
-                ns = 0 if notes is None else notes[3] - notes[2]
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -206,25 +215,13 @@ class Link:
             data, stack = error_bytes(failure.ex, self.handles)
         self.say((ERROR, task.id, attempt, tid, data, stack, notes))
 
+    def running(self, id: int) -> DTask | None:
+        """The task of that id, if it is here."""
+        return self._tasks.get(id)
+
     def spawned(self, task: DTask) -> None:
         """A task was spawned here."""
         raise NotImplementedError
-
-    def _note(self, record: Any) -> None:
-        """What the scheduler here records: the times of a body, which its outcome takes along."""
-        kind = record[0]
-        if kind == records.START:
-            _, taken, _, begun, _, id, _, _, shares, thread, _ = record
-            self._notes[id] = [shares, taken, begun, 0, 0, thread, None]
-        elif kind == records.RETURN:
-            self._note_end(record[4], record[1], record[2], record[11])
-        elif kind == records.END:
-            self._note_end(record[4], record[1], record[2], record[8])
-
-    def _note_end(self, id: int, ended: int, packed: int, cpu_ns: int | None) -> None:
-        notes = self._notes.get(id)
-        if notes is not None:
-            notes[3], notes[4], notes[6] = ended, packed, cpu_ns
 
     # ---- apart from tasks --------------------------------------------------------------------------------------
 
@@ -300,10 +297,6 @@ class _Landing:
 
 def _value(item: Any) -> Any:
     return loads(item[0]) if type(item) is tuple else item
-
-
-def _forget(record: Any) -> None:
-    """What the end of values is worth here."""
 
 
 def _facts() -> dict[str, Any]:

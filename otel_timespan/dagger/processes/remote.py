@@ -17,6 +17,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .frames import Framer, framed
+from .telling import Level
 from .wire import FUNCTION, dumps
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Remote:
         """Who waits for a function that runs apart from tasks."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
         """How handles are written for it (wire.py: `Pickler`)."""
+        self.level = Level()
+        """What it was told to note."""
+        self.begun: set[int] = set()
+        """Of which tasks the log was told that their bodies run."""
         self.said: deque[Any] = deque()
         """Messages from any thread that are not sent yet."""
         self.numbers: dict[int, int] = {}

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError
 from ..bodies.ending import release_inputs, report_defect, succeed
-from ..bodies.logged import RunLog
 from ..bodies.results import learn
 from ..bodies.run import conclude
 from ..options.options import DEFAULT
-from ..records.kinds import function_code
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from .handles import handle_of
 from .outgoing import pinned_to, task_message
 from .remote import Flight, Remote
-from .wire import CALLED, ERROR, READY, RESULT, error_of
+from .telling import run_log, started, under
+from .wire import CALLED, ERROR, READY, RESULT, STARTED, error_of
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -62,6 +61,7 @@ class Traffic:
             messages.append(remote.said.popleft())
         if remote.ready is None or remote.lost or remote.leaving:
             return messages
+        remote.level.tell(remote, messages)
         for core in list(remote.cores):
             self._pinned(remote, core, messages)
             self._shared(remote, core, messages)
@@ -103,6 +103,8 @@ class Traffic:
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
         flight = Flight(task, attempt, self._expected(task._f))
         core.running.add(task)
+        if extra is not None or remote.level.under is not None:
+            under(remote, task, messages)
         try:
             message = task_message(remote, task, attempt, pinned, messages)
         except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
@@ -129,6 +131,8 @@ class Traffic:
             elif kind == READY:
                 remote.ready = message[1]
                 self.on_ready(remote)
+            elif kind == STARTED:
+                self._started(remote, *message[1:])
             elif kind == CALLED:
                 tell = remote.calls.pop(message[1], None)
                 if tell is not None:
@@ -160,9 +164,9 @@ class Traffic:
             if recorder is None and task._options is DEFAULT and task._live is None and core.devices is None:
                 queued = succeed(core, task, handle_of(item, None))
             else:
-                run_log = None if recorder is None else _run_log(recorder, task, log)
+                told = None if recorder is None else run_log(remote, recorder, task, log)
                 outcome = handle_of(item, None if recorder is None else recorder.put)
-                queued = conclude(core, task, outcome, None, run_log, False, 0)
+                queued = conclude(core, task, outcome, None, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
@@ -175,12 +179,18 @@ class Traffic:
         core = task._core
         try:
             recorder = core.context.recorder
-            run_log = None if recorder is None else _run_log(recorder, task, log)
-            queued = conclude(core, task, None, error_of(remote.worker, data, text), run_log, False, 0)
+            told = None if recorder is None else run_log(remote, recorder, task, log)
+            queued = conclude(core, task, None, error_of(remote.worker, data, text), told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
         self._wake(core, queued)
+
+    def _started(self, remote: Remote, id: int, attempt: int, tid: int, log: Any) -> None:
+        flight = remote.flights.get(id)
+        if flight is not None and flight.attempt == attempt and flight.task._state < DONE:
+            slot = remote.slots[flight.task._core].get(tid, flight.task._slot)
+            started(remote, flight.task, slot.code, log)
 
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
         key = id(getattr(task._f, "__code__", task._f))
@@ -213,13 +223,6 @@ class Traffic:
             core.running.discard(flight.task)
             self._wake(core, conclude(core, flight.task, None, error(), None, False, 0))
         remote.ahead_ns = 0.0
-
-
-def _run_log(recorder: Any, task: DTask, log: Any) -> RunLog:
-    """What the log is told of a body that ran elsewhere; its begin is recorded here."""
-    made = RunLog(recorder, task._slot.code, function_code(task._f))
-    made.ended = task._core.clock()
-    return made
 
 
 def _unpicklable(remote: Remote, task: DTask, error: BaseException) -> BaseException:

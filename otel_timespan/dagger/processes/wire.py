@@ -49,6 +49,13 @@ CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP = range(7)
 (STOP,): nothing more comes; end.
 """
 
+LEVEL, UNDER = 40, 41
+"""(LEVEL, None) or (LEVEL, (number, whether CPU time is wanted, samplers or None, {number: part of a log})): what is to
+be noted of bodies from now on, for the head's logs; None is nothing.
+
+(UNDER, (number of the log, caller) or None): who called the tasks that follow.
+"""
+
 # --- worker to head ------------------------------------------------------------------------------------
 
 READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
@@ -59,6 +66,15 @@ READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
 (SPAWN, id, parent's id, function, args, kwargs, options, surroundings): a body spawned a task.
 (DROP, [id, ...]): nobody in the worker has a handle of these tasks any more.
 (CALLED, number, ok, bytes): what CALL gave.
+"""
+
+STARTED, SIGNALS = 50, 51
+"""(STARTED, id, attempt, slot, log): a body has been running for a while; `log` as far as it is known.
+
+(SIGNALS, number of the log, signal, how many, bytes or None, how many were given up): what bodies told OpenTelemetry.
+
+A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CPU ns, span, samples], times in monotonic
+ns; `span` bytes, a text or None; `samples` None or (number of the level, bytes of the begin, of the end).
 """
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))

@@ -1,4 +1,4 @@
-"""Real worker processes: two for all tests of this folder that don't kill theirs."""
+"""Real worker processes: two for all tests of a file that don't kill theirs: while they are there, all schedulers use them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from otel_timespan import dagger as D
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_workers() -> Iterator[list[int]]:
     """Two workers with one thread each, which no test may harm."""
     ids = D.cluster.add_workers(2)
