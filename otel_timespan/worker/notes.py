@@ -16,11 +16,11 @@ from ..dagger.core.costs import Costs, Signature
 from ..dagger.processes.wire import SIGNALS, STARTED, dumps, loads
 from ..dagger.records import kinds as records
 from ..dagger.service.threads import start_bare
+from ..dagger.tasks.dtask import FAILED, DTask
 from ..timespans.recorder import Recorder
 from ..timespans.warn import warn_once
 
 if TYPE_CHECKING:
-    from ..dagger.tasks.dtask import DTask
     from .link import Link
 
 __all__ = ["BodyTimes", "Notes"]
@@ -98,8 +98,16 @@ class Notes:
             self._told.discard(task.id)
             span = notes[7]
             if span is not None and type(span) is not str:
-                notes[7] = dumps(span, {})[0]
+                told = task._state == FAILED and span.has_recorded(task._outcome.ex)
+                notes[7] = (dumps(span, {})[0], told)
+        if self._parts:
+            self.hand_over()
         return notes
+
+    def hand_over(self) -> None:
+        """Send what bodies told the parts of logs."""
+        for part in list(self._parts.values()):
+            part.hand_over()
 
     # ---- the recorder ------------------------------------------------------------------------------------
 
@@ -124,6 +132,7 @@ class Notes:
     def _tell_of_long_ones(self) -> None:
         while True:
             time.sleep(LONG_NS / 1e9)
+            self.hand_over()
             since = time.monotonic_ns() - LONG_NS
             for id, notes in list(self._open.items()):
                 task = self._link.running(id)

@@ -31,7 +31,7 @@ from .wire import LEVEL, UNDER, dumps, loads
 if TYPE_CHECKING:
     from .remote import Remote
 
-__all__ = ["Level", "run_log", "started", "under"]
+__all__ = ["Level", "run_log", "signals", "started", "under"]
 
 
 class Level:
@@ -107,6 +107,13 @@ def under(remote: Remote, task: DTask, messages: list[Any]) -> None:
         messages.append((UNDER, (number, caller) if number else None))
 
 
+def signals(remote: Remote, number: int, signal: str, count: int, data: bytes | None, given_up: int) -> None:
+    """What bodies told OpenTelemetry in the worker is the log's whose part took it."""
+    recorder = remote.level.sinks.get(number)
+    if recorder is not None:
+        recorder.workers.take(remote.worker, signal, count, data, given_up)
+
+
 # ---- what a worker noted ------------------------------------------------------------------------------
 
 
@@ -118,10 +125,11 @@ def started(remote: Remote, task: DTask, code: Any, log: Any) -> None:
         recorder.append(_start(remote, task, code, function_code(task._f), log))
 
 
-def run_log(remote: Remote, recorder: Any, task: DTask, log: Any) -> RunLog:
+def run_log(remote: Remote, recorder: Any, task: DTask, log: Any, error: BaseException | None = None) -> RunLog:
     """What the end of a body that ran on a worker is recorded with; its begin is recorded here.
 
-    `log`: what the worker noted; None where it noted nothing, as the body never ran or nobody wanted to know.
+    `error`: what the body raised. `log`: what the worker noted; None where it noted nothing, as the body never ran or
+    nobody wanted to know.
     """
     received = task._core.clock()
     if log is None:
@@ -135,7 +143,12 @@ def run_log(remote: Remote, recorder: Any, task: DTask, log: Any) -> RunLog:
     told = _Told(recorder, received, True, packed or received, _samples(remote, log, 1))
     made = RunLog(told, code, f)
     made.ended, made.cpu_ns, made.thread = ended or received, cpu_ns, thread
-    made.span = loads(span) if type(span) is bytes else span
+    if type(span) is tuple:
+        made.span = loads(span[0])
+        if span[1]:
+            made.span.remember(error)
+    else:
+        made.span = span
     return made
 
 

@@ -21,8 +21,8 @@ from ..tasks.dtask import DONE, DTask
 from .handles import handle_of
 from .outgoing import pinned_to, task_message
 from .remote import Flight, Remote
-from .telling import run_log, started, under
-from .wire import CALLED, ERROR, READY, RESULT, STARTED, error_of
+from .telling import run_log, signals, started, under
+from .wire import CALLED, ERROR, READY, RESULT, SIGNALS, STARTED, error_of
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -133,6 +133,8 @@ class Traffic:
                 self.on_ready(remote)
             elif kind == STARTED:
                 self._started(remote, *message[1:])
+            elif kind == SIGNALS:
+                signals(remote, *message[1:])
             elif kind == CALLED:
                 tell = remote.calls.pop(message[1], None)
                 if tell is not None:
@@ -179,8 +181,9 @@ class Traffic:
         core = task._core
         try:
             recorder = core.context.recorder
-            told = None if recorder is None else run_log(remote, recorder, task, log)
-            queued = conclude(core, task, None, error_of(remote.worker, data, text), told, False, 0)
+            error = error_of(remote.worker, data, text)
+            told = None if recorder is None else run_log(remote, recorder, task, log, error)
+            queued = conclude(core, task, None, error, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return

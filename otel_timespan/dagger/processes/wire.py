@@ -74,7 +74,8 @@ STARTED, SIGNALS = 50, 51
 (SIGNALS, number of the log, signal, how many, bytes or None, how many were given up): what bodies told OpenTelemetry.
 
 A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CPU ns, span, samples], times in monotonic
-ns; `span` bytes, a text or None; `samples` None or (number of the level, bytes of the begin, of the end).
+ns; `span` is (bytes, whether it has what the body raised), a text or None; `samples` (number of the level, bytes of the
+begin, of the end) or None.
 """
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))

@@ -1,4 +1,4 @@
-"""Real worker processes: two for all tests of a file that don't kill theirs: while they are there, all schedulers use them."""
+"""Real worker processes: two for all tests of a file, which all schedulers use while they are there."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -244,3 +245,25 @@ def test_nothing_is_noted_while_no_log_wants_it(two_workers: list[int]) -> None:
         context.log_sink = None
         D.fetch(D.spawn(add, bound, 1))
         assert not D.cluster.run(worker, recorder_there)
+
+
+def otel_is_loaded() -> bool:
+    """Whether this process has imported the bridge."""
+    return "otel_timespan.otel" in sys.modules
+
+
+def test_workers_import_opentelemetry_only_for_spans() -> None:
+    """Not without a log, and not for one that keeps events."""
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from otel_timespan.otel import OTelLog
+
+    [worker] = D.cluster.add_workers(1)
+    with D.Context(procs=[worker], log_sink=[]) as context:
+        D.fetch(D.spawn(add, 1))
+        assert not D.cluster.run(worker, otel_is_loaded)
+        with OTelLog(span_exporter=InMemorySpanExporter(), metrics=False) as log:
+            context.log_sink = log
+            D.fetch(D.spawn(add, 1))
+            assert D.cluster.run(worker, otel_is_loaded)
+    D.cluster.remove_workers([worker])
