@@ -12,7 +12,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..dagger.core.costs import Costs, Signature
 from ..dagger.processes.wire import SIGNALS, STARTED, dumps, loads
 from ..dagger.records import kinds as records
 from ..dagger.service.threads import start_bare
@@ -23,40 +22,10 @@ from ..timespans.warn import warn_once
 if TYPE_CHECKING:
     from .link import Link
 
-__all__ = ["BodyTimes", "Notes"]
+__all__ = ["Notes"]
 
 LONG_NS = 100_000_000
 """A body that runs longer than that is told of before it ends."""
-
-_TIMED = 7
-"""The head learns how long bodies take from those of tasks whose id has none of these bits."""
-
-
-class BodyTimes(Costs):
-    """Stands where a scheduler learns: how long the last body took that ended on the calling thread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last = _Last()
-        self.skip = _TIMED
-
-    def time_all(self, always: bool) -> None:
-        """The head decides that."""
-
-    def learn_run(self, sig: Signature, kind: type, ns: int, nbytes: int | None) -> None:
-        """A body ended on this thread."""
-        self._last.ns = ns
-
-    def take(self) -> int:
-        """Nanoseconds, once; 0 for one that was not timed."""
-        last = self._last
-        ns, last.ns = last.ns, 0
-        return ns
-
-
-class _Last(threading.local):
-    ns = 0
-
 
 class Notes:
     """See the module. `set_level` is called by the thread that reads, all else by any."""

@@ -20,6 +20,7 @@ from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from .handles import handle_of
 from .outgoing import pinned_to, task_message
+from .pump import FRAME_TASKS
 from .remote import Flight, Remote
 from .telling import run_log, signals, started, under
 from .wire import CALLED, ERROR, READY, RESULT, SIGNALS, STARTED, error_of
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Traffic"]
 
 LOGGER = logging.getLogger("otel_timespan")
-
-FRAME_TASKS = 256
-"""So many tasks go out in one frame: the first of them begin while the others are written."""
 
 AHEAD_NS = 10_000_000
 """A worker is given tasks for so long in advance: a busy spawner has the interpreter for 5 ms at a time."""

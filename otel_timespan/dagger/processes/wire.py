@@ -38,7 +38,7 @@ __all__ = [
 
 # --- head to worker ------------------------------------------------------------------------------------
 
-CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP = range(7)
+CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP, LEVEL = range(8)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes): a function that tasks name by this number from now on.
@@ -47,13 +47,12 @@ CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP = range(7)
 (DONE, id, ok, item): a task that the worker spawned, or has a handle of, ended.
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
+(LEVEL, None) or (LEVEL, (number, whether CPU time is wanted, samplers or None, {number: part of a log})): what is to
+be noted of bodies from now on, for the head's logs, and comes with outcomes; None is nothing.
 """
 
-LEVEL, UNDER = 40, 41
-"""(LEVEL, None) or (LEVEL, (number, whether CPU time is wanted, samplers or None, {number: part of a log})): what is to
-be noted of bodies from now on, for the head's logs; None is nothing.
-
-(UNDER, (number of the log, caller) or None): who called the tasks that follow.
+UNDER = 40
+"""(UNDER, (number of the log, caller) or None): who called the tasks that follow.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
