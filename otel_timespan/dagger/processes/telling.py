@@ -31,7 +31,7 @@ from .wire import LEVEL, UNDER, dumps, loads
 if TYPE_CHECKING:
     from .remote import Remote
 
-__all__ = ["Level", "run_log", "signals", "started", "under"]
+__all__ = ["Level", "gone", "run_log", "signals", "started", "under"]
 
 
 class Level:
@@ -44,6 +44,8 @@ class Level:
         """By the number of a level: who samples; the last levels only, as answers may still come of one before."""
         self.sinks: dict[int, Any] = {}
         """What has a part in the worker, by number: recorders."""
+        self.received = 0
+        """How much came of what bodies told OpenTelemetry there."""
         self.under: Any = None
         """The caller of the tasks that were sent last, as `under` told the worker."""
 
@@ -110,8 +112,16 @@ def under(remote: Remote, task: DTask, messages: list[Any]) -> None:
 def signals(remote: Remote, number: int, signal: str, count: int, data: bytes | None, given_up: int) -> None:
     """What bodies told OpenTelemetry in the worker is the log's whose part took it."""
     recorder = remote.level.sinks.get(number)
+    remote.level.received += count
     if recorder is not None:
         recorder.workers.take(remote.worker, signal, count, data, given_up)
+
+
+def gone(remote: Remote, made: int) -> None:
+    """A worker is gone whose bodies told OpenTelemetry so much in all: what did not arrive is lost."""
+    missing, remote.level.received = made - remote.level.received, made
+    for recorder in list(remote.level.sinks.values())[:1]:
+        recorder.workers.lost(remote.worker, missing)
 
 
 # ---- what a worker noted ------------------------------------------------------------------------------
