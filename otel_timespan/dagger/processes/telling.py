@@ -39,6 +39,8 @@ class Level:
 
     def __init__(self) -> None:
         self._known: list[Any] = []
+        self.is_on = False
+        """Whether it notes anything."""
         self._numbers = itertools.count(1)
         self.samplers: dict[int, tuple[Any, ...]] = {}
         """By the number of a level: who samples; the last levels only, as answers may still come of one before."""
@@ -59,7 +61,7 @@ class Level:
         known = self._known
         if len(wanted) == len(known) and all(one is other for one, other in zip(wanted, known, strict=True)):
             return
-        self._known = wanted
+        self._known, self.is_on = wanted, bool(wanted)
         if not wanted:
             messages.append((LEVEL, None))
             return
