@@ -157,7 +157,7 @@ class OTelLog(Sink):
             refuse=lambda record, hard: self._unmapped.refuse(record, hard),
             lost=self._lose,
         )
-        self._forwarded = Forwarded(self._part, lambda: self._journal.put(_TICK))
+        self._forwarded = Forwarded(lambda: self._backend is not None, self._part, lambda: self._journal.put(_TICK))
         self.recorder = Recorder(
             self._journal.append,
             workers=self._forwarded,
@@ -384,8 +384,8 @@ class OTelLog(Sink):
 
     def _part(self) -> Part | None:
         """What this log is in a worker process."""
-        backend = self._backend or self._connect()
-        if backend is None or not backend.takes_spans:
+        backend = self._backend
+        if backend is None or not backend.takes_spans or self._closed:
             return None
         resource = dict(backend.resource.attributes) if backend.resource is not None else {}
         return Part(self._detail, self._offset_ns, backend.limits, resource, self._options.on_full == "block")

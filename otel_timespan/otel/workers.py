@@ -191,12 +191,12 @@ def _nothing(span: LazySpan) -> None:
 class Forwarded:
     """The head's side (timespans/recorder.py: `WorkerSide`): what came from workers, until the log's drain sends it.
 
-    `part() -> Part or None`; `wake()` has the drain come by. `take` and `lost` are called by the thread that talks to
+    `part() -> Part or None` is asked once `is_ready()`; `wake()` has the drain come by. `take` and `lost` are called by the thread that talks to
     workers, `collect` by whoever drains, with the log's lock.
     """
 
-    def __init__(self, part: Callable[[], Part | None], wake: Callable[[], None]) -> None:
-        self._part, self._wake = part, wake
+    def __init__(self, is_ready: Callable[[], bool], part: Callable[[], Part | None], wake: Callable[[], None]) -> None:
+        self._is_ready, self._part, self._wake = is_ready, part, wake
         self.start_empty()
 
     def start_empty(self) -> None:
@@ -204,6 +204,11 @@ class Forwarded:
         self._spans: deque[tuple[bytes, int]] = deque()
         self._nbytes = 0
         self._full, self._missing = AnyThreadCount(), AnyThreadCount()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the log knows where to send."""
+        return self._is_ready()
 
     def part(self, worker: int) -> Part | None:
         """What the log is in a worker."""

@@ -24,8 +24,12 @@ TraceParent = Any
 class WorkerSide(Protocol):
     """What a sink does about worker processes. Called on the thread that talks to them; must neither raise nor wait."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `part` can be asked, again and again until then."""
+
     def part(self, worker: int) -> Any:
-        """What the sink is in that worker; it can be pickled. None: nothing yet.
+        """What the sink is in that worker; it can be pickled. None: nothing.
 
         There its method `begin(worker, send)` is called; it gives an object with the methods `on_body`, as `Recorder`
         has it, and `close()`. `send(signal, count, data, given_up)` brings to `take` here what bodies told there.

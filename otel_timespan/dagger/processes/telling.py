@@ -57,7 +57,8 @@ class Level:
         for core in remote.cores:
             recorder = core.context.recorder
             if recorder is not None:
-                wanted += recorder, samplers_of(recorder)
+                side = recorder.workers
+                wanted += recorder, samplers_of(recorder), None if side is None else side.is_ready
         known = self._known
         if len(wanted) == len(known) and all(one is other for one, other in zip(wanted, known, strict=True)):
             return
@@ -65,8 +66,8 @@ class Level:
         if not wanted:
             messages.append((LEVEL, None))
             return
-        recorders = list({id(one): one for one in wanted[::2]}.values())
-        samplers = tuple({id(one): one for some in wanted[1::2] for one in some}.values())
+        recorders = list({id(one): one for one in wanted[::3]}.values())
+        samplers = tuple({id(one): one for some in wanted[1::3] for one in some}.values())
         number = next(self._numbers)
         self.samplers[number] = samplers
         self.samplers.pop(number - 10, None)
@@ -80,7 +81,7 @@ class Level:
         self.sinks = {}
         parts = {}
         for recorder in recorders:
-            part = None if recorder.workers is None else recorder.workers.part(remote.worker)
+            part = None if recorder.workers is None or not recorder.workers.is_ready else recorder.workers.part(remote.worker)
             if part is not None:
                 number = before.get(id(recorder)) or next(self._numbers)
                 self.sinks[number] = recorder

@@ -36,10 +36,13 @@ def merge(*parts: bytes) -> tuple[int, int]:
 def main() -> None:
     """The run, and what became of its spans."""
     workers = D.cluster.add_workers(2)
-    with D.Context(procs=workers, log_sink=ts.OTelLog()) as context, ts.dag("report"):
-        parts = [D.spawn(clean, D.spawn(load, number)) for number in range(1, 7)]
-        total, pid = D.fetch(D.spawn(merge, *parts))
-        held = D.spawn(bytes, 100_000)
+    with D.Context(procs=workers, log_sink=ts.OTelLog()) as context:
+        with ts.dag("imports"):
+            D.waitall([D.spawn.opts(scope=D.scope(worker=worker))(len, "") for worker in workers])
+        with ts.dag("report"):
+            parts = [D.spawn(clean, D.spawn(load, number)) for number in range(1, 7)]
+            total, pid = D.fetch(D.spawn(merge, *parts))
+        held = D.spawn(bytes, 20_000)
         D.wait(held)
         log = context.log_sink
     flushed = log.flush(60)
