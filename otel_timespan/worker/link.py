@@ -162,6 +162,8 @@ class Link:
             if (not since or time.monotonic() - since > AWAY_S) and self._baton.acquire(False):
                 self._away_since = 0.0
                 self._standing.pop()
+                if since and not self._standing:  # who runs bodies needs somebody to send what they leave
+                    self._start_thread()
                 return True
             if self._out and time.monotonic() - self._since > GATHER_S:
                 self.flush()

@@ -267,3 +267,14 @@ def test_workers_import_opentelemetry_only_for_spans() -> None:
             D.fetch(D.spawn(add, 1))
             assert D.cluster.run(worker, otel_is_loaded)
     D.cluster.remove_workers([worker])
+
+
+def test_an_outcome_leaves_while_the_next_body_runs(two_workers: list[int], tmp_path: Any) -> None:
+    """Whoever waits for it does not wait for bodies behind it."""
+    gates = [tmp_path / str(n) for n in range(4)]
+    bound = D.Options(scope=D.scope(worker=two_workers[0]))
+    with D.Context(procs=two_workers):
+        tasks = [D.spawn(_until, bound, str(gate)) for gate in gates]
+        for task, gate in zip(tasks, gates, strict=True):
+            gate.touch()
+            D.fetch(task, timeout=30)
