@@ -39,6 +39,7 @@ def main() -> None:
     with D.Context(procs=workers, log_sink=ts.OTelLog()) as context:
         with ts.dag("imports"):
             D.waitall([D.spawn.opts(scope=D.scope(worker=worker))(len, "") for worker in workers])
+        context.log_sink.flush()
         with ts.dag("report"):
             parts = [D.spawn(clean, D.spawn(load, number)) for number in range(1, 7)]
             total, pid = D.fetch(D.spawn(merge, *parts))
