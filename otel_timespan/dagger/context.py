@@ -187,6 +187,13 @@ class Context:
 
     # ---- workers -----------------------------------------------------------------------------------
 
+    @property
+    def owned(self) -> OwnedWorkers:
+        """Its own workers. Raises `InvalidOptionError` for a context without."""
+        if self._owned is None:
+            raise InvalidOptionError("this context has no workers of its own: Context(workers=n) has")
+        return self._owned
+
     def _start_workers(self) -> None:
         """Start those of its own, unless they are there. Raises what `OwnedWorkers.start` raises."""
         if self.workers and self._owned is not None:
