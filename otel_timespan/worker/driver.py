@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import contextvars
+from collections.abc import Callable
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
+from ..dagger.bodies import interrupts
+from ..dagger.bodies.ending import report_defect
+from ..dagger.bodies.run import run
+from ..dagger.drivers.moves import take_free
+from ..dagger.drivers.slots import Hold
 from ..dagger.drivers.threads import ThreadsDriver
+from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import DTask
 
 if TYPE_CHECKING:
     from .link import Link
 
-__all__ = ["WorkerDriver"]
+__all__ = ["TimedContext", "WorkerDriver"]
+
+
+class TimedContext:
+    """A task's context. `ns`: how long what ran in it last took, for the head's costs."""
+
+    __slots__ = ("context", "ns")
+
+    def __init__(self, context: contextvars.Context) -> None:
+        self.context = context
+        self.ns = 0
+
+    @interrupts.see_through
+    def run(self, f: Callable[..., Any], *args: Any) -> Any:
+        """As `contextvars.Context.run`."""
+        begun = monotonic_ns()
+        try:
+            return self.context.run(f, *args)
+        finally:
+            self.ns = monotonic_ns() - begun
 
 
 class WorkerDriver(ThreadsDriver):
@@ -27,6 +55,34 @@ class WorkerDriver(ThreadsDriver):
     def help(self, target: DTask | None) -> bool:
         """What is waited for here runs where the head wants it."""
         return False
+
+    def work_here(self) -> None:
+        """Run what waits for any thread, on this one, until there is nothing; if a slot is free."""
+        hold = Hold()
+        if not take_free(self.free, hold):
+            return
+        core, queue, own = self.core, self.queue, self._local.own
+        own.hold = hold
+        self._list(own, hold)
+        while hold.slot is not None and not self.resuming and not hold.slot.heap:
+            try:
+                task = queue.popleft()
+            except IndexError:
+                break
+            if not claim(task):
+                del task
+                continue
+            try:
+                run(core, task, hold.slot)
+            except BaseException as error:  # of ours: bodies' own are outcomes
+                report_defect(core, task, error)
+            del task
+        own.hold = None
+        self._let_go(hold)
+
+    def go_on(self, task: DTask, coroutine: Any, context: Any, over: Callable[..., int]) -> int:
+        """The loop wants the plain context."""
+        return super().go_on(task, coroutine, context.context, over)
 
     def pause(self) -> Any:
         """A body is about to block: what it spawned must have left by then."""

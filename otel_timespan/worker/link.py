@@ -37,6 +37,7 @@ from ..dagger.processes.wire import (
     CANCEL,
     ERROR,
     FUNCTION,
+    LEVEL,
     READY,
     RESULT,
     STOP,
@@ -51,7 +52,7 @@ from ..dagger.service.threads import start_bare
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, new_task
 from ..errors import InvalidOptionError
 from ..timespans.recorder import Recorder
-from .driver import WorkerDriver
+from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
 
 __all__ = ["Link"]
@@ -59,6 +60,12 @@ __all__ = ["Link"]
 LOGGER = logging.getLogger("otel_timespan")
 GATHER_S = 0.001
 """So long an outcome may wait for others to leave with."""
+
+AWAY_S = 0.001
+"""A body that takes longer is no reason not to read: the other thread does."""
+
+DOZE_AFTER = 50
+"""So many looks without anything to see, and who stands by goes to sleep."""
 
 
 class Link:
@@ -77,14 +84,23 @@ class Link:
         self._since = 0.0
         """Since when the oldest message waits."""
         self._sending = forks.lock()
+        self._into = bytearray(1 << 18)
+        self._view = memoryview(self._into)
+        self._baton = allocate_lock()
+        """Whoever has it reads."""
+        self._away_since = 0.0
+        """Since when the one who had it runs a body; 0.0 while somebody reads."""
+        self._standing: list[bool] = []
+        """One entry for each thread that stands by, or is about to."""
         self._bell = allocate_lock()
-        self._rung = False
+        self._bell.acquire()
+        self._dozing = False
+        """Whether the one who stands by sleeps until the bell is rung."""
         self._ended = threading.Event()
-        context = Context([OSProc(self.worker)])
+        context = self.context = Context([OSProc(self.worker)])
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
         context.core = self.core
-        context.recorder = Recorder(self._note, put=_forget)
         _context._eager = context
         self._slots: dict[int, Slot] = {
             slot.processor.tid: slot for slot in self.core.slots.values() if type(slot.processor) is ThreadProc
@@ -94,30 +110,78 @@ class Link:
 
     def serve(self, messages: list[Any]) -> None:
         """Serve until STOP. The main thread only waits: bodies, and we, run on others."""
-        start_bare(threading.Thread(target=self._send_late, name="worker-sender", daemon=True))
-        start_bare(threading.Thread(target=self._read, args=(messages,), name="worker-reader", daemon=True))
+        self._take(messages)
+        for _ in range(2):
+            self._start_thread()
         self.say((READY, _facts()))
         self.flush()
         self._ended.wait()
         self.flush()
 
-    def _read(self, messages: list[Any]) -> None:
+    def _start_thread(self) -> None:
+        self._standing.append(True)
+        start_bare(threading.Thread(target=self._lead, name="worker-link", daemon=True))
+
+    def _lead(self) -> None:
+        """The life of our threads: one reads, and runs what it read; one stands by; others are in bodies that wait."""
         try:
-            self._take(messages)
-            into = bytearray(1 << 18)
-            view = memoryview(into)
-            while True:
-                got = self._socket.recv_into(into)
-                if not got:
-                    break
-                for frame in self._framer.feed(view[:got]):
-                    self._take(pickle.loads(frame))
+            while self._stand_by():
+                while True:
+                    self._read()
+                    if not self.core.queue or not self.driver.free:
+                        continue
+                    if not self._standing:
+                        self._start_thread()
+                    self._away_since = time.monotonic()
+                    self._baton.release()
+                    if self._dozing:
+                        self._dozing = False
+                        with contextlib.suppress(RuntimeError):  # woken just now
+                            self._bell.release()
+                    self.driver.work_here()
+                    self.flush()
+                    if not self._baton.acquire(False):
+                        break
+                    self._away_since = 0.0
+                if self._standing:  # one is enough
+                    return
+                self._standing.append(True)
         except OSError:
             pass
         except BaseException:
             traceback.print_exc()
         if not self._ended.is_set():
             end_with_head()
+
+    def _stand_by(self) -> bool:
+        """Wait until the other thread is away for longer; send meanwhile what it left behind. False at the end."""
+        quiet = 0
+        while not self._ended.is_set():
+            since = self._away_since
+            if (not since or time.monotonic() - since > AWAY_S) and self._baton.acquire(False):
+                self._away_since = 0.0
+                self._standing.pop()
+                return True
+            if self._out and time.monotonic() - self._since > GATHER_S:
+                self.flush()
+            quiet = 0 if since or self._out else quiet + 1
+            if quiet < DOZE_AFTER:
+                time.sleep(GATHER_S)
+                continue
+            self._dozing = True
+            if not self._out:
+                self._bell.acquire()
+            self._dozing = False
+            quiet = 0
+        return False
+
+    def _read(self) -> None:
+        """Take what came. Raises `OSError` when the head is gone."""
+        got = self._socket.recv_into(self._into)
+        if not got:
+            raise OSError("the head is gone")
+        for frame in self._framer.feed(self._view[:got]):
+            self._take(pickle.loads(frame))
 
     def _take(self, messages: list[Any]) -> None:
         new = 0
@@ -133,9 +197,11 @@ class Link:
                     cancel_task(task, graceful=message[2], force=message[3])
             elif kind == CALL:
                 self._call(*message[1:])
+            elif kind == LEVEL:
+                self.context.recorder = Recorder(self._note, put=_forget) if message[1] else None
             elif kind == STOP:
                 self._ended.set()
-        for _ in range(min(new, len(self.driver.free))):
+        for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
             self.driver.wake()
         if self.core.effects:
             self.driver.perform_effects()
@@ -156,8 +222,9 @@ class Link:
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
-        task = new_task(id, f, values, named, wanted, (), contextvars.Context(), self.core)
-        task._subs = [_Landing(self, task, attempt)]
+        timed = TimedContext(contextvars.Context())
+        task = new_task(id, f, values, named, wanted, (), timed, self.core)  # type: ignore[arg-type]
+        task._subs = [_Landing(self, task, attempt, timed)]
         task._state = LAUNCHED
         self._tasks[id] = task
         if pinned is None:
@@ -181,7 +248,7 @@ class Link:
         data, stack = error_bytes(InvalidOptionError(text), self.handles)
         self.say((ERROR, id, attempt, 0, data, stack, None))
 
-    def landed(self, task: DTask, attempt: int) -> None:
+    def landed(self, task: DTask, attempt: int, ns: int) -> None:
         """A task has its outcome: tell the head."""
         self._tasks.pop(task.id, None)
         notes = self._notes.pop(task.id, None)
@@ -191,7 +258,6 @@ class Link:
         if task._state != FAILED:
             try:
                 item = pack(read(outcome), self.handles)
-                ns = 0 if notes is None else notes[3] - notes[2]
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -252,9 +318,9 @@ class Link:
         out.append(message)
         if not self.core.queue or now - self._since > GATHER_S:
             self.flush()
-        elif not self._rung:
-            self._rung = True
-            with contextlib.suppress(RuntimeError):  # rung just now
+        elif self._dozing:
+            self._dozing = False
+            with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
 
     def flush(self) -> None:
@@ -275,27 +341,18 @@ class Link:
             except OSError:  # the head is gone: the reader sees it, too
                 return
 
-    def _send_late(self) -> None:
-        """Sends what was left in the outbox by somebody who thought that more would come."""
-        self._bell.acquire()
-        while True:
-            self._bell.acquire()
-            time.sleep(2 * GATHER_S)
-            self._rung = False
-            self.flush()
-
 
 class _Landing:
     """Waits in a task for its outcome."""
 
-    __slots__ = ("_attempt", "_link", "_task")
+    __slots__ = ("_attempt", "_link", "_task", "_timed")
 
-    def __init__(self, link: Link, task: DTask, attempt: int) -> None:
-        self._link, self._task, self._attempt = link, task, attempt
+    def __init__(self, link: Link, task: DTask, attempt: int, timed: TimedContext) -> None:
+        self._link, self._task, self._attempt, self._timed = link, task, attempt, timed
 
     def __call__(self) -> None:
         """It is there."""
-        self._link.landed(self._task, self._attempt)
+        self._link.landed(self._task, self._attempt, self._timed.ns)
 
 
 def _value(item: Any) -> Any:

@@ -223,6 +223,16 @@ class ThreadsDriver(Helping, Driver):
             self._put_back(item, slot)
             warn_once(self, "%s: tasks run in the threads that wait for them", refusal)
 
+    def help(self, target: DTask | None) -> bool:
+        """See `Driver.help`. What other processes have, or are to have, is theirs."""
+        if self.remote is not None and target is not None and not target._tokens:
+            try:
+                if target._claim is not True:
+                    return False
+            except AttributeError:  # somebody has it
+                return False
+        return super().help(target)
+
     # ---- a seat's life ---------------------------------------------------------------------------
 
     def _sit(self, seat: Seat) -> None:

@@ -11,9 +11,9 @@ See docs/workers.md.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import selectors
+import os
+import select
 import socket
 import threading
 from collections import deque
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Listener", "Pump", "RemoteQueue"]
 
-LOOK_AGAIN_S = 0.1
+LOOK_AGAIN_MS = 100
+
+FRAME_TASKS = 256
+"""So many tasks go out in one frame: the first of them begin while the others are written."""
+
 LOGGER = logging.getLogger("otel_timespan")
 
 
@@ -56,13 +60,12 @@ class Pump:
         self.remotes: list[Remote] = []
         self._traffic = traffic
         self._queue: deque[Callable[[], None]] = deque()
-        self._selector = selectors.DefaultSelector()
-        self._bell, self._heard = socket.socketpair()
+        self._poll = select.poll()
+        self._by_fd: dict[int, Remote] = {}
+        self._bell = Bell()
         self._asleep = False
         self._ended = False
-        for end in (self._bell, self._heard):
-            end.setblocking(False)
-        self._selector.register(self._heard, selectors.EVENT_READ)
+        self._poll.register(self._bell.fd, select.POLLIN)
         self._thread = threading.Thread(target=kept_up, args=(self._run,), name="dagger-pump", daemon=True)
         refusal = start_service(self._thread)
         if refusal is not None:
@@ -72,8 +75,7 @@ class Pump:
         """There is something to send or do. From any thread; takes no lock."""
         if self._asleep:
             self._asleep = False
-            with contextlib.suppress(OSError):  # it is full of pokes already; or closed
-                self._bell.send(b"!")
+            self._bell.ring()
 
     def call(self, call: Callable[[], None]) -> None:
         """Have `call()` called on the pump's thread, soon. It must not raise."""
@@ -85,30 +87,32 @@ class Pump:
     def add(self, remote: Remote) -> None:
         """Begin to read a worker."""
         self.remotes.append(remote)
-        self._selector.register(remote.socket, selectors.EVENT_READ, remote)
+        self._by_fd[remote.socket.fileno()] = remote
+        self._poll.register(remote.socket, select.POLLIN)
 
     def drop(self, remote: Remote) -> None:
         """Have no more to do with a worker."""
         if remote in self.remotes:
             self.remotes.remove(remote)
-            self._selector.unregister(remote.socket)
+            self._poll.unregister(remote.socket)
+            del self._by_fd[remote.socket.fileno()]
             remote.socket.close()
 
     def _run(self) -> None:
         while not self._ended:
             self._asleep = True
-            wait_s = 0.0 if self._send_all() else LOOK_AGAIN_S
-            events = self._selector.select(wait_s)
+            wait_ms = 0 if self._send_all() else LOOK_AGAIN_MS
+            events = self._poll.poll(wait_ms)
             self._asleep = False
-            for key, mask in events:
-                if key.data is None:
-                    with contextlib.suppress(OSError):
-                        self._heard.recv(4096)
-                elif mask & selectors.EVENT_READ:
-                    self._read(key.data)
+            for fd, mask in events:
+                remote = self._by_fd.get(fd)
+                if remote is None:
+                    self._bell.hear()
+                elif mask & ~select.POLLOUT:
+                    self._read(remote)
             while self._queue:
                 self._queue.popleft()()
-            if not events:
+            if not events and wait_ms:
                 self._traffic.look()
 
     def _read(self, remote: Remote) -> None:
@@ -129,7 +133,9 @@ class Pump:
             messages = self._traffic.next_messages(remote)
             if messages:
                 remote.queue(messages)
-                more = True
+                more = more or len(messages) >= FRAME_TASKS
+            elif remote.drained:
+                continue
             try:
                 everything = remote.send()
             except OSError as error:
@@ -137,8 +143,7 @@ class Pump:
                 continue
             if everything is not remote.drained:
                 remote.drained = everything
-                mask = selectors.EVENT_READ if everything else selectors.EVENT_READ | selectors.EVENT_WRITE
-                self._selector.modify(remote.socket, mask, remote)
+                self._poll.modify(remote.socket, select.POLLIN if everything else select.POLLIN | select.POLLOUT)
         return more
 
     def end(self) -> None:
@@ -151,8 +156,48 @@ class Pump:
         for remote in self.remotes:
             remote.socket.close()
         self._bell.close()
-        self._heard.close()
-        self._selector.close()
+
+
+class Bell:
+    """Ends a wait in `poll`: `ring` from any thread, `hear` by the one that waited."""
+
+    def __init__(self) -> None:
+        self._pair: tuple[socket.socket, ...] = ()
+        if hasattr(os, "eventfd"):
+            self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._pair = socket.socketpair()
+            for end in self._pair:
+                end.setblocking(False)
+            self.fd = self._pair[0].fileno()
+
+    def ring(self) -> None:
+        """Takes no lock."""
+        try:
+            if self._pair:
+                self._pair[1].send(b"!")
+            else:
+                os.eventfd_write(self.fd, 1)
+        except OSError:  # it rings as loud as it can already; or was closed
+            return
+
+    def hear(self) -> None:
+        """It was rung, perhaps several times."""
+        try:
+            if self._pair:
+                self._pair[0].recv(4096)
+            else:
+                os.eventfd_read(self.fd)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Nobody rings it any more."""
+        if self._pair:
+            for end in self._pair:
+                end.close()
+        else:
+            os.close(self.fd)
 
 
 class RemoteQueue(deque[Any]):

@@ -58,6 +58,8 @@ class Remote:
         """The slots that it is for each of them, by number of the thread."""
         self.ahead_ns = 0.0
         """Expected time of what it was given and has not answered."""
+        self.noted = False
+        """Whether it notes what a log is told."""
         self.flights: dict[int, Flight] = {}
         """What it was given and has not answered, by task id."""
         self.calls: dict[int, Callable[[bool, bytes], None]] = {}

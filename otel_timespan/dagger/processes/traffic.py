@@ -22,8 +22,9 @@ from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from .handles import handle_of
 from .outgoing import pinned_to, task_message
+from .pump import FRAME_TASKS
 from .remote import Flight, Remote
-from .wire import CALLED, ERROR, READY, RESULT, error_of
+from .wire import CALLED, ERROR, LEVEL, READY, RESULT, error_of
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Traffic"]
 
 LOGGER = logging.getLogger("otel_timespan")
-
-FRAME_TASKS = 256
-"""So many tasks go out in one frame: the first of them begin while the others are written."""
 
 AHEAD_NS = 10_000_000
 """A worker is given tasks for so long in advance: a busy spawner has the interpreter for 5 ms at a time."""
@@ -102,6 +100,9 @@ class Traffic:
         slots = remote.slots[core]
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
         flight = Flight(task, attempt, self._expected(task._f))
+        if (core.context.recorder is not None) is not remote.noted:
+            remote.noted = not remote.noted
+            messages.append((LEVEL, remote.noted))
         core.running.add(task)
         try:
             message = task_message(remote, task, attempt, pinned, messages)

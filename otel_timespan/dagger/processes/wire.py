@@ -38,7 +38,7 @@ __all__ = [
 
 # --- head to worker ------------------------------------------------------------------------------------
 
-CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP = range(7)
+CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP, LEVEL = range(8)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes): a function that tasks name by this number from now on.
@@ -47,6 +47,7 @@ CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP = range(7)
 (DONE, id, ok, item): a task that the worker spawned, or has a handle of, ended.
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
+(LEVEL, noted): whether outcomes are to bring along what a log is told (`log`), from now on.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------

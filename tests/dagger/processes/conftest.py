@@ -1,4 +1,4 @@
-"""Real worker processes: two for all tests of this folder that don't kill theirs."""
+"""Real worker processes: two for the tests of each file that don't kill theirs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from otel_timespan import dagger as D
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_workers() -> Iterator[list[int]]:
-    """Two workers with one thread each, which no test may harm."""
+    """Two workers with one thread each, which no test may harm; gone when the tests of a file are over."""
     ids = D.cluster.add_workers(2)
     yield ids
     D.cluster.remove_workers(ids)
