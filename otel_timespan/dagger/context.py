@@ -84,7 +84,7 @@ class Context:
             lacks = "" if len(missing) > 9 else f"; it lacks {', '.join(missing)}"
             raise InvalidOptionError(f'driver must be "threads", or a driver like InlineDriver, not {driver!r}{lacks}')
         if workers and driver != "threads":
-            raise InvalidOptionError(f"workers={workers} needs the driver \"threads\", not {driver!r}")
+            raise InvalidOptionError(f'workers={workers} needs the driver "threads", not {driver!r}')
         self.threads = threads
         self.workers = workers
         self.profile_computes = bool(profile)

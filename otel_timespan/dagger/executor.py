@@ -157,7 +157,8 @@ class TaskFuture(concurrent.futures.Future[T]):
             if task._state != FAILED:
                 self.set_result(read(task._outcome))
             elif task._outcome.direct or task._outcome.root.id == task.id:
-                self.set_exception(as_raised(task._outcome.ex))
+                error = task._outcome.ex
+                self.set_exception(as_raised(error) if self._elsewhere else error)
             else:
                 self.set_exception(task._outcome.error_for(summarize(task)))
         except StorageError as lost:  # it was spilled, and can't be read back
@@ -235,12 +236,15 @@ class Executor(concurrent.futures.Executor):
     the first call to `shutdown` and logs where the current context logs. Without it the calls go to
     `context`, or else to wherever a `spawn` at that place would: they share its slots with all other tasks.
     `processes`: so many worker processes, with one thread each, run the bodies instead of threads; they are started by
-    the first call and end with `shutdown`. `**options` are the options of all its tasks (`retries=3`, `timeout=10`, ...).
+    the first call and end with `shutdown`. `**options` are the options of all its tasks (`retries=3`, `timeout=10`,
+    ...).
 
     `thread_name_prefix` is accepted and ignored; `initializer(*initargs)` is called once in each thread, or process,
     before that runs the first of this executor's bodies. `mp_context`, `max_tasks_per_child`: as a process pool has
-    them; start methods that don't fork are accepted, others and a number of tasks refused. A `DTask` or `Chunk` as an argument is an input, as for
-    `spawn`; the contextvars of the caller hold in the body. A body that is a coroutine function is awaited.
+    them; start methods that don't fork are accepted, others and a number of tasks refused.
+
+    A `DTask` or `Chunk` as an argument is an input, as for `spawn`; the contextvars of the caller hold in the body,
+    where that runs in this process. A body that is a coroutine function is awaited.
 
     Thread-safe. Raises `InvalidOptionError` (a ValueError) for arguments that can't work.
     """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
-from ..errors import InvalidOptionError, RemoteTaskError, unwrap_exception
+from ..errors import InvalidOptionError, RemoteTaskError, WorkerLostError, unwrap_exception
 
 __all__ = ["Group", "as_raised", "broken", "check_settings"]
 
@@ -32,6 +32,7 @@ class Group(functools.partial):  # type: ignore[type-arg]
         return group
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """The list of results."""
         f, width = self.__spawned__, self.width
         return [f(*args[n : n + width]) for n in range(0, len(args), width)]
 
@@ -47,9 +48,9 @@ def check_settings(processes: Any, max_workers: Any, context: Any, mp_context: A
                 raise InvalidOptionError(f"{name} is for processes: give processes=, too; without it there are threads")
         return
     if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-        raise InvalidOptionError(f"processes must be greater than 0: an int, or None, not {processes!r}")
+        raise InvalidOptionError(f"processes or max_workers must be greater than 0: an int, or None, not {processes!r}")
     if max_workers not in (None, processes):
-        raise InvalidOptionError(f"processes={processes} says how many workers there are, and max_workers={max_workers!r}")
+        raise InvalidOptionError(f"there are processes={processes} workers, and not max_workers={max_workers!r}")
     if context is not None:
         raise InvalidOptionError("give processes or context, not both: Context(workers=n) has workers of its own")
     method = None if mp_context is None else getattr(mp_context, "get_start_method", lambda: repr(mp_context))()
@@ -63,14 +64,22 @@ def check_settings(processes: Any, max_workers: Any, context: Any, mp_context: A
 
 
 def as_raised(error: BaseException) -> BaseException:
-    """What a body raised in a worker, with its stack there as the cause: as from a ProcessPoolExecutor."""
+    """What a body raised in a worker, with its stack there as the cause: as from a ProcessPoolExecutor.
+
+    That its workers died again and again is said as a process pool says it, of this call only.
+    """
+    if isinstance(error, WorkerLostError):
+        made = broken(str(error))
+        made.__cause__ = error
+        return made
     if not isinstance(error, RemoteTaskError):
         return error
     from concurrent.futures.process import _RemoteTraceback  # its name is what programs see in their logs
 
     raised = unwrap_exception(error)
     if raised.__cause__ is None:
-        raised.__cause__ = _RemoteTraceback(f'\n"""\n{error.traceback_text}"""')
+        cause: Any = _RemoteTraceback
+        raised.__cause__ = cause(f'\n"""\n{error.traceback_text}"""')
     return raised
 
 

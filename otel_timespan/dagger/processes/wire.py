@@ -17,12 +17,15 @@ import io
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FunctionType, TracebackType
 from typing import Any
 
 import cloudpickle
 
 from ...errors import RemoteTaskError, TimespanError, UnpicklableError
 from ..records.sizes import approx_size
+from .byvalue import travelling
 
 __all__ = [
     "INLINE_BYTES",
@@ -95,7 +98,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if how is not None:
             self.found += 1
             return how(obj)
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        return travelling(obj, reduced) if type(obj) is FunctionType else reduced
 
 
 _SIMPLE = frozenset((str, bytes, bytearray))
@@ -134,7 +138,7 @@ def type_name(kind: type) -> str:
 def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, str]:
     """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for."""
     try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
     except Exception:  # its own __str__ raised
         text = f"{type(error).__name__} (its text can't be had)"
     try:
@@ -144,6 +148,17 @@ def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any
     except Exception:
         data = pickle.dumps(stand_in(error), _PROTOCOL)
     return data, text
+
+
+_OURS = str(Path(__file__).resolve().parents[2])
+
+
+def _without_ours(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is not the scheduler's; all of it where there is none."""
+    found = frames
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_OURS):
+        found = found.tb_next
+    return found or frames
 
 
 def stand_in(error: BaseException) -> UnpicklableError:

@@ -13,22 +13,9 @@ import pytest
 from otel_timespan import dagger as D
 from otel_timespan.dagger.processes.pool import pool
 from tests.backends import eventually
+from tests.dagger.processes.bodies import alive, pid
 
 pytestmark = pytest.mark.filterwarnings("ignore:delayed, compute and collect are legacy")
-
-
-def pid(_: Any = None) -> int:
-    """Of the process that runs it."""
-    return os.getpid()
-
-
-def alive(process: int) -> bool:
-    """Whether there is such a process."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def pids(workers: list[int]) -> list[int]:
