@@ -17,6 +17,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from otel_timespan.dagger.processes.procfs import look
+
 from .workloads import WORKLOADS, inc, noop
 
 __all__ = ["main"]
@@ -34,6 +36,7 @@ class Pool:
     spawn: Callable[..., Any]
     fetch: Callable[[Any], Any]
     close: Callable[[], Any]
+    pids: Callable[[], list[int]]
 
 
 def ours() -> Pool:
@@ -49,7 +52,9 @@ def ours() -> Pool:
         context.__exit__(None, None, None)
         D.cluster.remove_workers(ids)
 
-    return Pool(ts.spawn, ts.fetch, close)
+    from otel_timespan.dagger.processes.pool import pool
+
+    return Pool(ts.spawn, ts.fetch, close, lambda: [pool.remotes[worker].pid for worker in ids])
 
 
 def executor() -> Pool:
@@ -73,7 +78,7 @@ def executor() -> Pool:
             upstream.add_done_callback(arrive)
         return done
 
-    return Pool(spawn, Future.result, pool.shutdown)
+    return Pool(spawn, Future.result, pool.shutdown, lambda: list(pool._processes))
 
 
 def ray() -> Pool:
@@ -89,10 +94,16 @@ def ray() -> Pool:
             remote = remotes[function] = library.remote(function)
         return remote.remote(*args)
 
-    return Pool(spawn, library.get, library.shutdown)
+    return Pool(spawn, library.get, library.shutdown, list)
 
 
 SYSTEMS = {"ours": ours, "executor": executor, "ray": ray}
+
+
+def cpu_of(pool: Pool) -> float:
+    """CPU seconds of this process and of the pool's, so far; what the machine's other work changes least."""
+    found = [look(pid).cpu_ns or 0 for pid in pool.pids()]
+    return time.process_time() + sum(found) / 1e9
 
 
 def nested(n: int) -> int:
@@ -117,6 +128,7 @@ def main() -> None:
     names = [name for name in SYSTEMS if name != "ray" or wanted.ray]
     pools = {name: SYSTEMS[name]() for name in names}
     took: dict[tuple[str, str], list[float]] = {}
+    cpu: dict[tuple[str, str], list[float]] = {}
     try:
         for pool in pools.values():
             for task in [pool.spawn(noop) for _ in range(50)]:
@@ -127,11 +139,13 @@ def main() -> None:
                 prepared = workload.prepare(sizes[name])
                 for system, pool in pools.items():
                     gc.collect()
-                    begun = time.perf_counter()
+                    before, begun = cpu_of(pool), time.perf_counter()
                     value = workload.eager(prepared, pool.spawn, pool.fetch)
-                    seconds = time.perf_counter() - begun
+                    seconds, used = time.perf_counter() - begun, cpu_of(pool) - before
                     assert value == workload.expected(prepared), (name, system, value)
-                    took.setdefault((name, system), []).append(seconds / workload.tasks(sizes[name]) * 1e6)
+                    tasks = workload.tasks(sizes[name])
+                    took.setdefault((name, system), []).append(seconds / tasks * 1e6)
+                    cpu.setdefault((name, system), []).append(used / tasks * 1e6)
             if "nested" in wanted.only:
                 n = sizes["W2r"]
                 pool = pools["ours"]
@@ -141,18 +155,23 @@ def main() -> None:
     finally:
         for pool in pools.values():
             pool.close()
-    _show(took, names, wanted.rounds)
+    _show(took, cpu, names, wanted.rounds)
 
 
-def _show(took: dict[tuple[str, str], list[float]], systems: list[str], rounds: int) -> None:
+Figures = dict[tuple[str, str], list[float]]
+
+
+def _show(took: Figures, cpu: Figures, systems: list[str], rounds: int) -> None:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"us a task: median (smallest..largest) of {rounds} rounds in turns; load {load}")
+    print(f"us a task: median (smallest..largest) of {rounds} rounds in turns, CPU of all processes; load {load}")
     for name in dict.fromkeys(workload for workload, _ in took):
         line = [f"{name:7}"]
         for system in systems:
             values = took.get((name, system))
             if values:
                 line.append(f"{system} {statistics.median(values):7.1f} ({min(values):.1f}..{max(values):.1f})")
+                if (name, system) in cpu:
+                    line.append(f"CPU {statistics.median(cpu[name, system]):.1f}")
         peer, own = took.get((name, "executor")), took[name, "ours"]
         if peer:
             ratio = statistics.median(own) / statistics.median(peer)

@@ -21,7 +21,8 @@ events, and whoever wants to agree with them, set those that share a reading apa
 SUBMIT   placed with it: the schedule lasts from t1 to t1 + 1 (`place` a number), else as SCHEDULE's fields in `place`
 SCHEDULE the schedule lasts from t0 to max(t1, t0 + 1)
 START    taken at t0 + 1, the body begins at max(t2, t0 + 5)
-RETURN   the body ended at max(t1, tb + 2), the task 2 later; END, where its result is a chunk, likewise
+RETURN   the body ended at max(t1, tb + 2), the task 2 later, 4 where another worker than 1 had the body; END, where its
+         result is a chunk, likewise
 ======== ==============================================================================================================
 """
 
@@ -42,15 +43,22 @@ objid, ...). All others are (position, before, kind, after) each."""
 
 
 class Steps(NamedTuple):
-    """Records of worker 1 of which nobody made events: how many submissions and placements; STARTs, RETURNs, EVICTs.
+    """Records of which nobody made events, as far as one worker would have had events of them.
 
-    A consumer that has a method `take_steps(steps)` can be told so. `processors` has the processor of each number in
-    them.
+    A consumer that has a method `take_steps(steps)` can be told so. Numbers of tasks: submitted and placed, of which
+    the scheduler's worker has the events; queued here; whose results came from other workers (`took`); finished. STARTs
+    and RETURNs of bodies here, RETURNs of which this worker heard and holds the result, EVICTs. `processors` has the
+    processor of each number in them.
     """
 
+    worker: int
     submitted: int
     placed: int
+    queued: int
+    took: int
+    finished: int
     begun: Sequence[Any]
     returned: Sequence[Any]
+    made: Sequence[Any]
     evicted: Sequence[Any]
     processors: Mapping[int, Any]

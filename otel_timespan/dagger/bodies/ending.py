@@ -88,7 +88,7 @@ def end(
             samples = recorder.sample() if recorder.samplers else None
             record = (*row, state if won else None, samples)
             recorder.append(record)
-        if task._live is not None:
+        if task._live is not None or task._reserved is not None:
             _let_go(core, task, ran)
         if won:
             task._state = FAILED if failed else DONE
@@ -126,7 +126,7 @@ def succeed(core: Core, task: DTask, handle: DRef) -> int:
 
     Outcome and state are set in one section, and each dependent goes from here to the queue in one (tasks/atomics.py).
     """
-    if not core.is_quick or task._live is not None:
+    if not core.is_quick or task._live is not None or task._reserved is not None:
         return end(core, task, handle)
     try:
         del task._open
@@ -269,12 +269,10 @@ def _finish_row(core: Core, task: DTask, result: Any) -> tuple[Any, ...]:
 
 def _let_go(core: Core, task: DTask, ran: bool) -> None:
     """What only some tasks hold: a token, a timer, expected time."""
-    extra = task._live
-    if extra is None:
-        return
     if ran:
         end_token(task)
-    core.unreserve(task)
+    if task._reserved is not None:
+        core.unreserve(task)
 
 
 def release_inputs(task: DTask) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ..core.costs import signature_of
 from ..data.chunks import Chunk, DRef, new_handle, new_logged_handle, scoped_chunks
 from ..data.read import read
 from ..data.spilling import keep_result, watch_handle
@@ -105,4 +104,4 @@ def saved_chunk(task: DTask, outcome: Any) -> Any:
 def learn(core: Core, slot: Slot, f: Any, args: tuple[Any, ...], kwargs: Any, ns: int, outcome: Any) -> None:
     """Remember how long a body took, and how large its result is."""
     nbytes = outcome.nbytes if isinstance(outcome, DRef) else None
-    core.costs.learn_run(signature_of(f, args, kwargs), type(slot.processor), ns, nbytes)
+    core.costs.learn_run(core.costs.signature(f, args, kwargs), type(slot.processor), ns, nbytes)

@@ -37,7 +37,7 @@ from ..options.defaults import signature_defaults
 from ..options.options import DEFAULT
 from ..places.processors import OSProc
 from ..records import kinds as records
-from ..records.kinds import code_of, function_code, function_codes
+from ..records.kinds import code_of, code_of_worker, function_code, function_codes
 from ..service.guards import guard
 from ..tasks.atomics import BRANCHES, claim, count_down, subscribe, take_back
 from ..tasks.dtask import DONE, FAILED, LAUNCHED, NOBODY, UNLAUNCHED, DTask, Failure, Live
@@ -46,7 +46,7 @@ from ..tasks.ids import new_run_id
 from . import limits
 from .costs import Costs
 from .describe_task import describe_arguments, other_dependencies
-from .placement import Policy, Pressure, Slot, Spot, occupancy_on, place
+from .placement import Choice, Policy, Pressure, Slot, Spot, choices_of, occupancy_on, place
 from .views import Readable
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _shown(spot: Spot | None) -> tuple[Any, int]:
     """(processor, worker) as records have them: a slot's, or the worker itself for its shared queue."""
     if spot is None:
         return None, records.CORE_WORKER
-    return code_of(OSProc(spot.worker)) if spot.slot is None else spot.slot.code, spot.worker
+    return code_of_worker(spot.worker) if spot.slot is None else spot.slot.code, spot.worker
 
 
 _ORDINARY = Live()
@@ -92,7 +92,7 @@ class Core(Readable):
     # is for debug.py, which wraps methods.
     __slots__ = (
         "__dict__", "__weakref__",
-        "_pinned_seq", "active", "batch", "clock", "context", "costs", "custom_defaults",
+        "_pinned_seq", "active", "batch", "choices", "clock", "context", "costs", "custom_defaults",
         "delayed", "devices", "driver", "effects", "halted", "held", "home", "home_code", "is_alone",
         "is_batch", "is_plain", "is_quick", "is_watched", "local", "lock", "on_body_error", "on_end", "parked", "place",
         "pressure", "queue", "requests", "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
@@ -121,6 +121,8 @@ class Core(Readable):
         """What was learned of run times, sizes and transfer rates."""
         self.pressure: dict[int, Pressure] = {}
         """Per worker: the expected time of what was placed into its shared queue and is not done."""
+        self.choices: list[Choice] = []
+        """What a task that may run anywhere has to choose from, see `placement.choices_of`."""
         self.place: Policy = place
         """Chooses the spot of each ready task."""
         self.rng = rng
@@ -418,12 +420,11 @@ class Core(Readable):
 
     def unreserve(self, task: DTask) -> None:
         """The task takes no (more) time where it was placed."""
-        extra = task._live
-        if extra is not None and extra.reserved is not None:
-            with self.lock:
-                reserved, extra.reserved = extra.reserved, None
-                if reserved is not None:
-                    reserved.pressure.ns -= reserved.ns
+        with self.lock:
+            reserved, task._reserved = task._reserved, None
+            if reserved is not None:
+                pressure, ns = reserved
+                pressure.ns -= ns
 
     def shuffle(self, spots: list[Spot]) -> None:
         """Into random order, where the driver is not to be deterministic by order."""
@@ -521,6 +522,7 @@ class Core(Readable):
         self.custom_defaults = any(slot.takes_default and not slot.shares for slot in self.slots.values())
         self.is_plain = self.is_alone and not self.custom_defaults
         self.is_quick = self.is_plain and BRANCHES and not self.is_watched
+        self.choices = choices_of(self)
         self.costs.time_all(not self.is_alone)
 
     def worker_lost(self, worker: int) -> None:

@@ -20,6 +20,7 @@ from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
 from ..core.placement import Slot
 from ..places.topology import topology
 from ..tasks.dtask import DTask
+from .direct import Direct
 from .pump import Pump, RemoteQueue
 from .remote import Remote
 from .spawn import start_process
@@ -176,7 +177,8 @@ class Pool:
     def serve(self, core: Core, worker: int) -> None:
         """From now on a worker takes what a scheduler has in its queue."""
         assert self._pump is not None
-        core.shared[worker] = RemoteQueue(self._pump)
+        direct = Direct(self._traffic, self._pump, core, self.remotes[worker])
+        core.shared[worker] = RemoteQueue(self._pump, direct.send)
 
     def add_slots(self, core: Core, slots: list[Slot]) -> None:
         """A scheduler has slots of a worker."""

@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Listener", "Pump", "RemoteQueue"]
 
 LOOK_AGAIN_MS = 100
+TURN_PAUSE_S = 0.0001
 
 FRAME_TASKS = 256
 """So many tasks go out in one frame: the first of them begin while the others are written."""
@@ -64,6 +66,8 @@ class Pump:
         self._by_fd: dict[int, Remote] = {}
         self._bell = Bell()
         self._asleep = False
+        self.turns: list[bool] = []
+        """One entry while nobody talks to workers: who takes it may (direct.py)."""
         self._ended = False
         self._poll.register(self._bell.fd, select.POLLIN)
         self._thread = threading.Thread(target=kept_up, args=(self._run,), name="dagger-pump", daemon=True)
@@ -102,7 +106,9 @@ class Pump:
         while not self._ended:
             self._asleep = True
             wait_ms = 0 if self._send_all() else LOOK_AGAIN_MS
+            self.turns += (True,)
             events = self._poll.poll(wait_ms)
+            self._take_turn()
             self._asleep = False
             for fd, mask in events:
                 remote = self._by_fd.get(fd)
@@ -114,6 +120,16 @@ class Pump:
                 self._queue.popleft()()
             if not events and wait_ms:
                 self._traffic.look()
+
+    def _take_turn(self) -> None:
+        """Talking to workers is ours again; another thread has it for some microseconds at most."""
+        while True:
+            try:
+                del self.turns[-1]
+            except IndexError:
+                time.sleep(TURN_PAUSE_S)
+            else:
+                return
 
     def _read(self, remote: Remote) -> None:
         try:
@@ -203,12 +219,18 @@ class Bell:
 class RemoteQueue(deque[Any]):
     """The shared queue of a worker that is another process: whoever appends wakes the pump."""
 
-    def __init__(self, pump: Pump) -> None:
+    def __init__(self, pump: Pump, at_once: Callable[[DTask], bool]) -> None:
         super().__init__()
         self._pump = pump
+        self._at_once = at_once
 
     def append(self, task: DTask) -> None:
-        """At the end, and wake the pump."""
-        super().append(task)
-        if self._pump._asleep:
-            self._pump.poke()
+        """Straight to the worker, if that waits for it (direct.py); else at the end, and wake the pump."""
+        pump = self._pump
+        if pump._asleep:
+            if not self and self._at_once(task):
+                return
+            super().append(task)
+            pump.poke()
+        else:
+            super().append(task)

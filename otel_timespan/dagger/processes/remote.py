@@ -78,6 +78,11 @@ class Remote:
         self._into = bytearray(_READ_SIZE)
         self._unsent: deque[memoryview] = deque()
 
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether it is there, and to stay."""
+        return self.ready is not None and not self.lost and not self.leaving
+
     def say(self, message: Any) -> None:
         """A message, to be sent with the next frame. From any thread; then poke the pump."""
         self.said.append(message)
@@ -100,6 +105,12 @@ class Remote:
     def queue(self, messages: list[Any]) -> None:
         """Put a frame of these messages behind what is not sent yet."""
         self._unsent += map(memoryview, framed(pickle.dumps(messages, 5)))
+
+    def leave_unsent(self, rest: bytes) -> None:
+        """Put what is left of a frame, of which the socket did not take all, where `send` begins."""
+        if rest:
+            self._unsent.appendleft(memoryview(rest))
+            self.drained = False
 
     def send(self) -> bool:
         """Send what the socket takes now: whether that was all. Raises `OSError`."""

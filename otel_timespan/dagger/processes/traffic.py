@@ -58,7 +58,7 @@ class Traffic:
         messages: list[Any] = []
         while remote.said:
             messages.append(remote.said.popleft())
-        if remote.ready is None or remote.lost or remote.leaving:
+        if not remote.takes_tasks:
             return messages
         for core in list(remote.cores):
             self._pinned(remote, core, messages)
@@ -99,7 +99,7 @@ class Traffic:
         attempt = 1 if extra is None else extra.attempt
         slots = remote.slots[core]
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
-        flight = Flight(task, attempt, self._expected(task._f))
+        flight = Flight(task, attempt, self.expected_of(task._f))
         if (core.context.recorder is not None) is not remote.noted:
             remote.noted = not remote.noted
             messages.append((LEVEL, remote.noted))
@@ -114,7 +114,8 @@ class Traffic:
         remote.ahead_ns += flight.expected_ns
         messages.append(message)
 
-    def _expected(self, f: Any) -> float:
+    def expected_of(self, f: Any) -> float:
+        """Nanoseconds that a body is expected to take."""
         return self.expected.get(id(getattr(f, "__code__", f)), UNKNOWN_NS)
 
     # ---- in --------------------------------------------------------------------------------------------

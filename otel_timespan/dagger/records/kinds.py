@@ -54,6 +54,7 @@ __all__ = [
     "START",
     "SUBMIT",
     "code_of",
+    "code_of_worker",
     "function_code",
     "next_handle",
     "next_seq",
@@ -154,7 +155,12 @@ def code_of(processor: Any) -> Any:
     kind = type(processor)
     if kind is ThreadProc and processor.tid >> OWNER_BITS == 0:
         return processor.owner << OWNER_BITS | processor.tid
-    return processor.pid << OWNER_BITS if kind is OSProc else processor
+    return code_of_worker(processor.pid) if kind is OSProc else processor
+
+
+def code_of_worker(worker: int) -> int:
+    """`code_of` of its `OSProc`."""
+    return worker << OWNER_BITS
 
 
 class _Processors(dict[int, Any]):

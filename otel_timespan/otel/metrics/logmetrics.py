@@ -105,8 +105,8 @@ class LogMetrics:
     def feed(self, taken: Taken) -> KeyboardInterrupt | None:
         """What the log took, for the gauges, without its lock: these consumers may block. Ctrl-C in one is returned."""
         self.events += taken.quiet + len(taken.events)
-        counts = taken.submitted, taken.placed
-        self._gauges.take_steps(Steps(*counts, taken.begun, taken.ended, taken.evicted, taken.processors))
+        for steps in taken.steps():
+            self._gauges.take_steps(steps)
         return self._gauges.feed(taken.events)
 
     def task_opened(self, task: OpenTask) -> None:
@@ -345,7 +345,7 @@ class _Occurrences:
     def take_steps(self, steps: Steps) -> None:
         """The same for records."""
         if steps.evicted:
-            self._count(semconv.EVICT_COUNT, (1,), len(steps.evicted))
+            self._count(semconv.EVICT_COUNT, (steps.worker,), len(steps.evicted))
 
 class _FunctionBytes:
     """Live bytes of results by the function that made them: of the chunks that `BytesAllocd` counts in all.

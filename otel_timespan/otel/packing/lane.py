@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from ...timespans.journal import expand_all
 from ...timespans.model import ChunkInfo, Event, EventId
-from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
+from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT, Steps
 from ...timespans.warn import warn_once
 from ..export.wire import varint
 from ..spans import ids
@@ -60,8 +60,13 @@ MAX_LOOKED_AT = 10_000
 _new = tuple.__new__
 _POSITIONS = [tuple(range(1, count + 1)) for count in range(MAX_LINKS + 1)]
 _ENDS = (RETURN, END)
+_HOME = 1 << OWNER_BITS
 _M64 = (1 << 64) - 1
 _submitted, _finished = itemgetter(FIRST_BOUNDARY), itemgetter(FIRST_BOUNDARY + 6)
+
+
+def _owner(code: int) -> int:
+    return code >> OWNER_BITS
 
 
 def _path_length(task: tuple[Any, ...]) -> int:
@@ -103,12 +108,13 @@ class Taken:
     those of the general way. `events`: what that expanded; `failed` of them could not be turned into spans. `tasks`:
     (function's name, caller, base of its ids, CPU ns, path, id, then the seven boundaries) of each that took the lane
     to its end, sampled or not; `ended` are their records, in the same order. `functions`: names not seen before.
-    `submitted`, `placed`, `begun`, `ended`, `evicted`, `processors`: as in `Steps`. `quiet`: how many events the
-    records hold that were not expanded.
+    `submitted`, `placed`, `begun`, `ended`, `evicted`, `processors`: as in `Steps`, of all workers. `away`: how many
+    were placed on each worker but 1; None while none but that was heard of. `quiet`: how many events the records hold
+    that were not expanded.
     """
 
     __slots__ = (
-        "begun", "count", "ended", "events", "evicted", "failed", "functions", "packed", "placed", "processors",
+        "away", "begun", "count", "ended", "events", "evicted", "failed", "functions", "packed", "placed", "processors",
         "quiet", "spans", "submitted", "tasks",
     )  # fmt: skip
 
@@ -123,6 +129,35 @@ class Taken:
         self.evicted: list[Any] = []
         self.functions: list[str] = []
         self.processors: Mapping[int, Any] = {}
+        self.away: dict[int, int] | None = None
+
+    def steps(self) -> Iterator[Steps]:
+        """By worker, what was not expanded."""
+        begun, ended, evicted, away = self.begun, self.ended, self.evicted, self.away
+        if away is None:
+            head = self.submitted, self.placed, self.placed, 0, len(ended)
+            yield Steps(1, *head, begun, ended, ended, evicted, self.processors)
+            return
+        ran, lie = _grouped(ended, lambda record: record[5] >> OWNER_BITS), _grouped(ended, lambda record: record[10])
+        runs = _grouped(begun, lambda record: record[6] >> OWNER_BITS)
+        gone = _grouped(evicted, lambda record: record[5])
+        for worker in {1, *away, *map(_owner, self.processors), *gone}:
+            returned, made = ran.get(worker, []), lie.get(worker, [])
+            if worker == 1:
+                queued = self.placed - sum(away.values())
+                head = self.submitted, self.placed, queued, len(ended) - len(returned), len(ended)
+            else:
+                head = 0, 0, away.get(worker, 0), 0, 0
+                made = [record for record in made if record[5] >> OWNER_BITS == worker]  # it hears of no others
+            here = {code: one for code, one in self.processors.items() if code >> OWNER_BITS == worker}
+            yield Steps(worker, *head, runs.get(worker, []), returned, made, gone.get(worker, []), here)
+
+
+def _grouped(records: Sequence[Any], worker_of: Callable[[Any], int]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for record in records:
+        found.setdefault(worker_of(record), []).append(record)
+    return found
 
 
 class Lane:
@@ -152,6 +187,7 @@ class Lane:
         self._ended_runs = 0
         self._functions: dict[Any, _Function] = {}
         self._processors: dict[int, Any] = {}
+        self._is_spread = False  # whether there is any worker but 1
         self._taken = Taken()
         self._begun = [0, 0]  # bodies that run: of tasks that are not sampled, and of those that are
         self._example: tuple[Any, Facts, Sequence[int], TraceParent | None] | None = None
@@ -162,9 +198,10 @@ class Lane:
         """Take records, and events among them, in order."""
         taken = self._taken = Taken()
         self._packed, self._ended, self._tasks = taken.packed.append, taken.ended.append, taken.tasks.append
-        opened, known, functions, near = self._open, self.mapper.done, self._functions, self._processors
+        opened, known, functions, numbered = self._open, self.mapper.done, self._functions, self._processors
         begun, running = taken.begun.append, self._begun
         quiet = submitted = placed = 0
+        away: dict[int, int] = {}
         if self._ended_runs != self.mapper.ended_runs:  # what their callers hold goes with them
             self._ended_runs, self._last = self.mapper.ended_runs, (None, None)
             self._callers.clear()
@@ -179,7 +216,12 @@ class Lane:
                     self._example = None
             elif kind == START:
                 task = opened.get(record[5])
-                if task is not None and task[5] is None and task[3] and (record[6] in near or self._is_near(record)):
+                if (
+                    task is not None
+                    and task[5] is None
+                    and task[3]
+                    and (record[6] in numbered or self._is_numbered(record))
+                ):
                     moves = record[2]
                     if not moves:
                         quiet += 5
@@ -207,12 +249,16 @@ class Lane:
                         t0 = record[12]
                         opened[id] = [record, caller, t0, t0 + 1, None, None, function, rolls]
                         placed += 1
+                        if place != _HOME:
+                            away[place >> OWNER_BITS] = away.get(place >> OWNER_BITS, 0) + 1
                     elif place is None:
                         opened[id] = [record, caller, 0, 0, None, None, function, rolls]
                     else:
                         t0 = place[1]
                         opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function, rolls]
                         placed += 1
+                        if place[7] != 1:
+                            away[place[7]] = away.get(place[7], 0) + 1
                     continue
             elif kind == SCHEDULE:
                 task = opened.get(record[5])
@@ -220,14 +266,21 @@ class Lane:
                     t0 = record[1]
                     task[2:5] = t0, max(record[2], t0 + 1), record
                     placed += 1
+                    if record[7] != 1:
+                        away[record[7]] = away.get(record[7], 0) + 1
                     continue
-            elif kind == EVICT and record[5] == 1:
+            elif kind == EVICT:
                 taken.evicted.append(record)
+                if record[5] != 1:
+                    self._is_spread = True
                 continue
             self._generally(record)
         taken.count = len(taken.packed) * self._per_task
         taken.submitted, taken.placed, taken.processors = submitted, placed, self._processors
         taken.quiet = quiet + 2 * submitted + 6 * placed + 5 * len(taken.ended) + 2 * len(taken.evicted)
+        if away or self._is_spread:
+            self._is_spread, taken.away = True, away
+            taken.quiet += 2 * sum([record[5] >> OWNER_BITS != 1 for record in taken.ended])  # `take`
         self._settle_runs()
         self.mapper.budgets.sweep(taken.spans)
         self.mapper.forget_oldest()
@@ -278,14 +331,14 @@ class Lane:
             self._taken.functions.append(name)
         return found
 
-    def _is_near(self, start: Any) -> bool:
-        """Whether a body runs on worker 1, on a processor that has a number."""
+    def _is_numbered(self, start: Any) -> bool:
+        """Whether a body runs on a processor that has a number."""
         code = start[6]
-        if code in self._processors:
-            return True
-        if type(code) is not int or code >> OWNER_BITS != 1:
+        if type(code) is not int:
             return False
         self._processors[code] = expand_all([start])[-1].id.processor
+        if code >> OWNER_BITS != 1:
+            self._is_spread = True
         return True
 
     def _returned(self, record: Any, task: list[Any]) -> bool:
@@ -322,7 +375,7 @@ class Lane:
         base = ((base ^ base >> 30) * 0xBF58476D1CE4E5B9) & _M64
         base = ((base ^ base >> 27) * 0x94D049BB133111EB) & _M64
         base ^= base >> 31
-        t6 = t5 + 2
+        t6 = t5 + 2 if record[5] >> OWNER_BITS == 1 else t5 + 4
         if not sampled:
             self.mapper.sampled += self._per_task
         elif not over:
@@ -395,7 +448,7 @@ class Lane:
         task.finished = task.latest = one.end_ns
         task.spawned_by, task.cpu_ns, task.result_nbytes = one.spawner, cpu_ns, nbytes
         task.thread = (thread[0], plain_text(thread[1]))
-        task.processor = processor_name(self._processors[processor])
+        task.processor, task.worker = processor_name(self._processors[processor]), processor >> OWNER_BITS
         task.held = self.mapper.ordinary_spans(task)
         return self.mapper.spans_of(one, task, task.bounds(), "success")
 
