@@ -30,6 +30,7 @@ from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, made
 from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.processes.byvalue import take
 from ..dagger.processes.frames import Framer, framed
 from ..dagger.processes.wire import (
     CALL,
@@ -37,6 +38,7 @@ from ..dagger.processes.wire import (
     CANCEL,
     ERROR,
     FUNCTION,
+    GLOBALS,
     LEVEL,
     READY,
     RESULT,
@@ -191,6 +193,8 @@ class Link:
                 new += self._begin(*message[1:])
             elif kind == FUNCTION:
                 self._functions[message[1]] = message[2]
+            elif kind == GLOBALS:
+                self._renew(message[1])
             elif kind == CANCEL:
                 task = self._tasks.get(message[1])
                 if task is not None:
@@ -234,6 +238,12 @@ class Link:
         slot = self._slots[pinned[0]]
         self.core.queue_at(task, Spot(slot, self.worker, [self._slots[tid] for tid in pinned[2]]))
         return 0
+
+    def _renew(self, data: bytes) -> None:
+        try:
+            take(loads(data))
+        except Exception:
+            LOGGER.warning("a global of the program's __main__ could not be renewed", exc_info=True)
 
     def _function(self, function: Any) -> Any:
         if type(function) is tuple:

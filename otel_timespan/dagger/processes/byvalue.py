@@ -3,7 +3,8 @@
 cloudpickle gives each such function globals of its own in the process that reads it. But a program's functions share
 them: an initializer sets what tasks read. So all functions of `__main__` in a worker have the globals of one module
 there, which takes its place. A global is set there when it is seen first, and again when it is another object in the
-head by then: so what a worker put there itself stays. What a worker put there is not sent on: it is that process's.
+head by then, as in a notebook whose cells are run again: so what a worker put there itself stays. What a worker put
+there is not sent on: it is that process's.
 
 The values of globals that were sent are kept here until others took their place.
 
@@ -19,11 +20,13 @@ from typing import Any
 
 from ..places.topology import topology
 
-__all__ = ["main_globals", "take_main", "travelling"]
+__all__ = ["is_main", "main_globals", "newer", "newest", "take", "take_main", "travelling"]
 
 _known: dict[str, tuple[int, Any]] = {}
 """The globals of `__main__` that were sent, or received: (number, value). A larger number is newer."""
 _numbers = itertools.count(1)
+_newest = 0
+"""The number of the last one that was found to be another object."""
 _ABOUT = ("__package__", "__file__", "__path__")
 """What imports and tracebacks in its functions need."""
 
@@ -34,7 +37,7 @@ def travelling(function: types.FunctionType, reduced: Any) -> Any:
         return reduced
     make, (code, base, *rest), (attributes, slots), items, pairs, setstate = reduced
     shared: dict[str, tuple[int, Any]] = {}
-    if function.__globals__.get("__name__") == "__main__":
+    if is_main(function):
         base = _MAIN
         shared = _shared(function, slots["__globals__"])
         slots = {**slots, "__globals__": {}}
@@ -55,6 +58,28 @@ def _shared(function: types.FunctionType, wanted: dict[str, Any]) -> dict[str, t
             known = _known[name] = (next(_numbers), globals[name])
         shared[name] = known
     return shared
+
+
+def is_main(function: Any) -> bool:
+    """Whether it shares the globals of `__main__`."""
+    return type(function) is types.FunctionType and function.__globals__.get("__name__") == "__main__"
+
+
+def newest() -> int:
+    """In the head: looks which globals are other objects than when they were sent; the number of the newest of these."""
+    global _newest
+    globals = main_globals()
+    for name, (_, value) in list(_known.items()):
+        now = globals.get(name, value)
+        if now is not value:
+            _newest = next(_numbers)
+            _known[name] = (_newest, now)
+    return _newest
+
+
+def newer(than: int) -> dict[str, tuple[int, Any]]:
+    """The globals with larger numbers."""
+    return {name: known for name, known in list(_known.items()) if known[0] > than}
 
 
 class _Main:
@@ -82,12 +107,17 @@ def _set_function(function: Any, state: Any) -> None:
     setstate, attributes, slots, shared, filename = state
     setstate(function, (attributes, slots))
     function.__code__ = _located(function.__code__, filename)
-    if topology.me() == 1:
-        return  # the head has the originals
+    if topology.me() != 1:  # the head has the originals
+        take(shared)
+
+
+def take(shared: dict[str, tuple[int, Any]]) -> None:
+    """In a worker: these globals came from the head, or from another worker."""
+    globals = main_globals()
     for name, (number, value) in shared.items():
         if number > _known.get(name, (0, None))[0]:
             _known[name] = (number, value)
-            function.__globals__[name] = value
+            globals[name] = value
 
 
 def _located(code: types.CodeType, filename: str) -> types.CodeType:

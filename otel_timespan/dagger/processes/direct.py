@@ -55,7 +55,7 @@ class Direct:
             or not GIL
         ):
             return False
-        number = remote.numbers.get(id(task._f))
+        number = remote.known(task._f)
         if number is None:
             return False
         args = _plain(task._args)

@@ -7,6 +7,7 @@ See docs/workers.md.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import socket
 import subprocess
@@ -16,8 +17,9 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from .byvalue import is_main, newer, newest
 from .frames import Framer, framed
-from .wire import FUNCTION, dumps
+from .wire import FUNCTION, GLOBALS, dumps
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -72,6 +74,10 @@ class Remote:
         """The numbers of the functions that it knows, by `id()`; each takes itself out when the function goes."""
         self._numbered: dict[int, weakref.ref[Any]] = {}
         self._next_number = 0
+        self._of_main: set[int] = set()
+        """Those of `numbers` that share the globals of `__main__`."""
+        self._renewed = 0
+        """How new those are that it was sent."""
         self.drained = True
         """Whether the socket took all that there was."""
         self._framer = Framer()
@@ -145,9 +151,37 @@ class Remote:
             data, _ = dumps(f, self.handles)
             number = self.numbers[key] = self._next_number
             self._next_number += 1
-            self._numbered[key] = weakref.ref(f, lambda _: (self.numbers.pop(key, None), self._numbered.pop(key, None)))
+            self._numbered[key] = weakref.ref(f, lambda _: self._forget(key))
             messages.append((FUNCTION, number, data))
+            if is_main(f):
+                self._of_main.add(key)
+        elif key in self._of_main:
+            self._renew(messages)
         return number
+
+    def known(self, f: Any) -> int | None:
+        """The number of a function that it can be told to call without any more words; None for others."""
+        key = id(f)
+        number = self.numbers.get(key)
+        if number is not None and key in self._of_main and newest() != self._renewed:
+            return None
+        return number
+
+    def _renew(self, messages: list[Any]) -> None:
+        """Send globals of `__main__` that are other objects than when they were sent."""
+        now = newest()
+        if now == self._renewed:
+            return
+        changed, self._renewed = newer(self._renewed), now
+        for name, known in changed.items():
+            with contextlib.suppress(Exception):  # it can't be pickled: what is there stays
+                messages.append((GLOBALS, dumps({name: known}, self.handles)[0]))
+
+    def _forget(self, key: int) -> None:
+        """A function is gone; another one may get its `id()`."""
+        self.numbers.pop(key, None)
+        self._numbered.pop(key, None)
+        self._of_main.discard(key)
 
 
 _NUMBERED = frozenset((FunctionType, BuiltinFunctionType, type))

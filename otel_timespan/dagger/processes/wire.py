@@ -41,7 +41,7 @@ __all__ = [
 
 # --- head to worker ------------------------------------------------------------------------------------
 
-CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP, LEVEL = range(8)
+CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP, LEVEL, GLOBALS = range(9)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes): a function that tasks name by this number from now on.
@@ -51,6 +51,7 @@ CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP, LEVEL = range(8)
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
 (LEVEL, noted): whether outcomes are to bring along what a log is told (`log`), from now on.
+(GLOBALS, bytes): globals of the program's `__main__` are other objects now (byvalue.py).
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
