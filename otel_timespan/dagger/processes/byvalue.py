@@ -66,7 +66,7 @@ def is_main(function: Any) -> bool:
 
 
 def newest() -> int:
-    """In the head: looks which globals are other objects than when they were sent; the number of the newest of these."""
+    """In the head: the number of the newest global that is another object than when it was sent; looks for more."""
     global _newest
     globals = main_globals()
     for name, (_, value) in list(_known.items()):
