@@ -1,1 +1,1 @@
-"""What the head process has of its workers: their processes, the sockets to them, and what goes over those."""
+"""What the head process has of its workers: processes, sockets to them, what goes over those, large values."""

@@ -111,9 +111,9 @@ class OwnedWorkers:
 
 def _call_in_all(workers: list[int], f: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """Call `f(*args)` in all of them at once. Raises what one of them raised, or that it ended."""
-    from .wire import error_of, loads
+    from .wire import error_of
 
-    answers: SimpleQueue[tuple[int, bool, bytes]] = SimpleQueue()
+    answers: SimpleQueue[tuple[int, bool, Any]] = SimpleQueue()
     waiting = set(workers)
     for worker in workers:
         tell = functools.partial(_answer, answers, worker)
@@ -127,11 +127,11 @@ def _call_in_all(workers: list[int], f: Callable[..., Any], args: tuple[Any, ...
                 raise WorkerLostError(ended[0]) from None
             continue
         if not ok:
-            raise error_of(worker, *loads(data)) if data else WorkerLostError(worker)
+            raise error_of(worker, *data)
         waiting.discard(worker)
 
 
-def _answer(answers: SimpleQueue[tuple[int, bool, bytes]], worker: int, ok: bool, data: bytes) -> None:
+def _answer(answers: SimpleQueue[tuple[int, bool, Any]], worker: int, ok: bool, data: Any) -> None:
     answers.put((worker, ok, data))
 
 
