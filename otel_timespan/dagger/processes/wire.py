@@ -17,12 +17,15 @@ import io
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FunctionType, TracebackType
 from typing import Any
 
 import cloudpickle
 
 from ...errors import RemoteTaskError, TimespanError, UnpicklableError
 from ..records.sizes import approx_size
+from .byvalue import travelling
 
 __all__ = [
     "INLINE_BYTES",
@@ -39,7 +42,7 @@ __all__ = [
 # --- head to worker ------------------------------------------------------------------------------------
 
 CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
-ANSWER, REFUSED, WORKERS = range(40, 43)
+ANSWER, REFUSED, WORKERS, GLOBALS = range(40, 44)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
@@ -53,6 +56,7 @@ be noted of bodies from now on, for the head's logs, and comes with outcomes; No
 (ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
 (WORKERS, {worker: (threads, node)}): which workers there are.
+(GLOBALS, bytes): globals of the program's `__main__` are other objects now (byvalue.py).
 """
 
 UNDER = 43
@@ -122,7 +126,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if how is not None:
             self.found += 1
             return how(obj)
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        return travelling(obj, reduced) if type(obj) is FunctionType else reduced
 
 
 _SIMPLE = frozenset((str, bytes, bytearray))
@@ -161,7 +166,7 @@ def type_name(kind: type) -> str:
 def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, str]:
     """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for."""
     try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
     except Exception:  # its own __str__ raised
         text = f"{type(error).__name__} (its text can't be had)"
     try:
@@ -171,6 +176,17 @@ def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any
     except Exception:
         data = pickle.dumps(stand_in(error), _PROTOCOL)
     return data, text
+
+
+_OURS = str(Path(__file__).resolve().parents[2])
+
+
+def _without_ours(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is not the scheduler's; all of it where there is none."""
+    found = frames
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_OURS):
+        found = found.tb_next
+    return found or frames
 
 
 def stand_in(error: BaseException) -> UnpicklableError:
