@@ -86,6 +86,10 @@ class TimedContext:
             return None
         return row
 
+    def copy(self) -> TimedContext:
+        """Itself: a next attempt, whose variables are to be kept apart, comes as another task."""
+        return self
+
 
 class WorkerDriver(ThreadsDriver):
     """Runs what the head gives, and leaves to the head what is spawned here."""

@@ -78,10 +78,12 @@ class Pool:
         env: Mapping[str, str] | None = None,
         node: str | None = None,
         stall_timeout_s: float = 30.0,
+        private: bool = False,
     ) -> list[int]:
         """Start workers and wait until they can take tasks: their ids.
 
         Raises `SchedulingError` where one can't, with the end of what it wrote; the others of them are ended then.
+        `private`: for one context only, which says so.
         """
         pump = self._pump_now()
         ids = [next(self._ids) for _ in range(count)]
@@ -117,7 +119,7 @@ class Pool:
             self.stop(ids)
             raise SchedulingError(f"a worker could not be started: {why}", "no_processors")
         for worker in ids:
-            topology.add_worker(worker, threads, node, local=False)
+            topology.add_worker(worker, threads, node, local=False, private=private)
             if worker not in self.remotes:  # lost at this very moment
                 topology.remove_worker(worker)
         return ids
@@ -321,6 +323,7 @@ class Pool:
         for remote in list(self.remotes.values()):
             if core in remote.cores:
                 remote.cores.remove(core)
+            remote.slots.pop(core, None)
             for flight in list(remote.flights.values()):
                 if flight.task._core is core:
                     remote.say((CANCEL, flight.task.id, False, False))

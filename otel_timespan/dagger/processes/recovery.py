@@ -23,16 +23,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ...errors import NoWorkersError, SchedulingError, SingleWorkerLostError, WorkerLostError
-from ...timespans.model import NO_SAMPLES, EventId
+from ...timespans.model import EventId
 from ..bodies.ending import end, fail, halt, release_inputs
+from ..bodies.logged import end_row
 from ..core import limits
 from ..core.machine import Doomed
 from ..core.placement import spots_of
 from ..records import kinds as records
 from ..records.describe import callable_name
-from ..records.kinds import function_code
 from ..tasks.dtask import DONE, DTask, Failure, Loss, live, summarize
 from .flight import FlightRow as Row
+from .telling import gone, run_log
 from .upstairs import UPSTAIRS
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def lost(remote: Remote, cores: Iterable[Core], how: str, blame: bool = True) ->
     if blame and remote.ready is not None:
         _warn(remote, how, [flight.task for flight in flights if flight.task.id in ran], len(flights))
     values_lost(remote)
+    gone(remote, max(remote.level.received, sum(remote.reader.made.values())))
     for core in {*cores, *(flight.task._core for flight in flights)}:
         mine = [flight for flight in flights if flight.task._core is core]
         _recover(core, remote, mine, ran, how, blame)
@@ -161,16 +163,20 @@ def _try_again(core: Core, remote: Remote, task: DTask, row: Row, loss: Loss, bl
     if blame:
         extra.losses = (*extra.losses, loss)
     error = _bound(core, loss.worker, task) or (_spent(core, task) if blame else None)
+    failure = Failure(summarize(task), error or _died(task, loss))
     recorder = core.context.recorder
-    ended = () if recorder is None else _record_begin(core, remote, task, row, error or _died(task, loss))
+    ended, told = (), None
+    if recorder is not None:
+        ended, told = _ended(core, remote, task, row, failure)
     if error is not None:
         if core.is_batch and isinstance(error, SingleWorkerLostError):
             halt(core, error)
-        task._summary = summarize(task)
-        end(core, task, Failure(task._summary, error), recorder, ended, "failure", True, True)
+        task._summary = failure.root
+        end(core, task, failure, told, ended, "failure", True, True)
         return
-    if recorder is not None:
-        recorder.append((*ended, None, recorder.sample()))
+    failure.retrieved = True  # the next attempt is to tell
+    if told is not None:
+        told.append((*ended, None, None))
     extra.attempt += 1
     task._summary = None
     task._slot = None
@@ -241,14 +247,15 @@ def record(core: Core, category: str, worker: int, t0: int, t1: int) -> None:
         recorder.append((records.SPAN, category, id, None, t0, t1, 1, recorder.sample()))
 
 
-def _record_begin(core: Core, remote: Remote, task: DTask, row: Row, error: WorkerLostError) -> tuple[Any, ...]:
-    """Record the begin of a body that nobody will tell the end of; the record of its end, but for the last two."""
-    recorder: Any = core.context.recorder
+def _ended(core: Core, remote: Remote, task: DTask, row: Row, failure: Failure) -> tuple[tuple[Any, ...], Any]:
+    """The record of the end of a body that nobody will tell of, but for its last two items, and who takes it.
+
+    Its begin is recorded, if it was not.
+    """
     now = core.clock()
     begun = row.since_ns or now
-    slot = remote.slots[core].get(row.slot, task._slot)
-    thread = (slot.processor.tid, f"worker-{remote.worker}")
-    f = function_code(task._f)
-    start = (records.START, begun, (), begun, core.uid, task.id, slot.code, f, None, thread)
-    recorder.append((*start, recorder.sample()))
-    return (records.END, now, now, core.uid, task.id, slot.code, f, error, None, None, thread, NO_SAMPLES)
+    task._slot = remote.slots.get(core, {}).get(row.slot, task._slot)
+    thread = (row.slot, f"worker-{remote.worker}")
+    log = [None, begun, begun, now, now, thread, None, None, None]  # as the worker would have noted it
+    made = run_log(remote, core.context.recorder, task, log, failure.ex)
+    return end_row(core, task, failure, made)[0], made.recorder
