@@ -113,6 +113,9 @@ def let_alone(remote: Remote, messages: list[Any]) -> None:
         if remote.flights.get(flight.task.id) is not flight:  # it was answered
             remote.solitary.popleft()
             continue
+        if first.message is None and flight.paused:  # it needs no slot, and what it waits for may have to run here
+            remote.solitary.popleft()
+            continue
         if first.message is None:  # it runs
             return
         mine = {one.flight.task.id for one in remote.solitary}

@@ -32,6 +32,7 @@ from ..core.placement import spots_of
 from ..records import kinds as records
 from ..records.describe import callable_name
 from ..tasks.dtask import DONE, DTask, Failure, Loss, live, summarize
+from .flight import BLOCKED, ENDED
 from .flight import FlightRow as Row
 from .telling import gone, run_log
 from .upstairs import UPSTAIRS
@@ -62,9 +63,10 @@ def lost(remote: Remote, cores: Iterable[Core], how: str, blame: bool = True) ->
         _warn(remote, how, [flight.task for flight in flights if flight.task.id in ran], len(flights))
     values_lost(remote)
     gone(remote, max(remote.level.received, sum(remote.reader.made.values())))
+    blamed = _blamed(ran) if blame else set()
     for core in {*cores, *(flight.task._core for flight in flights)}:
         mine = [flight for flight in flights if flight.task._core is core]
-        _recover(core, remote, mine, ran, how, blame)
+        _recover(core, remote, mine, ran, how, blamed)
     remote.flights.clear()
     remote.slots.clear()
     remote.ahead_ns = 0.0
@@ -85,6 +87,11 @@ def _what_ran(remote: Remote) -> dict[int, Row]:
         if flight is not None and flight.attempt == row.attempt:
             found[row.id] = row
     return found
+
+
+def _blamed(ran: dict[int, Row]) -> set[int]:
+    """Which of these bodies may have ended the worker: those that were at something, if any were."""
+    return {id for id, row in ran.items() if row.phase not in (BLOCKED, ENDED)} or set(ran)
 
 
 def _warn(remote: Remote, how: str, running: list[DTask], given: int) -> None:
@@ -108,7 +115,9 @@ def _shown(task: DTask) -> str:
 # ---- one scheduler ------------------------------------------------------------------------------------------
 
 
-def _recover(core: Core, remote: Remote, flights: list[Flight], ran: dict[int, Row], how: str, blame: bool) -> None:
+def _recover(
+    core: Core, remote: Remote, flights: list[Flight], ran: dict[int, Row], how: str, blamed: set[int]
+) -> None:
     worker = remote.worker
     t0 = core.clock()
     waiting = core.worker_lost(worker)
@@ -117,7 +126,6 @@ def _recover(core: Core, remote: Remote, flights: list[Flight], ran: dict[int, R
     record(core, "remove_procs", worker, t0, t1)
     if core.is_batch and not core.active and core.halted is None:
         halt(core, NoWorkersError("no remaining workers", "no_processors"))
-    with_others = len(remote.reader.rows()) > 1 or len(ran) > 1
     for flight in flights:
         task = flight.task
         row = ran.get(task.id)
@@ -129,7 +137,8 @@ def _recover(core: Core, remote: Remote, flights: list[Flight], ran: dict[int, R
         elif row is None:
             waiting.append(task)
         else:
-            _try_again(core, remote, task, row, Loss(worker, flight.attempt, how, with_others), blame)
+            loss = Loss(worker, flight.attempt, how, len(blamed) > 1) if task.id in blamed else None
+            _try_again(core, remote, task, row, loss)
     place_left(core, worker, waiting)
     record(core, "handle_fault", worker, t1, core.clock())
 
@@ -157,13 +166,14 @@ def requeue(core: Core, task: DTask) -> None:
         core.driver.perform_effects()
 
 
-def _try_again(core: Core, remote: Remote, task: DTask, row: Row, loss: Loss, blame: bool) -> None:
-    """Its body ran: the next attempt, if it has one left."""
-    extra = live(task)
-    if blame:
+def _try_again(core: Core, remote: Remote, task: DTask, row: Row, loss: Loss | None) -> None:
+    """Its body ran: the next attempt, if it has one left. `loss`: the worker that it may have ended."""
+    extra, worker = live(task), remote.worker
+    if loss is not None:
         extra.losses = (*extra.losses, loss)
-    error = _bound(core, loss.worker, task) or (_spent(core, task) if blame else None)
-    failure = Failure(summarize(task), error or _died(task, loss))
+    error = _bound(core, worker, task) or (None if loss is None else _spent(core, task))
+    why = WorkerLostError(worker, f"{_shown(task)} was running when worker {worker} {remote.lost}", task.id)
+    failure = Failure(summarize(task), error or why)
     recorder = core.context.recorder
     ended, told = (), None
     if recorder is not None:
@@ -210,14 +220,11 @@ def _spent(core: Core, task: DTask) -> WorkerLostError | None:
     allowed = task._options.worker_losses or WORKER_LOSSES
     if len(losses) < allowed:
         return None
-    return _died(task, losses[-1], f": that was the last of the {allowed} that it may cost (worker_losses={allowed})")
-
-
-def _died(task: DTask, loss: Loss, why: str = "") -> WorkerLostError:
-    losses = live(task).losses
     deaths = "; ".join(f"worker {one.worker} {one.how}" for one in losses)
-    reason = f"{_shown(task)} was running when {deaths}{why}"
-    return WorkerLostError(loss.worker, reason, task.id, tuple((one.worker, one.attempt, one.how) for one in losses))
+    reason = f"{_shown(task)} was running when {deaths}: no more workers may die of it (worker_losses={allowed})"
+    return WorkerLostError(
+        losses[-1].worker, reason, task.id, tuple((one.worker, one.attempt, one.how) for one in losses)
+    )
 
 
 def _fail_run_or_task(core: Core, task: DTask, error: WorkerLostError) -> None:

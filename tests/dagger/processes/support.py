@@ -51,6 +51,12 @@ def tree() -> tuple[D.DTask[int], int]:
     return tasks[0], sum(range(16))
 
 
+def nested(depth: int) -> int:
+    """Bodies that spawn bodies, and wait for them: how many there are."""
+    time.sleep(0.002)
+    return 1 if not depth else 1 + sum(D.fetch_all([D.spawn(nested, depth - 1) for _ in range(2)]))
+
+
 GRAPHS = (diamond, chain, tree)
 
 

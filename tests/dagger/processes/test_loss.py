@@ -20,7 +20,16 @@ from otel_timespan.dagger.processes.pool import pool
 from otel_timespan.events import CoreMetrics
 from otel_timespan.timespans import MultiEventLog
 from tests.backends import eventually
-from tests.dagger.processes.support import GRAPHS, PATIENCE_S, add, diamond, is_alive, nothing_left, sleep_and_give
+from tests.dagger.processes.support import (
+    GRAPHS,
+    PATIENCE_S,
+    add,
+    diamond,
+    is_alive,
+    nested,
+    nothing_left,
+    sleep_and_give,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:worker .* while:RuntimeWarning")
 
@@ -63,6 +72,19 @@ def test_a_worker_may_fail_anywhere(point: str, how: str) -> None:
         eventually(lambda: context.procs == [D.OSProc(other)])
         at_rest(context)
     assert victim not in D.workers() and other in D.workers()
+
+
+@pytest.mark.parametrize("how", ["signal", "exit", "stop", "segv"])
+@pytest.mark.parametrize("point", ["in_body", "spawning", "waiting", "reported"])
+def test_a_worker_may_fail_where_bodies_wait_for_bodies(point: str, how: str) -> None:
+    """Those that it waited for go on; its own begin again."""
+    victim = failing(point, how, 4, threads=2)
+    [other] = D.cluster.add_workers(1, threads=2)
+    with D.Context(procs=[victim, other]) as context:
+        task = D.spawn(nested, 4)
+        assert D.fetch(task, timeout=PATIENCE_S) == 31
+        eventually(lambda: context.procs == [D.OSProc(other)])
+        at_rest(context)
 
 
 @pytest.mark.parametrize("how", ["signal", "exit", "segv"])
