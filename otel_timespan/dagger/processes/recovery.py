@@ -101,6 +101,7 @@ def _warn(remote: Remote, how: str, running: list[DTask], given: int) -> None:
     text = f"worker {remote.worker} {how} {doing}"
     if given:
         text += f"; {given} task{'s' * (given > 1)} that it had {'are' if given > 1 else 'is'} done elsewhere"
+    LOGGER.info("%s", text)
     try:
         warnings.warn(text, RuntimeWarning, stacklevel=1)
     except RuntimeWarning:  # warnings are errors in this program; here is nobody to raise it to

@@ -35,7 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:worker .* while:RuntimeWarning")
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
+def _leaves_nothing(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level("INFO", "otel_timespan")  # so that a failure shows who died of what
     with nothing_left():
         yield
         D.cluster.remove_workers([worker for worker in D.workers() if worker != 1])
