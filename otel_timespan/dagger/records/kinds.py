@@ -35,7 +35,7 @@ from ...timespans.model import (
     id_layout,
 )
 from ...timespans.rows import record_kind
-from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
+from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT, TAKEN
 from ..options.options import DEFAULT
 from ..places.processors import OSProc, ThreadProc
 from ..service.guards import guard
@@ -53,6 +53,7 @@ __all__ = [
     "SPAN",
     "START",
     "SUBMIT",
+    "TAKEN",
     "code_of",
     "code_of_worker",
     "function_code",
@@ -380,6 +381,20 @@ def expand_return(record: Any, out: list[Event]) -> None:
     expand_end(whole, out)
 
 
+def expand_taken(record: Any, out: list[Event]) -> None:
+    """`expand_return` of a body that ran in another process: all that has, then `received, here`.
+
+    `received`: when its answer was; `here`: what was sampled then, in the core's own process.
+    """
+    _, tb, t1, uid, thunk_id = record[:5]
+    state, samples, t2, here = record[14:]
+    expand_return((*record[:14], None, samples), out)
+    result = ChunkInfo(*record[7:11])
+    t2 = max(t2, t1 + 1, tb + 3)
+    _span(out, "take", _new(EventId, (OF_TAKE, uid, thunk_id)), None, t2, t2 + 1, CORE_WORKER, here)
+    expand_finish((None, t2 + 2, t2 + 3, uid, thunk_id, result, state, here), out)
+
+
 def expand_finish(record: Any, out: list[Event]) -> None:
     """(_, t0, t1, uid, thunk_id, result, state, samples): a task has its result."""
     _, t0, t1, uid, thunk_id, result, state, samples = record
@@ -427,6 +442,7 @@ record_kind(expand_start, START)
 record_kind(expand_return, RETURN)
 record_kind(expand_evict, EVICT)
 record_kind(expand_end, END)
+record_kind(expand_taken, TAKEN)
 SPAN = record_kind(expand_span)
 FINISH = record_kind(expand_finish)
 STEAL = record_kind(expand_steal)
