@@ -391,7 +391,7 @@ def expand_taken(record: Any, out: list[Event]) -> None:
     expand_return((*record[:14], None, samples), out)
     result = ChunkInfo(*record[7:11])
     t2 = max(t2, t1 + 1, tb + 3)
-    _span(out, "take", _new(EventId, (OF_TAKE, uid, thunk_id)), None, t2, t2 + 1, CORE_WORKER, here)
+    _span(out, "take", EventId(uid=uid, seq=thunk_id), None, t2, t2 + 1, CORE_WORKER, here)
     expand_finish((None, t2 + 2, t2 + 3, uid, thunk_id, result, state, here), out)
 
 
