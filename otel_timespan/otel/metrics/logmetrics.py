@@ -340,7 +340,7 @@ class _Occurrences:
 
     def __call__(self, event: Event) -> None:
         if event.category == "handle_fault":
-            self._count(semconv.FAULT_COUNT, (event.worker,), 1)
+            self._count(semconv.FAULT_COUNT, (event.id.get("worker", event.worker),), 1)  # the event is the core's
         elif event.category == "proc_steal_local":
             if event.timeline is not None:  # an attempt may bring nothing
                 self._count(semconv.STEAL_COUNT, (event.worker,), 1)
@@ -351,6 +351,7 @@ class _Occurrences:
         """The same for records."""
         if steps.evicted:
             self._count(semconv.EVICT_COUNT, (steps.worker,), len(steps.evicted))
+
 
 class _FunctionBytes:
     """Live bytes of results by the function that made them: of the chunks that `BytesAllocd` counts in all.

@@ -164,7 +164,10 @@ class SpanMapper:
         handler = (self._starts if event.phase == "start" else self._finishes).get(category)
         if handler is not None:
             handler(event, id, out)
-        elif self._keeps_scheduler and category not in NEVER_SPANS:
+            return
+        if category == "handle_fault" and event.phase == "finish":
+            self._runs.worker_lost()
+        if self._keeps_scheduler and category not in NEVER_SPANS:
             before = len(out)
             self.sampled += self._plain.scheduler(event, self._run_of(id.get("thunk_id")), out)
             if len(out) > before and self.budgets.limit is not None:
@@ -505,14 +508,14 @@ class SpanMapper:
         self._late[id.thunk_id, id.processor] = task
         return task
 
-    def _retry(self, task_id: int, attempt: int, now: int, out: list[SpanData]) -> tuple[int, int] | None:
-        """Close the attempt that a new one replaces; (trace id, span id) of it, if there is one."""
+    def _retry(self, task_id: int, attempt: int, now: int, out: list[SpanData]) -> tuple[int, int, bool] | None:
+        """Close the attempt that a new one replaces: (trace id, span id, whether it lost its worker), if any."""
         before = self._tasks.pop(task_id, None)
         if before is None:
             done = self.done.get(task_id) if attempt > 1 else None
             if done is None:
                 return None
-            return done.parent.trace_id, ids.of(done.base, ids.TASK, 0, done.attempt)
+            return done.parent.trace_id, ids.of(done.base, ids.TASK, 0, done.attempt), False
         if before.body_end:  # it ended then: the delay until the next attempt is nobody's time
             now = before.body_end
         before.finished = before.latest = max(before.latest, now)
@@ -528,7 +531,8 @@ class SpanMapper:
         if self.observer is not None:
             self.observer.task_retried(before)
         self._emit_task(before, "retried", out)
-        return before.parent.trace_id, before.span_id
+        lost = before.body_failure is None or before.body_failure.type == failures.LOST
+        return before.parent.trace_id, before.span_id, lost
 
     def _settle(self, task: OpenTask, result: str, bounds: tuple[int, ...]) -> None:
         """Account for a result: the run's counts, the critical path, what later links need."""
