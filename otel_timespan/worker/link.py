@@ -45,7 +45,6 @@ from ..dagger.processes.wire import (
     dumps,
     error_bytes,
     loads,
-    pack,
 )
 from ..dagger.records import kinds as records
 from ..dagger.service.threads import start_bare
@@ -54,6 +53,7 @@ from ..errors import InvalidOptionError
 from ..timespans.recorder import Recorder
 from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
+from .store import Store
 
 __all__ = ["Link"]
 
@@ -74,6 +74,9 @@ class Link:
     def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any]) -> None:
         self.worker = config["worker"]
         self.handles: dict[type, Callable[[Any], Any]] = {}
+        lane = socket.socket(fileno=config["lane"])
+        lane.set_inheritable(False)
+        self.store = Store(self.worker, lane, config.get("memory"), self.handles, self.say_now, self._ring)
         self._socket, self._framer = sock, framer
         self._functions: dict[int, Any] = {}
         self._tasks: dict[int, DTask] = {}
@@ -162,14 +165,15 @@ class Link:
                 self._away_since = 0.0
                 self._standing.pop()
                 return True
-            if self._out and time.monotonic() - self._since > GATHER_S:
+            released = self.store.released
+            if released or (self._out and time.monotonic() - self._since > GATHER_S):
                 self.flush()
             quiet = 0 if since or self._out else quiet + 1
             if quiet < DOZE_AFTER:
                 time.sleep(GATHER_S)
                 continue
             self._dozing = True
-            if not self._out:
+            if not (self._out or released):
                 self._bell.acquire()
             self._dozing = False
             quiet = 0
@@ -201,6 +205,8 @@ class Link:
                 self.context.recorder = Recorder(self._note, put=_forget) if message[1] else None
             elif kind == STOP:
                 self._ended.set()
+            elif kind in self.store.kinds:
+                self.store.kinds[kind](*message[1:])
         for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
             self.driver.wake()
         if self.core.effects:
@@ -214,8 +220,9 @@ class Link:
         """Queue a task: 1 if it is one that any thread may run."""
         try:
             f = self._function(function)
-            values = tuple([_value(item) for item in args])
-            named = None if kwargs is None else {name: _value(item) for name, item in kwargs.items()}
+            argument = self.store.argument
+            values = tuple([argument(item) for item in args])
+            named = None if kwargs is None else {name: argument(item) for name, item in kwargs.items()}
             wanted: Options = DEFAULT if options is None else made(loads(options))
             if pinned is not None:
                 wanted = made({**wanted.__dict__, "occupancy": {Any: pinned[1]}})
@@ -237,7 +244,7 @@ class Link:
 
     def _function(self, function: Any) -> Any:
         if type(function) is tuple:
-            return _value(function[0])
+            return self.store.argument(function[0])
         f = self._functions[function]
         if type(f) is bytes:
             f = self._functions[function] = loads(f)
@@ -257,7 +264,7 @@ class Link:
         outcome = task._outcome
         if task._state != FAILED:
             try:
-                item = pack(read(outcome), self.handles)
+                item = self.store.result_item(task)
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -318,13 +325,27 @@ class Link:
         out.append(message)
         if not self.core.queue or now - self._since > GATHER_S:
             self.flush()
-        elif self._dozing:
+        else:
+            self._ring()
+
+    def say_now(self, message: Any) -> None:
+        """Send a message with all that waits. From any thread."""
+        self._out.append(message)
+        self.flush()
+
+    def _ring(self) -> None:
+        """Wake the thread that sends, if it sleeps."""
+        if self._dozing:
             self._dozing = False
             with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
 
     def flush(self) -> None:
         """Send what waits."""
+        if self.store.released:
+            news = self.store.news()
+            if news is not None:
+                self._out.append(news)
         if not self._out:
             return
         with self._sending:
@@ -353,10 +374,6 @@ class _Landing:
     def __call__(self) -> None:
         """It is there."""
         self._link.landed(self._task, self._attempt, self._timed.ns)
-
-
-def _value(item: Any) -> Any:
-    return loads(item[0]) if type(item) is tuple else item
 
 
 def _forget(record: Any) -> None:

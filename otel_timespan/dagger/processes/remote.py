@@ -16,13 +16,15 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from .frames import Framer, framed
+from .frames import MAX_FRAME, Framer, framed
 from .wire import FUNCTION, dumps
 
 if TYPE_CHECKING:
     from ..core.machine import Core
     from ..core.placement import Slot
     from ..tasks.dtask import DTask
+    from .descriptors import Lane
+    from .values import Values
 
 __all__ = ["Flight", "Remote"]
 
@@ -43,8 +45,17 @@ class Flight:
 class Remote:
     """One worker, seen from the head."""
 
-    def __init__(self, worker: int, threads: int, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    def __init__(
+        self,
+        worker: int,
+        threads: int,
+        process: subprocess.Popen[bytes],
+        sock: socket.socket,
+        values: Values,
+        lane: Lane,
+    ) -> None:
         self.worker, self.threads, self.process, self.socket = worker, threads, process, sock
+        self.values, self.lane = values, lane
         self.pid = process.pid
         self.ready: dict[str, Any] | None = None
         """What the worker said of itself; None until it can take tasks."""
@@ -104,7 +115,12 @@ class Remote:
 
     def queue(self, messages: list[Any]) -> None:
         """Put a frame of these messages behind what is not sent yet."""
-        self._unsent += map(memoryview, framed(pickle.dumps(messages, 5)))
+        body = pickle.dumps(messages, 5)
+        if len(body) > MAX_FRAME and len(messages) > 1:
+            for message in messages:
+                self.queue([message])
+            return
+        self._unsent += map(memoryview, framed(body))
 
     def leave_unsent(self, rest: bytes) -> None:
         """Put what is left of a frame, of which the socket did not take all, where `send` begins."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InvalidOptionError
+from ...errors import InvalidOptionError, WorkerLostError
 from ..bodies.ending import release_inputs, report_defect, succeed
 from ..bodies.logged import RunLog
 from ..bodies.results import learn
@@ -24,7 +24,20 @@ from .handles import handle_of
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
-from .wire import CALLED, ERROR, LEVEL, READY, RESULT, error_of
+from .values import Values
+from .wire import (
+    CALLED,
+    ERROR,
+    EXPORTED,
+    KEPT,
+    LEVEL,
+    NOT_EXPORTED,
+    READY,
+    RELEASED,
+    RESULT,
+    RETIRED,
+    error_of,
+)
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -45,6 +58,13 @@ class Traffic:
     """See the module."""
 
     def __init__(self) -> None:
+        self.values = values = Values()
+        self._of_values: dict[int, Callable[..., None]] = {
+            EXPORTED: values.exported,
+            NOT_EXPORTED: values.not_exported,
+            RELEASED: values.released,
+            RETIRED: values.retired,
+        }
         self.expected: dict[int, float] = {}
         """How long bodies take, by `id()` of their code: the mean of the last ones, in nanoseconds."""
         self.on_ready: Callable[[Remote], None] = _ignore
@@ -56,6 +76,8 @@ class Traffic:
     def next_messages(self, remote: Remote) -> list[Any]:
         """What a worker is to be sent now; [] for nothing."""
         messages: list[Any] = []
+        if self.values.gone:
+            self.values.sweep()
         while remote.said:
             messages.append(remote.said.popleft())
         if not remote.takes_tasks:
@@ -104,15 +126,44 @@ class Traffic:
             remote.noted = not remote.noted
             messages.append((LEVEL, remote.noted))
         core.running.add(task)
-        try:
-            message = task_message(remote, task, attempt, pinned, messages)
-        except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
-            core.running.discard(task)
-            self._wake(core, conclude(core, task, None, _unpicklable(remote, task, error), None, False, 0))
-            return
         remote.flights[task.id] = flight
         remote.ahead_ns += flight.expected_ns
+        missing = self.values.missing(remote, task)
+        if missing:
+            self.values.want(missing, lambda: self._give_late(remote, flight, pinned))
+        else:
+            self._send(remote, flight, pinned, messages)
+
+    def _give_late(self, remote: Remote, flight: Flight, pinned: Any) -> None:
+        """What a task needs is where it can be had from."""
+        task = flight.task
+        if remote.flights.get(task.id) is not flight:  # that worker is gone
+            return
+        if task._context is None or task._state >= DONE:  # cancelled meanwhile
+            self._take_back(remote, flight)
+            release_inputs(task)
+            return
+        messages: list[Any] = []
+        self._send(remote, flight, pinned, messages)
+        for message in messages:
+            remote.say(message)
+
+    def _send(self, remote: Remote, flight: Flight, pinned: Any, messages: list[Any]) -> None:
+        task = flight.task
+        try:
+            message = task_message(remote, task, flight.attempt, pinned, messages)
+        except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
+            self._take_back(remote, flight)
+            self._wake(task._core, conclude(task._core, task, None, _unsendable(remote, task, error), None, False, 0))
+            return
         messages.append(message)
+
+    def _take_back(self, remote: Remote, flight: Flight) -> None:
+        """It was not given after all."""
+        task = flight.task
+        task._core.running.discard(task)
+        del remote.flights[task.id]
+        remote.ahead_ns -= flight.expected_ns
 
     def expected_of(self, f: Any) -> float:
         """Nanoseconds that a body is expected to take."""
@@ -135,6 +186,8 @@ class Traffic:
                 tell = remote.calls.pop(message[1], None)
                 if tell is not None:
                     tell(*message[2:])
+            elif kind in self._of_values:
+                self._of_values[kind](remote, *message[1:])
 
     def _landed(self, remote: Remote, id: int, attempt: int, tid: int) -> DTask | None:
         """The task that this is the outcome of; None where nobody waits for it any more."""
@@ -152,7 +205,10 @@ class Traffic:
 
     def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:
         task = self._landed(remote, id, attempt, tid)
+        is_kept = type(item) is tuple and len(item) == KEPT
         if task is None:
+            if is_kept:
+                self.values.drop(remote, item)
             return
         core = task._core
         try:
@@ -160,10 +216,12 @@ class Traffic:
                 self._learn(core, task, ns)
             recorder = core.context.recorder
             if recorder is None and task._options is DEFAULT and task._live is None and core.devices is None:
-                queued = succeed(core, task, handle_of(item, None))
+                outcome = self.values.handle(remote, item, None) if is_kept else handle_of(item, None)
+                queued = succeed(core, task, outcome)
             else:
                 run_log = None if recorder is None else _run_log(recorder, task, log)
-                outcome = handle_of(item, None if recorder is None else recorder.put)
+                put = None if recorder is None else recorder.put
+                outcome = self.values.handle(remote, item, put) if is_kept else handle_of(item, put)
                 queued = conclude(core, task, outcome, None, run_log, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
@@ -205,6 +263,7 @@ class Traffic:
 
     def look(self) -> None:
         """A tenth of a second went by."""
+        self.values.sweep()
         self.on_look()
 
     def fail_all(self, remote: Remote, error: Callable[[], BaseException]) -> None:
@@ -224,7 +283,9 @@ def _run_log(recorder: Any, task: DTask, log: Any) -> RunLog:
     return made
 
 
-def _unpicklable(remote: Remote, task: DTask, error: BaseException) -> BaseException:
+def _unsendable(remote: Remote, task: DTask, error: BaseException) -> BaseException:
+    if isinstance(error, WorkerLostError):
+        return error
     reason = f"{type(error).__name__}: {error}"
     made = InvalidOptionError(f"task {task.id} can't be sent to worker {remote.worker}: {reason}")
     made.__cause__ = error
