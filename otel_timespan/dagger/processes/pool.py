@@ -153,7 +153,7 @@ class Pool:
         with self._lock:
             if self._pump is None:
                 self._pump = Pump(self._traffic)
-                self._traffic.values.call = self._pump.call
+                self._traffic.values.call, self._traffic.values.poke = self._pump.call, self._pump.poke
                 self._traffic.values.is_pump = self._pump.is_me
             return self._pump
 

@@ -146,7 +146,7 @@ class Traffic:
         messages: list[Any] = []
         self._send(remote, flight, pinned, messages)
         for message in messages:
-            remote.say(message)
+            self.values.say(remote, message)
 
     def _send(self, remote: Remote, flight: Flight, pinned: Any, messages: list[Any]) -> None:
         task = flight.task

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LARGE", "Values"]
 
-LARGE = 256 << 10
+LARGE = 128 << 10
 """Values of the head from so many bytes on go by a block; smaller ones are part of the message."""
 
 
@@ -64,12 +64,13 @@ class _HandlesInsideError(Exception):
 
 
 class Values:
-    """See the module. `call(f)` has f called on the pump's thread; `is_pump()`: whether this is that thread."""
+    """See the module. `call`, `poke` and `is_pump` are the pump's."""
 
     def __init__(self) -> None:
         self.maps = Maps()
         self.slabs = Slabs()
         self.call: Callable[[Callable[[], None]], None] = _no_pump
+        self.poke: Callable[[], None] = _no_pump
         self.is_pump: Callable[[], bool] = bool
         self.gone: deque[Any] = deque()
         """What came to an end: (worker, key, block) for a handle, (None, id of the handle, block) for one of the head's
@@ -83,6 +84,11 @@ class Values:
         """Of values of the head, by `id()` of the handle. None: it has no block, and goes with each message."""
         self._told: list[tuple[Shared, int]] = []
         """The readers that the message that is being made has counted."""
+
+    def say(self, remote: Remote, message: Any) -> None:
+        """Send a message to a worker, which the pump may have looked at already in this round."""
+        remote.say(message)
+        self.poke()
 
     # ---- workers ------------------------------------------------------------------------------------------
 
@@ -119,7 +125,7 @@ class Values:
     def drop(self, remote: Remote, item: Any) -> None:
         """Nobody waits for a result that is kept there."""
         if (remote.worker, item[0]) not in self._handles:
-            remote.say((FORGET, [item[0]]))
+            self.say(remote, (FORGET, [item[0]]))
 
     def exported(self, remote: Remote, key: int, place: Any, item: Any) -> None:
         """A value is where others find it: in a block, or here, packed."""
@@ -195,7 +201,7 @@ class Values:
                 self._waits[key].append(one_is_there)
             else:
                 self._waits[key] = [one_is_there]
-                handle.home.say((WANT, handle.key))
+                self.say(handle.home, (WANT, handle.key))
 
     def pull(self, handle: RemoteDRef) -> Any:
         """The value behind a handle, in this process. Waits for it. See `RemoteDRef` for what it raises."""
@@ -336,7 +342,7 @@ class Values:
                 shared.is_wanted = False
                 self._settle(shared)
         for remote, keys in forgotten.items():
-            remote.say((FORGET, keys))
+            self.say(remote, (FORGET, keys))
         for block in self.maps.released():
             shared = self._blocks.get(block)
             if shared is not None:
@@ -353,7 +359,7 @@ class Values:
             return
         home = self._homes.get(shared.owner)
         if home is not None:
-            home.say((FREE, [tuple(block[1:])]))
+            self.say(home, (FREE, [tuple(block[1:])]))
         elif not any(one[:2] == block[:2] for one in self._blocks):
             self._forget_slabs(shared.owner, [block.slab])
 
@@ -365,7 +371,7 @@ class Values:
         for remote in list(self._homes.values()):
             had = remote.lane.forget(owner, slabs)
             if had:
-                remote.say((FORGET_SLABS, owner, had))
+                self.say(remote, (FORGET_SLABS, owner, had))
 
 
 def _count(shared: Shared, worker: int) -> None:
@@ -392,6 +398,6 @@ def _dumps(value: Any, apart: Callable[[pickle.PickleBuffer], bool]) -> bytes:
     return dumps_apart(value, {DTask: _refuse, Chunk: _refuse}, apart)[0]
 
 
-def _no_pump(call: Callable[[], None]) -> None:
+def _no_pump(*given: Any) -> None:
     raise AssertionError("a value of a worker before there was one")
 
