@@ -21,7 +21,7 @@ from ..dagger.data.chunks import ArrayDomain, Chunk, DRef, UnitDomain
 from ..dagger.data.read import read
 from ..dagger.places.processors import OSProc
 from ..dagger.processes.descriptors import Lane
-from ..dagger.processes.handles import domain_of, shape_of, type_of_name
+from ..dagger.processes.handles import domain_of, handle_of, shape_of, type_of_name
 from ..dagger.processes.maps import Block, Maps
 from ..dagger.processes.slabs import Exported, Slabs
 from ..dagger.processes.wire import (
@@ -45,8 +45,10 @@ from ..dagger.processes.wire import (
     pack,
     type_name,
 )
+from ..dagger.records.sizes import approx_size
 from ..dagger.service.threads import start_bare
 from ..dagger.tasks.dtask import DTask, Result
+from ..dagger.tasks.references import Reference
 from ..errors import InvalidOptionError, StorageError
 
 __all__ = ["Store"]
@@ -158,34 +160,56 @@ class Store:
         """What stands in a message for an argument: the value, or a chunk of it, read when the body begins."""
         if type(item) is not tuple:
             return item
-        kind = len(item)
-        if kind == PACKED:
+        if len(item) == PACKED:
             return loads(item[0])
-        if kind == HERE:
-            handle = self._kept.get(item[0])
-            if handle is None:
-                raise StorageError(f"value {item[0]} is not kept by worker {self._worker}")
-            return Chunk(handle, OSProc(self._worker))
-        return Chunk(MappedDRef(item, self), OSProc(item[0]))
+        handle = self.handle(item)
+        return Chunk(handle, OSProc(handle.worker))
+
+    def handle(self, item: Any) -> DRef:
+        """The handle of what stands in a message for a value."""
+        kind = len(item) if type(item) is tuple else PACKED
+        if kind == PACKED:
+            return handle_of(item, None)
+        if kind != HERE:
+            return MappedDRef(item, self)
+        handle = self._kept.get(item[0])
+        if handle is None:
+            raise StorageError(f"value {item[0]} is not kept by worker {self._worker}")
+        return handle
 
     def result_item(self, task: DTask) -> Any:
         """What stands in a message for a task's result; what is large stays here. Raises what pickling raises."""
         outcome = task._outcome
         if type(outcome) is Result:
             return pack(outcome.value, self._handles)
-        stays = task._options.result_scope is not None
-        if outcome.may_spill or id(outcome) in self._keys:
-            return self._keep(outcome, stays)
-        value = outcome.value
+        chunk = None if task._live is None else task._live.chunk
+        if chunk is not None:
+            return pack(chunk, self._handles)
+        return self.item_of(outcome, task._options.result_scope is not None)
+
+    def item_of(self, handle: DRef, changes: bool) -> Any:
+        """What stands in a message for a value that was made here. What `changes` stays here, however small."""
+        if handle.may_spill or id(handle) in self._keys:
+            return self._keep(handle, changes)
+        value = handle.value
         if is_plain(value):
             return value
-        nbytes = outcome.nbytes
-        if stays or (nbytes is not None and nbytes > INLINE_BYTES):
-            return self._keep(outcome, stays)
+        nbytes = handle.nbytes
+        if changes or (nbytes is not None and nbytes > INLINE_BYTES):
+            return self._keep(handle, changes)
         data, found = dumps(value, self._handles)
         if len(data) > INLINE_BYTES and not found:
-            return self._keep(outcome, stays)
+            return self._keep(handle, changes)
         return data, type_name(type(value)), nbytes, found
+
+    def kept_item(self, value: Any) -> Any:
+        """What stands in a message for a large value that is an argument of a task spawned here; None for others."""
+        nbytes = None if is_plain(value) or isinstance(value, Reference) else approx_size(value)
+        if nbytes is None or nbytes <= INLINE_BYTES:
+            return None
+        handle = DRef()
+        handle.value, handle.worker, handle._nbytes = value, self._worker, nbytes
+        return self._keep(handle, False)
 
     def _keep(self, handle: DRef, changes: bool) -> tuple[Any, ...]:
         key = self._keys.get(id(handle))

@@ -177,7 +177,7 @@ class Values:
 
     def missing(self, remote: Remote, task: Any) -> list[RemoteDRef]:
         """What a task on this worker needs and is at another one only."""
-        if not self._handles:
+        if not self._handles or task._options.meta:
             return []
         given = (task._f, *task._args, *(task._kwargs or {}).values())
         refs = [one._outcome if type(one) is DTask else one.handle if type(one) is Chunk else None for one in given]
@@ -202,6 +202,13 @@ class Values:
             else:
                 self._waits[key] = [one_is_there]
                 self.say(handle.home, (WANT, handle.key))
+
+    def want_for(self, remote: Remote, handle: DRef, tell: Callable[[], None]) -> None:
+        """Have a value where this worker can have it; `tell()` when it is, or can't be."""
+        if type(handle) is RemoteDRef and handle.home is not remote and handle.is_elsewhere:
+            self.want([handle], tell)
+        else:
+            tell()
 
     def pull(self, handle: RemoteDRef) -> Any:
         """The value behind a handle, in this process. Waits for it. See `RemoteDRef` for what it raises."""

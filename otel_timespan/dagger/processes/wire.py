@@ -53,28 +53,38 @@ __all__ = [
 
 # --- head to worker ------------------------------------------------------------------------------------
 
-CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP, LEVEL = range(8)
+CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
+ANSWER, REFUSED, WORKERS = range(40, 43)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
-(FUNCTION, number, bytes): a function that tasks name by this number from now on.
+(FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
 (TASK, id, attempt, slot or 0, share, slots, function, args, kwargs or None, options or None, surroundings or None).
 (CANCEL, id, graceful, force).
-(DONE, id, ok, item): a task that the worker spawned, or has a handle of, ended.
+(ENDED, id, how, what): a task that the worker spawned, or has a handle of, ended (borrows.py says how).
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
 (LEVEL, noted): whether outcomes are to bring along what a log is told (`log`), from now on.
+(ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
+(REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
+(WORKERS, {worker: (threads, node)}): which workers there are.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
 
 READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
+EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
 """(READY, {name: value}): it can take tasks.
 
 (RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
 (ERROR, id, attempt, slot, bytes, text, log): a body raised.
-(SPAWN, id, parent's id, function, args, kwargs, options, surroundings): a body spawned a task.
-(DROP, [id, ...]): nobody in the worker has a handle of these tasks any more.
+(SPAWN, id, body's id or 0, function, args, kwargs, options, ids of further inputs, surroundings): a task was spawned.
 (CALLED, number, ok, bytes): what CALL gave.
+(EXPIRED, as ERROR): the body ran too long; it goes on.
+(DROP, id, count, retrieved): nobody there has a handle of this task any more, which came so often; whether its failure
+was seen. (DROP_VALUE, key, count): the same for a value.
+(WAITS, body's id, task's id), (WAITED, ...): a body begins to wait for a task; it stops before that is done.
+(PAUSED, body's id), (RESUMED, ...): a body needs no slot, as it waits; it goes on.
+(ASK, number, what, body's id or 0, bytes): something that only the head can do (asked.py).
 """
 
 # --- large values (values.py) -----------------------------------------------------------------------------
@@ -103,6 +113,9 @@ HERE: (key,), an argument that is kept by the worker that gets it.
 LOCATED: (owner, place, type, size, False, shape or None), an argument in a block; `place` as in `slabs.Exported`.
 KEPT: (key, type, size, False, shape or None, whether it may change), a result that stays with the worker.
 """
+
+INPUT = 1
+"""An argument in a SPAWN that is a tuple of so many items is (id,): the result of that task."""
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))
 """Types whose values stand in messages as they are. A short str does, too."""

@@ -75,7 +75,7 @@ def test_a_value_is_fetched_once(two: list[int]) -> None:
 
 def test_its_own_worker_has_the_value_itself(two: list[int]) -> None:
     """No copy: what a body gets there is the object that another one gave."""
-    first, second = two
+    first, _ = two
     made = on(first, numbers, 1.0)
     assert D.fetch(on(first, id, made)) == D.fetch(on(first, id, made))
     D.fetch(on(first, np.ndarray.fill, made, 4.0))
@@ -215,7 +215,7 @@ def test_a_value_that_can_not_be_pickled_is_used_where_it_is(two: list[int]) -> 
     first, second = two
     made = on(first, unpicklable)
     assert D.fetch(on(first, len, made)) == 10_001
-    with pytest.raises(D.InvalidOptionError, match="a list made by worker .* can't be sent.*lock"):
+    with pytest.raises(D.InvalidOptionError, match=r"a list made by worker .* can't be sent.*lock"):
         D.fetch(on(second, len, made))
     with pytest.raises(D.InvalidOptionError, match="can't be sent"):
         D.fetch(made)
