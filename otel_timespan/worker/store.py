@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..dagger.bodies.call import REFERENCES
 from ..dagger.data.chunks import ArrayDomain, Chunk, DRef, UnitDomain
 from ..dagger.data.read import read
 from ..dagger.places.processors import OSProc
@@ -48,7 +49,6 @@ from ..dagger.processes.wire import (
 from ..dagger.records.sizes import approx_size
 from ..dagger.service.threads import start_bare
 from ..dagger.tasks.dtask import DTask, Result
-from ..dagger.tasks.references import Reference
 from ..errors import InvalidOptionError, StorageError
 
 __all__ = ["Store"]
@@ -204,7 +204,7 @@ class Store:
 
     def kept_item(self, value: Any) -> Any:
         """What stands in a message for a large value that is an argument of a task spawned here; None for others."""
-        nbytes = None if is_plain(value) or isinstance(value, Reference) else approx_size(value)
+        nbytes = None if is_plain(value) or type(value) in REFERENCES else approx_size(value)
         if nbytes is None or nbytes <= INLINE_BYTES:
             return None
         handle = DRef()
