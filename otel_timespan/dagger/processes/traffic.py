@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError, WorkerLostError
 from ..bodies.ending import fail, release_inputs, report_defect, succeed
-from ..bodies.logged import RunLog
 from ..bodies.results import learn
 from ..bodies.run import conclude
 from ..data.chunks import Chunk
 from ..options.options import DEFAULT
-from ..records.kinds import function_code
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from . import requests
@@ -27,6 +25,7 @@ from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
+from .telling import run_log, signals, started, under
 from .upstairs import UPSTAIRS
 from .values import Values
 from .wire import (
@@ -39,7 +38,6 @@ from .wire import (
     EXPORTED,
     FUNCTION,
     KEPT,
-    LEVEL,
     NOT_EXPORTED,
     PAUSED,
     READY,
@@ -47,7 +45,9 @@ from .wire import (
     RESULT,
     RESUMED,
     RETIRED,
+    SIGNALS,
     SPAWN,
+    STARTED,
     WAITED,
     WAITS,
     error_of,
@@ -101,6 +101,8 @@ class Traffic:
             WAITED: requests.waited,
             DROP_VALUE: _drop_value,
             EXPIRED: self._expired,
+            STARTED: self._started,
+            SIGNALS: signals,
         }
 
     # ---- out -------------------------------------------------------------------------------------------
@@ -116,6 +118,7 @@ class Traffic:
         messages += news
         if not remote.takes_tasks:
             return messages
+        remote.level.tell(remote, messages)
         for core in list(remote.cores):
             self._pinned(remote, core, messages)
             self._shared(remote, core, messages)
@@ -156,9 +159,6 @@ class Traffic:
         slots = remote.slots[core]
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
         flight = Flight(task, attempt, self.expected_of(task._f))
-        if (core.context.recorder is not None) is not remote.noted:
-            remote.noted = not remote.noted
-            messages.append((LEVEL, remote.noted))
         core.running.add(task)
         remote.flights[task.id] = flight
         remote.ahead_ns += flight.expected_ns
@@ -184,6 +184,8 @@ class Traffic:
 
     def _send(self, remote: Remote, flight: Flight, pinned: Any, messages: list[Any]) -> None:
         task = flight.task
+        if task._live is not None or remote.level.under is not None:
+            under(remote, task, messages)
         try:
             message = task_message(remote, task, flight.attempt, pinned, messages)
         except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
@@ -242,7 +244,9 @@ class Traffic:
         if flight.attempt != attempt:
             return None
         if tid != 1:
-            task._slot = remote.slots[core].get(tid, task._slot)
+            slots = remote.slots.get(core)
+            if slots is not None:  # else its scheduler went down
+                task._slot = slots.get(tid, task._slot)
         return task
 
     def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:
@@ -262,12 +266,12 @@ class Traffic:
                 outcome: Any = self.values.handle(remote, item, None) if is_kept else handle_of(item, None)
                 queued = succeed(core, task, outcome)
             else:
-                run_log = None if recorder is None else _run_log(recorder, task, log)
+                told = None if recorder is None else run_log(remote, recorder, task, log)
                 put = None if recorder is None else recorder.put
                 outcome = self.values.handle(remote, item, put) if is_kept else handle_of(item, put)
                 if not outcome.may_spill and type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
                     outcome = outcome.value
-                queued = conclude(core, task, outcome, None, run_log, False, 0)
+                queued = conclude(core, task, outcome, None, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
@@ -280,8 +284,9 @@ class Traffic:
         core = task._core
         try:
             recorder = core.context.recorder
-            run_log = None if recorder is None else _run_log(recorder, task, log)
-            queued = conclude(core, task, None, error_of(remote.worker, data, text), run_log, False, 0)
+            error = error_of(remote.worker, data, text)
+            told = None if recorder is None else run_log(remote, recorder, task, log, error)
+            queued = conclude(core, task, None, error, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
@@ -294,6 +299,11 @@ class Traffic:
             return
         fail(task._core, task, error_of(remote.worker, data, text))
         release_inputs(task)
+    def _started(self, remote: Remote, id: int, attempt: int, tid: int, log: Any) -> None:
+        flight = remote.flights.get(id)
+        if flight is not None and flight.attempt == attempt and flight.task._state < DONE:
+            slot = remote.slots[flight.task._core].get(tid, flight.task._slot)
+            started(remote, flight.task, slot.code, log)
 
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
         """A body took so long: a mean that forgets; the costs by which tasks are placed are told of few brief ones."""
@@ -345,13 +355,6 @@ def _drop_value(remote: Remote, key: int, count: int) -> None:
 
 def _learn_function(remote: Remote, number: int, data: bytes | None) -> None:
     remote.their_functions.learn(number, data)
-
-
-def _run_log(recorder: Any, task: DTask, log: Any) -> RunLog:
-    """What the log is told of a body that ran elsewhere; its begin is recorded here."""
-    made = RunLog(recorder, task._slot.code, function_code(task._f))
-    made.ended = task._core.clock()
-    return made
 
 
 def _unsendable(remote: Remote, task: DTask, error: BaseException) -> BaseException:

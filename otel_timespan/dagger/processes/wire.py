@@ -17,12 +17,15 @@ import io
 import pickle
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FunctionType, TracebackType
 from typing import Any
 
 import cloudpickle
 
 from ...errors import RemoteTaskError, StorageError, TimespanError, UnpicklableError
 from ..records.sizes import approx_size
+from .byvalue import travelling
 
 __all__ = [
     "EXPORTED",
@@ -54,7 +57,7 @@ __all__ = [
 # --- head to worker ------------------------------------------------------------------------------------
 
 CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
-ANSWER, REFUSED, WORKERS = range(40, 43)
+ANSWER, REFUSED, WORKERS, GLOBALS = range(40, 44)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
@@ -63,10 +66,16 @@ ANSWER, REFUSED, WORKERS = range(40, 43)
 (ENDED, id, how, what): a task that the worker spawned, or has a handle of, ended (borrows.py says how).
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
-(LEVEL, noted): whether outcomes are to bring along what a log is told (`log`), from now on.
+(LEVEL, None) or (LEVEL, (number, whether CPU time is wanted, samplers or None, {number: part of a log})): what is to
+be noted of bodies from now on, for the head's logs, and comes with outcomes; None is nothing.
 (ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
 (WORKERS, {worker: (threads, node)}): which workers there are.
+(GLOBALS, bytes): globals of the program's `__main__` are other objects now (byvalue.py).
+"""
+
+UNDER = 43
+"""(UNDER, (number of the log, caller) or None): who called the tasks that follow.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
@@ -116,6 +125,15 @@ KEPT: (key, type, size, False, shape or None, whether it may change), a result t
 
 INPUT = 1
 """An argument in a SPAWN that is a tuple of so many items is (id,): the result of that task."""
+STARTED, SIGNALS = range(57, 59)
+"""(STARTED, id, attempt, slot, log): a body has been running for a while; `log` as far as it is known.
+
+(SIGNALS, number of the log, signal, how many, bytes or None, how many were given up): what bodies told OpenTelemetry.
+
+A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CPU ns, span, samples], times in monotonic
+ns; `span` is (bytes, whether it has what the body raised), a text or None; `samples` (number of the level, bytes of the
+begin, of the end) or None.
+"""
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))
 """Types whose values stand in messages as they are. A short str does, too."""
@@ -153,7 +171,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if how is not None:
             self.found += 1
             return how(obj)
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        return travelling(obj, reduced) if type(obj) is FunctionType else reduced
 
 
 _SIMPLE = frozenset((str, bytes, bytearray))
@@ -212,7 +231,7 @@ def type_name(kind: type) -> str:
 def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, str]:
     """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for."""
     try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
     except Exception:  # its own __str__ raised
         text = f"{type(error).__name__} (its text can't be had)"
     try:
@@ -222,6 +241,17 @@ def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any
     except Exception:
         data = pickle.dumps(stand_in(error), _PROTOCOL)
     return data, text
+
+
+_OURS = str(Path(__file__).resolve().parents[2])
+
+
+def _without_ours(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is not the scheduler's; all of it where there is none."""
+    found = frames
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_OURS):
+        found = found.tb_next
+    return found or frames
 
 
 def stand_in(error: BaseException) -> UnpicklableError:
