@@ -66,6 +66,7 @@ from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
 from .notes import Notes
 from .requests import Requests
+from .store import Store
 
 __all__ = ["Link"]
 
@@ -86,6 +87,9 @@ class Link:
     def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any]) -> None:
         self.worker = config["worker"]
         self.handles: dict[type, Callable[[Any], Any]] = {}
+        lane = socket.socket(fileno=config["lane"])
+        lane.set_inheritable(False)
+        self.store = Store(self.worker, lane, config.get("memory"), self.handles, self.say_now, self._ring)
         self._socket, self._framer = sock, framer
         self._functions = KnownFunctions()
         self._tasks: dict[int, DTask] = {}
@@ -180,14 +184,15 @@ class Link:
                 if since and not self._standing:  # who runs bodies needs somebody to send what they leave
                     self._start_thread()
                 return True
-            if self._out and time.monotonic() - self._since > GATHER_S:
+            released = self.store.released
+            if released or (self._out and time.monotonic() - self._since > GATHER_S):
                 self.flush()
             quiet = 0 if since or self._out else quiet + 1
             if quiet < DOZE_AFTER:
                 time.sleep(GATHER_S)
                 continue
             self._dozing = True
-            if not self._out:
+            if not (self._out or released):
                 self._bell.acquire()
             self._dozing = False
             quiet = 0
@@ -229,6 +234,8 @@ class Link:
                 self._call(*message[1:])
             elif kind == STOP:
                 self._ended.set()
+            elif kind in self.store.kinds:
+                self.store.kinds[kind](*message[1:])
         for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
             self.driver.wake()
         if self.core.effects:
@@ -245,8 +252,9 @@ class Link:
             if around is not None:
                 context.run(surroundings.enter, around)
             f = self._function(function)
-            values = tuple([_value(item) for item in args])
-            named = None if kwargs is None else {name: _value(item) for name, item in kwargs.items()}
+            argument = self.store.argument
+            values = tuple([argument(item) for item in args])
+            named = None if kwargs is None else {name: argument(item) for name, item in kwargs.items()}
             wanted: Options = DEFAULT if options is None else made(loads(options))
             if pinned is not None:
                 wanted = made({**wanted.__dict__, "occupancy": {Any: pinned[1]}})
@@ -276,7 +284,7 @@ class Link:
             LOGGER.warning("a global of the program's __main__ could not be renewed", exc_info=True)
 
     def _function(self, function: Any) -> Any:
-        return _value(function[0]) if type(function) is tuple else self._functions.get(function)
+        return self.store.argument(function[0]) if type(function) is tuple else self._functions.get(function)
 
     def _refuse(self, id: int, attempt: int, error: BaseException) -> None:
         text = f"task {id} can't be read by worker {self.worker}: {type(error).__name__}: {error}"
@@ -292,8 +300,7 @@ class Link:
         outcome = task._outcome
         if task._state != FAILED:
             try:
-                chunk = None if task._live is None else task._live.chunk
-                item = pack(read(outcome) if chunk is None else chunk, self.handles)
+                item = self.store.result_item(task)
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -352,7 +359,17 @@ class Link:
         out.append(message)
         if not self.core.queue or now - self._since > GATHER_S:
             self.flush()
-        elif self._dozing:
+        else:
+            self._ring()
+
+    def say_now(self, message: Any) -> None:
+        """Send a message with all that waits. From any thread."""
+        self._out.append(message)
+        self.flush()
+
+    def _ring(self) -> None:
+        """Wake the thread that sends, if it sleeps."""
+        if self._dozing:
             self._dozing = False
             with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
@@ -367,6 +384,10 @@ class Link:
 
     def flush(self) -> None:
         """Send what waits."""
+        if self.store.released:
+            news = self.store.news()
+            if news is not None:
+                self._out.append(news)
         if not self._out:
             return
         with self._sending:
@@ -400,8 +421,6 @@ class _Landing:
         self._link.landed(self._task, self._attempt, self._timed.ns)
 
 
-def _value(item: Any) -> Any:
-    return loads(item[0]) if type(item) is tuple else item
 
 
 def _facts() -> dict[str, Any]:

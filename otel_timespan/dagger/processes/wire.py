@@ -16,25 +16,40 @@ from __future__ import annotations
 import io
 import pickle
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType, TracebackType
 from typing import Any
 
 import cloudpickle
 
-from ...errors import RemoteTaskError, TimespanError, UnpicklableError
+from ...errors import RemoteTaskError, StorageError, TimespanError, UnpicklableError
 from ..records.sizes import approx_size
 from .byvalue import travelling
 
 __all__ = [
+    "EXPORTED",
+    "FORGET",
+    "FORGET_SLABS",
+    "FREE",
+    "HERE",
     "INLINE_BYTES",
+    "KEPT",
+    "LOCATED",
+    "NOT_EXPORTED",
+    "PACKED",
     "PLAIN",
+    "RELEASED",
+    "RETIRED",
+    "WANT",
     "Pickler",
     "dumps",
+    "dumps_apart",
     "error_bytes",
     "error_of",
+    "is_plain",
     "loads",
+    "loads_apart",
     "pack",
     "type_name",
 ]
@@ -81,6 +96,33 @@ was seen. (DROP_VALUE, key, count): the same for a value.
 (ASK, number, what, body's id or 0, bytes): something that only the head can do (asked.py).
 """
 
+# --- large values (values.py) -----------------------------------------------------------------------------
+
+WANT, FORGET, FREE, FORGET_SLABS = range(60, 64)
+"""(WANT, key): export a value that is kept there.
+
+(FORGET, [key, ...]): nobody has a handle of these values any more.
+(FREE, [(slab, offset), ...]): nobody reads what is in these blocks any more.
+(FORGET_SLABS, owner, [slab, ...]): they are gone.
+"""
+
+EXPORTED, NOT_EXPORTED, RELEASED, RETIRED = range(70, 74)
+"""(EXPORTED, key, place, item): where the value lies, as in `slabs.Exported`; or None, and the value packed.
+
+(NOT_EXPORTED, key, bytes, text): it can't be written, for this error.
+(RELEASED, [(owner, slab, offset), ...]): one map of each of these blocks is gone.
+(RETIRED, [slab, ...]): slabs of the worker that are gone.
+"""
+
+HERE, PACKED, LOCATED, KEPT = 1, 4, 6, 6
+"""What stands in messages for a value that does not stand there as it is: tuples, told apart by their length.
+
+PACKED: (bytes, type, size, whether there are handles in it).
+HERE: (key,), an argument that is kept by the worker that gets it.
+LOCATED: (owner, place, type, size, False, shape or None), an argument in a block; `place` as in `slabs.Exported`.
+KEPT: (key, type, size, False, shape or None, whether it may change), a result that stays with the worker.
+"""
+
 INPUT = 1
 """An argument in a SPAWN that is a tuple of so many items is (id,): the result of that task."""
 STARTED, SIGNALS = range(57, 59)
@@ -100,6 +142,9 @@ _SHORT = 256
 
 INLINE_BYTES = 32 * 1024
 """Results up to this size live in the head."""
+
+MOST_INLINE = 1 << 28
+"""Nothing larger goes in a message, even where there is no other way."""
 
 _PROTOCOL = 5
 
@@ -137,13 +182,31 @@ def dumps(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[byt
     """A value as bytes, and whether there are handles in it. Raises whatever its pickling raises."""
     if type(value) in _SIMPLE:
         return pickle.dumps(value, _PROTOCOL), False
+    return dumps_apart(value, handles, None)
+
+
+def dumps_apart(
+    value: Any, handles: Mapping[type, Callable[[Any], Any]], apart: Callable[[pickle.PickleBuffer], bool] | None
+) -> tuple[bytes, bool]:
+    """`dumps`, with large buffers given to `apart`, if that is not None, as `buffer_callback` of picklers."""
     file = io.BytesIO()
-    pickler = Pickler(file, handles)
+    pickler = Pickler(file, handles, apart)
     try:
         pickler.dump(value)
     except RecursionError as deep:
         raise pickle.PicklingError("it is nested too deep to be pickled") from deep
     return file.getvalue(), pickler.found > 0
+
+
+def loads_apart(header: Any, buffers: Sequence[memoryview]) -> Any:
+    """The value that `dumps_apart` wrote."""
+    return pickle.loads(header, buffers=buffers)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value stands in messages as it is."""
+    kind = type(value)
+    return kind in PLAIN or (kind is str and len(value) <= _SHORT)
 
 
 def pack(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> Any:
@@ -152,6 +215,8 @@ def pack(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> Any:
     if kind in PLAIN or (kind is str and len(value) <= _SHORT):
         return value
     data, found = dumps(value, handles)
+    if len(data) > MOST_INLINE:
+        raise StorageError(f"a {kind.__name__} of {len(data)} bytes is too large for a message")
     return data, type_name(kind), approx_size(value), found
 
 
