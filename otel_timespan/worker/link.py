@@ -24,6 +24,7 @@ from typing import Any
 
 from .. import forks
 from ..dagger import context as _context
+from ..dagger.bodies.forked import end_forked
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
@@ -61,7 +62,7 @@ from ..dagger.service import head, surroundings
 from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, new_task
-from ..errors import InvalidOptionError, TaskTimeoutError
+from ..errors import InvalidOptionError, SchedulingError, TaskTimeoutError
 from ..timespans.recorder import Recorder
 from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
@@ -84,7 +85,10 @@ class Link:
     """One worker process, as it sees itself."""
 
     def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any]) -> None:
+        global _here
+        _here = self
         self.worker = config["worker"]
+        self.is_forked = False
         self.handles: dict[type, Callable[[Any], Any]] = {}
         self._socket, self._framer = sock, framer
         self._functions = KnownFunctions()
@@ -154,6 +158,8 @@ class Link:
                         with contextlib.suppress(RuntimeError):  # woken just now
                             self._bell.release()
                     self.driver.work_here()
+                    if self.is_forked:
+                        end_forked()
                     self.flush()
                     if not self._baton.acquire(False):
                         break
@@ -275,8 +281,21 @@ class Link:
         data, stack = error_bytes(InvalidOptionError(text), self.handles)
         self.say((ERROR, id, attempt, 0, data, stack, None))
 
+    def forget(self) -> None:
+        """In a child that a body forked: the head is the parent's."""
+        self.is_forked = True
+        self._socket.close()
+        self._out.clear()
+        self.driver.forget()
+        self.core.halted = self._no_head()
+
+    def _no_head(self) -> SchedulingError:
+        return SchedulingError(f"this process was forked in worker {self.worker}: it has no scheduler", "exited")
+
     def landed(self, task: DTask, attempt: int, ns: int) -> None:
         """A task has its outcome: tell the head."""
+        if self.is_forked:
+            return  # the thread that ran the body sees to it
         self._tasks.pop(task.id, None)
         notes = self._notes.pop(task.id, None)
         slot = task._slot
@@ -307,6 +326,8 @@ class Link:
 
     def spawned(self, task: DTask) -> None:
         """A task was spawned here."""
+        if self.is_forked:
+            raise self._no_head()
         self._requests.spawn(task)
 
     def pauses(self, body: DTask | None, begins: bool) -> None:
@@ -347,7 +368,12 @@ class Link:
     # ---- out ---------------------------------------------------------------------------------------------------
 
     def say(self, message: Any) -> None:
-        """Send a message: now, or soon with others. From any thread."""
+        """Send a message: now, or soon with others. From any thread.
+
+        Raises `SchedulingError` in a process that a body forked.
+        """
+        if self.is_forked:
+            raise self._no_head()
         out = self._out
         now = time.monotonic()
         if not out:
@@ -385,6 +411,15 @@ class Link:
                     self._socket.sendall(body)
             except OSError:  # the head is gone: the reader sees it, too
                 return
+
+
+_here: Link | None = None
+
+
+@forks.in_child("_here")
+def _in_child() -> None:
+    if _here is not None:
+        _here.forget()
 
 
 class _Landing:
