@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerLostError
 from .borrows import Borrows
-from .frames import Framer, framed
+from .frames import Framer, in_frames
 from .functions import KnownFunctions, NumberedFunctions
+from .telling import Level
 from .wire import error_bytes
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ class Remote:
         """The slots that it is for each of them, by number of the thread."""
         self.ahead_ns = 0.0
         """Expected time of what it was given and has not answered."""
-        self.noted = False
-        """Whether it notes what a log is told."""
         self.flights: dict[int, Flight] = {}
         """What it was given and has not answered, by task id."""
         self.calls: dict[int, Callable[[bool, Any], None]] = {}
@@ -75,6 +74,10 @@ class Remote:
         """What it has handles of."""
         self.paused = 0
         """How many of its bodies wait, and need no slot."""
+        self.level = Level()
+        """What it was told to note."""
+        self.begun: set[int] = set()
+        """Of which tasks the log was told that their bodies run."""
         self.said: deque[Any] = deque()
         """Messages from any thread that are not sent yet."""
         self.functions = NumberedFunctions(self.handles, self.say)
@@ -124,7 +127,8 @@ class Remote:
 
     def queue(self, messages: list[Any]) -> None:
         """Put a frame of these messages behind what is not sent yet."""
-        self._unsent += map(memoryview, framed(pickle.dumps(messages, 5)))
+        for pieces in in_frames(messages):
+            self._unsent += map(memoryview, pieces)
 
     def leave_unsent(self, rest: bytes) -> None:
         """Put what is left of a frame, of which the socket did not take all, where `send` begins."""

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError
 from ..bodies.ending import fail, release_inputs, report_defect, succeed
-from ..bodies.logged import RunLog
 from ..bodies.results import learn
 from ..bodies.run import conclude
 from ..data.chunks import Chunk
 from ..options.options import DEFAULT
-from ..records.kinds import function_code
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from . import requests
@@ -27,6 +25,7 @@ from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
+from .telling import run_log, signals, started, under
 from .upstairs import UPSTAIRS
 from .wire import (
     ASK,
@@ -36,12 +35,13 @@ from .wire import (
     ERROR,
     EXPIRED,
     FUNCTION,
-    LEVEL,
     PAUSED,
     READY,
     RESULT,
     RESUMED,
+    SIGNALS,
     SPAWN,
+    STARTED,
     WAITED,
     WAITS,
     error_of,
@@ -88,6 +88,8 @@ class Traffic:
             WAITED: requests.waited,
             DROP_VALUE: _drop_value,
             EXPIRED: self._expired,
+            STARTED: self._started,
+            SIGNALS: signals,
         }
 
     # ---- out -------------------------------------------------------------------------------------------
@@ -101,6 +103,7 @@ class Traffic:
         messages += news
         if not remote.takes_tasks:
             return messages
+        remote.level.tell(remote, messages)
         for core in list(remote.cores):
             self._pinned(remote, core, messages)
             self._shared(remote, core, messages)
@@ -141,10 +144,9 @@ class Traffic:
         slots = remote.slots[core]
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
         flight = Flight(task, attempt, self.expected_of(task._f))
-        if (core.context.recorder is not None) is not remote.noted:
-            remote.noted = not remote.noted
-            messages.append((LEVEL, remote.noted))
         core.running.add(task)
+        if extra is not None or remote.level.under is not None:
+            under(remote, task, messages)
         try:
             message = task_message(remote, task, attempt, pinned, messages)
         except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
@@ -214,11 +216,11 @@ class Traffic:
             if plain and not (type(item) is tuple and item[3]):
                 queued = succeed(core, task, handle_of(item, None))
             else:
-                run_log = None if recorder is None else _run_log(recorder, task, log)
+                told = None if recorder is None else run_log(remote, recorder, task, log)
                 outcome: Any = handle_of(item, None if recorder is None else recorder.put)
                 if type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
                     outcome = outcome.value
-                queued = conclude(core, task, outcome, None, run_log, False, 0)
+                queued = conclude(core, task, outcome, None, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
@@ -231,8 +233,9 @@ class Traffic:
         core = task._core
         try:
             recorder = core.context.recorder
-            run_log = None if recorder is None else _run_log(recorder, task, log)
-            queued = conclude(core, task, None, error_of(remote.worker, data, text), run_log, False, 0)
+            error = error_of(remote.worker, data, text)
+            told = None if recorder is None else run_log(remote, recorder, task, log, error)
+            queued = conclude(core, task, None, error, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
@@ -245,6 +248,12 @@ class Traffic:
             return
         fail(task._core, task, error_of(remote.worker, data, text))
         release_inputs(task)
+
+    def _started(self, remote: Remote, id: int, attempt: int, tid: int, log: Any) -> None:
+        flight = remote.flights.get(id)
+        if flight is not None and flight.attempt == attempt and flight.task._state < DONE:
+            slot = remote.slots[flight.task._core].get(tid, flight.task._slot)
+            started(remote, flight.task, slot.code, log)
 
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
         """A body took so long: a mean that forgets; the costs by which tasks are placed are told of few brief ones."""
@@ -295,13 +304,6 @@ def _drop_value(remote: Remote, key: int, count: int) -> None:
 
 def _learn_function(remote: Remote, number: int, data: bytes | None) -> None:
     remote.their_functions.learn(number, data)
-
-
-def _run_log(recorder: Any, task: DTask, log: Any) -> RunLog:
-    """What the log is told of a body that ran elsewhere; its begin is recorded here."""
-    made = RunLog(recorder, task._slot.code, function_code(task._f))
-    made.ended = task._core.clock()
-    return made
 
 
 def _unpicklable(remote: Remote, task: DTask, error: BaseException) -> BaseException:

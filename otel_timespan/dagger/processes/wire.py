@@ -51,11 +51,16 @@ ANSWER, REFUSED, WORKERS, GLOBALS = range(40, 44)
 (ENDED, id, how, what): a task that the worker spawned, or has a handle of, ended (borrows.py says how).
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
-(LEVEL, noted): whether outcomes are to bring along what a log is told (`log`), from now on.
+(LEVEL, None) or (LEVEL, (number, whether CPU time is wanted, samplers or None, {number: part of a log})): what is to
+be noted of bodies from now on, for the head's logs, and comes with outcomes; None is nothing.
 (ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
 (WORKERS, {worker: (threads, node)}): which workers there are.
 (GLOBALS, bytes): globals of the program's `__main__` are other objects now (byvalue.py).
+"""
+
+UNDER = 43
+"""(UNDER, (number of the log, caller) or None): who called the tasks that follow.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
@@ -78,6 +83,15 @@ was seen. (DROP_VALUE, key, count): the same for a value.
 
 INPUT = 1
 """An argument in a SPAWN that is a tuple of so many items is (id,): the result of that task."""
+STARTED, SIGNALS = range(57, 59)
+"""(STARTED, id, attempt, slot, log): a body has been running for a while; `log` as far as it is known.
+
+(SIGNALS, number of the log, signal, how many, bytes or None, how many were given up): what bodies told OpenTelemetry.
+
+A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CPU ns, span, samples], times in monotonic
+ns; `span` is (bytes, whether it has what the body raised), a text or None; `samples` (number of the level, bytes of the
+begin, of the end) or None.
+"""
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))
 """Types whose values stand in messages as they are. A short str does, too."""
@@ -86,6 +100,9 @@ _SHORT = 256
 
 INLINE_BYTES = 32 * 1024
 """Results up to this size live in the head."""
+
+MAX_BYTES = 1 << 30
+"""What is longer when it was pickled is not sent."""
 
 _PROTOCOL = 5
 
@@ -122,14 +139,20 @@ _SIMPLE = frozenset((str, bytes, bytearray))
 def dumps(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, bool]:
     """A value as bytes, and whether there are handles in it. Raises whatever its pickling raises."""
     if type(value) in _SIMPLE:
-        return pickle.dumps(value, _PROTOCOL), False
+        return _not_too_long(pickle.dumps(value, _PROTOCOL)), False
     file = io.BytesIO()
     pickler = Pickler(file, handles)
     try:
         pickler.dump(value)
     except RecursionError as deep:
         raise pickle.PicklingError("it is nested too deep to be pickled") from deep
-    return file.getvalue(), pickler.found > 0
+    return _not_too_long(file.getvalue()), pickler.found > 0
+
+
+def _not_too_long(data: bytes) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise pickle.PicklingError(f"it takes {len(data):,} bytes, and what is sent at once at most {MAX_BYTES:,}")
+    return data
 
 
 def pack(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> Any:
