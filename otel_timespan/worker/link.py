@@ -24,6 +24,7 @@ from typing import Any
 
 from .. import forks
 from ..dagger import context as _context
+from ..dagger.bodies.forked import end_forked
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
@@ -31,7 +32,7 @@ from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, made
 from ..dagger.places.processors import OSProc, ThreadProc
 from ..dagger.processes.byvalue import take
-from ..dagger.processes.frames import Framer, framed
+from ..dagger.processes.frames import Framer, in_frames
 from ..dagger.processes.functions import KnownFunctions
 from ..dagger.processes.handles import reading
 from ..dagger.processes.wire import (
@@ -61,7 +62,7 @@ from ..dagger.service import head, surroundings
 from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, live, new_task
-from ..errors import InvalidOptionError, TaskTimeoutError
+from ..errors import InvalidOptionError, SchedulingError, TaskTimeoutError
 from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
 from .notes import Notes
@@ -85,7 +86,10 @@ class Link:
     """One worker process, as it sees itself."""
 
     def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any]) -> None:
+        global _here
+        _here = self
         self.worker = config["worker"]
+        self.is_forked = False
         self.handles: dict[type, Callable[[Any], Any]] = {}
         lane = socket.socket(fileno=config["lane"])
         lane.set_inheritable(False)
@@ -159,6 +163,8 @@ class Link:
                         with contextlib.suppress(RuntimeError):  # woken just now
                             self._bell.release()
                     self.driver.work_here()
+                    if self.is_forked:
+                        end_forked()
                     self.flush()
                     if not self._baton.acquire(False):
                         break
@@ -291,8 +297,21 @@ class Link:
         data, stack = error_bytes(InvalidOptionError(text), self.handles)
         self.say((ERROR, id, attempt, 0, data, stack, None))
 
+    def forget(self) -> None:
+        """In a child that a body forked: the head is the parent's."""
+        self.is_forked = True
+        self._socket.close()
+        self._out.clear()
+        self.driver.forget()
+        self.core.halted = self._no_head()
+
+    def _no_head(self) -> SchedulingError:
+        return SchedulingError(f"this process was forked in worker {self.worker}: it has no scheduler", "exited")
+
     def landed(self, task: DTask, attempt: int, ns: int) -> None:
         """A task has its outcome: tell the head."""
+        if self.is_forked:
+            return  # the thread that ran the body sees to it
         self._tasks.pop(task.id, None)
         notes = self._notes.take(task)
         slot = task._slot
@@ -326,6 +345,8 @@ class Link:
 
     def spawned(self, task: DTask) -> None:
         """A task was spawned here."""
+        if self.is_forked:
+            raise self._no_head()
         self._requests.spawn(task)
 
     def pauses(self, body: DTask | None, begins: bool) -> None:
@@ -351,7 +372,12 @@ class Link:
     # ---- out ---------------------------------------------------------------------------------------------------
 
     def say(self, message: Any) -> None:
-        """Send a message: now, or soon with others. From any thread."""
+        """Send a message: now, or soon with others. From any thread.
+
+        Raises `SchedulingError` in a process that a body forked.
+        """
+        if self.is_forked:
+            raise self._no_head()
         out = self._out
         now = time.monotonic()
         if not out:
@@ -396,13 +422,22 @@ class Link:
                 out.append(self._out.popleft())
             if not out:
                 return
-            head, body = framed(pickle.dumps(out, 5))
-            try:
-                self._socket.sendall(head + body if len(body) < 65_536 else head)
-                if len(body) >= 65_536:
-                    self._socket.sendall(body)
-            except OSError:  # the head is gone: the reader sees it, too
-                return
+            for head, body in in_frames(out):
+                try:
+                    self._socket.sendall(head + body if len(body) < 65_536 else head)
+                    if len(body) >= 65_536:
+                        self._socket.sendall(body)
+                except OSError:  # the head is gone: the reader sees it, too
+                    return
+
+
+_here: Link | None = None
+
+
+@forks.in_child("_here")
+def _in_child() -> None:
+    if _here is not None:
+        _here.forget()
 
 
 class _Landing:

@@ -133,6 +133,8 @@ class Requests:
     def ask(self, what: str, *given: Any) -> Any:
         """As `Head` says."""
         link, body = self._link, running_task()
+        if link.core.halted is not None:  # in a process that a body forked
+            raise link.core.halted
         try:
             data, _ = dumps(given, link.handles)
         except Exception as error:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerLostError
 from .borrows import Borrows
-from .frames import MAX_FRAME, Framer, framed
+from .frames import Framer, in_frames
 from .functions import KnownFunctions, NumberedFunctions
 from .outgoing import outcome_item
 from .telling import Level
@@ -144,12 +144,8 @@ class Remote:
 
     def queue(self, messages: list[Any]) -> None:
         """Put a frame of these messages behind what is not sent yet."""
-        body = pickle.dumps(messages, 5)
-        if len(body) > MAX_FRAME and len(messages) > 1:
-            for message in messages:
-                self.queue([message])
-            return
-        self._unsent += map(memoryview, framed(body))
+        for pieces in in_frames(messages):
+            self._unsent += map(memoryview, pieces)
 
     def leave_unsent(self, rest: bytes) -> None:
         """Put what is left of a frame, of which the socket did not take all, where `send` begins."""

@@ -299,6 +299,7 @@ class Traffic:
             return
         fail(task._core, task, error_of(remote.worker, data, text))
         release_inputs(task)
+
     def _started(self, remote: Remote, id: int, attempt: int, tid: int, log: Any) -> None:
         flight = remote.flights.get(id)
         if flight is not None and flight.attempt == attempt and flight.task._state < DONE:

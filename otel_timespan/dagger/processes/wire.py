@@ -23,7 +23,7 @@ from typing import Any
 
 import cloudpickle
 
-from ...errors import RemoteTaskError, StorageError, TimespanError, UnpicklableError
+from ...errors import RemoteTaskError, StorageError, TimespanError, UnpicklableError, bare_error
 from ..records.sizes import approx_size
 from .byvalue import travelling
 
@@ -145,6 +145,8 @@ INLINE_BYTES = 32 * 1024
 
 MOST_INLINE = 1 << 28
 """Nothing larger goes in a message, even where there is no other way."""
+MAX_BYTES = 1 << 30
+"""What is longer when it was pickled is not sent."""
 
 _PROTOCOL = 5
 
@@ -181,8 +183,9 @@ _SIMPLE = frozenset((str, bytes, bytearray))
 def dumps(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, bool]:
     """A value as bytes, and whether there are handles in it. Raises whatever its pickling raises."""
     if type(value) in _SIMPLE:
-        return pickle.dumps(value, _PROTOCOL), False
-    return dumps_apart(value, handles, None)
+        return _not_too_long(pickle.dumps(value, _PROTOCOL)), False
+    data, found = dumps_apart(value, handles, None)
+    return _not_too_long(data), found
 
 
 def dumps_apart(
@@ -196,6 +199,12 @@ def dumps_apart(
     except RecursionError as deep:
         raise pickle.PicklingError("it is nested too deep to be pickled") from deep
     return file.getvalue(), pickler.found > 0
+
+
+def _not_too_long(data: bytes) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise pickle.PicklingError(f"it takes {len(data):,} bytes, and what is sent at once at most {MAX_BYTES:,}")
+    return data
 
 
 def loads_apart(header: Any, buffers: Sequence[memoryview]) -> Any:
@@ -229,18 +238,47 @@ def type_name(kind: type) -> str:
 
 
 def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, str]:
-    """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for."""
+    """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for.
+
+    Before that it is tried without what of it can't be pickled, and without its constructor, which may want other
+    arguments than the error tells of.
+    """
     try:
         text = "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
-    except Exception:  # its own __str__ raised
+    except BaseException:  # its own __str__ raised
         text = f"{type(error).__name__} (its text can't be had)"
+    for way in (_as_it_is, _Bare):
+        try:
+            data, _ = dumps(way(error, handles), handles)
+            if type(loads(data)) is type(error):
+                return data, text
+        except BaseException:  # of a user's pickling: whatever it is
+            continue
+    return pickle.dumps(stand_in(error), _PROTOCOL), text
+
+
+def _as_it_is(error: BaseException, handles: Any) -> BaseException:
+    return error
+
+
+class _Bare:
+    """An error with what of it can be pickled; comes out of pickle as the error, made without its constructor."""
+
+    def __init__(self, error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> None:
+        self._kind = type(error)
+        self._args = error.args if _travels(error.args, handles) else (stand_in(error).text,)
+        self._state = {name: value for name, value in vars(error).items() if _travels(value, handles)}
+
+    def __reduce__(self) -> Any:
+        return bare_error, (self._kind, self._args, self._state)
+
+
+def _travels(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> bool:
     try:
-        data, _ = dumps(error, handles)
-        if type(loads(data)) is not type(error):
-            raise pickle.PicklingError
-    except Exception:
-        data = pickle.dumps(stand_in(error), _PROTOCOL)
-    return data, text
+        loads(dumps(value, handles)[0])
+    except BaseException:  # of a user's pickling: whatever it is
+        return False
+    return True
 
 
 _OURS = str(Path(__file__).resolve().parents[2])
@@ -258,7 +296,7 @@ def stand_in(error: BaseException) -> UnpicklableError:
     """What is said instead of an error that can't travel."""
     try:
         text = str(error)
-    except Exception:
+    except BaseException:
         text = "(its text can't be had)"
     return UnpicklableError(type(error).__name__, text)
 
@@ -267,7 +305,7 @@ def error_of(worker: int, data: bytes, text: str) -> BaseException:
     """The error that a worker told of: one of ours as it is, others with where they were raised."""
     try:
         error = loads(data)
-    except Exception as unreadable:
+    except BaseException as unreadable:  # of a user's pickling: whatever it is
         last = text.strip().rpartition("\n")[2] or "an exception"
         error = UnpicklableError(last.partition(":")[0], f"{last} (it can't be read here: {unreadable})")
     if isinstance(error, TimespanError) and not isinstance(error, UnpicklableError):
