@@ -24,11 +24,12 @@ from typing import Any
 
 from .. import forks
 from ..dagger import context as _context
+from ..dagger.bodies.ending import release_inputs
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
-from ..dagger.options.options import DEFAULT, Options, made
+from ..dagger.options.options import DEFAULT, Options, ShippedOptions
 from ..dagger.places.processors import OSProc, ThreadProc
 from ..dagger.processes.frames import Framer, framed
 from ..dagger.processes.functions import KnownFunctions
@@ -45,6 +46,8 @@ from ..dagger.processes.wire import (
     LEVEL,
     PAUSED,
     READY,
+    RECALL,
+    RECALLED,
     REFUSED,
     RESULT,
     RESUMED,
@@ -58,6 +61,7 @@ from ..dagger.records import kinds as records
 from ..dagger.service import head, surroundings
 from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
+from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, new_task
 from ..errors import InvalidOptionError, TaskTimeoutError
 from ..timespans.recorder import Recorder
@@ -216,6 +220,8 @@ class Link:
                     cancel_here(task, graceful=message[2], force=message[3])
             elif kind == CALL:
                 self._call(*message[1:])
+            elif kind == RECALL:
+                self._withdraw(message[1])
             elif kind == LEVEL:
                 self.context.recorder = Recorder(self._note, put=_forget) if message[1] else None
             elif kind == STOP:
@@ -238,9 +244,12 @@ class Link:
             f = self._function(function)
             values = tuple([_value(item) for item in args])
             named = None if kwargs is None else {name: _value(item) for name, item in kwargs.items()}
-            wanted: Options = DEFAULT if options is None else made(loads(options))
-            if pinned is not None:
-                wanted = made({**wanted.__dict__, "occupancy": {Any: pinned[1]}})
+            wanted: Options = DEFAULT
+            if options is not None or pinned is not None:
+                own, handed_down = ({}, None) if options is None else loads(options)
+                if pinned is not None:
+                    own["occupancy"] = {Any: pinned[1]}
+                wanted = ShippedOptions.of(own, handed_down)
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
@@ -256,6 +265,19 @@ class Link:
         slot = self._slots[pinned[0]]
         self.core.queue_at(task, Spot(slot, self.worker, [self._slots[tid] for tid in pinned[2]]))
         return 0
+
+    def _withdraw(self, ids: list[int]) -> None:
+        """Give back what has not begun."""
+        back = [id for id in ids if (task := self._tasks.get(id)) is not None and claim(task)]
+        for id in back:
+            task = self._tasks.pop(id)
+            task._subs = []
+            release_inputs(task)
+            with contextlib.suppress(ValueError):
+                self.core.queue.remove(task)
+        if back:
+            self.say((RECALLED, back))
+            self.flush()
 
     def _function(self, function: Any) -> Any:
         return _value(function[0]) if type(function) is tuple else self._functions.get(function)
@@ -352,7 +374,13 @@ class Link:
                 self._bell.release()
 
     def say_soon(self, message: Any) -> None:
-        """Send a message with what comes within some milliseconds. From any thread; takes no lock."""
+        """Send a message with what comes within some milliseconds. From any thread."""
+        if not self._standing:  # nobody would send it
+            self._start_thread()
+        self.say_along(message)
+
+    def say_along(self, message: Any) -> None:
+        """Send a message when there is something else to be sent, or soon. At any allocation; takes no lock."""
         self._out.append(message)
         if self._dozing:
             self._dozing = False

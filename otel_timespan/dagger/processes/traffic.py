@@ -22,7 +22,7 @@ from ..options.options import DEFAULT
 from ..records.kinds import function_code
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
-from . import requests
+from . import balance, requests
 from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
@@ -39,6 +39,7 @@ from .wire import (
     LEVEL,
     PAUSED,
     READY,
+    RECALLED,
     RESULT,
     RESUMED,
     SPAWN,
@@ -77,6 +78,7 @@ class Traffic:
         self.on_ready: Callable[[Remote], None] = _ignore
         self.on_gone: Callable[[Remote, str], None] = _ignore_reason
         self.on_look: Callable[[], None] = _nothing
+        self._remotes: list[Remote] = []
         self._others: dict[int, Callable[..., None]] = {
             SPAWN: requests.spawn,
             DROP: _drop,
@@ -88,6 +90,7 @@ class Traffic:
             WAITED: requests.waited,
             DROP_VALUE: _drop_value,
             EXPIRED: self._expired,
+            RECALLED: self._recalled,
         }
 
     # ---- out -------------------------------------------------------------------------------------------
@@ -141,6 +144,7 @@ class Traffic:
         slots = remote.slots[core]
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
         flight = Flight(task, attempt, self.expected_of(task._f))
+        flight.pinned = pinned is not None
         if (core.context.recorder is not None) is not remote.noted:
             remote.noted = not remote.noted
             messages.append((LEVEL, remote.noted))
@@ -186,6 +190,7 @@ class Traffic:
         if flight is None:
             return None
         remote.ahead_ns -= flight.expected_ns
+        remote.landed += 1
         task = flight.task
         core = task._core
         core.running.discard(task)
@@ -269,9 +274,14 @@ class Traffic:
         """The worker's socket ended, or is damaged."""
         self.on_gone(remote, reason)
 
-    def look(self) -> None:
+    def look(self, remotes: list[Remote]) -> None:
         """A tenth of a second went by."""
+        self._remotes = remotes
+        balance.look(remotes)
         self.on_look()
+
+    def _recalled(self, remote: Remote, ids: list[int]) -> None:
+        balance.recalled(remote, self._remotes, ids)
 
     def fail_all(self, remote: Remote, error: Callable[[], BaseException]) -> None:
         """What a worker had fails."""

@@ -39,7 +39,7 @@ __all__ = [
 # --- head to worker ------------------------------------------------------------------------------------
 
 CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
-ANSWER, REFUSED, WORKERS = range(40, 43)
+ANSWER, REFUSED, WORKERS, RECALL = range(40, 44)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
@@ -51,13 +51,14 @@ ANSWER, REFUSED, WORKERS = range(40, 43)
 (LEVEL, noted): whether outcomes are to bring along what a log is told (`log`), from now on.
 (ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
+(RECALL, [id, ...]): those of them that have not begun are not to.
 (WORKERS, {worker: (threads, node)}): which workers there are.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
 
 READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
-EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
+EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK, RECALLED = range(50, 58)
 """(READY, {name: value}): it can take tasks.
 
 (RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
@@ -69,7 +70,8 @@ EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
 was seen. (DROP_VALUE, key, count): the same for a value.
 (WAITS, body's id, task's id), (WAITED, ...): a body begins to wait for a task; it stops before that is done.
 (PAUSED, body's id), (RESUMED, ...): a body needs no slot, as it waits; it goes on.
-(ASK, number, what, body's id or 0, bytes): something that only the head can do (asked.py).
+(ASK, number, what, body's id or 0, bytes): something that only the head can do (requests.py).
+(RECALLED, [id, ...]): these have not begun, and never will.
 """
 
 INPUT = 1

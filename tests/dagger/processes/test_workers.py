@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from otel_timespan import dagger as D
+from tests.dagger.processes.bodies import note, until
 
 
 def add(*values: int) -> int:
@@ -111,3 +113,15 @@ def test_counts_of_workers_are_checked() -> None:
         D.cluster.add_workers(0)
     with pytest.raises(D.InvalidOptionError, match="threads=-1"):
         D.cluster.add_workers(1, threads=-1)
+
+
+def test_what_waits_behind_a_long_body_goes_to_an_idle_worker(on_workers: D.Context, tmp_path: Path) -> None:
+    """The body may be waiting for just that, without the scheduler knowing."""
+    go = str(tmp_path / "go")
+    long = D.spawn(until, go)
+    others = [D.spawn(add, n) for n in range(40)]
+    assert D.fetch_all(others) == list(range(40))
+    assert not long.isready()
+    late = [D.spawn(note, go) for _ in range(5)]
+    assert D.fetch(long) is True
+    D.waitall(late)
