@@ -71,7 +71,7 @@ KEPT = {
     "dagger.records.kinds.function_codes": "a cache",
     "dagger.records.kinds._processors": "a cache",
     "dagger.records.layout.layouts": "a cache",
-    "dagger.records.rows._called": "a cache",
+    "dagger.records.columns._called": "a cache",
     "dagger.records.layout.registered": "settings",
     "dagger.scoping._keys": "declared at import",
     "dagger.service.apart._idle": "stacks that nobody uses",

@@ -60,7 +60,7 @@ from .export.settings import (
     whole_number,
 )
 from .export.shutdown import METRICS, on_exit
-from .export.transport import OtlpTransport, Transport
+from .export.transport import OtlpTransport, Transport, Wrapped
 from .semconv import SCHEMA_URL, SCOPE_NAME
 from .spans.limits import limits_of
 from .spans.redact import Redact
@@ -71,6 +71,7 @@ __all__ = [
     "TraceOutput",
     "check_environment",
     "instrumentation_scope",
+    "is_tracing_configured",
     "meter_provider_for_metrics",
     "provider_for_traces",
     "setup",
@@ -91,7 +92,7 @@ class FanOut:
     def __init__(self, pipelines: Sequence[SpanPipeline]) -> None:
         self.pipelines = pipelines
 
-    def put(self, spans: Sequence[SpanData], owner: Any = None) -> None:
+    def put(self, spans: Sequence[SpanData | Wrapped], owner: Any = None) -> None:
         """To each."""
         for pipeline in self.pipelines:
             pipeline.put(spans, owner)
@@ -309,6 +310,14 @@ def _configured_tracer_provider() -> Any:
     """The global provider, None where it is still the API's placeholder."""
     provider = _global(trace.get_tracer_provider, "OTEL_PYTHON_TRACER_PROVIDER")
     return None if isinstance(provider, trace.ProxyTracerProvider) else provider
+
+
+def is_tracing_configured() -> bool:
+    """Whether there is a global provider. Raises nothing: one that can't be made is the program's affair."""
+    try:
+        return _configured_tracer_provider() is not None
+    except InvalidOptionError:
+        return True
 
 
 def _is_bare(provider: Any) -> bool:

@@ -53,20 +53,20 @@ from ..dagger.processes.wire import (
     RESUMED,
     STOP,
     TASK,
+    UNDER,
     error_bytes,
     loads,
     pack,
 )
-from ..dagger.records import kinds as records
 from ..dagger.service import head, surroundings
 from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
 from ..dagger.tasks.atomics import claim
-from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, new_task
+from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, live, new_task
 from ..errors import InvalidOptionError, TaskTimeoutError
-from ..timespans.recorder import Recorder
 from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
+from .notes import Notes
 from .requests import Requests
 
 __all__ = ["Link"]
@@ -92,8 +92,6 @@ class Link:
         self._functions = KnownFunctions()
         self._tasks: dict[int, DTask] = {}
         """What runs or waits here, by id."""
-        self._notes: dict[int, list[Any]] = {}
-        """What was recorded of a body that runs."""
         self._out: deque[Any] = deque()
         self._since = 0.0
         """Since when the oldest message waits."""
@@ -115,6 +113,9 @@ class Link:
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
         context.core = self.core
+        self._notes = Notes(self)
+        self._caller: tuple[int, Any] | None = None
+        """Who called the tasks that come now: the number of the log, and what it remembers."""
         _context._eager = context
         self._requests = head.link = Requests(self)
         type(reading).reader = self._requests.proxies
@@ -178,6 +179,8 @@ class Link:
             if (not since or time.monotonic() - since > AWAY_S) and self._baton.acquire(False):
                 self._away_since = 0.0
                 self._standing.pop()
+                if since and not self._standing:  # who runs bodies needs somebody to send what they leave
+                    self._start_thread()
                 return True
             if self._out and time.monotonic() - self._since > GATHER_S:
                 self.flush()
@@ -218,12 +221,14 @@ class Link:
                 task = self._tasks.get(message[1])
                 if task is not None:
                     cancel_here(task, graceful=message[2], force=message[3])
+            elif kind == UNDER:
+                self._caller = message[1]
+            elif kind == LEVEL:
+                self._notes.set_level(message[1])
             elif kind == CALL:
                 self._call(*message[1:])
             elif kind == RECALL:
                 self._withdraw(message[1])
-            elif kind == LEVEL:
-                self.context.recorder = Recorder(self._note, put=_forget) if message[1] else None
             elif kind == STOP:
                 self._ended.set()
         for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
@@ -256,6 +261,9 @@ class Link:
         timed = TimedContext(context)
         task = new_task(id, f, values, named, wanted, (), timed, self.core)  # type: ignore[arg-type]
         task._subs = [_Landing(self, task, attempt, timed)]
+        if attempt != 1 or self._caller is not None:
+            extra = live(task)
+            extra.attempt, extra.trace = attempt, self._caller
         task._state = LAUNCHED
         self._tasks[id] = task
         if pinned is None:
@@ -290,7 +298,7 @@ class Link:
     def landed(self, task: DTask, attempt: int, ns: int) -> None:
         """A task has its outcome: tell the head."""
         self._tasks.pop(task.id, None)
-        notes = self._notes.pop(task.id, None)
+        notes = self._notes.take(task)
         slot = task._slot
         tid = 0 if slot is None else slot.processor.tid
         outcome = task._outcome
@@ -315,6 +323,10 @@ class Link:
                 return
         self.say((ERROR, task.id, attempt, tid, data, stack, notes))
 
+    def running(self, id: int) -> DTask | None:
+        """The task of that id, if it is here."""
+        return self._tasks.get(id)
+
     # ---- what bodies want of the head --------------------------------------------------------------------------
 
     def spawned(self, task: DTask) -> None:
@@ -325,22 +337,6 @@ class Link:
         """A body needs no slot while it waits; or it goes on."""
         if body is not None:
             self._out.append((PAUSED if begins else RESUMED, body.id))
-
-    def _note(self, record: Any) -> None:
-        """What the scheduler here records: the times of a body, which its outcome takes along."""
-        kind = record[0]
-        if kind == records.START:
-            _, taken, _, begun, _, id, _, _, shares, thread, _ = record
-            self._notes[id] = [shares, taken, begun, 0, 0, thread, None]
-        elif kind == records.RETURN:
-            self._note_end(record[4], record[1], record[2], record[11])
-        elif kind == records.END:
-            self._note_end(record[4], record[1], record[2], record[8])
-
-    def _note_end(self, id: int, ended: int, packed: int, cpu_ns: int | None) -> None:
-        notes = self._notes.get(id)
-        if notes is not None:
-            notes[3], notes[4], notes[6] = ended, packed, cpu_ns
 
     # ---- apart from tasks --------------------------------------------------------------------------------------
 
@@ -424,10 +420,6 @@ class _Landing:
 
 def _value(item: Any) -> Any:
     return loads(item[0]) if type(item) is tuple else item
-
-
-def _forget(record: Any) -> None:
-    """What the end of values is worth here."""
 
 
 def _facts() -> dict[str, Any]:

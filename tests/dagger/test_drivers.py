@@ -7,7 +7,6 @@ The contract stands in drivers/base.py. A new driver joins by one line in `DRIVE
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,15 +21,26 @@ from otel_timespan.dagger.drivers.base import METHODS, Driver, methods_missing
 from otel_timespan.dagger.drivers.threads import ThreadsDriver
 from tests.backends import eventually
 
-@functools.cache
-def workers() -> list[int]:
-    """Two workers for the whole session."""
-    return D.cluster.add_workers(2)
+WORKERS: list[int] = []
+"""Two worker processes for the tests of this file, from the first that needs them on."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _workers_end() -> Iterator[None]:
+    yield
+    D.cluster.remove_workers(WORKERS)
+    WORKERS.clear()
+
+
+def on_workers() -> D.Context:
+    """A context that uses them, and not this process."""
+    WORKERS[:] = WORKERS or D.cluster.add_workers(2)
+    return D.Context(procs=WORKERS)
 
 
 DRIVERS: dict[str, Callable[[], D.Context]] = {
     "threads": lambda: D.Context(threads=2),
-    "processes": lambda: D.Context(procs=workers()),
+    "processes": on_workers,
     "inline": lambda: D.Context(driver=D.InlineDriver({1: 2})),
     "inline, by chance": lambda: D.Context(driver=D.InlineDriver({1: 2}, seed=5)),
     "simulated": lambda: D.Context(driver=D.SimulatedDriver({1: 2}, duration=lambda task: 0.01)),

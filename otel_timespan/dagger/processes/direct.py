@@ -52,7 +52,7 @@ class Direct:
             or task._kwargs
             or task._live is not None
             or core.context.recorder is not None
-            or remote.noted
+            or remote.level.is_on
             or surroundings.travel()
             or not GIL
         ):

@@ -18,6 +18,7 @@ from ...errors import WorkerLostError
 from .borrows import Borrows
 from .frames import Framer, framed
 from .functions import KnownFunctions, NumberedFunctions
+from .telling import Level
 from .wire import error_bytes
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ class Remote:
         """The slots that it is for each of them, by number of the thread."""
         self.ahead_ns = 0.0
         """Expected time of what it was given and has not answered."""
-        self.noted = False
-        """Whether it notes what a log is told."""
         self.flights: dict[int, Flight] = {}
         """What it was given and has not answered, by task id."""
         self.calls: dict[int, Callable[[bool, Any], None]] = {}
@@ -79,6 +78,10 @@ class Remote:
         """How many of its bodies wait, and need no slot."""
         self.landed = self.landed_before = 0
         """How many outcomes came, now and at the last look (balance.py)."""
+        self.level = Level()
+        """What it was told to note."""
+        self.begun: set[int] = set()
+        """Of which tasks the log was told that their bodies run."""
         self.said: deque[Any] = deque()
         """Messages from any thread that are not sent yet."""
         self.functions = NumberedFunctions(self.handles, self.say)

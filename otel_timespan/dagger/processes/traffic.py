@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError
 from ..bodies.ending import fail, release_inputs, report_defect, succeed
-from ..bodies.logged import RunLog
 from ..bodies.results import learn
 from ..bodies.run import conclude
 from ..data.chunks import Chunk
 from ..options.options import DEFAULT
-from ..records.kinds import function_code
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from . import balance, requests
@@ -27,6 +25,7 @@ from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
+from .telling import run_log, signals, started, under
 from .upstairs import UPSTAIRS
 from .wire import (
     ASK,
@@ -36,13 +35,14 @@ from .wire import (
     ERROR,
     EXPIRED,
     FUNCTION,
-    LEVEL,
     PAUSED,
     READY,
     RECALLED,
     RESULT,
     RESUMED,
+    SIGNALS,
     SPAWN,
+    STARTED,
     WAITED,
     WAITS,
     error_of,
@@ -91,6 +91,8 @@ class Traffic:
             DROP_VALUE: _drop_value,
             EXPIRED: self._expired,
             RECALLED: self._recalled,
+            STARTED: self._started,
+            SIGNALS: signals,
         }
 
     # ---- out -------------------------------------------------------------------------------------------
@@ -104,6 +106,7 @@ class Traffic:
         messages += news
         if not remote.takes_tasks:
             return messages
+        remote.level.tell(remote, messages)
         for core in list(remote.cores):
             self._pinned(remote, core, messages)
             self._shared(remote, core, messages)
@@ -145,10 +148,9 @@ class Traffic:
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
         flight = Flight(task, attempt, self.expected_of(task._f))
         flight.pinned = pinned is not None
-        if (core.context.recorder is not None) is not remote.noted:
-            remote.noted = not remote.noted
-            messages.append((LEVEL, remote.noted))
         core.running.add(task)
+        if extra is not None or remote.level.under is not None:
+            under(remote, task, messages)
         try:
             message = task_message(remote, task, attempt, pinned, messages)
         except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
@@ -217,11 +219,11 @@ class Traffic:
             if plain and not (type(item) is tuple and item[3]):
                 queued = succeed(core, task, handle_of(item, None))
             else:
-                run_log = None if recorder is None else _run_log(recorder, task, log)
+                told = None if recorder is None else run_log(remote, recorder, task, log)
                 outcome: Any = handle_of(item, None if recorder is None else recorder.put)
                 if type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
                     outcome = outcome.value
-                queued = conclude(core, task, outcome, None, run_log, False, 0)
+                queued = conclude(core, task, outcome, None, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
@@ -234,8 +236,9 @@ class Traffic:
         core = task._core
         try:
             recorder = core.context.recorder
-            run_log = None if recorder is None else _run_log(recorder, task, log)
-            queued = conclude(core, task, None, error_of(remote.worker, data, text), run_log, False, 0)
+            error = error_of(remote.worker, data, text)
+            told = None if recorder is None else run_log(remote, recorder, task, log, error)
+            queued = conclude(core, task, None, error, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
@@ -248,6 +251,11 @@ class Traffic:
             return
         fail(task._core, task, error_of(remote.worker, data, text))
         release_inputs(task)
+    def _started(self, remote: Remote, id: int, attempt: int, tid: int, log: Any) -> None:
+        flight = remote.flights.get(id)
+        if flight is not None and flight.attempt == attempt and flight.task._state < DONE:
+            slot = remote.slots[flight.task._core].get(tid, flight.task._slot)
+            started(remote, flight.task, slot.code, log)
 
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
         """A body took so long: a mean that forgets; the costs by which tasks are placed are told of few brief ones."""
@@ -303,13 +311,6 @@ def _drop_value(remote: Remote, key: int, count: int) -> None:
 
 def _learn_function(remote: Remote, number: int, data: bytes | None) -> None:
     remote.their_functions.learn(number, data)
-
-
-def _run_log(recorder: Any, task: DTask, log: Any) -> RunLog:
-    """What the log is told of a body that ran elsewhere; its begin is recorded here."""
-    made = RunLog(recorder, task._slot.code, function_code(task._f))
-    made.ended = task._core.clock()
-    return made
 
 
 def _unpicklable(remote: Remote, task: DTask, error: BaseException) -> BaseException:

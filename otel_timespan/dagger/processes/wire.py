@@ -39,7 +39,8 @@ __all__ = [
 # --- head to worker ------------------------------------------------------------------------------------
 
 CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
-ANSWER, REFUSED, WORKERS, RECALL = range(40, 44)
+ANSWER, REFUSED, WORKERS = range(40, 43)
+RECALL = 44
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
@@ -48,11 +49,16 @@ ANSWER, REFUSED, WORKERS, RECALL = range(40, 44)
 (ENDED, id, how, what): a task that the worker spawned, or has a handle of, ended (borrows.py says how).
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
-(LEVEL, noted): whether outcomes are to bring along what a log is told (`log`), from now on.
+(LEVEL, None) or (LEVEL, (number, whether CPU time is wanted, samplers or None, {number: part of a log})): what is to
+be noted of bodies from now on, for the head's logs, and comes with outcomes; None is nothing.
 (ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
 (RECALL, [id, ...]): those of them that have not begun are not to.
 (WORKERS, {worker: (threads, node)}): which workers there are.
+"""
+
+UNDER = 43
+"""(UNDER, (number of the log, caller) or None): who called the tasks that follow.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
@@ -76,6 +82,15 @@ was seen. (DROP_VALUE, key, count): the same for a value.
 
 INPUT = 1
 """An argument in a SPAWN that is a tuple of so many items is (id,): the result of that task."""
+STARTED, SIGNALS = range(57, 59)
+"""(STARTED, id, attempt, slot, log): a body has been running for a while; `log` as far as it is known.
+
+(SIGNALS, number of the log, signal, how many, bytes or None, how many were given up): what bodies told OpenTelemetry.
+
+A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CPU ns, span, samples], times in monotonic
+ns; `span` is (bytes, whether it has what the body raised), a text or None; `samples` (number of the level, bytes of the
+begin, of the end) or None.
+"""
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))
 """Types whose values stand in messages as they are. A short str does, too."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from ..spans.limits import NO_LIMITS, Limits, clip
 from ..spans.spandata import SpanData
 from .accounts import Account
 from .sizes import ENTRY_BYTES, readable_nbytes, span_nbytes
@@ -69,8 +70,11 @@ def singles(entries: Sequence[Entry]) -> list[Entry]:
     return apart
 
 
-def own_entry(span: SpanData, account: Account, wire: bool) -> Entry:
-    """Of a span of ours: as bytes where the transport takes these."""
+def own_entry(span: SpanData | Wrapped, account: Account, wire: bool, limits: Limits = NO_LIMITS) -> Entry:
+    """Of a span of ours within the limits: as bytes where the transport takes these. A worker's come so."""
+    if isinstance(span, Wrapped):
+        return Entry(span, len(span.body) + ENTRY_BYTES, account)
+    span = clip(span, limits)
     if wire:
         body = encode_span(span if span.parent_id else _without_own_links(span))
         return Entry(body, len(body) + ENTRY_BYTES, account, not span.parent_id)

@@ -1,0 +1,185 @@
+"""Spans of what runs on worker processes: those of tasks, of bodies, and of what bodies make themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from otel_timespan import dagger as D
+from otel_timespan.otel import OTelLog, dag, semconv
+from otel_timespan.timespans import TeeLog
+
+
+def add(*values: int) -> int:
+    """Their sum."""
+    return sum(values)
+
+
+def telling() -> tuple[int, int, int]:
+    """Puts all kinds of things on its span: its ids, and the process."""
+    span = trace.get_current_span()
+    span.set_attribute("mine", "yes")
+    span.add_event("noted", {"n": 1})
+    context = span.get_span_context()
+    assert span.is_recording()
+    return context.trace_id, context.span_id, os.getpid()
+
+
+def making(names: list[str]) -> tuple[int, int]:
+    """Makes spans of its own: the ids of its process and of its span."""
+    tracer = trace.get_tracer("users")
+    for name in names:
+        with tracer.start_as_current_span(name, kind=trace.SpanKind.CLIENT) as span:
+            span.set_attribute("user", True)
+    return os.getpid(), trace.get_current_span().get_span_context().span_id
+
+
+def failing(record: bool) -> None:
+    """Raises, and may record that itself."""
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        if record:
+            trace.get_current_span().record_exception(error, {"by": "user"})
+        raise
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[list[int]]:
+    """Two workers."""
+    ids = D.cluster.add_workers(2)
+    yield ids
+    D.cluster.remove_workers(ids)
+
+
+class Spans:
+    """A log on two workers, and what it exported."""
+
+    def __init__(self, workers: list[int], **options: Any) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.log = OTelLog(span_exporter=self.exporter, metrics=False, **options)
+        self.context = D.Context(procs=workers, log_sink=self.log)
+
+    def all(self) -> list[Any]:
+        """All spans so far."""
+        assert self.log.flush(10)
+        return list(self.exporter.get_finished_spans())
+
+    def named(self, name: str) -> list[Any]:
+        """Those of that name."""
+        return [span for span in self.all() if span.name == name]
+
+
+@pytest.fixture
+def spans(workers: list[int]) -> Iterator[Spans]:
+    """See `Spans`."""
+    made = Spans(workers)
+    with made.context, made.log:
+        yield made
+
+
+def balance(log: OTelLog) -> dict[str, Any]:
+    """The account, which adds up."""
+    stats = log.stats()
+    parts = sum(stats[name] for name in ("exported", "sampled", "rolled_up", "pending"))
+    assert stats["recorded"] == parts + sum(stats["dropped"].values())
+    return stats
+
+
+def test_tasks_on_workers_are_in_the_trace(spans: Spans, workers: list[int]) -> None:
+    """Task, queue, move and compute spans, which say where they were; one trace, no parent is missing."""
+    with dag("run"):
+        total = D.spawn(add, *[D.spawn(add, n) for n in range(6)])
+        assert D.fetch(total) == 15
+    found = spans.all()
+    assert len({span.context.trace_id for span in found}) == 1
+    known = {span.context.span_id for span in found}
+    assert [span.name for span in found if span.parent and span.parent.span_id not in known] == []
+    bodies = [span for span in found if span.name == semconv.COMPUTE]
+    assert len(bodies) == 7 and {span.attributes[semconv.WORKER_ID] for span in bodies} <= set(workers)
+    moves = [span for span in found if span.name == semconv.MOVE]
+    assert len(moves) == 6
+    assert {(m.attributes[semconv.MOVE_SOURCE], m.attributes[semconv.MOVE_KIND]) for m in moves} == {(1, "chunk")}
+    assert len([span for span in found if span.name == semconv.QUEUE]) == 7
+    assert balance(spans.log)["exported"] == len(found)
+
+
+def test_a_body_on_a_worker_has_its_span(spans: Spans) -> None:
+    """It is recording, has the ids that the span will have, and what is put on it is sent."""
+    trace_id, span_id, pid = D.fetch(D.spawn(telling))
+    assert pid != os.getpid()
+    (body,) = spans.named(semconv.COMPUTE)
+    assert (body.context.trace_id, body.context.span_id) == (trace_id, span_id)
+    assert body.attributes["mine"] == "yes"
+    assert [(event.name, dict(event.attributes)) for event in body.events] == [("noted", {"n": 1})]
+
+
+def test_spans_made_in_a_body_arrive(spans: Spans, workers: list[int]) -> None:
+    """Under the span of the body, with what was put on them, and with the worker's resource; they are accounted for."""
+    with dag("run"):
+        pid, span_id = D.fetch(D.spawn(making, ["one", "two"]))
+    found = spans.all()
+    mine = [span for span in found if span.name in ("one", "two")]
+    (body,) = [span for span in found if span.name == semconv.COMPUTE]
+    assert [span.name for span in mine] == ["one", "two"]
+    for span in mine:
+        assert span.parent.span_id == span_id == body.context.span_id
+        assert span.context.trace_id == body.context.trace_id
+        assert span.kind is trace.SpanKind.CLIENT and span.attributes["user"] is True
+        assert span.instrumentation_scope.name == "users"
+        assert span.resource.attributes["process.pid"] == pid
+        assert span.resource.attributes[semconv.WORKER_ID] == body.attributes[semconv.WORKER_ID]
+        assert span.resource.attributes["service.name"] == body.resource.attributes["service.name"]
+        assert span.resource.attributes["service.instance.id"] != body.resource.attributes["service.instance.id"]
+    assert balance(spans.log)["exported"] == len(found)
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_an_exception_is_on_the_span_once(spans: Spans, record: bool) -> None:
+    """With its type and its stack in the worker; not again where the body recorded it itself."""
+    with pytest.raises(ValueError):
+        D.fetch(D.spawn(failing, record))
+    (body,) = spans.named(semconv.COMPUTE)
+    (event,) = body.events
+    assert event.name == "exception" and event.attributes["exception.type"] == "ValueError"
+    assert "in failing" in event.attributes["exception.stacktrace"]
+    assert ("by" in event.attributes) == record
+    assert body.attributes[semconv.ERROR_TYPE] == "ValueError" and not body.status.is_ok
+
+
+def test_runs_that_are_not_sampled_have_no_spans(workers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither their tasks nor what their bodies make."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    made = Spans(workers)
+    with made.context, made.log:
+        D.fetch(D.spawn(making, ["one"]))
+        assert made.all() == []
+        assert balance(made.log)["sampled"] > 0
+
+
+def test_several_logs_share_workers(workers: list[int]) -> None:
+    """Each has the spans of its own tasks, with ids of its own."""
+    one, two = Spans(workers), Spans(workers, detail="task")
+    with one.log, two.log:
+        with one.context:
+            _, first, _ = D.fetch(D.spawn(telling))
+        with two.context:
+            _, second, _ = D.fetch(D.spawn(telling))
+        assert [s.context.span_id for s in one.all() if "mine" in s.attributes] == [first]
+        assert [s.context.span_id for s in two.all() if "mine" in s.attributes] == [second]
+        assert len(two.all()) == 2
+
+
+def test_a_log_beside_others_has_its_part_too(workers: list[int]) -> None:
+    """In a `TeeLog`."""
+    events: list[Any] = []
+    made = Spans(workers)
+    with made.context, made.log:
+        made.context.log_sink = TeeLog(events, made.log)
+        D.fetch(D.spawn(making, ["one"]))
+        assert len(made.named("one")) == 1 and events
