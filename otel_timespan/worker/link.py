@@ -31,6 +31,7 @@ from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, ShippedOptions
 from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.processes.byvalue import take
 from ..dagger.processes.frames import Framer, framed
 from ..dagger.processes.functions import KnownFunctions
 from ..dagger.processes.handles import reading
@@ -43,6 +44,7 @@ from ..dagger.processes.wire import (
     ERROR,
     EXPIRED,
     FUNCTION,
+    GLOBALS,
     LEVEL,
     PAUSED,
     READY,
@@ -217,6 +219,8 @@ class Link:
                 self._requests.answered(*message[1:])
             elif kind == REFUSED:
                 self._requests.refused(*message[1:])
+            elif kind == GLOBALS:
+                self._renew(message[1])
             elif kind == CANCEL:
                 task = self._tasks.get(message[1])
                 if task is not None:
@@ -286,6 +290,12 @@ class Link:
         if back:
             self.say((RECALLED, back))
             self.flush()
+
+    def _renew(self, data: bytes) -> None:
+        try:
+            take(loads(data))
+        except Exception:
+            LOGGER.warning("a global of the program's __main__ could not be renewed", exc_info=True)
 
     def _function(self, function: Any) -> Any:
         return _value(function[0]) if type(function) is tuple else self._functions.get(function)

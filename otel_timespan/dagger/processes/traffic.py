@@ -203,7 +203,9 @@ class Traffic:
         if flight.attempt != attempt:
             return None
         if tid != 1:
-            task._slot = remote.slots[core].get(tid, task._slot)
+            slots = remote.slots.get(core)
+            if slots is not None:  # else its scheduler went down
+                task._slot = slots.get(tid, task._slot)
         return task
 
     def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:

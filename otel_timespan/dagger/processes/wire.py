@@ -17,12 +17,15 @@ import io
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FunctionType, TracebackType
 from typing import Any
 
 import cloudpickle
 
 from ...errors import RemoteTaskError, TimespanError, UnpicklableError
 from ..records.sizes import approx_size
+from .byvalue import travelling
 
 __all__ = [
     "INLINE_BYTES",
@@ -40,7 +43,7 @@ __all__ = [
 
 CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
 ANSWER, REFUSED, WORKERS = range(40, 43)
-RECALL = 44
+GLOBALS, RECALL = 44, 45
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
@@ -55,6 +58,7 @@ be noted of bodies from now on, for the head's logs, and comes with outcomes; No
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
 (RECALL, [id, ...]): those of them that have not begun are not to.
 (WORKERS, {worker: (threads, node)}): which workers there are.
+(GLOBALS, bytes): globals of the program's `__main__` are other objects now (byvalue.py).
 """
 
 UNDER = 43
@@ -64,7 +68,8 @@ UNDER = 43
 # --- worker to head ------------------------------------------------------------------------------------
 
 READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
-EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK, RECALLED = range(50, 58)
+EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
+RECALLED = 60
 """(READY, {name: value}): it can take tasks.
 
 (RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
@@ -125,7 +130,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if how is not None:
             self.found += 1
             return how(obj)
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        return travelling(obj, reduced) if type(obj) is FunctionType else reduced
 
 
 _SIMPLE = frozenset((str, bytes, bytearray))
@@ -164,7 +170,7 @@ def type_name(kind: type) -> str:
 def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, str]:
     """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for."""
     try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
     except Exception:  # its own __str__ raised
         text = f"{type(error).__name__} (its text can't be had)"
     try:
@@ -174,6 +180,17 @@ def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any
     except Exception:
         data = pickle.dumps(stand_in(error), _PROTOCOL)
     return data, text
+
+
+_OURS = str(Path(__file__).resolve().parents[2])
+
+
+def _without_ours(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is not the scheduler's; all of it where there is none."""
+    found = frames
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_OURS):
+        found = found.tb_next
+    return found or frames
 
 
 def stand_in(error: BaseException) -> UnpicklableError:

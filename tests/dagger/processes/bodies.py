@@ -82,3 +82,17 @@ def thread(target: Any) -> Iterator[None]:
     one.start()
     yield
     one.join()
+
+
+def pid(_: Any = None) -> int:
+    """Of the process that runs it."""
+    return os.getpid()
+
+
+def alive(process: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from otel_timespan import dagger as D
+from otel_timespan.dagger.processes import wire
 from tests.dagger.processes.bodies import note, until
 
 
@@ -125,3 +126,10 @@ def test_what_waits_behind_a_long_body_goes_to_an_idle_worker(on_workers: D.Cont
     late = [D.spawn(note, go) for _ in range(5)]
     assert D.fetch(long) is True
     D.waitall(late)
+
+
+def test_each_kind_of_message_has_a_number_of_its_own() -> None:
+    """Several features add kinds."""
+    names = [name for name, value in vars(wire).items() if name.isupper() and type(value) is int and value < 100]
+    kinds = [name for name in names if name != "INPUT"]
+    assert len(kinds) > 20 and len({getattr(wire, name) for name in kinds}) == len(kinds)
