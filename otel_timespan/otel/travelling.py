@@ -14,6 +14,8 @@ __all__: list[str] = []
 
 
 def _leave() -> dict[str, str] | None:
+    if not context.get_current():
+        return None
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier or None
