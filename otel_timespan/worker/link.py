@@ -30,7 +30,8 @@ from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, ShippedOptions
-from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.places.processors import ThreadProc
+from ..dagger.places.topology import topology
 from ..dagger.processes.byvalue import take
 from ..dagger.processes.frames import Framer, framed
 from ..dagger.processes.functions import KnownFunctions
@@ -56,6 +57,7 @@ from ..dagger.processes.wire import (
     STOP,
     TASK,
     UNDER,
+    WORKERS,
     error_bytes,
     loads,
     pack,
@@ -111,7 +113,7 @@ class Link:
         self._dozing = False
         """Whether the one who stands by sleeps until the bell is rung."""
         self._ended = threading.Event()
-        context = self.context = Context([OSProc(self.worker)])
+        context = self.context = Context()
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
         context.core = self.core
@@ -231,6 +233,8 @@ class Link:
                 self._notes.set_level(message[1])
             elif kind == CALL:
                 self._call(*message[1:])
+            elif kind == WORKERS:
+                topology.learn(message[1])
             elif kind == RECALL:
                 self._withdraw(message[1])
             elif kind == STOP:

@@ -57,7 +57,7 @@ be noted of bodies from now on, for the head's logs, and comes with outcomes; No
 (ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
 (RECALL, [id, ...]): those of them that have not begun are not to.
-(WORKERS, {worker: (threads, node)}): which workers there are.
+(WORKERS, {worker: (threads, node, private)}): which workers there are.
 (GLOBALS, bytes): globals of the program's `__main__` are other objects now (byvalue.py).
 """
 

@@ -94,6 +94,14 @@ def test_a_call_apart_from_tasks(two_workers: list[int]) -> None:
         D.cluster.run(first, boom)
 
 
+def test_a_call_whose_worker_dies() -> None:
+    """Is told so, whoever waits for it."""
+    [worker] = D.cluster.add_workers(1)
+    with pytest.raises(D.WorkerLostError) as caught:
+        D.cluster.run(worker, os._exit, 3)
+    assert caught.value.worker == worker
+
+
 def test_workers_can_be_removed() -> None:
     """Their processes end; a second time does nothing; one that never was is an error."""
     [worker] = D.cluster.add_workers(1, threads=2)
