@@ -24,13 +24,15 @@ from typing import Any
 
 from .. import forks
 from ..dagger import context as _context
+from ..dagger.bodies.ending import release_inputs
 from ..dagger.bodies.forked import end_forked
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
-from ..dagger.options.options import DEFAULT, Options, made
-from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.options.options import DEFAULT, Options, ShippedOptions
+from ..dagger.places.processors import ThreadProc
+from ..dagger.places.topology import topology
 from ..dagger.processes.byvalue import take
 from ..dagger.processes.frames import Framer, in_frames
 from ..dagger.processes.functions import KnownFunctions
@@ -48,12 +50,15 @@ from ..dagger.processes.wire import (
     LEVEL,
     PAUSED,
     READY,
+    RECALL,
+    RECALLED,
     REFUSED,
     RESULT,
     RESUMED,
     STOP,
     TASK,
     UNDER,
+    WORKERS,
     error_bytes,
     loads,
     pack,
@@ -61,6 +66,7 @@ from ..dagger.processes.wire import (
 from ..dagger.service import head, surroundings
 from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
+from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, live, new_task
 from ..errors import InvalidOptionError, SchedulingError, TaskTimeoutError
 from .driver import TimedContext, WorkerDriver
@@ -115,7 +121,7 @@ class Link:
         self._dozing = False
         """Whether the one who stands by sleeps until the bell is rung."""
         self._ended = threading.Event()
-        context = self.context = Context([OSProc(self.worker)])
+        context = self.context = Context()
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
         context.core = self.core
@@ -238,6 +244,10 @@ class Link:
                 self._notes.set_level(message[1])
             elif kind == CALL:
                 self._call(*message[1:])
+            elif kind == WORKERS:
+                topology.learn(message[1])
+            elif kind == RECALL:
+                self._withdraw(message[1])
             elif kind == STOP:
                 self._ended.set()
             elif kind in self.store.kinds:
@@ -261,9 +271,12 @@ class Link:
             argument = self.store.argument
             values = tuple([argument(item) for item in args])
             named = None if kwargs is None else {name: argument(item) for name, item in kwargs.items()}
-            wanted: Options = DEFAULT if options is None else made(loads(options))
-            if pinned is not None:
-                wanted = made({**wanted.__dict__, "occupancy": {Any: pinned[1]}})
+            wanted: Options = DEFAULT
+            if options is not None or pinned is not None:
+                own, handed_down = ({}, None) if options is None else loads(options)
+                if pinned is not None:
+                    own["occupancy"] = {Any: pinned[1]}
+                wanted = ShippedOptions.of(own, handed_down)
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
@@ -282,6 +295,19 @@ class Link:
         slot = self._slots[pinned[0]]
         self.core.queue_at(task, Spot(slot, self.worker, [self._slots[tid] for tid in pinned[2]]))
         return 0
+
+    def _withdraw(self, ids: list[int]) -> None:
+        """Give back what has not begun."""
+        back = [id for id in ids if (task := self._tasks.get(id)) is not None and claim(task)]
+        for id in back:
+            task = self._tasks.pop(id)
+            task._subs = []
+            release_inputs(task)
+            with contextlib.suppress(ValueError):
+                self.core.queue.remove(task)
+        if back:
+            self.say((RECALLED, back))
+            self.flush()
 
     def _renew(self, data: bytes) -> None:
         try:
@@ -401,7 +427,13 @@ class Link:
                 self._bell.release()
 
     def say_soon(self, message: Any) -> None:
-        """Send a message with what comes within some milliseconds. From any thread; takes no lock."""
+        """Send a message with what comes within some milliseconds. From any thread."""
+        if not self._standing:  # nobody would send it
+            self._start_thread()
+        self.say_along(message)
+
+    def say_along(self, message: Any) -> None:
+        """Send a message when there is something else to be sent, or soon. At any allocation; takes no lock."""
         self._out.append(message)
         if self._dozing:
             self._dozing = False

@@ -49,8 +49,8 @@ class Requests:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self.proxies = Proxies(link.core, link.handles, link.say_soon, link.store.item_of)
-        self._functions = NumberedFunctions(link.handles, link.say_soon)
+        self.proxies = Proxies(link.core, link.handles, link.say_along, link.store.item_of)
+        self._functions = NumberedFunctions(link.handles, link.say_along)
         self._numbers = itertools.count(1)
         self._questions: dict[int, _Question] = {}
         self._waits: dict[tuple[int, int], list[Refusable]] = {}
@@ -77,7 +77,7 @@ class Requests:
 
     def _spawn_message(self, task: DTask, body: int) -> Any:
         link = self._link
-        function: Any = self._functions.number_of(task._f, link.say_soon)
+        function: Any = self._functions.number_of(task._f, link.say_along)
         if function is None:
             function = (self._item(task._f),)
         args = tuple([self._item(value) for value in task._args])

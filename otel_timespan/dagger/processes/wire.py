@@ -57,7 +57,8 @@ __all__ = [
 # --- head to worker ------------------------------------------------------------------------------------
 
 CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
-ANSWER, REFUSED, WORKERS, GLOBALS = range(40, 44)
+ANSWER, REFUSED, WORKERS = range(40, 43)
+GLOBALS, RECALL = 44, 45
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
@@ -70,7 +71,8 @@ ANSWER, REFUSED, WORKERS, GLOBALS = range(40, 44)
 be noted of bodies from now on, for the head's logs, and comes with outcomes; None is nothing.
 (ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
-(WORKERS, {worker: (threads, node)}): which workers there are.
+(RECALL, [id, ...]): those of them that have not begun are not to.
+(WORKERS, {worker: (threads, node, private)}): which workers there are.
 (GLOBALS, bytes): globals of the program's `__main__` are other objects now (byvalue.py).
 """
 
@@ -82,6 +84,7 @@ UNDER = 43
 
 READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
 EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
+RECALLED = 60
 """(READY, {name: value}): it can take tasks.
 
 (RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
@@ -93,7 +96,8 @@ EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
 was seen. (DROP_VALUE, key, count): the same for a value.
 (WAITS, body's id, task's id), (WAITED, ...): a body begins to wait for a task; it stops before that is done.
 (PAUSED, body's id), (RESUMED, ...): a body needs no slot, as it waits; it goes on.
-(ASK, number, what, body's id or 0, bytes): something that only the head can do (asked.py).
+(ASK, number, what, body's id or 0, bytes): something that only the head can do (requests.py).
+(RECALLED, [id, ...]): these have not begun, and never will.
 """
 
 # --- large values (values.py) -----------------------------------------------------------------------------
