@@ -16,6 +16,7 @@ from . import context as _context
 from .data.read import read
 from .fetching import Once, slot_given_back
 from .places.topology import positive, topology
+from .processes.owned import before_start
 from .service import head
 
 __all__ = ["add_workers", "remove_workers", "run"]
@@ -50,7 +51,7 @@ def add_workers(
         raise ConcurrencyViolationError("add_workers was called in a worker: only the head process starts workers")
     from .processes.pool import pool
 
-    answers.install(run)
+    _answer()
     with slot_given_back():
         ids = pool.start(count, each, env, host_uuid, patience_s)
     _follow()
@@ -117,6 +118,13 @@ def _leave(workers: list[int]) -> None:
         if context._procs is not None:
             context.remove_procs(workers)
     _follow()
+
+
+def _answer() -> None:
+    answers.install(run)
+
+
+before_start.append(_answer)
 
 
 def _follow() -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..dagger.bodies import interrupts
 from ..dagger.bodies.ending import report_defect
-from ..dagger.bodies.forked import end_forked
 from ..dagger.bodies.run import run
 from ..dagger.drivers.moves import take_free
 from ..dagger.drivers.slots import Hold, Resumption
@@ -129,10 +128,12 @@ class WorkerDriver(ThreadsDriver):
             except BaseException as error:  # of ours: bodies' own are outcomes
                 report_defect(core, task, error)
             del task
-            if self.closed:
-                end_forked()
         own.hold = None
         self._let_go(hold)
+
+    def block(self, lock: Any, timeout_s: float) -> bool:
+        """What ends a wait comes from the head: read it here, if nobody else reads."""
+        return self._link.wait(lock, timeout_s)
 
     def pause(self) -> Resumption:
         """A body is about to block: what it spawned must have left by then, and the head may send others."""

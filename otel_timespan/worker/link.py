@@ -13,12 +13,12 @@ import logging
 import os
 import pickle
 import platform
+import select
 import socket
 import sys
 import threading
 import time
 import traceback
-import weakref
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
@@ -26,16 +26,19 @@ from typing import Any
 
 from .. import forks
 from ..dagger import context as _context
+from ..dagger.bodies.ending import release_inputs
+from ..dagger.bodies.forked import end_forked
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
-from ..dagger.options.options import DEFAULT, Options, made
-from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.options.options import DEFAULT, Options, ShippedOptions
+from ..dagger.places.processors import ThreadProc
+from ..dagger.places.topology import topology
 from ..dagger.processes.byvalue import take
 from ..dagger.processes.failpoints import fail_at, reach
 from ..dagger.processes.flight import BLOCKED, IN_BODY, FlightRecorder
-from ..dagger.processes.frames import Framer, framed
+from ..dagger.processes.frames import Framer, in_frames
 from ..dagger.processes.functions import KnownFunctions
 from ..dagger.processes.handles import reading
 from ..dagger.processes.wire import (
@@ -59,6 +62,7 @@ from ..dagger.processes.wire import (
     STOP,
     TASK,
     UNDER,
+    WORKERS,
     error_bytes,
     loads,
     pack,
@@ -68,11 +72,12 @@ from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
 from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, live, new_task
-from ..errors import InvalidOptionError, TaskTimeoutError
+from ..errors import InvalidOptionError, SchedulingError, TaskTimeoutError
 from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
 from .notes import Notes
 from .requests import Requests
+from .store import Store
 
 __all__ = ["Link"]
 
@@ -83,6 +88,9 @@ GATHER_S = 0.001
 AWAY_S = 0.001
 """A body that takes longer is no reason not to read: the other thread does."""
 
+LOOK_AGAIN_S = 0.05
+"""So often a body that waits, and reads, looks whether its wait was ended by something in this process."""
+
 DOZE_AFTER = 50
 """So many looks without anything to see, and who stands by goes to sleep."""
 
@@ -91,13 +99,19 @@ class Link:
     """One worker process, as it sees itself."""
 
     def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any], flight: FlightRecorder) -> None:
+        global _here
+        _here = self
         self.worker = config["worker"]
+        self.is_forked = False
         self._heartbeat_s: float = config["heartbeat_s"]
         self.flight = flight
         """What outlives us: which bodies run."""
         self._rows_done: deque[int] = deque()
         """Rows of bodies whose outcome is in the outbox, or was sent."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
+        lane = socket.socket(fileno=config["lane"])
+        lane.set_inheritable(False)
+        self.store = Store(self.worker, lane, config.get("memory"), self.handles, self.say_now, self._ring)
         self._socket, self._framer = sock, framer
         self._functions = KnownFunctions()
         self._tasks: dict[int, DTask] = {}
@@ -116,13 +130,12 @@ class Link:
         """One entry for each thread that stands by, or is about to."""
         self._bell = allocate_lock()
         self._bell.acquire()
+        self._woke = False
+        """Whether something ended that a body may wait for, since somebody looked."""
         self._dozing = False
         """Whether the one who stands by sleeps until the bell is rung."""
         self._ended = threading.Event()
-        self._is_forked = False
-        """Whether this is a child that a body forked: it has nothing to say."""
-        _links.add(self)
-        context = self.context = Context([OSProc(self.worker)])
+        context = self.context = Context()
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
         context.core = self.core
@@ -149,14 +162,6 @@ class Link:
         self._ended.wait()
         self.flush()
 
-    def forget(self) -> None:
-        """In a child that a body forked: the socket, and all that is to be run, are the worker's."""
-        self._is_forked = True
-        self._socket.close()
-        self._out.clear()
-        self._tasks.clear()
-        self.driver.forget()
-
     def _beat(self) -> None:
         while True:
             self.flight.heartbeat()
@@ -173,17 +178,19 @@ class Link:
             while self._stand_by():
                 while True:
                     self._read()
+                    if self._woke:
+                        self._woke = False
+                        if self.driver.blocked:  # which soon waits for the next, and can read it itself
+                            self._go_away()
+                            break
                     if not self.core.queue or not self.driver.free:
                         continue
                     if not self._standing:
                         self._start_thread()
-                    self._away_since = time.monotonic()
-                    self._baton.release()
-                    if self._dozing:
-                        self._dozing = False
-                        with contextlib.suppress(RuntimeError):  # woken just now
-                            self._bell.release()
+                    self._go_away()
                     self.driver.work_here()
+                    if self.is_forked:
+                        end_forked()
                     self.flush()
                     if not self._baton.acquire(False):
                         break
@@ -198,6 +205,37 @@ class Link:
         if not self._ended.is_set():
             end_with_head()
 
+    def _go_away(self) -> None:
+        """Who reads has something else to do: another thread may, and will if that takes longer."""
+        self._away_since = time.monotonic()
+        self._baton.release()
+        self._ring()
+
+    def wait(self, lock: Any, timeout_s: float) -> bool:
+        """`lock.acquire(timeout=...)`, reading meanwhile: what releases it comes from the head, mostly."""
+        if not self._baton.acquire(False):
+            acquired: bool = lock.acquire(timeout=timeout_s)
+            return acquired
+        self._away_since = 0.0
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        try:
+            while not lock.acquire(False):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return False
+                if poll.poll(min(left_s, LOOK_AGAIN_S) * 1000):
+                    self._read()
+                    if self.core.queue and self.driver.free:
+                        self.driver.wake()
+            return True
+        except OSError:
+            end_with_head()
+        finally:
+            self._woke = False
+            self._go_away()
+
     def _stand_by(self) -> bool:
         """Wait until the other thread is away for longer; send meanwhile what it left behind. False at the end."""
         quiet = 0
@@ -209,14 +247,15 @@ class Link:
                 if since and not self._standing:  # who runs bodies needs somebody to send what they leave
                     self._start_thread()
                 return True
-            if self._out and time.monotonic() - self._since > GATHER_S:
+            released = self.store.released
+            if released or (self._out and time.monotonic() - self._since > GATHER_S):
                 self.flush()
             quiet = 0 if since or self._out else quiet + 1
             if quiet < DOZE_AFTER:
                 time.sleep(GATHER_S)
                 continue
             self._dozing = True
-            if not self._out:
+            if not (self._out or released):
                 self._bell.acquire()
             self._dozing = False
             quiet = 0
@@ -240,6 +279,7 @@ class Link:
                 self._functions.learn(message[1], message[2])
             elif kind == ENDED:
                 self._requests.ended(*message[1:])
+                self._woke = True
             elif kind == ANSWER:
                 self._requests.answered(*message[1:])
             elif kind == REFUSED:
@@ -256,10 +296,14 @@ class Link:
                 self._notes.set_level(message[1])
             elif kind == CALL:
                 self._call(*message[1:])
+            elif kind == WORKERS:
+                topology.learn(message[1])
             elif kind == RECALL:
-                self._give_back(message[1])
+                self._withdraw(message[1])
             elif kind == STOP:
                 self._ended.set()
+            elif kind in self.store.kinds:
+                self.store.kinds[kind](*message[1:])
         for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
             self.driver.wake()
         if self.core.effects:
@@ -276,11 +320,15 @@ class Link:
             if around is not None:
                 context.run(surroundings.enter, around)
             f = self._function(function)
-            values = tuple([_value(item) for item in args])
-            named = None if kwargs is None else {name: _value(item) for name, item in kwargs.items()}
-            wanted: Options = DEFAULT if options is None else made(loads(options))
-            if pinned is not None:
-                wanted = made({**wanted.__dict__, "occupancy": {Any: pinned[1]}})
+            argument = self.store.argument
+            values = tuple([argument(item) for item in args])
+            named = None if kwargs is None else {name: argument(item) for name, item in kwargs.items()}
+            wanted: Options = DEFAULT
+            if options is not None or pinned is not None:
+                own, handed_down = ({}, None) if options is None else loads(options)
+                if pinned is not None:
+                    own["occupancy"] = {Any: pinned[1]}
+                wanted = ShippedOptions.of(own, handed_down)
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
@@ -303,19 +351,21 @@ class Link:
         self.core.queue_at(task, Spot(slot, self.worker, [self._slots[tid] for tid in pinned[2]]))
         return 0
 
-    def _give_back(self, ids: list[int]) -> None:
-        """The head wants these back, as far as they have not begun."""
+    def _withdraw(self, ids: list[int]) -> None:
+        """Give back what has not begun."""
         if fail_at is not None:
             reach("draining")
-        back = []
-        for id in ids:
-            task = self._tasks.get(id)
-            if task is not None and claim(task):
-                del self._tasks[id]
-                self.core.take_out(task)
-                back.append(id)
-        self.say((RECALLED, back))
-        self.flush()
+        back = [id for id in ids if (task := self._tasks.get(id)) is not None and claim(task)]
+        for id in back:
+            task = self._tasks.pop(id)
+            task._subs = []
+            release_inputs(task)
+            with contextlib.suppress(ValueError):
+                self.core.queue.remove(task)
+            self.core.take_out(task)
+        if back:
+            self.say((RECALLED, back))
+            self.flush()
 
     def _renew(self, data: bytes) -> None:
         try:
@@ -324,15 +374,28 @@ class Link:
             LOGGER.warning("a global of the program's __main__ could not be renewed", exc_info=True)
 
     def _function(self, function: Any) -> Any:
-        return _value(function[0]) if type(function) is tuple else self._functions.get(function)
+        return self.store.argument(function[0]) if type(function) is tuple else self._functions.get(function)
 
     def _refuse(self, id: int, attempt: int, error: BaseException) -> None:
         text = f"task {id} can't be read by worker {self.worker}: {type(error).__name__}: {error}"
         data, stack = error_bytes(InvalidOptionError(text), self.handles)
         self.say((ERROR, id, attempt, 0, data, stack, None))
 
+    def forget(self) -> None:
+        """In a child that a body forked: the head is the parent's."""
+        self.is_forked = True
+        self._socket.close()
+        self._out.clear()
+        self.driver.forget()
+        self.core.halted = self._no_head()
+
+    def _no_head(self) -> SchedulingError:
+        return SchedulingError(f"this process was forked in worker {self.worker}: it has no scheduler", "exited")
+
     def landed(self, task: DTask, attempt: int, timed: TimedContext) -> None:
         """A task has its outcome: tell the head."""
+        if self.is_forked:
+            return  # the thread that ran the body sees to it
         self._tasks.pop(task.id, None)
         if fail_at is not None:
             reach("before_report")
@@ -348,8 +411,7 @@ class Link:
         outcome = task._outcome
         if task._state != FAILED:
             try:
-                chunk = None if task._live is None else task._live.chunk
-                item = pack(read(outcome) if chunk is None else chunk, self.handles)
+                item = self.store.result_item(task)
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -375,6 +437,8 @@ class Link:
 
     def spawned(self, task: DTask) -> None:
         """A task was spawned here."""
+        if self.is_forked:
+            raise self._no_head()
         self._requests.spawn(task)
         if fail_at is not None:
             reach("spawning")
@@ -406,7 +470,12 @@ class Link:
     # ---- out ---------------------------------------------------------------------------------------------------
 
     def say(self, message: Any) -> None:
-        """Send a message: now, or soon with others. From any thread."""
+        """Send a message: now, or soon with others. From any thread.
+
+        Raises `SchedulingError` in a process that a body forked.
+        """
+        if self.is_forked:
+            raise self._no_head()
         out = self._out
         now = time.monotonic()
         if not out:
@@ -414,7 +483,17 @@ class Link:
         out.append(message)
         if not self.core.queue or now - self._since > GATHER_S:
             self.flush()
-        elif self._dozing:
+        else:
+            self._ring()
+
+    def say_now(self, message: Any) -> None:
+        """Send a message with all that waits. From any thread."""
+        self._out.append(message)
+        self.flush()
+
+    def _ring(self) -> None:
+        """Wake the thread that sends, if it sleeps."""
+        if self._dozing:
             self._dozing = False
             with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
@@ -429,7 +508,13 @@ class Link:
         end_with_head()
 
     def say_soon(self, message: Any) -> None:
-        """Send a message with what comes within some milliseconds. From any thread; takes no lock."""
+        """Send a message with what comes within some milliseconds. From any thread."""
+        if not self._standing:  # nobody would send it
+            self._start_thread()
+        self.say_along(message)
+
+    def say_along(self, message: Any) -> None:
+        """Send a message when there is something else to be sent, or soon. At any allocation; takes no lock."""
         self._out.append(message)
         if self._dozing:
             self._dozing = False
@@ -438,10 +523,11 @@ class Link:
 
     def flush(self) -> None:
         """Send what waits."""
+        if self.store.released:
+            news = self.store.news()
+            if news is not None:
+                self._out.append(news)
         if not self._out:
-            return
-        if self._is_forked:
-            self._out.clear()
             return
         with self._sending:
             # Their outcomes are in the outbox, before what follows: when that was sent they were. (A row whose outcome
@@ -452,18 +538,27 @@ class Link:
                 out.append(self._out.popleft())
             if not out:
                 return
-            head, body = framed(pickle.dumps(out, 5))
-            try:
-                self._socket.sendall(head + body if len(body) < 65_536 else head)
-                if len(body) >= 65_536:
-                    self._socket.sendall(body)
-            except OSError as error:
-                self._cut_off(error)
-                return
+            for head, body in in_frames(out):
+                try:
+                    self._socket.sendall(head + body if len(body) < 65_536 else head)
+                    if len(body) >= 65_536:
+                        self._socket.sendall(body)
+                except OSError as error:
+                    self._cut_off(error)
+                    return
             for row in done:
                 self.flight.end(row)
             if fail_at is not None and any(message[0] in (RESULT, ERROR) for message in out):
                 reach("reported")
+
+
+_here: Link | None = None
+
+
+@forks.in_child("_here")
+def _in_child() -> None:
+    if _here is not None:
+        _here.forget()
 
 
 class _Landing:
@@ -480,19 +575,6 @@ class _Landing:
     def __call__(self) -> None:
         """It is there."""
         self._link.landed(self._task, self._attempt, self._timed)
-
-
-_links: weakref.WeakSet[Link] = weakref.WeakSet()
-
-
-@forks.in_child("_links")
-def _in_child() -> None:
-    for link in _links:
-        link.forget()
-
-
-def _value(item: Any) -> Any:
-    return loads(item[0]) if type(item) is tuple else item
 
 
 def _facts() -> dict[str, Any]:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Choice", "Pressure", "Slot", "Spot", "candidates_of", "choices_of", "cost_of", "execution_scope", "inputs_of",
-    "occupancy_on", "place", "place_again", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
+    "may_leave", "occupancy_on", "place", "place_again", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
 ]  # fmt: skip
 
 _ANY = AnyScope()
@@ -193,16 +193,16 @@ def _place_anywhere(core: Core, task: DTask, choices: list[Choice]) -> Spot | No
             return None
         whole = sum(held.values())
     run_ns = costs.time.get((sig, ThreadProc), DEFAULT_TIME_COST)
-    rng, least, equal = core.rng, inf, 0
+    rng, least, equal, near = core.rng, inf, 0, core.near
     best, counter, _, _ = choices[0]
     for spot, pressure, threads, hop in choices:
         ns = run_ns + costs.transfer_ns(whole - held.get(spot.worker, 0), spot.worker) if held else run_ns
         cost = ns + hop + pressure.ns / threads
         if cost < least:
             least, equal, best, counter = cost, 1, spot, pressure
-        elif cost == least and rng is not None:  # each of the equal ones with the same chance
-            equal += 1
-            if rng.random() * equal < 1.0:
+        elif cost == least and rng is not None and best.worker != near:
+            equal += 1  # each of the equal ones with the same chance, but for the one that waits for work already
+            if spot.worker == near or rng.random() * equal < 1.0:
                 best, counter = spot, pressure
     _reserve(core, task, counter, run_ns)
     return best
@@ -418,7 +418,7 @@ def steal_from_afar(core: Core, thief: Slot) -> tuple[DTask, int] | None:
 
 def _gaining(core: Core, task: DTask, victim: int, spot: Spot) -> float | None:
     """The expected run time of a task that should be stolen from `victim`; None for others."""
-    if task._state >= DONE or not _may_leave(core, task, spot):
+    if task._state >= DONE or not may_leave(core, task, spot):
         return None
     sig = core.costs.signature(task._f, task._args, task._kwargs)
     here = cost_of(core, sig, spot, inputs_of(task), task._options) - pressure_of(core, spot)
@@ -428,7 +428,8 @@ def _gaining(core: Core, task: DTask, victim: int, spot: Spot) -> float | None:
     return core.costs.run_ns(sig, spot.processor, task._options)
 
 
-def _may_leave(core: Core, task: DTask, spot: Spot) -> bool:
+def may_leave(core: Core, task: DTask, spot: Spot) -> bool:
+    """Whether a task that was placed elsewhere may run there instead."""
     if task._options is DEFAULT and not (scoped_chunks and _is_scoped(task)):
         return True
     return set(spot.slots) <= set(candidates_of(core, task))

@@ -413,10 +413,6 @@ class ThreadsDriver(Helping, Driver):
                 self._let_go(hold)
                 return
 
-    def has_room(self) -> bool:
-        """Whether threads of this process have nothing to do."""
-        return bool(self.free) and not self.queue
-
     def interrupt(self, task: DTask) -> bool:
         """A body on a worker is interrupted there."""
         return self.remote is not None and self.remote.cancel(task, True)

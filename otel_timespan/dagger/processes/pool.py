@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,7 @@ from ..places.topology import topology
 from ..tasks.dtask import DTask
 from ..tasks.environment import token_of
 from . import draining, recovery
+from .descriptors import Lane
 from .direct import Direct
 from .output import Streams
 from .procfs import exit_text, look
@@ -31,7 +33,7 @@ from .remote import Remote
 from .spawn import is_over, start_process, threads_of_libraries
 from .stalls import listen, stalled
 from .traffic import Traffic
-from .wire import CALL, CANCEL, CONFIG, STOP, dumps, error_bytes
+from .wire import CALL, CANCEL, CONFIG, STOP, WORKERS, dumps, error_bytes
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -127,14 +129,23 @@ class Pool:
     def _begin(
         self, pump: Pump, worker: int, threads: int, env: Mapping[str, str], stall_timeout_s: float
     ) -> Remote:
-        streams = Streams(worker)
+        values = self._traffic.values
+        ours, theirs = socket.socketpair()
+        lane, streams = Lane(ours, values.maps), Streams(worker)
         try:
-            begun = start_process(env, streams)
+            with theirs:
+                number = theirs.fileno()
+                begun = start_process(env, streams, number)
+        except BaseException:
+            lane.close()
+            raise
         finally:
             streams.started()
-        remote = Remote(worker, threads, begun, streams, stall_timeout_s)
+        remote = Remote(worker, threads, begun, streams, stall_timeout_s, values, lane)
+        values.join(remote)
         remote.borrows.poke = pump.poke
-        remote.say((CONFIG, _config(worker, threads, min(HEARTBEAT_S, stall_timeout_s / 4))))
+        config = _config(worker, threads, min(HEARTBEAT_S, stall_timeout_s / 4))
+        remote.say((CONFIG, {**config, "lane": number}))
         self.remotes[worker] = remote
         pump.add(remote)
         return remote
@@ -204,6 +215,8 @@ class Pool:
         with self._lock:
             if self._pump is None:
                 self._pump = Pump(self._traffic)
+                self._traffic.values.call, self._traffic.values.poke = self._pump.call, self._pump.poke
+                self._traffic.values.is_pump = self._pump.is_me
             return self._pump
 
     def _on_pump(self, call: Callable[[], Any]) -> bool:
@@ -251,6 +264,7 @@ class Pool:
         cores, remote.cores = remote.cores, []
         for core in cores:
             self._leave_queue(core, remote.worker)
+        self._traffic.values.left(remote, functools.partial(_lost_value, remote))
         recovery.lost(remote, cores, how, blame=not remote.stopped)
         remote.lose_calls(_lost_call(remote))
         remote.borrows.give_back()
@@ -259,7 +273,7 @@ class Pool:
             self._changed.notify_all()
 
     def _look(self) -> None:
-        """Ten times a second: who has ended without a word, or is silent; who has too much, who nothing."""
+        """Ten times a second: who has ended without a word, or is silent?"""
         now = time.monotonic_ns()
         for remote in list(self.remotes.values()):
             if is_over(remote.process):
@@ -268,7 +282,6 @@ class Pool:
                 remote.silence = listen(remote.silence, now, remote.reader.heartbeat_ns, look(remote.pid))
                 if stalled(remote.silence, remote.stall_timeout_s):
                     self._traffic.gone(remote, f"it neither ran nor said anything for {remote.stall_timeout_s:g} s")
-        draining.balance(list(self.remotes.values()))
 
     # ---- schedulers that use them ------------------------------------------------------------------------
 
@@ -311,6 +324,13 @@ class Pool:
         """A task was put into the own queue of a slot."""
         if slot.worker not in self.remotes:
             self._place_left(core, slot.worker)
+        self.poke()
+
+    def tell_workers(self, _: int | None = None) -> None:
+        """Workers came or went: the others are told."""
+        known = topology.known() if self.remotes else {}
+        for remote in list(self.remotes.values()):
+            remote.say((WORKERS, known))
         self.poke()
 
     def poke(self) -> None:
@@ -365,6 +385,10 @@ def _lost_call(remote: Remote) -> WorkerLostError:
     return WorkerLostError(remote.worker, f"worker {remote.worker} {how} while it was to call a function")
 
 
+def _lost_value(remote: Remote) -> WorkerLostError:
+    return WorkerLostError(remote.worker, f"the value was on worker {remote.worker}, which {remote.lost}")
+
+
 def _why_not(remote: Remote) -> str:
     text = remote.error_text or remote.started.error_text()
     why = f"it {remote.lost}" if remote.lost else f"it was not ready within {START_PATIENCE_S:g} s"
@@ -383,6 +407,8 @@ def _config(worker: int, threads: int, heartbeat_s: float) -> dict[str, Any]:
 
 pool = Pool()
 """The workers of this process."""
+
+topology.listeners.append(pool.tell_workers)
 
 
 def _at_exit() -> None:

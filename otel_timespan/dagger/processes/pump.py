@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import SchedulingError
-from ..service.callbacks import carriers
+from ..service.callbacks import carriers, held_back
 from ..service.threads import kept_up, start_service
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Listener(Protocol):
     def gone(self, remote: Remote, reason: str) -> None:
         """The worker's socket ended, or is damaged."""
 
-    def look(self) -> None:
+    def look(self, remotes: list[Remote]) -> None:
         """A tenth of a second went by: who does not answer?"""
 
 
@@ -110,11 +110,15 @@ class Pump:
             del self._by_fd[remote.socket.fileno()]
 
     def _run(self) -> None:
-        carriers.add(threading.get_ident())
+        me = threading.get_ident()
+        carriers.add(me)
+        woken = held_back[me] = []
         while not self._ended:
             self._asleep = True
             wait_ms = 0 if self._send_all() else LOOK_AGAIN_MS
             self.turns += (True,)
+            while woken:
+                woken.pop()()
             events = self._poll.poll(wait_ms)
             self._take_turn()
             self._asleep = False
@@ -129,7 +133,7 @@ class Pump:
             now = time.monotonic()
             if now >= self._look_at:
                 self._look_at = now + LOOK_AGAIN_MS / 1000
-                self._traffic.look()
+                self._traffic.look(self.remotes)
 
     def _take_turn(self) -> None:
         """Talking to workers is ours again; another thread has it for some microseconds at most."""

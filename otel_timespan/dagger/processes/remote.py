@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ... import forks
 from .borrows import Borrows
-from .frames import Framer, framed
+from .frames import Framer, in_frames
 from .functions import KnownFunctions, NumberedFunctions
+from .outgoing import outcome_item
 from .spawn import end_group
 from .telling import Level
 from .wire import error_bytes
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from ..core.machine import Core
     from ..core.placement import Slot
     from ..tasks.dtask import DTask
+    from .descriptors import Lane
     from .output import Streams
     from .spawn import Started
     from .stalls import Silence
+    from .values import Values
 
 __all__ = ["Flight", "Remote", "Solitary"]
 
@@ -40,7 +43,7 @@ _SEND_AT_ONCE = 64
 class Flight:
     """A task that a worker was given."""
 
-    __slots__ = ("attempt", "expected_ns", "is_recalled", "paused", "task", "waits")
+    __slots__ = ("attempt", "expected_ns", "is_recalled", "paused", "pinned", "task", "waits")
 
     def __init__(self, task: DTask, attempt: int, expected_ns: float) -> None:
         self.task, self.attempt, self.expected_ns = task, attempt, expected_ns
@@ -48,28 +51,41 @@ class Flight:
         """Whether the worker was asked to give it back, if it has not begun."""
         self.paused = False
         """Whether its body waits, and needs no slot."""
+        self.pinned = False
+        """Whether it is bound to slots of this worker."""
         self.waits = False
         """Whether its body ever said what it waits for."""
 
 
 class Solitary:
-    """A task that is to run alone on a worker: `flight`, and the message that gives it; None when that was sent."""
+    """A task that is to run alone on a worker. `pinned` as in outgoing.py; `is_given`: it is its turn."""
 
-    __slots__ = ("flight", "message")
+    __slots__ = ("flight", "is_given", "pinned")
 
-    def __init__(self, flight: Flight, message: Any) -> None:
-        self.flight, self.message = flight, message
+    def __init__(self, flight: Flight, pinned: Any) -> None:
+        self.flight, self.pinned = flight, pinned
+        self.is_given = False
 
 
 class Remote:
     """One worker, seen from the head."""
 
-    def __init__(self, worker: int, threads: int, started: Started, streams: Streams, stall_timeout_s: float) -> None:
+    def __init__(
+        self,
+        worker: int,
+        threads: int,
+        started: Started,
+        streams: Streams,
+        stall_timeout_s: float,
+        values: Values,
+        lane: Lane,
+    ) -> None:
         self.worker, self.threads = worker, threads
         self.streams, self.stall_timeout_s = streams, stall_timeout_s
         self.process, self.socket, self.reader = started.process, started.socket, started.reader
         self.pid = started.process.pid
         self.started = started
+        self.values, self.lane = values, lane
         self.ready: dict[str, Any] | None = None
         """What the worker said of itself; None until it can take tasks."""
         self.lost = ""
@@ -90,16 +106,21 @@ class Remote:
         """Expected time of what it was given and has not answered."""
         self.flights: dict[int, Flight] = {}
         """What it was given and has not answered, by task id."""
-        self.front = 0
-        """The id of the oldest of those, at the last look."""
         self.calls: dict[int, Callable[[bool, Any], None]] = {}
         """Who waits for a function that runs apart from tasks."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
         """How handles are written for it (wire.py: `Pickler`)."""
-        self.borrows = Borrows(worker, self.handles)
+        self.borrows = Borrows(
+            worker,
+            self.handles,
+            lambda outcome: outcome_item(self, outcome),
+            lambda item: values.handle(self, item, None),
+        )
         """What it has handles of."""
         self.paused = 0
         """How many of its bodies wait, and need no slot."""
+        self.landed = self.landed_before = 0
+        """How many outcomes came, now and at the last look (balance.py)."""
         self.level = Level()
         """What it was told to note."""
         self.begun: set[int] = set()
@@ -156,6 +177,7 @@ class Remote:
 
     def forget(self) -> None:
         """In a forked child: it is the parent's."""
+        self.lane.close()
         self.process.returncode = 0  # so that nobody here waits for it, or says that it still runs
         self.started.close()
 
@@ -176,7 +198,8 @@ class Remote:
 
     def queue(self, messages: list[Any]) -> None:
         """Put a frame of these messages behind what is not sent yet."""
-        self._unsent += map(memoryview, framed(pickle.dumps(messages, 5)))
+        for pieces in in_frames(messages):
+            self._unsent += map(memoryview, pieces)
 
     def leave_unsent(self, rest: bytes) -> None:
         """Put what is left of a frame, of which the socket did not take all, where `send` begins."""

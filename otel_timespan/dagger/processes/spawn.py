@@ -75,8 +75,11 @@ class Started(NamedTuple):
                 os.close(fd)
 
 
-def start_process(env: Mapping[str, str], streams: Streams) -> Started:
-    """Start a worker's process with these variables on top of the environment. Raises `OSError`."""
+def start_process(env: Mapping[str, str], streams: Streams, lane: int) -> Started:
+    """Start a worker's process, with these variables on top of the environment; it inherits the descriptor `lane`.
+
+    Raises `OSError`.
+    """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
         ours, their_socket = socket.socketpair()
         undo.callback(ours.close)
@@ -95,7 +98,7 @@ def start_process(env: Mapping[str, str], streams: Streams) -> Started:
         numbers = [their_socket.fileno(), reader.fd, streams.stderr, their_life]
         process = subprocess.Popen(
             [sys.executable, *_flags(), "-c", _BEGIN, *map(str, numbers), repr(_search_path())],
-            pass_fds=numbers,
+            pass_fds=[*numbers, lane],
             stdin=subprocess.DEVNULL,
             stdout=streams.stdout,
             stderr=errors,
