@@ -24,13 +24,15 @@ from typing import Any
 
 from .. import forks
 from ..dagger import context as _context
+from ..dagger.bodies.ending import release_inputs
 from ..dagger.bodies.forked import end_forked
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
-from ..dagger.options.options import DEFAULT, Options, made
-from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.options.options import DEFAULT, Options, ShippedOptions
+from ..dagger.places.processors import ThreadProc
+from ..dagger.places.topology import topology
 from ..dagger.processes.byvalue import take
 from ..dagger.processes.frames import Framer, in_frames
 from ..dagger.processes.functions import KnownFunctions
@@ -48,12 +50,15 @@ from ..dagger.processes.wire import (
     LEVEL,
     PAUSED,
     READY,
+    RECALL,
+    RECALLED,
     REFUSED,
     RESULT,
     RESUMED,
     STOP,
     TASK,
     UNDER,
+    WORKERS,
     error_bytes,
     loads,
     pack,
@@ -61,12 +66,14 @@ from ..dagger.processes.wire import (
 from ..dagger.service import head, surroundings
 from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
+from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, live, new_task
 from ..errors import InvalidOptionError, SchedulingError, TaskTimeoutError
 from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
 from .notes import Notes
 from .requests import Requests
+from .store import Store
 
 __all__ = ["Link"]
 
@@ -90,6 +97,9 @@ class Link:
         self.worker = config["worker"]
         self.is_forked = False
         self.handles: dict[type, Callable[[Any], Any]] = {}
+        lane = socket.socket(fileno=config["lane"])
+        lane.set_inheritable(False)
+        self.store = Store(self.worker, lane, config.get("memory"), self.handles, self.say_now, self._ring)
         self._socket, self._framer = sock, framer
         self._functions = KnownFunctions()
         self._tasks: dict[int, DTask] = {}
@@ -111,7 +121,7 @@ class Link:
         self._dozing = False
         """Whether the one who stands by sleeps until the bell is rung."""
         self._ended = threading.Event()
-        context = self.context = Context([OSProc(self.worker)])
+        context = self.context = Context()
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
         context.core = self.core
@@ -186,14 +196,15 @@ class Link:
                 if since and not self._standing:  # who runs bodies needs somebody to send what they leave
                     self._start_thread()
                 return True
-            if self._out and time.monotonic() - self._since > GATHER_S:
+            released = self.store.released
+            if released or (self._out and time.monotonic() - self._since > GATHER_S):
                 self.flush()
             quiet = 0 if since or self._out else quiet + 1
             if quiet < DOZE_AFTER:
                 time.sleep(GATHER_S)
                 continue
             self._dozing = True
-            if not self._out:
+            if not (self._out or released):
                 self._bell.acquire()
             self._dozing = False
             quiet = 0
@@ -233,8 +244,14 @@ class Link:
                 self._notes.set_level(message[1])
             elif kind == CALL:
                 self._call(*message[1:])
+            elif kind == WORKERS:
+                topology.learn(message[1])
+            elif kind == RECALL:
+                self._withdraw(message[1])
             elif kind == STOP:
                 self._ended.set()
+            elif kind in self.store.kinds:
+                self.store.kinds[kind](*message[1:])
         for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
             self.driver.wake()
         if self.core.effects:
@@ -251,11 +268,15 @@ class Link:
             if around is not None:
                 context.run(surroundings.enter, around)
             f = self._function(function)
-            values = tuple([_value(item) for item in args])
-            named = None if kwargs is None else {name: _value(item) for name, item in kwargs.items()}
-            wanted: Options = DEFAULT if options is None else made(loads(options))
-            if pinned is not None:
-                wanted = made({**wanted.__dict__, "occupancy": {Any: pinned[1]}})
+            argument = self.store.argument
+            values = tuple([argument(item) for item in args])
+            named = None if kwargs is None else {name: argument(item) for name, item in kwargs.items()}
+            wanted: Options = DEFAULT
+            if options is not None or pinned is not None:
+                own, handed_down = ({}, None) if options is None else loads(options)
+                if pinned is not None:
+                    own["occupancy"] = {Any: pinned[1]}
+                wanted = ShippedOptions.of(own, handed_down)
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
@@ -275,6 +296,19 @@ class Link:
         self.core.queue_at(task, Spot(slot, self.worker, [self._slots[tid] for tid in pinned[2]]))
         return 0
 
+    def _withdraw(self, ids: list[int]) -> None:
+        """Give back what has not begun."""
+        back = [id for id in ids if (task := self._tasks.get(id)) is not None and claim(task)]
+        for id in back:
+            task = self._tasks.pop(id)
+            task._subs = []
+            release_inputs(task)
+            with contextlib.suppress(ValueError):
+                self.core.queue.remove(task)
+        if back:
+            self.say((RECALLED, back))
+            self.flush()
+
     def _renew(self, data: bytes) -> None:
         try:
             take(loads(data))
@@ -282,7 +316,7 @@ class Link:
             LOGGER.warning("a global of the program's __main__ could not be renewed", exc_info=True)
 
     def _function(self, function: Any) -> Any:
-        return _value(function[0]) if type(function) is tuple else self._functions.get(function)
+        return self.store.argument(function[0]) if type(function) is tuple else self._functions.get(function)
 
     def _refuse(self, id: int, attempt: int, error: BaseException) -> None:
         text = f"task {id} can't be read by worker {self.worker}: {type(error).__name__}: {error}"
@@ -311,8 +345,7 @@ class Link:
         outcome = task._outcome
         if task._state != FAILED:
             try:
-                chunk = None if task._live is None else task._live.chunk
-                item = pack(read(outcome) if chunk is None else chunk, self.handles)
+                item = self.store.result_item(task)
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -378,13 +411,29 @@ class Link:
         out.append(message)
         if not self.core.queue or now - self._since > GATHER_S:
             self.flush()
-        elif self._dozing:
+        else:
+            self._ring()
+
+    def say_now(self, message: Any) -> None:
+        """Send a message with all that waits. From any thread."""
+        self._out.append(message)
+        self.flush()
+
+    def _ring(self) -> None:
+        """Wake the thread that sends, if it sleeps."""
+        if self._dozing:
             self._dozing = False
             with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
 
     def say_soon(self, message: Any) -> None:
-        """Send a message with what comes within some milliseconds. From any thread; takes no lock."""
+        """Send a message with what comes within some milliseconds. From any thread."""
+        if not self._standing:  # nobody would send it
+            self._start_thread()
+        self.say_along(message)
+
+    def say_along(self, message: Any) -> None:
+        """Send a message when there is something else to be sent, or soon. At any allocation; takes no lock."""
         self._out.append(message)
         if self._dozing:
             self._dozing = False
@@ -393,6 +442,10 @@ class Link:
 
     def flush(self) -> None:
         """Send what waits."""
+        if self.store.released:
+            news = self.store.news()
+            if news is not None:
+                self._out.append(news)
         if not self._out:
             return
         with self._sending:
@@ -435,8 +488,6 @@ class _Landing:
         self._link.landed(self._task, self._attempt, self._timed.ns)
 
 
-def _value(item: Any) -> Any:
-    return loads(item[0]) if type(item) is tuple else item
 
 
 def _facts() -> dict[str, Any]:
