@@ -49,8 +49,8 @@ class Requests:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self.proxies = Proxies(link.core, link.handles, link.say_soon, link.store.chunk_item)
-        self._functions = NumberedFunctions(link.handles, link.say_soon)
+        self.proxies = Proxies(link.core, link.handles, link.say_along, link.store.chunk_item)
+        self._functions = NumberedFunctions(link.handles, link.say_along)
         self._numbers = itertools.count(1)
         self._questions: dict[int, _Question] = {}
         self._waits: dict[tuple[int, int], list[Refusable]] = {}
@@ -77,7 +77,7 @@ class Requests:
 
     def _spawn_message(self, task: DTask, body: int) -> Any:
         link = self._link
-        function: Any = self._functions.number_of(task._f, link.say_soon)
+        function: Any = self._functions.number_of(task._f, link.say_along)
         if function is None:
             function = (self._item(task._f),)
         args = tuple([self._item(value) for value in task._args])
@@ -133,6 +133,8 @@ class Requests:
     def ask(self, what: str, *given: Any) -> Any:
         """As `Head` says."""
         link, body = self._link, running_task()
+        if link.core.halted is not None:  # in a process that a body forked
+            raise link.core.halted
         try:
             data, _ = dumps(given, link.handles)
         except Exception as error:

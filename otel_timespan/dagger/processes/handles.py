@@ -70,7 +70,7 @@ class PackedDRef(DRef):
         if read is _NOT_READ:
             try:
                 made = loads(self.item[0])
-            except Exception as error:
+            except (Exception, SystemExit, GeneratorExit) as error:
                 name = self.item[1].partition(":")[2]
                 raise StorageError(f"the value, a {name} made by a worker, can't be read here: {error!r}") from error
             read = self._first(made)

@@ -12,6 +12,7 @@ from ..core.placement import share_on
 from ..data.chunks import Chunk, DRef
 from ..data.read import read
 from ..options.options import DEFAULT, Options
+from ..options.scoped import propagated
 from ..records.sizes import approx_size
 from ..service import surroundings
 from ..tasks.dtask import DTask, Result
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["argument_item", "outcome_item", "task_message"]
 
-TAKEN_ALONG = frozenset(("get_result", "meta", "name", "propagates", "result_scope", "return_type", "timeout"))
-"""Options that mean something where a body runs; the others are the head's. (And what the task hands down.)"""
+TAKEN_ALONG = frozenset(("get_result", "meta", "name", "result_scope", "return_type", "timeout"))
+"""Options that mean something where a body runs; the others are the head's."""
 
 
 def task_message(remote: Remote, task: DTask, attempt: int, pinned: Any, messages: list[Any]) -> Any:
@@ -105,10 +106,10 @@ def outcome_item(remote: Remote, outcome: DRef | Result) -> Any:
 
 
 def _options_item(remote: Remote, options: Options) -> Any:
-    given = options.__dict__
-    wanted = TAKEN_ALONG.union(options.propagates or ())
-    kept = {name: value for name, value in given.items() if name in wanted}
-    return pack(kept, remote.handles)[0] if kept else None
+    """(what holds for the body, what it hands down), as bytes; None where there is nothing."""
+    kept = {name: value for name, value in options.__dict__.items() if name in TAKEN_ALONG}
+    handed_down = propagated(options)
+    return dumps((kept, handed_down), remote.handles)[0] if kept or handed_down else None
 
 
 def pinned_to(task: DTask, slot: Any, slots: Any) -> Any:

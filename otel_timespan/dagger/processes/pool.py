@@ -28,7 +28,7 @@ from .pump import Pump, RemoteQueue
 from .remote import Remote
 from .spawn import start_process
 from .traffic import Traffic
-from .wire import CALL, CANCEL, CONFIG, STOP, dumps, error_bytes
+from .wire import CALL, CANCEL, CONFIG, STOP, WORKERS, dumps, error_bytes
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -225,6 +225,13 @@ class Pool:
                     remote.cores.append(core)
         self.poke()
 
+    def tell_workers(self, _: int | None = None) -> None:
+        """Workers came or went: the others are told."""
+        known = topology.known() if self.remotes else {}
+        for remote in list(self.remotes.values()):
+            remote.say((WORKERS, known))
+        self.poke()
+
     def poke(self) -> None:
         """There is something in a queue."""
         if self._pump is not None:
@@ -272,6 +279,8 @@ def _nobody(remote: Remote, cores: list[Core]) -> None:
 
 pool = Pool()
 """The workers of this process."""
+
+topology.listeners.append(pool.tell_workers)
 
 
 def _at_exit() -> None:

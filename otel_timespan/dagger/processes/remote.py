@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerLostError
 from .borrows import Borrows
-from .frames import MAX_FRAME, Framer, framed
+from .frames import Framer, in_frames
 from .functions import KnownFunctions, NumberedFunctions
 from .outgoing import outcome_item
 from .telling import Level
@@ -39,12 +39,14 @@ _SEND_AT_ONCE = 64
 class Flight:
     """A task that a worker was given."""
 
-    __slots__ = ("attempt", "expected_ns", "paused", "task", "waits")
+    __slots__ = ("attempt", "expected_ns", "paused", "pinned", "task", "waits")
 
     def __init__(self, task: DTask, attempt: int, expected_ns: float) -> None:
         self.task, self.attempt, self.expected_ns = task, attempt, expected_ns
         self.paused = False
         """Whether its body waits, and needs no slot."""
+        self.pinned = False
+        """Whether it is bound to slots of this worker."""
         self.waits = False
         """Whether its body ever said what it waits for."""
 
@@ -91,6 +93,8 @@ class Remote:
         """What it has handles of."""
         self.paused = 0
         """How many of its bodies wait, and need no slot."""
+        self.landed = self.landed_before = 0
+        """How many outcomes came, now and at the last look (balance.py)."""
         self.level = Level()
         """What it was told to note."""
         self.begun: set[int] = set()
@@ -144,12 +148,8 @@ class Remote:
 
     def queue(self, messages: list[Any]) -> None:
         """Put a frame of these messages behind what is not sent yet."""
-        body = pickle.dumps(messages, 5)
-        if len(body) > MAX_FRAME and len(messages) > 1:
-            for message in messages:
-                self.queue([message])
-            return
-        self._unsent += map(memoryview, framed(body))
+        for pieces in in_frames(messages):
+            self._unsent += map(memoryview, pieces)
 
     def leave_unsent(self, rest: bytes) -> None:
         """Put what is left of a frame, of which the socket did not take all, where `send` begins."""

@@ -22,7 +22,7 @@ from ..options.options import DEFAULT
 from ..service.threads import start_service
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
-from . import requests
+from . import balance, requests
 from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
@@ -43,6 +43,7 @@ from .wire import (
     NOT_EXPORTED,
     PAUSED,
     READY,
+    RECALLED,
     RELEASED,
     RESULT,
     RESUMED,
@@ -92,6 +93,7 @@ class Traffic:
         self.on_ready: Callable[[Remote], None] = _ignore
         self.on_gone: Callable[[Remote, str], None] = _ignore_reason
         self.on_look: Callable[[], None] = _nothing
+        self._remotes: list[Remote] = []
         self._others: dict[int, Callable[..., None]] = {
             SPAWN: requests.spawn,
             DROP: _drop,
@@ -103,6 +105,7 @@ class Traffic:
             WAITED: requests.waited,
             DROP_VALUE: _drop_value,
             EXPIRED: self._expired,
+            RECALLED: self._recalled,
             STARTED: self._started,
             SIGNALS: signals,
         }
@@ -161,6 +164,7 @@ class Traffic:
         slots = remote.slots[core]
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
         flight = Flight(task, attempt, self.expected_of(task._f))
+        flight.pinned = pinned is not None
         core.running.add(task)
         remote.flights[task.id] = flight
         remote.ahead_ns += flight.expected_ns
@@ -236,6 +240,7 @@ class Traffic:
         if flight is None:
             return None
         remote.ahead_ns -= flight.expected_ns
+        remote.landed += 1
         task = flight.task
         core = task._core
         core.running.discard(task)
@@ -317,6 +322,7 @@ class Traffic:
             return
         fail(task._core, task, error_of(remote.worker, data, text))
         release_inputs(task)
+
     def _started(self, remote: Remote, id: int, attempt: int, tid: int, log: Any) -> None:
         flight = remote.flights.get(id)
         if flight is not None and flight.attempt == attempt and flight.task._state < DONE:
@@ -348,10 +354,15 @@ class Traffic:
         """The worker's socket ended, or is damaged."""
         self.on_gone(remote, reason)
 
-    def look(self) -> None:
+    def look(self, remotes: list[Remote]) -> None:
         """A tenth of a second went by."""
+        self._remotes = remotes
         self.values.sweep()
+        balance.look(remotes)
         self.on_look()
+
+    def _recalled(self, remote: Remote, ids: list[int]) -> None:
+        balance.recalled(remote, self._remotes, ids)
 
     def fail_all(self, remote: Remote, error: Callable[[], BaseException]) -> None:
         """What a worker had fails."""
