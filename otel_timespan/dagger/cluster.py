@@ -5,15 +5,17 @@ See docs/workers.md.
 
 from __future__ import annotations
 
-import pickle
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from ..errors import ConcurrencyViolationError, InvalidOptionError, WorkerLostError
+from ..errors import ConcurrencyViolationError, InvalidOptionError
+from . import answers
 from . import context as _context
-from .fetching import slot_given_back
+from .data.read import read
+from .fetching import Once, slot_given_back
 from .places.topology import positive, topology
+from .service import head
 
 __all__ = ["add_workers", "remove_workers", "run"]
 
@@ -37,6 +39,7 @@ def add_workers(
         raise ConcurrencyViolationError("add_workers was called in a worker: only the head process starts workers")
     from .processes.pool import pool
 
+    answers.install(run)
     with slot_given_back():
         ids = pool.start(count, each, env, host_uuid)
     _follow()
@@ -68,26 +71,33 @@ def run(worker: int, f: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """
     if positive("worker", worker) == topology.me():
         return f(*args, **kwargs)
+    if head.link is not None:
+        answer: T = head.link.ask("run", worker, f, args, kwargs)
+        return answer
+    from .processes.handles import handle_of
     from .processes.pool import pool
     from .processes.wire import error_of
 
     done = allocate_lock()
     done.acquire()
-    answer: list[Any] = []
+    told: list[Any] = []
 
-    def tell(ok: bool, data: bytes) -> None:
-        answer.extend((ok, data))
+    def tell(ok: bool, what: Any) -> None:
+        try:
+            told[:] = [ok, handle_of(what, None) if ok else what]
+        except BaseException as unreadable:
+            told[:] = [None, unreadable]
         done.release()
 
     pool.call(worker, (f, args, kwargs), tell)
-    with slot_given_back(done.release):
+    with slot_given_back(Once(done.release)):
         done.acquire()
-    if not answer:
-        raise WorkerLostError(worker)
-    ok, data = answer
+    ok, what = told
+    if ok is None:
+        raise what
     if not ok:
-        raise error_of(worker, *pickle.loads(data))
-    value: T = pickle.loads(data)
+        raise error_of(worker, *what)
+    value: T = read(what)
     return value
 
 

@@ -363,8 +363,9 @@ def eager_procs() -> list[OSProc]:
 
 
 def eager_state() -> Core | None:
-    """The scheduler of the current context: None before the first spawn and after a halt."""
-    return None if _eager is None else _eager.core
+    """The scheduler of the current context: None before the first spawn and after a halt, and in workers."""
+    core = None if _eager is None else _eager.core
+    return core if core is None or core.local == 1 else None
 
 
 def procs(ctx: Context | None = None) -> list[Any]:

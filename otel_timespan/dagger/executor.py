@@ -165,6 +165,11 @@ class TaskFuture(concurrent.futures.Future[T]):
             finally:
                 self._note_failure()
 
+    def _end_waits(self) -> None:
+        """Have those go on that wait for it, as one of them waits for what can't be."""
+        with self._condition:
+            self._condition.notify_all()
+
     def _note_failure(self) -> None:
         if self.task is not None:
             note_failure(self.task)
@@ -180,7 +185,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         if body is None:
             return contextlib.nullcontext()
         block = contextlib.ExitStack()
-        block.enter_context(Wait(body, task))
+        block.enter_context(Wait(body, task, self._end_waits))
         block.enter_context(slot_given_back())
         return block
 

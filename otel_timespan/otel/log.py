@@ -157,7 +157,9 @@ class OTelLog(Sink):
             refuse=lambda record, hard: self._unmapped.refuse(record, hard),
             lost=self._lose,
         )
-        self._forwarded = Forwarded(lambda: self._backend is not None, self._part, lambda: self._journal.put(_TICK))
+        self._forwarded = Forwarded(
+            lambda: self._backend is not None, self._part, lambda: self._runs, lambda: self._journal.put(_TICK)
+        )
         self.recorder = Recorder(
             self._journal.append,
             workers=self._forwarded,

@@ -33,6 +33,7 @@ from .setup import instrumentation_scope, is_tracing_configured
 from .spans import ids
 from .spans.bodyspan import BodySpan, LazySpan, span_context
 from .spans.limits import Limits
+from .spans.runs import Runs, current_run
 from .spans.tasks import task_name
 
 __all__ = ["Forwarded", "Part", "body_phase", "fill_body"]
@@ -191,12 +192,18 @@ def _nothing(span: LazySpan) -> None:
 class Forwarded:
     """The head's side (timespans/recorder.py: `WorkerSide`): what came from workers, until the log's drain sends it.
 
-    `part() -> Part or None` is asked once `is_ready()`; `wake()` has the drain come by. `take` and `lost` are called by the thread that talks to
-    workers, `collect` by whoever drains, with the log's lock.
+    `part() -> Part or None` is asked once `is_ready()`; `wake()` has the drain come by. `take` and `lost` are called by
+    the thread that talks to workers, `collect` by whoever drains, with the log's lock.
     """
 
-    def __init__(self, is_ready: Callable[[], bool], part: Callable[[], Part | None], wake: Callable[[], None]) -> None:
-        self._is_ready, self._part, self._wake = is_ready, part, wake
+    def __init__(
+        self,
+        is_ready: Callable[[], bool],
+        part: Callable[[], Part | None],
+        runs: Callable[[], Runs],
+        wake: Callable[[], None],
+    ) -> None:
+        self._is_ready, self._part, self._runs, self._wake = is_ready, part, runs, wake
         self.start_empty()
 
     def start_empty(self) -> None:
@@ -213,6 +220,13 @@ class Forwarded:
     def part(self, worker: int) -> Part | None:
         """What the log is in a worker."""
         return self._part()
+
+    def enter(self, caller: Any) -> None:
+        """What is spawned in this context counts in the run of that caller."""
+        parent = ids.unpack(caller)
+        run = self._runs().find(parent.root) if parent is not None else None
+        if run is not None:
+            current_run.set(run)
 
     def take(self, worker: int, signal: str, count: int, data: bytes | None, given_up: int) -> None:
         """What the part in a worker took."""

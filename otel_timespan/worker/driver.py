@@ -11,10 +11,12 @@ from ..dagger.bodies import interrupts
 from ..dagger.bodies.ending import report_defect
 from ..dagger.bodies.run import run
 from ..dagger.drivers.moves import take_free
-from ..dagger.drivers.slots import Hold
+from ..dagger.drivers.slots import Hold, Resumption
 from ..dagger.drivers.threads import ThreadsDriver
 from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import DTask
+from ..dagger.tasks.environment import running_task
+from .core import WorkerCore
 
 if TYPE_CHECKING:
     from .link import Link
@@ -43,6 +45,8 @@ class TimedContext:
 
 class WorkerDriver(ThreadsDriver):
     """Runs what the head gives, and leaves to the head what is spawned here."""
+
+    core_type = WorkerCore
 
     def __init__(self, worker: int, link: Link) -> None:
         super().__init__(worker)
@@ -80,11 +84,21 @@ class WorkerDriver(ThreadsDriver):
         own.hold = None
         self._let_go(hold)
 
-    def go_on(self, task: DTask, coroutine: Any, context: Any, over: Callable[..., int]) -> int:
-        """The loop wants the plain context."""
-        return super().go_on(task, coroutine, context.context, over)
-
-    def pause(self) -> Any:
-        """A body is about to block: what it spawned must have left by then."""
+    def pause(self) -> Resumption:
+        """A body is about to block: what it spawned must have left by then, and the head may send others."""
+        paused = super().pause()
+        if paused.hold is not None:
+            self._link.pauses(running_task(), True)
         self._link.flush()
-        return super().pause()
+        return paused
+
+    def resume(self, paused: Resumption) -> None:
+        """The body goes on."""
+        super().resume(paused)
+        if paused.hold is not None:
+            self._link.pauses(running_task(), False)
+
+    def go_on(self, task: DTask, coroutine: Any, context: Any, over: Callable[..., int]) -> int:
+        """A coroutine needs no slot: the head may send others. The loop wants the plain context."""
+        self._link.pauses(task, True)
+        return super().go_on(task, coroutine, context.context, over)

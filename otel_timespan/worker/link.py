@@ -25,35 +25,45 @@ from typing import Any
 from .. import forks
 from ..dagger import context as _context
 from ..dagger.context import Context
-from ..dagger.control import cancel_task
+from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, made
 from ..dagger.places.processors import OSProc, ThreadProc
 from ..dagger.processes.frames import Framer, framed
+from ..dagger.processes.functions import KnownFunctions
+from ..dagger.processes.handles import reading
 from ..dagger.processes.wire import (
+    ANSWER,
     CALL,
     CALLED,
     CANCEL,
+    ENDED,
     ERROR,
+    EXPIRED,
     FUNCTION,
     LEVEL,
+    PAUSED,
     READY,
+    REFUSED,
     RESULT,
+    RESUMED,
     STOP,
     TASK,
     UNDER,
-    dumps,
     error_bytes,
     loads,
     pack,
 )
+from ..dagger.service import head, surroundings
+from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, live, new_task
-from ..errors import InvalidOptionError
+from ..errors import InvalidOptionError, TaskTimeoutError
 from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
 from .notes import Notes
+from .requests import Requests
 
 __all__ = ["Link"]
 
@@ -75,7 +85,7 @@ class Link:
         self.worker = config["worker"]
         self.handles: dict[type, Callable[[Any], Any]] = {}
         self._socket, self._framer = sock, framer
-        self._functions: dict[int, Any] = {}
+        self._functions = KnownFunctions()
         self._tasks: dict[int, DTask] = {}
         """What runs or waits here, by id."""
         self._out: deque[Any] = deque()
@@ -103,6 +113,8 @@ class Link:
         self._caller: tuple[int, Any] | None = None
         """Who called the tasks that come now: the number of the log, and what it remembers."""
         _context._eager = context
+        self._requests = head.link = Requests(self)
+        type(reading).reader = self._requests.proxies
         self._slots: dict[int, Slot] = {
             slot.processor.tid: slot for slot in self.core.slots.values() if type(slot.processor) is ThreadProc
         }
@@ -125,6 +137,7 @@ class Link:
 
     def _lead(self) -> None:
         """The life of our threads: one reads, and runs what it read; one stands by; others are in bodies that wait."""
+        carriers.add(threading.get_ident())
         try:
             while self._stand_by():
                 while True:
@@ -193,11 +206,17 @@ class Link:
             if kind == TASK:
                 new += self._begin(*message[1:])
             elif kind == FUNCTION:
-                self._functions[message[1]] = message[2]
+                self._functions.learn(message[1], message[2])
+            elif kind == ENDED:
+                self._requests.ended(*message[1:])
+            elif kind == ANSWER:
+                self._requests.answered(*message[1:])
+            elif kind == REFUSED:
+                self._requests.refused(*message[1:])
             elif kind == CANCEL:
                 task = self._tasks.get(message[1])
                 if task is not None:
-                    cancel_task(task, graceful=message[2], force=message[3])
+                    cancel_here(task, graceful=message[2], force=message[3])
             elif kind == UNDER:
                 self._caller = message[1]
             elif kind == LEVEL:
@@ -217,7 +236,10 @@ class Link:
         self, id: int, attempt: int, pinned: Any, function: Any, args: Any, kwargs: Any, options: Any, around: Any
     ) -> int:
         """Queue a task: 1 if it is one that any thread may run."""
+        context = contextvars.Context()
         try:
+            if around is not None:
+                context.run(surroundings.enter, around)
             f = self._function(function)
             values = tuple([_value(item) for item in args])
             named = None if kwargs is None else {name: _value(item) for name, item in kwargs.items()}
@@ -227,7 +249,7 @@ class Link:
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
-        timed = TimedContext(contextvars.Context())
+        timed = TimedContext(context)
         task = new_task(id, f, values, named, wanted, (), timed, self.core)  # type: ignore[arg-type]
         task._subs = [_Landing(self, task, attempt, timed)]
         if attempt != 1 or self._caller is not None:
@@ -244,12 +266,7 @@ class Link:
         return 0
 
     def _function(self, function: Any) -> Any:
-        if type(function) is tuple:
-            return _value(function[0])
-        f = self._functions[function]
-        if type(f) is bytes:
-            f = self._functions[function] = loads(f)
-        return f
+        return _value(function[0]) if type(function) is tuple else self._functions.get(function)
 
     def _refuse(self, id: int, attempt: int, error: BaseException) -> None:
         text = f"task {id} can't be read by worker {self.worker}: {type(error).__name__}: {error}"
@@ -265,7 +282,8 @@ class Link:
         outcome = task._outcome
         if task._state != FAILED:
             try:
-                item = pack(read(outcome), self.handles)
+                chunk = None if task._live is None else task._live.chunk
+                item = pack(read(outcome) if chunk is None else chunk, self.handles)
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -278,15 +296,25 @@ class Link:
             failure: Failure = outcome
             failure.retrieved = True  # the head is to tell
             data, stack = error_bytes(failure.ex, self.handles)
+            if type(failure.ex) is TaskTimeoutError and task in self.core.running:  # the body goes on
+                self.say((EXPIRED, task.id, attempt, tid, data, stack, notes))
+                return
         self.say((ERROR, task.id, attempt, tid, data, stack, notes))
 
     def running(self, id: int) -> DTask | None:
         """The task of that id, if it is here."""
         return self._tasks.get(id)
 
+    # ---- what bodies want of the head --------------------------------------------------------------------------
+
     def spawned(self, task: DTask) -> None:
         """A task was spawned here."""
-        raise NotImplementedError
+        self._requests.spawn(task)
+
+    def pauses(self, body: DTask | None, begins: bool) -> None:
+        """A body needs no slot while it waits; or it goes on."""
+        if body is not None:
+            self._out.append((PAUSED if begins else RESUMED, body.id))
 
     # ---- apart from tasks --------------------------------------------------------------------------------------
 
@@ -297,10 +325,9 @@ class Link:
     def _run_call(self, number: int, data: bytes) -> None:
         try:
             f, args, kwargs = loads(data)
-            answer, _ = dumps(f(*args, **kwargs), self.handles)
-            self.say((CALLED, number, True, answer))
+            self.say((CALLED, number, True, pack(f(*args, **kwargs), self.handles)))
         except BaseException as error:
-            self.say((CALLED, number, False, pickle.dumps(error_bytes(error, self.handles))))
+            self.say((CALLED, number, False, error_bytes(error, self.handles)))
         self.flush()
 
     # ---- out ---------------------------------------------------------------------------------------------------
@@ -315,6 +342,14 @@ class Link:
         if not self.core.queue or now - self._since > GATHER_S:
             self.flush()
         elif self._dozing:
+            self._dozing = False
+            with contextlib.suppress(RuntimeError):  # woken just now
+                self._bell.release()
+
+    def say_soon(self, message: Any) -> None:
+        """Send a message with what comes within some milliseconds. From any thread; takes no lock."""
+        self._out.append(message)
+        if self._dozing:
             self._dozing = False
             with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
@@ -340,6 +375,9 @@ class Link:
 
 class _Landing:
     """Waits in a task for its outcome."""
+
+    is_brief = True
+    """See bodies/ending.py."""
 
     __slots__ = ("_attempt", "_link", "_task", "_timed")
 

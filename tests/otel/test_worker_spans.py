@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_timespan import dagger as D
@@ -183,3 +184,61 @@ def test_a_log_beside_others_has_its_part_too(workers: list[int]) -> None:
         made.context.log_sink = TeeLog(events, made.log)
         D.fetch(D.spawn(making, ["one"]))
         assert len(made.named("one")) == 1 and events
+
+
+def outer(n: int) -> int:
+    """Spawns, under a span of its own and not."""
+    with trace.get_tracer("users").start_as_current_span("around"):
+        first = D.spawn(add, n, 1)
+    return D.fetch(D.spawn(add, first, 1))
+
+
+def test_what_bodies_spawn_is_under_them(spans: Spans) -> None:
+    """Or under the span that was current there; it counts in the same run, which ends after it."""
+    with dag("run"):
+        assert D.fetch(D.spawn(outer, 1)) == 3
+    found = spans.all()
+    by_id = {span.context.span_id: span for span in found}
+    assert len({span.context.trace_id for span in found}) == 1
+    (around,) = [span for span in found if span.name == "around"]
+    inner = sorted((s for s in found if s.name == "add"), key=lambda s: s.attributes[semconv.TASK_ID])
+    assert inner[0].parent.span_id == around.context.span_id
+    assert by_id[inner[1].parent.span_id].name == semconv.COMPUTE
+    assert by_id[around.parent.span_id] is by_id[inner[1].parent.span_id]
+    (root,) = [span for span in found if span.parent is None]
+    assert root.attributes[semconv.DAG_TASKS] == 3 and root.attributes[semconv.DAG_COMPLETE]
+
+
+def test_runs_that_nobody_opened_hold_what_bodies_spawn(spans: Spans) -> None:
+    """One root for all of them."""
+    assert D.fetch(D.spawn(outer, 1)) == 3
+    (root,) = [span for span in spans.all() if span.parent is None]
+    assert root.attributes[semconv.DAG_TASKS] == 3
+
+
+def carried() -> object:
+    """What came along."""
+    return baggage.get_baggage("user")
+
+
+def test_baggage_comes_along(spans: Spans) -> None:
+    """To bodies on workers."""
+    token = context.attach(baggage.set_baggage("user", "ann"))
+    try:
+        assert D.fetch(D.spawn(carried)) == "ann"
+    finally:
+        context.detach(token)
+    assert D.fetch(D.spawn(carried)) is None
+
+
+def current_span() -> tuple[int, int]:
+    """The ids of the current span."""
+    found = trace.get_current_span().get_span_context()
+    return found.trace_id, found.span_id
+
+
+def test_without_a_log_bodies_are_under_the_callers_span(workers: list[int]) -> None:
+    """As on threads."""
+    with D.Context(procs=workers), TracerProvider().get_tracer("users").start_as_current_span("mine") as span:
+        mine = span.get_span_context()
+        assert D.fetch(D.spawn(current_span)) == (mine.trace_id, mine.span_id)

@@ -23,8 +23,10 @@ See docs/architecture.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import types
+from _thread import get_ident
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ from ..data.spilling import watch_handle
 from ..options.defaults import signature_defaults
 from ..options.options import DEFAULT
 from ..records import kinds as records
+from ..service.callbacks import call_apart, carriers
 from ..service.uninterrupted import on_main_thread, uninterrupted
 from ..tasks.atomics import GIL, claim, hand_over, settle
 from ..tasks.dtask import DONE, FAILED, TOLD, DTask, Failure, live, summarize
@@ -243,6 +246,13 @@ def _call(waiter: Any) -> None:
     if waiter.__class__ is types.BuiltinMethodType:  # a lock: nothing of the user's, and no step after it
         waiter()
         return
+    if carriers and get_ident() in carriers and not getattr(waiter, "is_brief", False):
+        call_apart(functools.partial(_call_here, waiter))
+        return
+    _call_here(waiter)
+
+
+def _call_here(waiter: Any) -> None:
     try:
         waiter()
     except BaseException:

@@ -14,6 +14,7 @@ from ..data.spilling import keep_result, watch_handle
 from ..options.options import DEFAULT
 from ..places.scopes import AnyScope
 from ..records.sizes import FIXED
+from ..service import head
 from ..tasks.dtask import DTask, Result, live
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def as_chunk(value: Any, task: DTask | None = None) -> Any:
     if not isinstance(outcome, DRef):
         return read(outcome)
     extra = live(value)
+    if extra.chunk is None and head.link is not None:
+        extra.chunk = head.link.ask("chunk", value.id)
     if extra.chunk is None:
         scope = value._options.result_scope
         processor = value._slot.processor

@@ -123,6 +123,10 @@ class Driver(Protocol):
     def abandon(self, task: DTask) -> None:
         """A body that runs has been given up: take its slot away from it, so that others may run. By control."""
 
+    def interrupt(self, task: DTask) -> bool:
+        """A body that runs is to be interrupted: whether another process has it, which does that. By control."""
+        return False
+
     @abstractmethod
     def is_idle(self) -> bool:
         """Whether no thread of it has a slot, and so no task, in hand. A look at the moment."""

@@ -77,6 +77,7 @@ class ThreadsDriver(Helping, Driver):
     """Runs the bodies of one core on threads of this process. All methods may be called from any thread."""
 
     is_stepped = False
+    core_type = Core
 
     def __init__(self, worker: int = 1) -> None:
         super().__init__()
@@ -115,7 +116,7 @@ class ThreadsDriver(Helping, Driver):
     def attach(self, context: Context) -> Core:
         """A core with the threads of its worker as slots, if the context uses that."""
         used = OSProc(self.worker) in context.procs
-        core = self.core = Core(context, slots_of(self.worker) if used else [], rng=random.Random())
+        core = self.core = self.core_type(context, slots_of(self.worker) if used else [], rng=random.Random())
         self.queue = core.shared.setdefault(self.worker, self.queue)
         core.driver = self
         core.local = self.worker
@@ -402,7 +403,7 @@ class ThreadsDriver(Helping, Driver):
 
     def abandon(self, task: DTask) -> None:
         """A running body was cancelled: take its slot away from its thread, so that others may run."""
-        if self.remote is not None and self.remote.abandon(task):
+        if self.remote is not None and self.remote.cancel(task, False):
             return
         for hold in list(self.holds.values()):
             # Several bodies may have shares of one slot; one that has all of it may run others inside of it.
@@ -410,6 +411,10 @@ class ThreadsDriver(Helping, Driver):
             if its_own and hold.slot is task._slot and task in self.core.running:
                 self._let_go(hold)
                 return
+
+    def interrupt(self, task: DTask) -> bool:
+        """A body on a worker is interrupted there."""
+        return self.remote is not None and self.remote.cancel(task, True)
 
     def is_idle(self) -> bool:
         """Whether no thread has a slot, and so no task, in hand."""

@@ -15,6 +15,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from ..options.options import DEFAULT
+from ..service import surroundings
 from ..service.uninterrupted import uninterrupted
 from ..tasks.atomics import GIL
 from ..tasks.dtask import DTask
@@ -52,10 +53,11 @@ class Direct:
             or task._live is not None
             or core.context.recorder is not None
             or remote.level.is_on
+            or surroundings.travel()
             or not GIL
         ):
             return False
-        number = remote.numbers.get(id(task._f))
+        number = remote.functions.known(task._f)
         if number is None:
             return False
         args = _plain(task._args)

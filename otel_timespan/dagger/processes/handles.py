@@ -9,16 +9,31 @@ See docs/workers.md.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from ...errors import StorageError
-from ..data.chunks import ArrayDomain, DRef, UnitDomain, domain, new_handle, new_logged_handle
+from ...errors import InvalidOptionError, StorageError
+from ..data.chunks import ArrayDomain, Chunk, DRef, UnitDomain, domain, new_logged_handle, scoped_chunks
+from ..places.processors import Processor
+from ..places.scopes import AnyScope, Scope
 from ..records import kinds as records
+from ..records.sizes import FIXED
+from ..tasks.dtask import DTask
 from .wire import loads
 
-__all__ = ["PackedDRef", "handle_of", "type_of_name"]
+__all__ = [
+    "HEAD",
+    "PackedDRef",
+    "Reader",
+    "chunk_here",
+    "handle_of",
+    "new_chunk",
+    "reading",
+    "task_here",
+    "type_of_name",
+]
 
 HEAD = 1
 """The worker where inline values lie."""
@@ -90,10 +105,23 @@ class PackedDRef(DRef):
 
 
 def handle_of(item: Any, put: Callable[[Any], None] | None) -> DRef:
-    """The handle of what stands in a message (wire.py: `pack`). `put`: where the log is told of its end."""
+    """The handle of what stands in a message (wire.py: `pack`). `put`: where the log is told of its end.
+
+    One with handles in it is read at once: the sender counts them.
+    """
     if type(item) is tuple:
-        return PackedDRef(item, put)
-    return new_handle(item, HEAD) if put is None else new_logged_handle(item, put, HEAD)
+        if not item[3]:
+            return PackedDRef(item, put)
+        item = loads(item[0])
+    if put is not None:
+        return new_logged_handle(item, put, HEAD)
+    ref = DRef()  # as `new_handle`, without a call
+    ref.value = item
+    ref.worker = HEAD
+    kind = type(item)
+    if kind in FIXED:
+        ref._nbytes = FIXED[kind]
+    return ref
 
 
 _types: dict[str, type] = {}
@@ -121,3 +149,48 @@ def _stand_in(name: str, module: str, qualname: str) -> type:
     if len(_types) < _MAX_TYPES:
         _types[name] = made
     return made
+
+
+def new_chunk(handle: DRef, processor: Processor, scope: Scope | None, kind: type, content: Any) -> Chunk:
+    """A chunk of which everything is known, so that its value need not be read. `content`: its domain."""
+    chunk: Chunk = Chunk.__new__(Chunk)
+    chunk.handle, chunk.processor, chunk.chunktype, chunk.domain = handle, processor, kind, content
+    chunk.scope = AnyScope() if scope is None else scope
+    if scope is not None and not isinstance(scope, AnyScope):
+        scoped_chunks[:] = [True]
+    return chunk
+
+
+# ---- handles in values -----------------------------------------------------------------------------------
+
+
+class Reader(Protocol):
+    """Who makes handles of what stands in values for them: borrows.py in the head, `worker/proxies.py` in a worker."""
+
+    def task(self, id: int) -> DTask:
+        """The handle of a task."""
+
+    def chunk(self, key: int, item: Any, nbytes: int | None, kind: str, worker: int, *rest: Any) -> Chunk:
+        """A chunk: what its value is called between the two, the value where it goes along, and what is known of it."""
+
+
+class _Reading(threading.local):
+    reader: Reader | None = None
+    """Of the values that this thread reads; in a worker one for all threads."""
+
+
+reading = _Reading()
+
+
+def task_here(id: int) -> DTask:
+    """What a pickled `DTask` is read by."""
+    if reading.reader is None:
+        raise InvalidOptionError(f"task {id} is a handle, which means something only where the scheduler reads it")
+    return reading.reader.task(id)
+
+
+def chunk_here(key: int, *what: Any) -> Chunk:
+    """What a pickled `Chunk` is read by."""
+    if reading.reader is None:
+        raise InvalidOptionError("a chunk is a handle, which means something only where the scheduler reads it")
+    return reading.reader.chunk(key, *what)

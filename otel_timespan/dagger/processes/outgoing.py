@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..bodies.results import as_chunk
 from ..core.placement import share_on
 from ..data.chunks import Chunk, DRef
 from ..data.read import read
 from ..options.options import DEFAULT, Options
+from ..service import surroundings
 from ..tasks.dtask import DTask, Result
 from .handles import PackedDRef
-from .wire import TASK, pack
+from .wire import PLAIN, TASK, dumps, pack
 
 if TYPE_CHECKING:
     from .remote import Remote
@@ -30,25 +32,42 @@ def task_message(remote: Remote, task: DTask, attempt: int, pinned: Any, message
     `pinned`: None, or (slot, its share, the slots where it may run), by thread ids.
     """
     f = task._f
-    function = remote.function(f, messages)
+    function: Any = remote.functions.number_of(f, messages.append)
     if function is None:
         function = (argument_item(remote, f),)
-    args = tuple([argument_item(remote, value) for value in task._args])
+    options, take = None, argument_item
+    if task._options is not DEFAULT:
+        options = _options_item(remote, task._options)
+        if task._options.meta:
+            take = _meta_item
+    args = task._args
+    if args:
+        args = tuple([value if type(value) in PLAIN else take(remote, value) for value in args])
     kwargs = None
     if task._kwargs:
-        kwargs = {name: argument_item(remote, value) for name, value in task._kwargs.items()}
-    options = None if task._options is DEFAULT else _options_item(remote, task._options)
-    return (TASK, task.id, attempt, pinned, function, args, kwargs, options, None)
+        kwargs = {name: take(remote, value) for name, value in task._kwargs.items()}
+    around = None
+    if surroundings.travel() and task._context is not None:
+        around = task._context.run(surroundings.written, lambda value: dumps(value, remote.handles)[0])
+    return (TASK, task.id, attempt, pinned, function, args, kwargs, options, around)
 
 
 def argument_item(remote: Remote, value: Any) -> Any:
     """What stands in a message for an argument: for a task its result, for a chunk its content, else the value."""
     kind = type(value)
     if kind is DTask:
-        return outcome_item(remote, value._outcome)
+        outcome = value._outcome
+        if type(outcome) is DRef and type(outcome.value) in PLAIN:  # as below, without two calls
+            return outcome.value
+        return outcome_item(remote, outcome)
     if kind is Chunk:
         return outcome_item(remote, value.handle)
     return pack(value, remote.handles)
+
+
+def _meta_item(remote: Remote, value: Any) -> Any:
+    """With the option `meta` a body gets chunks as they are, and for tasks the chunks of their results."""
+    return pack(as_chunk(value), remote.handles)
 
 
 def outcome_item(remote: Remote, outcome: DRef | Result) -> Any:

@@ -20,12 +20,13 @@ from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
 from ..core.placement import Slot
 from ..places.topology import topology
 from ..tasks.dtask import DTask
+from ..tasks.environment import token_of
 from .direct import Direct
 from .pump import Pump, RemoteQueue
 from .remote import Remote
 from .spawn import start_process
 from .traffic import Traffic
-from .wire import CALL, CANCEL, CONFIG, STOP, dumps
+from .wire import CALL, CANCEL, CONFIG, STOP, dumps, error_bytes
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -71,6 +72,7 @@ class Pool:
                     failed.append(error)
                     break
                 remote = Remote(worker, threads, process, sock)
+                remote.borrows.poke = pump.poke
                 remote.say((CONFIG, _config(worker, threads)))
                 started.append(remote)
                 self.remotes[worker] = remote
@@ -125,16 +127,31 @@ class Pool:
             time.sleep(0.005)
         self.stop([remote.worker for remote in remotes])
 
-    def call(self, worker: int, what: Any, tell: Callable[[bool, bytes], None]) -> None:
-        """Have a worker call (f, args, kwargs), apart from all tasks; `tell(ok, bytes)` on the pump's thread."""
+    def call(self, worker: int, what: Any, tell: Callable[[bool, Any], None]) -> None:
+        """Have a worker call (f, args, kwargs), apart from all tasks.
+
+        `tell(True, item)` or `tell(False, (bytes, text))` on the pump's thread, once.
+        """
         remote = self.remotes.get(worker)
         if remote is None or remote.ready is None:
             raise InvalidOptionError(f"there is no worker {worker}, only {sorted(self.remotes)}")
         number = next(self._numbers)
-        data, _ = dumps(what, remote.handles)
-        remote.calls[number] = tell
-        remote.say((CALL, number, data))
-        self.poke()
+
+        def begin() -> None:  # on the pump's thread, which alone writes handles
+            try:
+                data, _ = dumps(what, remote.handles)
+            except BaseException as error:  # of a user's pickling: whatever it is
+                text = f"what worker {worker} is to call can't be sent: {type(error).__name__}: {error}"
+                tell(False, error_bytes(InvalidOptionError(text), {}))
+                return
+            if remote.lost or self.remotes.get(worker) is not remote:
+                tell(False, error_bytes(WorkerLostError(worker), {}))
+                return
+            remote.calls[number] = tell
+            remote.say((CALL, number, data))
+
+        assert self._pump is not None
+        self._pump.call(begin)
 
     def _pump_now(self) -> Pump:
         with self._lock:
@@ -159,6 +176,8 @@ class Pool:
         cores, remote.cores = remote.cores, []
         self.on_loss(remote, cores)
         self._traffic.fail_all(remote, lambda: WorkerLostError(remote.worker))
+        remote.lose_calls()
+        remote.borrows.give_back()
         with self._changed:
             self._changed.notify_all()
 
@@ -200,11 +219,11 @@ class Pool:
                     remote.say((CANCEL, flight.task.id, False, False))
             self.poke()
 
-    def abandon(self, task: DTask) -> bool:
-        """A task was given up: whether a worker has it."""
+    def cancel(self, task: DTask, force: bool) -> bool:
+        """A task was given up, or (`force`) its body is to be interrupted: whether a worker has it."""
         for remote in list(self.remotes.values()):
             if task.id in remote.flights:
-                remote.say((CANCEL, task.id, True, False))
+                remote.say((CANCEL, task.id, token_of(task).graceful, force))
                 self.poke()
                 return True
         return False

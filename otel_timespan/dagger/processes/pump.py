@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import SchedulingError
+from ..service.callbacks import carriers
 from ..service.threads import kept_up, start_service
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Pump:
             remote.socket.close()
 
     def _run(self) -> None:
+        carriers.add(threading.get_ident())
         while not self._ended:
             self._asleep = True
             wait_ms = 0 if self._send_all() else LOOK_AGAIN_MS
@@ -216,6 +218,9 @@ class Bell:
             os.close(self.fd)
 
 
+_append = deque.append
+
+
 class RemoteQueue(deque[Any]):
     """The shared queue of a worker that is another process: whoever appends wakes the pump."""
 
@@ -230,7 +235,7 @@ class RemoteQueue(deque[Any]):
         if pump._asleep:
             if not self and self._at_once(task):
                 return
-            super().append(task)
+            _append(self, task)
             pump.poke()
         else:
-            super().append(task)
+            _append(self, task)

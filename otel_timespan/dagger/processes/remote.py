@@ -10,15 +10,16 @@ from __future__ import annotations
 import pickle
 import socket
 import subprocess
-import weakref
 from collections import deque
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from ...errors import WorkerLostError
+from .borrows import Borrows
 from .frames import Framer, framed
+from .functions import KnownFunctions, NumberedFunctions
 from .telling import Level
-from .wire import FUNCTION, dumps
+from .wire import error_bytes
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -35,10 +36,14 @@ _SEND_AT_ONCE = 64
 class Flight:
     """A task that a worker was given."""
 
-    __slots__ = ("attempt", "expected_ns", "task")
+    __slots__ = ("attempt", "expected_ns", "paused", "task", "waits")
 
     def __init__(self, task: DTask, attempt: int, expected_ns: float) -> None:
         self.task, self.attempt, self.expected_ns = task, attempt, expected_ns
+        self.paused = False
+        """Whether its body waits, and needs no slot."""
+        self.waits = False
+        """Whether its body ever said what it waits for."""
 
 
 class Remote:
@@ -61,7 +66,7 @@ class Remote:
         """Expected time of what it was given and has not answered."""
         self.flights: dict[int, Flight] = {}
         """What it was given and has not answered, by task id."""
-        self.calls: dict[int, Callable[[bool, bytes], None]] = {}
+        self.calls: dict[int, Callable[[bool, Any], None]] = {}
         """Who waits for a function that runs apart from tasks."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
         """How handles are written for it (wire.py: `Pickler`)."""
@@ -69,14 +74,19 @@ class Remote:
         """What it was told to note."""
         self.begun: set[int] = set()
         """Of which tasks the log was told that their bodies run."""
+        self.borrows = Borrows(worker, self.handles)
+        """What it has handles of."""
+        self.paused = 0
+        """How many of its bodies wait, and need no slot."""
         self.said: deque[Any] = deque()
         """Messages from any thread that are not sent yet."""
-        self.numbers: dict[int, int] = {}
-        """The numbers of the functions that it knows, by `id()`; each takes itself out when the function goes."""
-        self._numbered: dict[int, weakref.ref[Any]] = {}
-        self._next_number = 0
+        self.functions = NumberedFunctions(self.handles, self.say)
+        """The numbers of the functions that it knows."""
+        self.their_functions = KnownFunctions()
+        """Those that it gave numbers."""
         self.drained = True
         """Whether the socket took all that there was."""
+        self.borrows.running = self._task_there
         self._framer = Framer()
         self._into = bytearray(_READ_SIZE)
         self._unsent: deque[memoryview] = deque()
@@ -89,6 +99,16 @@ class Remote:
     def say(self, message: Any) -> None:
         """A message, to be sent with the next frame. From any thread; then poke the pump."""
         self.said.append(message)
+
+    def lose_calls(self) -> None:
+        """It is gone: who waits for a call apart from tasks is told. On the pump's thread."""
+        calls, self.calls = self.calls, {}
+        for tell in calls.values():
+            tell(False, error_bytes(WorkerLostError(self.worker), {}))
+
+    def _task_there(self, id: int) -> DTask | None:
+        flight = self.flights.get(id)
+        return None if flight is None else flight.task
 
     # ---- bytes ---------------------------------------------------------------------------------------
 
@@ -132,26 +152,3 @@ class Remote:
                 sent -= len(first)
                 unsent.popleft()
         return True
-
-    # ---- functions ------------------------------------------------------------------------------------
-
-    def function(self, f: Any, messages: list[Any]) -> Any:
-        """What stands for a function in a TASK: a number, whose definition goes into `messages` at its first use.
-
-        Else (bytes, ...) as any value. Raises what its pickling raises.
-        """
-        if type(f) not in _NUMBERED:
-            return None
-        key = id(f)
-        number = self.numbers.get(key)
-        if number is None:
-            data, _ = dumps(f, self.handles)
-            number = self.numbers[key] = self._next_number
-            self._next_number += 1
-            self._numbered[key] = weakref.ref(f, lambda _: (self.numbers.pop(key, None), self._numbered.pop(key, None)))
-            messages.append((FUNCTION, number, data))
-        return number
-
-
-_NUMBERED = frozenset((FunctionType, BuiltinFunctionType, type))
-"""Types of functions that are the same for each call; others may have changed meanwhile."""

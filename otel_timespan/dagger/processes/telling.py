@@ -31,7 +31,7 @@ from .wire import LEVEL, UNDER, dumps, loads
 if TYPE_CHECKING:
     from .remote import Remote
 
-__all__ = ["Level", "gone", "run_log", "signals", "started", "under"]
+__all__ = ["Level", "enter", "expired", "gone", "run_log", "signals", "started", "under"]
 
 
 class Level:
@@ -81,7 +81,8 @@ class Level:
         self.sinks = {}
         parts = {}
         for recorder in recorders:
-            part = None if recorder.workers is None or not recorder.workers.is_ready else recorder.workers.part(remote.worker)
+            side = recorder.workers
+            part = side.part(remote.worker) if side is not None and side.is_ready else None
             if part is not None:
                 number = before.get(id(recorder)) or next(self._numbers)
                 self.sinks[number] = recorder
@@ -127,6 +128,14 @@ def gone(remote: Remote, made: int) -> None:
         recorder.workers.lost(remote.worker, missing)
 
 
+def enter(parent: DTask | None) -> None:
+    """In the context in which what a body on a worker spawned is submitted: it counts where the body does."""
+    extra = None if parent is None else parent._live
+    recorder = None if parent is None else parent._core.context.recorder
+    if extra is not None and extra.trace is not None and recorder is not None and recorder.workers is not None:
+        recorder.workers.enter(extra.trace)
+
+
 # ---- what a worker noted ------------------------------------------------------------------------------
 
 
@@ -163,6 +172,15 @@ def run_log(remote: Remote, recorder: Any, task: DTask, log: Any, error: BaseExc
     else:
         made.span = span
     return made
+
+
+def expired(remote: Remote, task: DTask, log: Any) -> None:
+    """The task ends as its time is up; as far as the log is concerned its body ends now, whatever it does."""
+    recorder = task._core.context.recorder
+    if recorder is not None and log is not None:
+        made = run_log(remote, recorder, task, log)
+        end = (records.END, made.ended, made.ended, task._core.uid, task.id, made.processor, made.f, None)
+        made.recorder.append((*end, made.cpu_ns, made.span, made.thread, made.profile, None, None))
 
 
 def _start(remote: Remote, task: DTask, code: Any, f: Any, log: Any) -> tuple[Any, ...]:

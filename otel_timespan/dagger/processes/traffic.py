@@ -9,21 +9,43 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidOptionError
-from ..bodies.ending import release_inputs, report_defect, succeed
+from ..bodies.ending import fail, release_inputs, report_defect, succeed
 from ..bodies.results import learn
 from ..bodies.run import conclude
+from ..data.chunks import Chunk
 from ..options.options import DEFAULT
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
-from .handles import handle_of
+from . import requests
+from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
-from .telling import run_log, signals, started, under
-from .wire import CALLED, ERROR, READY, RESULT, SIGNALS, STARTED, error_of
+from .telling import expired, run_log, signals, started, under
+from .upstairs import UPSTAIRS
+from .wire import (
+    ASK,
+    CALLED,
+    DROP,
+    DROP_VALUE,
+    ERROR,
+    EXPIRED,
+    FUNCTION,
+    PAUSED,
+    READY,
+    RESULT,
+    RESUMED,
+    SIGNALS,
+    SPAWN,
+    STARTED,
+    WAITED,
+    WAITS,
+    error_of,
+)
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -36,6 +58,12 @@ AHEAD_NS = 10_000_000
 """A worker is given tasks for so long in advance: a busy spawner has the interpreter for 5 ms at a time."""
 
 AHEAD_TASKS = 1024
+BRIEF_NS, RARELY = 100_000, 15
+"""Of bodies that are known to be this brief one in 16 is learned from: learning takes as long as they do."""
+
+MAX_KNOWN = 10_000
+"""Functions whose time is known; a program that makes more begins anew."""
+
 UNKNOWN_NS = AHEAD_NS / 2
 """What a function counts that never ran: two of them a thread go out."""
 
@@ -49,14 +77,28 @@ class Traffic:
         self.on_ready: Callable[[Remote], None] = _ignore
         self.on_gone: Callable[[Remote, str], None] = _ignore_reason
         self.on_look: Callable[[], None] = _nothing
+        self._others: dict[int, Callable[..., None]] = {
+            SPAWN: requests.spawn,
+            DROP: _drop,
+            WAITS: requests.waits,
+            PAUSED: requests.paused,
+            RESUMED: requests.resumed,
+            FUNCTION: _learn_function,
+            ASK: requests.answer,
+            WAITED: requests.waited,
+            DROP_VALUE: _drop_value,
+            EXPIRED: self._expired,
+        }
 
     # ---- out -------------------------------------------------------------------------------------------
 
     def next_messages(self, remote: Remote) -> list[Any]:
         """What a worker is to be sent now; [] for nothing."""
         messages: list[Any] = []
+        news = remote.borrows.messages() if remote.borrows.has_news() else ()
         while remote.said:
             messages.append(remote.said.popleft())
+        messages += news
         if not remote.takes_tasks:
             return messages
         remote.level.tell(remote, messages)
@@ -67,10 +109,10 @@ class Traffic:
 
     def _shared(self, remote: Remote, core: Core, messages: list[Any]) -> None:
         queue = core.shared[remote.worker]
-        flights, least, most = remote.flights, 2 * remote.threads, AHEAD_NS * remote.threads
+        flights, least, most = remote.flights, 2 * remote.threads + remote.paused, AHEAD_NS * remote.threads
         given = 0
         while queue and given < FRAME_TASKS:
-            if len(flights) >= least and (remote.ahead_ns >= most or len(flights) >= AHEAD_TASKS):
+            if len(flights) >= least and (remote.ahead_ns >= most or len(flights) >= AHEAD_TASKS + remote.paused):
                 return
             try:
                 task = queue.popleft()
@@ -115,18 +157,21 @@ class Traffic:
 
     def expected_of(self, f: Any) -> float:
         """Nanoseconds that a body is expected to take."""
-        return self.expected.get(id(getattr(f, "__code__", f)), UNKNOWN_NS)
+        return self.expected.get(id(f.__code__) if type(f) is FunctionType else id(f), UNKNOWN_NS)
 
     # ---- in --------------------------------------------------------------------------------------------
 
     def take(self, remote: Remote, messages: list[Any]) -> None:
         """These came from a worker."""
+        reading.reader = remote.borrows
         for message in messages:
             kind = message[0]
             if kind == RESULT:
                 self._result(remote, *message[1:])
             elif kind == ERROR:
                 self._error(remote, *message[1:])
+            elif kind in self._others:
+                self._others[kind](remote, *message[1:])
             elif kind == READY:
                 remote.ready = message[1]
                 self.on_ready(remote)
@@ -148,9 +193,14 @@ class Traffic:
         task = flight.task
         core = task._core
         core.running.discard(task)
+        if flight.paused:
+            remote.paused -= 1
+        if flight.waits:
+            UPSTAIRS.end_wait(task, None)
         if flight.attempt != attempt:
             return None
-        task._slot = remote.slots[core].get(tid, task._slot)
+        if tid != 1:
+            task._slot = remote.slots[core].get(tid, task._slot)
         return task
 
     def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:
@@ -162,11 +212,14 @@ class Traffic:
             if ns:
                 self._learn(core, task, ns)
             recorder = core.context.recorder
-            if recorder is None and task._options is DEFAULT and task._live is None and core.devices is None:
+            plain = recorder is None and task._options is DEFAULT and task._live is None and core.devices is None
+            if plain and not (type(item) is tuple and item[3]):
                 queued = succeed(core, task, handle_of(item, None))
             else:
                 told = None if recorder is None else run_log(remote, recorder, task, log)
-                outcome = handle_of(item, None if recorder is None else recorder.put)
+                outcome: Any = handle_of(item, None if recorder is None else recorder.put)
+                if type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
+                    outcome = outcome.value
                 queued = conclude(core, task, outcome, None, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
@@ -194,14 +247,29 @@ class Traffic:
             slot = remote.slots[flight.task._core].get(tid, flight.task._slot)
             started(remote, flight.task, slot.code, log)
 
+    def _expired(self, remote: Remote, id: int, attempt: int, tid: int, data: bytes, text: str, log: Any) -> None:
+        """The option `timeout`: the task ends without another attempt, whatever its body does."""
+        task = self._landed(remote, id, attempt, tid)
+        if task is None:
+            return
+        expired(remote, task, log)
+        fail(task._core, task, error_of(remote.worker, data, text))
+        release_inputs(task)
+
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
-        key = id(getattr(task._f, "__code__", task._f))
+        """A body took so long: a mean that forgets; the costs by which tasks are placed are told of few brief ones."""
+        f = task._f
+        key = id(f.__code__) if type(f) is FunctionType else id(f)
         old = self.expected.get(key)
-        if old is None and len(self.expected) > 10_000:
-            self.expected.clear()
-        self.expected[key] = ns if old is None else old + (ns - old) / 8
-        if not task.id & core.costs.skip:
-            learn(core, task._slot, task._f, task._args, task._kwargs, ns, None)
+        if old is None:
+            if len(self.expected) > MAX_KNOWN:
+                self.expected.clear()
+            self.expected[key] = ns
+        else:
+            self.expected[key] = old + (ns - old) / 8
+            if ns < BRIEF_NS > old and task.id & RARELY:
+                return
+        learn(core, task._slot, f, task._args, task._kwargs, ns, None)
 
     def _wake(self, core: Core, queued: int) -> None:
         for _ in range(queued):
@@ -225,6 +293,18 @@ class Traffic:
             core.running.discard(flight.task)
             self._wake(core, conclude(core, flight.task, None, error(), None, False, 0))
         remote.ahead_ns = 0.0
+
+
+def _drop(remote: Remote, id: int, count: int, retrieved: bool) -> None:
+    remote.borrows.drop(id, count, retrieved)
+
+
+def _drop_value(remote: Remote, key: int, count: int) -> None:
+    remote.borrows.drop_value(key, count)
+
+
+def _learn_function(remote: Remote, number: int, data: bytes | None) -> None:
+    remote.their_functions.learn(number, data)
 
 
 def _unpicklable(remote: Remote, task: DTask, error: BaseException) -> BaseException:

@@ -38,36 +38,43 @@ __all__ = [
 
 # --- head to worker ------------------------------------------------------------------------------------
 
-CONFIG, TASK, FUNCTION, CANCEL, DONE, CALL, STOP, LEVEL = range(8)
+CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
+ANSWER, REFUSED, WORKERS, UNDER = range(40, 44)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
-(FUNCTION, number, bytes): a function that tasks name by this number from now on.
+(FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
 (TASK, id, attempt, slot or 0, share, slots, function, args, kwargs or None, options or None, surroundings or None).
 (CANCEL, id, graceful, force).
-(DONE, id, ok, item): a task that the worker spawned, or has a handle of, ended.
+(ENDED, id, how, what): a task that the worker spawned, or has a handle of, ended (borrows.py says how).
 (CALL, number, bytes): run a function apart from all tasks.
 (STOP,): nothing more comes; end.
 (LEVEL, None) or (LEVEL, (number, whether CPU time is wanted, samplers or None, {number: part of a log})): what is to
 be noted of bodies from now on, for the head's logs, and comes with outcomes; None is nothing.
-"""
-
-UNDER = 40
-"""(UNDER, (number of the log, caller) or None): who called the tasks that follow.
+(ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
+(REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
+(WORKERS, {worker: (threads, node)}): which workers there are.
+(UNDER, (number of the log, caller) or None): who called the tasks that follow.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
 
 READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
+EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
 """(READY, {name: value}): it can take tasks.
 
 (RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
 (ERROR, id, attempt, slot, bytes, text, log): a body raised.
-(SPAWN, id, parent's id, function, args, kwargs, options, surroundings): a body spawned a task.
-(DROP, [id, ...]): nobody in the worker has a handle of these tasks any more.
+(SPAWN, id, body's id or 0, function, args, kwargs, options, ids of further inputs, surroundings): a task was spawned.
 (CALLED, number, ok, bytes): what CALL gave.
+(EXPIRED, as ERROR): the body ran too long; it goes on.
+(DROP, id, count, retrieved): nobody there has a handle of this task any more, which came so often; whether its failure
+was seen. (DROP_VALUE, key, count): the same for a value.
+(WAITS, body's id, task's id), (WAITED, ...): a body begins to wait for a task; it stops before that is done.
+(PAUSED, body's id), (RESUMED, ...): a body needs no slot, as it waits; it goes on.
+(ASK, number, what, body's id or 0, bytes): something that only the head can do (asked.py).
 """
 
-STARTED, SIGNALS = 50, 51
+STARTED, SIGNALS = range(57, 59)
 """(STARTED, id, attempt, slot, log): a body has been running for a while; `log` as far as it is known.
 
 (SIGNALS, number of the log, signal, how many, bytes or None, how many were given up): what bodies told OpenTelemetry.
@@ -76,6 +83,9 @@ A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CP
 ns; `span` is (bytes, whether it has what the body raised), a text or None; `samples` (number of the level, bytes of the
 begin, of the end) or None.
 """
+
+INPUT = 1
+"""An argument in a SPAWN that is a tuple of so many items is (id,): the result of that task."""
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))
 """Types whose values stand in messages as they are. A short str does, too."""

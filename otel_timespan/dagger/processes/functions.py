@@ -1,0 +1,80 @@
+"""Functions cross once: what sends them gives each a number, by which they are called from then on.
+
+See docs/workers.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from .wire import FUNCTION, dumps, loads
+
+__all__ = ["KnownFunctions", "NumberedFunctions"]
+
+_NUMBERED = frozenset((FunctionType, BuiltinFunctionType, type))
+"""Types of functions that are the same for each call; others may have changed meanwhile."""
+
+
+class NumberedFunctions:
+    """The numbers of the functions that the other side knows. One that goes here is forgotten there.
+
+    `tell(message)` says that a function went: it may be called at any allocation, on any thread.
+    """
+
+    def __init__(self, handles: Mapping[type, Callable[[Any], Any]], tell: Callable[[Any], None]) -> None:
+        self._handles, self._tell = handles, tell
+        self._numbers: dict[int, int] = {}
+        self._watched: dict[int, weakref.ref[Any]] = {}
+        self._next = itertools.count()
+
+    def known(self, f: Any) -> int | None:
+        """The number of a function that the other side knows already."""
+        return self._numbers.get(id(f))
+
+    def number_of(self, f: Any, put: Callable[[Any], None]) -> int | None:
+        """The number that stands for a function; its definition is `put` before anybody else can see that number.
+
+        None for what goes along with each call, as any value. Raises what its pickling raises.
+        """
+        if type(f) not in _NUMBERED:
+            return None
+        key = id(f)
+        number = self._numbers.get(key)
+        if number is None:
+            data, _ = dumps(f, self._handles)
+            number = next(self._next)
+            put((FUNCTION, number, data))
+            self._watched[key] = weakref.ref(f, lambda _: self._went(key))
+            self._numbers[key] = number
+        return number
+
+    def _went(self, key: int) -> None:
+        number = self._numbers.pop(key, None)
+        self._watched.pop(key, None)
+        if number is not None:
+            self._tell((FUNCTION, number, None))
+
+
+class KnownFunctions:
+    """The functions that the other side gave numbers. For one thread."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Any] = {}
+
+    def learn(self, number: int, data: bytes | None) -> None:
+        """It has this number from now on; None: the number is not used any more."""
+        if data is None:
+            self._known.pop(number, None)
+        else:
+            self._known[number] = data
+
+    def get(self, number: int) -> Any:
+        """The function, read at its first use. Raises what reading it raises."""
+        f = self._known[number]
+        if type(f) is bytes:
+            f = self._known[number] = loads(f)
+        return f
