@@ -69,6 +69,11 @@ def _owner(code: int) -> int:
     return code >> OWNER_BITS
 
 
+def _taken(record: Any, ended: int) -> int:
+    """When a task finished whose result came from another worker; `ended`: its body."""
+    return max(record[16], ended + 1) + 3 if record[0] == TAKEN else ended + 4
+
+
 def _path_length(task: tuple[Any, ...]) -> int:
     return length_of(task[_PATH])
 
@@ -375,9 +380,7 @@ class Lane:
         base = ((base ^ base >> 30) * 0xBF58476D1CE4E5B9) & _M64
         base = ((base ^ base >> 27) * 0x94D049BB133111EB) & _M64
         base ^= base >> 31
-        t6 = t5 + 2 if record[5] >> OWNER_BITS == 1 else t5 + 4
-        if record[0] == TAKEN:
-            t6 = max(record[16], t5 + 1) + 3
+        t6 = t5 + 2 if record[5] >> OWNER_BITS == 1 else _taken(record, t5)
         if not sampled:
             self.mapper.sampled += self._per_task
         elif not over:
