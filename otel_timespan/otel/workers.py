@@ -18,7 +18,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
@@ -27,9 +34,10 @@ from ..timespans.adding import AnyThreadCount
 from ..timespans.warn import warn_once
 from . import semconv
 from .export.entries import foreign_entry
+from .export.metrics import Metrics, forward_metrics
 from .export.resources import process_resource
 from .export.transport import Wrapped
-from .setup import instrumentation_scope, is_tracing_configured
+from .setup import are_metrics_configured, instrumentation_scope, is_tracing_configured
 from .spans import ids
 from .spans.bodyspan import BodySpan, LazySpan, span_context
 from .spans.limits import Limits
@@ -40,6 +48,8 @@ __all__ = ["Forwarded", "Part", "body_phase", "fill_body"]
 
 MAX_WAITING = 8 << 20
 """Bytes of what bodies told that wait in a worker, or in the head for the drain of the log."""
+
+_LAST_COLLECTION_MS = 500.0
 
 Send = Callable[[str, int, "bytes | None", int], None]
 """(signal, how many, what, how many were given up): to the head."""
@@ -69,13 +79,18 @@ def body_phase(detail: str) -> int:
 
 
 class Part(NamedTuple):
-    """What a log is in a worker; it can be pickled. `waits`: whether bodies wait where there is no room."""
+    """What a log is in a worker; it can be pickled.
+
+    `waits`: whether bodies wait where there is no room. `metrics`: how those of the program are collected; None where
+    the head has no way for them: they leave with its own, by OTLP.
+    """
 
     detail: str
     offset_ns: int
     limits: Limits
     resource: Mapping[str, Any]
     waits: bool
+    metrics: Metrics | None
 
     def begin(self, worker: int, send: Send) -> There:
         """Begin, in the worker."""
@@ -95,13 +110,15 @@ class There:
         self._waiting: list[Wrapped] = []
         self._nbytes = self._given_up = 0
         self._closed = False
+        _Ours.part = self
         if not is_tracing_configured():
             provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
-            provider.add_span_processor(_Taker(self._take))
+            provider.add_span_processor(_Taker())
             trace.set_tracer_provider(provider)
-            _Ours.provider = provider
-        elif _Ours.provider is not None:
-            _Ours.provider.add_span_processor(_Taker(self._take))
+        if part.metrics is not None and not are_metrics_configured():
+            reader = PeriodicExportingMetricReader(_Sender(part.metrics), part.metrics.interval_ms)
+            _Ours.meters = MeterProvider([reader], self._resource, shutdown_on_exit=False)
+            metrics.set_meter_provider(_Ours.meters)
 
     def on_body(
         self, task_id: int, attempt: int, function: Any, label: str | None, packed: Any, start_ns: int
@@ -131,10 +148,8 @@ class There:
         part = self._part
         fill_body(span, part.detail, part.offset_ns, part.limits, self._resource, self._scope)
 
-    def _take(self, span: ReadableSpan) -> None:
+    def take(self, span: ReadableSpan) -> None:
         """A span that the program made itself ended."""
-        if self._closed:
-            return
         item = foreign_entry(span, None, True).item  # type: ignore[arg-type]
         nbytes = len(item.body)
         if self._nbytes + nbytes > MAX_WAITING:
@@ -156,28 +171,61 @@ class There:
             given_up, self._given_up, self._nbytes = self._given_up, 0, 0
         self._send("traces", len(spans), pickle.dumps(spans, 5) if spans else None, given_up)
 
+    def send_metrics(self, points: int, request: bytes) -> None:
+        """Send what was collected."""
+        self._send("metrics", points, request, 0)
+
     def close(self) -> None:
-        """The head wants no more."""
+        """The head wants no more, or the worker ends."""
         self.hand_over()
+        if _Ours.part is self:
+            if _Ours.meters is not None:
+                _Ours.meters.force_flush(_LAST_COLLECTION_MS)
+            _Ours.part = None
         self._closed = True
 
 
 class _Ours:
-    provider: TracerProvider | None = None
-    """What we set up in this worker."""
+    """What there is once in a worker: `part` of the log that came last, which takes what the program tells."""
+
+    part: There | None = None
+    meters: MeterProvider | None = None
+
+
+class _Sender(MetricExporter):
+    """Sends what was collected to the head, encoded."""
+
+    def __init__(self, how: Metrics) -> None:
+        super().__init__(how.temporality, how.aggregation)
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 0, **kwargs: Any) -> MetricExportResult:
+        """Send it, if a log wants it."""
+        part = _Ours.part
+        if part is not None:
+            from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+
+            of_scopes = [scope for resource in metrics_data.resource_metrics for scope in resource.scope_metrics]
+            points = sum(len(metric.data.data_points) for scope in of_scopes for metric in scope.metrics)
+            part.send_metrics(points, encode_metrics(metrics_data).SerializeToString())
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: float = 0) -> bool:
+        """True: nothing waits here."""
+        return True
+
+    def shutdown(self, timeout_millis: float = 0, **kwargs: Any) -> None:
+        """Nothing to end."""
 
 
 class _Taker(SpanProcessor):
     """Gives the spans that end to the part of a log."""
 
-    def __init__(self, take: Callable[[ReadableSpan], None]) -> None:
-        self._take = take
-
     def on_end(self, span: ReadableSpan) -> None:
         """Take it, if it is sampled."""
-        if span.context is not None and span.context.trace_flags.sampled:
+        part = _Ours.part
+        if part is not None and span.context is not None and span.context.trace_flags.sampled:
             try:
-                self._take(span)
+                part.take(span)
             except Exception:
                 warn_once(_Taker, "the span %.200r can't be encoded; it is dropped", span.name)
 
@@ -232,7 +280,9 @@ class Forwarded:
         """What the part in a worker took."""
         if given_up:
             self._full.add(given_up)
-        if data is not None and signal == "traces":
+        if data is not None and signal == "metrics":
+            forward_metrics(worker, data)
+        elif data is not None:
             if self._nbytes + len(data) > MAX_WAITING:
                 self._full.add(count)
             else:

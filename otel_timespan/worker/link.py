@@ -129,6 +129,7 @@ class Link:
         self.say((READY, _facts()))
         self.flush()
         self._ended.wait()
+        self._notes.close()
         self.flush()
 
     def _start_thread(self) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_timespan import dagger as D
 from otel_timespan.otel import OTelLog, dag, semconv
 from otel_timespan.timespans import TeeLog
+from tests.acceptance_otel.acc_otel_support import Ear, pairs, run
 
 
 def add(*values: int) -> int:
@@ -242,3 +244,43 @@ def test_without_a_log_bodies_are_under_the_callers_span(workers: list[int]) -> 
     with D.Context(procs=workers), TracerProvider().get_tracer("users").start_as_current_span("mine") as span:
         mine = span.get_span_context()
         assert D.fetch(D.spawn(current_span)) == (mine.trace_id, mine.span_id)
+
+
+MEASURING = """
+import otel_timespan as ts
+from otel_timespan import dagger as D
+from opentelemetry import metrics
+
+def measuring():
+    counter = metrics.get_meter("users").create_counter("user.count")
+    counter.add(3, {"kind": "mine"})
+    return 1
+
+(worker,) = D.cluster.add_workers(1)
+ts.eager_context().log_sink = log = ts.OTelLog()
+bound = D.scope(worker=worker)
+print(ts.fetch(ts.spawn.opts(scope=bound)(measuring)) + ts.fetch(ts.spawn.opts(scope=bound)(measuring)))
+D.cluster.remove_workers([worker])
+log.flush()
+"""
+
+
+def test_metrics_of_bodies_leave_with_the_heads() -> None:
+    """With the resource of the worker, beside the head's own."""
+    ear = Ear()
+    try:
+        assert run(MEASURING, {**ear.env(), "OTEL_SERVICE_NAME": "mine"}).stdout == "2\n"
+        count = ear.metrics()["user.count"].sum
+        assert count.data_points[-1].as_int == 6 and pairs(count.data_points[-1].attributes) == {"kind": "mine"}
+        assert "timespan.task.count" in ear.metrics()
+        of_worker = {
+            (attributes["service.name"], attributes.get(semconv.WORKER_ID))
+            for path, body in ear.requests
+            if path == "/v1/metrics"
+            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
+            if "user.count" in {metric.name for scope in resource.scope_metrics for metric in scope.metrics}
+            for attributes in [pairs(resource.resource.attributes)]
+        }
+        assert of_worker == {("mine", 2)}
+    finally:
+        ear.close()
