@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["category_rows", "print_failure", "print_session", "run_demo"]
+__all__ = ["category_rows", "print_failure", "print_session", "run_demo", "worker_rows"]
 
 _PATH_ROWS = 12
 
@@ -112,7 +112,7 @@ def _table(title: str, *columns: str) -> Table:
         def add_row(self, *cells: Any, **style: Any) -> None:
             super().add_row(*(Text(for_file(printable(cell), sys.stdout)) for cell in cells), **style)
 
-    words = ("function", "module", "package", "category", "phase", "task", "step", "error", "waited for")
+    words = ("function", "worker", "module", "package", "category", "phase", "task", "step", "error", "waited for")
     table = NamesTable(
         title=f"\n{title}" if title else None, title_justify="left", title_style="bold", box=None, pad_edge=False
     )
@@ -210,6 +210,9 @@ def _print_time(console: Console, table: LogTable) -> None:
     )
     console.print(_phases(account, path))
     console.print(_functions(account))
+    workers = worker_rows(table)
+    if len(workers) > 1:
+        console.print(_workers(workers, account.wall_ns))
     _print_path(console, path)
 
 
@@ -238,6 +241,26 @@ def _functions(account: TimeAccount) -> Table:
         if some:
             tasks, own_ns = sum(of.tasks for of in some), sum(of.own_ns for of in some)
             shown.add_row(name, f"{tasks:,}", pretty_time(own_ns), *_cpu_and_bytes(some))
+    return shown
+
+
+def worker_rows(table: LogTable) -> list[tuple[int, int, int, int]]:
+    """(worker, threads, tasks, ns that their bodies took for themselves) of each worker that had threads."""
+    rows = {worker: [0, 0] for worker, slots in table.slots.items() if slots}
+    for task in table.tasks.values():
+        if task.worker in rows and task.computed:
+            rows[task.worker][0] += 1
+            rows[task.worker][1] += task.own_ns
+    return [(worker, table.slots[worker], tasks, ns) for worker, (tasks, ns) in sorted(rows.items())]
+
+
+def _workers(rows: list[tuple[int, int, int, int]], wall_ns: int) -> Table:
+    """What each worker did. Worker 1 is this process."""
+    shown = _table("", "worker", "threads", "tasks", "compute", "busy")
+    for worker, threads, tasks, ns in rows:
+        name = f"{worker} (this process)" if worker == 1 else f"{worker}"
+        busy = min(1.0, ns / (threads * wall_ns)) if wall_ns else 0.0
+        shown.add_row(name, f"{threads}", f"{tasks:,}", pretty_time(ns), f"{busy:.0%}")
     return shown
 
 

@@ -23,12 +23,19 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import InvalidStateError
+from concurrent.futures import BrokenExecutor, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from .. import exits, forks
-from ..errors import InvalidOptionError, NotCallableError, StorageError, TaskCancelled
+from ..errors import (
+    InvalidOptionError,
+    NotCallableError,
+    RemoteTaskError,
+    StorageError,
+    TaskCancelled,
+    WorkerLostError,
+)
 from ..timespans.durations import seconds
 from .api import current_core, launch
 from .bodies import interrupts
@@ -38,10 +45,11 @@ from .cycles import Wait
 from .data.read import read
 from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
 from .options.options import Options
+from .processpool import Group, as_raised, broken, check_settings
 from .service import janitor
 from .service.guards import guard
 from .service.timers import call_later
-from .tasks.atomics import subscribe
+from .tasks.atomics import claim, subscribe
 from .tasks.dtask import FAILED, DTask, summarize
 from .tasks.environment import running_task
 
@@ -75,13 +83,15 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     Differs from others in what it can do more: waiting for it in the body of a task gives that body's slot
     back meanwhile. `unfinished`: a set that it leaves when it is done. It does not refer to its executor, whose
-    threads may end while somebody keeps the result.
+    threads may end while somebody keeps the result. `elsewhere`: the body runs in another process, which does not
+    call `begin`.
     """
 
-    def __init__(self, unfinished: set[TaskFuture[Any]] | None = None) -> None:
+    def __init__(self, unfinished: set[TaskFuture[Any]] | None = None, elsewhere: bool = False) -> None:
         super().__init__()
         self.task: DTask[T] | None = None
         self._unfinished = set() if unfinished is None else unfinished
+        self._elsewhere = elsewhere
 
     def begin(self) -> bool:
         """The body is about to run, perhaps once more: False if the future was cancelled."""
@@ -92,12 +102,21 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def cancel(self) -> bool:
         """Cancel it if its body has not begun: then it never will, and the task is cancelled as well."""
+        if self._elsewhere and self.task is not None and not claim(self.task):
+            self.running()
         if not super().cancel():
             return False
         task = self.task
         if task is not None:
             fail(task._core, task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation")
         return True
+
+    def running(self) -> bool:
+        """Whether its body runs, or has been handed to a worker."""
+        task = self.task
+        if self._elsewhere and task is not None and task in task._core.running:
+            self.begin()
+        return super().running()
 
     def follow(self, task: DTask) -> None:
         """Take the task's outcome when it has one."""
@@ -138,7 +157,8 @@ class TaskFuture(concurrent.futures.Future[T]):
             if task._state != FAILED:
                 self.set_result(read(task._outcome))
             elif task._outcome.direct or task._outcome.root.id == task.id:
-                self.set_exception(task._outcome.ex)
+                error = task._outcome.ex
+                self.set_exception(as_raised(error) if self._elsewhere else error)
             else:
                 self.set_exception(task._outcome.error_for(summarize(task)))
         except StorageError as lost:  # it was spilled, and can't be read back
@@ -215,16 +235,21 @@ class Call(functools.partial):  # type: ignore[type-arg]
 
 
 class Executor(concurrent.futures.Executor):
-    """Calls functions as tasks: a drop-in for `concurrent.futures.ThreadPoolExecutor`.
+    """Calls functions as tasks: a drop-in for `concurrent.futures.ThreadPoolExecutor`, and `ProcessPoolExecutor`.
 
     `max_workers`: how many bodies run at once, in a private `Context` with as many threads, which lives from
     the first call to `shutdown` and logs where the current context logs. Without it the calls go to
     `context`, or else to wherever a `spawn` at that place would: they share its slots with all other tasks.
-    `**options` are the options of all its tasks (`retries=3`, `timeout=10`, ...).
+    `processes`: so many worker processes, with one thread each, run the bodies instead of threads; they are started by
+    the first call and end with `shutdown`. `**options` are the options of all its tasks (`retries=3`, `timeout=10`,
+    ...).
 
-    `thread_name_prefix` is accepted and ignored; `initializer(*initargs)` is called once in each thread before
-    that runs the first of this executor's bodies. A `DTask` or `Chunk` as an argument is an input, as for
-    `spawn`; the contextvars of the caller hold in the body. A body that is a coroutine function is awaited.
+    `thread_name_prefix` is accepted and ignored; `initializer(*initargs)` is called once in each thread, or process,
+    before that runs the first of this executor's bodies. `mp_context`, `max_tasks_per_child`: as a process pool has
+    them; start methods that don't fork are accepted, others and a number of tasks refused.
+
+    A `DTask` or `Chunk` as an argument is an input, as for `spawn`; the contextvars of the caller hold in the body,
+    where that runs in this process. A body that is a coroutine function is awaited.
 
     Thread-safe. Raises `InvalidOptionError` (a ValueError) for arguments that can't work.
     """
@@ -237,8 +262,12 @@ class Executor(concurrent.futures.Executor):
         initargs: tuple[Any, ...] = (),
         *,
         context: Context | None = None,
+        processes: int | None = None,
+        mp_context: Any = None,
+        max_tasks_per_child: int | None = None,
         **options: Unpack[TaskKeywords],
     ) -> None:
+        check_settings(processes, max_workers, context, mp_context, max_tasks_per_child)
         if max_workers is not None and context is not None:
             raise InvalidOptionError("give max_workers or context, not both: a context has its own threads")
         if context is not None and not isinstance(context, Context):
@@ -246,23 +275,33 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise NotCallableError(f"initializer must be callable, not {initializer!r}")
         self._options = Options(**options) if options else None
-        self._workers = max_workers
+        self._workers = processes or max_workers
+        self._processes = processes
         self._context = context
         self._origin: Context | None = None
-        if max_workers is not None:
-            if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
-                raise InvalidOptionError(f"max_workers must be greater than 0: an int, or None, not {max_workers!r}")
-            self._origin = eager_context()
-            self._context = Context(threads=max_workers)
-            janitor.start()
-            weakref.finalize(self, janitor.ask, functools.partial(_end_forgotten, self._context)).atexit = False
         self._initializer, self._initargs = initializer, tuple(initargs)
         self._local = threading.local()
         self._broken: str | None = None
+        if processes is not None or max_workers is not None:
+            if isinstance(max_workers, bool) or not isinstance(self._workers, int) or self._workers < 1:
+                raise InvalidOptionError(f"max_workers must be greater than 0: an int, or None, not {max_workers!r}")
+            self._origin = eager_context()
+            self._context = Context(threads=max_workers) if processes is None else self._with_processes(processes)
+            janitor.start()
+            weakref.finalize(self, janitor.ask, functools.partial(_end_forgotten, self._context)).atexit = False
         self._closed = False
         self._lock = guard()
         self._pending: set[TaskFuture[Any]] = set()
         _live.add(self)
+
+    def _with_processes(self, count: int) -> Context:
+        """The context that has them; they start with the first call."""
+        context = Context(procs=[], workers=count)
+        owned = context.owned
+        if self._initializer is not None:
+            owned.prepare = (self._initializer, self._initargs)
+        owned.on_failure = functools.partial(_break, weakref.ref(self))
+        return context
 
     @overload
     def submit(self, fn: Callable[[], Body[T]], /, **kwargs: Reference) -> TaskFuture[T]: ...
@@ -326,12 +365,18 @@ class Executor(concurrent.futures.Executor):
     def _submit(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> TaskFuture[Any]:
         if not callable(fn):
             raise NotCallableError(f"submit needs something to call, not {fn!r}: submit(f, 1), not submit(f(1))")
-        future: TaskFuture[Any] = TaskFuture(self._pending)
-        call = Call(fn)
-        call.__spawned__, call.executor, call.future, call.width = fn, self, future, width
+        elsewhere = self._processes is not None
+        future: TaskFuture[Any] = TaskFuture(self._pending, elsewhere)
+        call = fn
+        if elsewhere:
+            if width:
+                call = Group.of(fn, width)
+        else:
+            call = Call(fn)
+            call.__spawned__, call.executor, call.future, call.width = fn, self, future, width
         with self._lock:
             if self._broken is not None:
-                raise BrokenThreadPool(self._broken)
+                raise self._error(self._broken)
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending.add(future)
@@ -341,6 +386,9 @@ class Executor(concurrent.futures.Executor):
             self._pending.discard(future)
             raise
         return future
+
+    def _error(self, reason: str) -> BrokenExecutor:
+        return BrokenThreadPool(reason) if self._processes is None else broken(reason)
 
     @property
     def _max_workers(self) -> int:
@@ -356,10 +404,19 @@ class Executor(concurrent.futures.Executor):
             context.profile_computes = origin.profile_computes
         core = context.core
         if core is None or core.halted is not None:
-            core = context.start()
+            core = context.start() if self._processes is None else self._start_processes(context)
             if origin is not None:
                 origin._announce()  # the scopes of the program go by its own context's slots, not by ours
         return core
+
+    def _start_processes(self, context: Context) -> Core:
+        try:
+            return context.start()
+        except (RemoteTaskError, WorkerLostError) as error:  # of the initializer
+            raised = as_raised(error)
+            LOGGER.critical("Exception in initializer:", exc_info=raised)  # in the words of a process pool
+            self._broken = f"the initializer failed: {type(raised).__name__}: {raised}"
+            raise broken(self._broken) from raised
 
     def _prepare_thread(self) -> None:
         """Call the initializer, once a thread."""
@@ -589,6 +646,17 @@ def _take_result(futures: deque[TaskFuture[Any]], deadline: float | None) -> Any
 def _end_later(context: Context) -> None:
     context.wait_idle()
     context.shutdown()
+
+
+def _break(executor: weakref.ref[Executor], error: BaseException) -> None:
+    """A worker died, and no other could be started in its place: what waits for one would wait for ever."""
+    found = executor()
+    if found is None or found._context is None or found._context.owned.ids:
+        return
+    reason = found._broken = f"no worker is left, and none can be started: {error}"
+    for future in list(found._pending):
+        if future.task is not None:
+            fail(future.task._core, future.task, broken(reason))
 
 
 def _end_forgotten(context: Context) -> None:

@@ -25,6 +25,7 @@ from .durations import seconds
 from .journal import Journal, expand_all
 from .model import Event
 from .recorder import Recorder
+from .segments import Batch
 from .sink import Sink
 from .streams import SLICE, WorkerStreams, blame
 from .warn import warn_once
@@ -305,7 +306,10 @@ class MultiEventLog(Sink):
             self._refresh()
             state = self._state(1)
             try:
-                if state.takes_records:
+                if state.takes_records and state.calls_nobody:
+                    batch = Batch(records)
+                    found = [self._state(worker).feed_batch(batch) for worker in sorted(batch.workers())]
+                elif state.takes_records:
                     found = [state.feed_records(records, lambda worker, events: self._state(worker).feed(events))]
                 else:
                     found = list(self._feed_expanded(records))

@@ -42,6 +42,10 @@ class TimedContext:
         finally:
             self.ns = monotonic_ns() - begun
 
+    def copy(self) -> TimedContext:
+        """As `contextvars.Context.copy`."""
+        return TimedContext(self.context.copy())
+
 
 class WorkerDriver(ThreadsDriver):
     """Runs what the head gives, and leaves to the head what is spawned here."""

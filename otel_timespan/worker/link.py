@@ -30,6 +30,7 @@ from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, made
 from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.processes.byvalue import take
 from ..dagger.processes.frames import Framer, framed
 from ..dagger.processes.functions import KnownFunctions
 from ..dagger.processes.handles import reading
@@ -42,6 +43,7 @@ from ..dagger.processes.wire import (
     ERROR,
     EXPIRED,
     FUNCTION,
+    GLOBALS,
     LEVEL,
     PAUSED,
     READY,
@@ -214,6 +216,8 @@ class Link:
                 self._requests.answered(*message[1:])
             elif kind == REFUSED:
                 self._requests.refused(*message[1:])
+            elif kind == GLOBALS:
+                self._renew(message[1])
             elif kind == CANCEL:
                 task = self._tasks.get(message[1])
                 if task is not None:
@@ -265,6 +269,12 @@ class Link:
         slot = self._slots[pinned[0]]
         self.core.queue_at(task, Spot(slot, self.worker, [self._slots[tid] for tid in pinned[2]]))
         return 0
+
+    def _renew(self, data: bytes) -> None:
+        try:
+            take(loads(data))
+        except Exception:
+            LOGGER.warning("a global of the program's __main__ could not be renewed", exc_info=True)
 
     def _function(self, function: Any) -> Any:
         return _value(function[0]) if type(function) is tuple else self._functions.get(function)
@@ -326,7 +336,8 @@ class Link:
     def _run_call(self, number: int, data: bytes) -> None:
         try:
             f, args, kwargs = loads(data)
-            self.say((CALLED, number, True, pack(f(*args, **kwargs), self.handles)))
+            value = f(*args, **kwargs)  # handles in it stay until this is said
+            self.say((CALLED, number, True, pack(value, self.handles)))
         except BaseException as error:
             self.say((CALLED, number, False, error_bytes(error, self.handles)))
         self.flush()

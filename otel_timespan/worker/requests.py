@@ -34,11 +34,13 @@ FLUSH_AT = 64
 class _Question:
     """Somebody waits for an answer."""
 
-    __slots__ = ("lock", "ok", "what")
+    __slots__ = ("end", "lock", "ok", "what")
 
     def __init__(self) -> None:
         self.lock = allocate_lock()
         self.lock.acquire()
+        self.end = Once(self.lock.release)
+        """Ends the wait: called by the answer, and by an interrupt of the body."""
         self.ok: bool | None = None
         self.what: Any = None
 
@@ -67,10 +69,10 @@ class Requests:
             fail(link.core, task, error if isinstance(error, InvalidOptionError) else InvalidOptionError(text))
             return
         self.proxies.adopt(task)
-        f = task._f
-        release_inputs(task)
-        task._f = f  # for its repr
         link.say_soon(message)
+        f = task._f
+        release_inputs(task)  # not before that was said: the head is told when handles go
+        task._f = f  # for its repr
         if len(link._out) >= FLUSH_AT:
             link.flush()
 
@@ -139,7 +141,7 @@ class Requests:
         self._questions[number] = question
         try:
             link._out.append((ASK, number, what, 0 if body is None else body.id, data))
-            with slot_given_back(Once(question.lock.release)):
+            with slot_given_back(question.end):
                 link.flush()
                 question.lock.acquire()
         finally:
@@ -160,4 +162,4 @@ class Requests:
             ok, what = False, (dumps(InvalidOptionError(f"an answer can't be read: {error}"), {})[0], "")
         if question is not None:
             question.ok, question.what = ok, what
-            question.lock.release()
+            question.end()

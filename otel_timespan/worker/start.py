@@ -54,7 +54,9 @@ def _apply(config: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the head's, who tells us
     from ..dagger import context
     from ..dagger.places.topology import topology
+    from ..dagger.processes.byvalue import take_main
 
+    take_main()
     worker = config["worker"]
     context.ids.begin_at(worker << _BAND)
     topology.set_me(worker)

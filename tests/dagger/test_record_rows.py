@@ -12,6 +12,8 @@ import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan import events as E
 from otel_timespan import timespans as T
+from otel_timespan.timespans.journal import expand_all
+from otel_timespan.timespans.rows import count_events
 from otel_timespan.timespans.segments import LogSegment
 
 
@@ -82,15 +84,19 @@ def random_program(pick: random.Random, size: int) -> None:
         ts.wait(task)
 
 
-def both_ways(workers: dict[int, int], seed: int) -> tuple[dict[str, list[Any]], dict[str, list[Any]], list[Any]]:
-    """The streams of one program on worker 1 by the short way and by events, and the events."""
+def both_ways(workers: dict[int, int], seed: int, called: bool) -> tuple[Any, Any, dict[int, list[Any]]]:
+    """The streams of one program by the short way and by events, and the events, of each worker.
+
+    `called`: whether there are consumers, too, that have to be told while it runs.
+    """
     short, full = ts.MultiEventLog(), ts.MultiEventLog()
     consumers = {
         "core": E.CoreMetrics, "id": E.IDMetrics, "tasknames": E.TaskNames, "funcs": E.TaskFunctionNames,
         "deps": E.TaskDependencies, "args": E.TaskArguments, "moves": E.TaskArgumentMoves, "result": E.TaskResult,
-        "uid": E.TaskUIDtoTID, "chunk": E.TaskToChunk, "bytes": E.BytesAllocd, "wsat": E.WorkerSaturation,
-        "psat": E.ProcessorSaturation,
+        "uid": E.TaskUIDtoTID, "chunk": E.TaskToChunk,
     }  # fmt: skip
+    if called:
+        consumers |= {"bytes": E.BytesAllocd, "wsat": E.WorkerSaturation, "psat": E.ProcessorSaturation}
     for name, kind in consumers.items():
         short[name], full[name] = kind(), kind()
     full["events"] = E.FullMetrics()
@@ -101,12 +107,12 @@ def both_ways(workers: dict[int, int], seed: int) -> tuple[dict[str, list[Any]],
     mine, theirs = ts.get_logs(short), ts.get_logs(full)
     for log in (short, full):
         log.close()
-    events = theirs[1].pop("events")
-    return mine[1], theirs[1], events
+    return mine, theirs, {worker: streams.pop("events") for worker, streams in theirs.items()}
 
 
+@pytest.mark.parametrize("called", [True, False])
 @pytest.mark.parametrize("seed", range(12))
-def test_both_ways_give_the_same_log(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ways_give_the_same_log(seed: int, called: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random programs: each stream of the short way equals that of events, entry by entry, values and times."""
     fed: list[int] = []
     pack = LogSegment.pack
@@ -116,11 +122,57 @@ def test_both_ways_give_the_same_log(seed: int, monkeypatch: pytest.MonkeyPatch)
         pack(self, with_ids)
 
     monkeypatch.setattr(LogSegment, "pack", noted)
-    mine, theirs, events = both_ways({1: 2} if seed % 3 else {1: 2, 2: 1}, seed)
+    workers = ({1: 2}, {1: 2, 2: 1}, {1: 2, 2: 1, 3: 1})[seed % 3]
+    mine, theirs, events = both_ways(workers, seed, called)
     assert sum(fed) > 60
-    for name in theirs:
-        assert mine[name] == theirs[name], name
-    assert [tuple(row) for row in mine["core"]] == [(e.timestamp, e.category, e.phase) for e in events]
+    assert mine.keys() == theirs.keys() == workers.keys()
+    for worker in theirs:
+        for name in theirs[worker]:
+            assert mine[worker][name] == theirs[worker][name], (worker, name)
+        expected = [(e.timestamp, e.category, e.phase) for e in events[worker]]
+        assert [tuple(row) for row in mine[worker]["core"]] == expected
+
+
+def test_tasks_of_all_workers_are_kept_by_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no consumer has to be called, no event is made of a task on whichever worker, with inputs or without."""
+    kept: list[LogSegment] = []
+    pack = LogSegment.pack
+
+    def noted(self: LogSegment, with_ids: bool) -> None:
+        kept.append(self)
+        pack(self, with_ids)
+
+    monkeypatch.setattr(LogSegment, "pack", noted)
+    with ts.Context(driver=D.InlineDriver({1: 1, 2: 1, 3: 1}, seed=3)) as context:
+        log = context.log_sink = ts.MultiEventLog()
+        log["core"], log["moves"], log["result"] = E.CoreMetrics(), E.TaskArgumentMoves(), E.TaskResult()
+        tasks = [ts.spawn(one) for _ in range(30)]
+        tasks += [ts.spawn(pair, tasks[n], 5) for n in range(30)]
+        for task in tasks:
+            ts.wait(task)
+        context.log_sink = ts.NoOpLog()
+    streams = ts.get_logs(log)
+    assert {segment.worker for segment in kept} == {1, 2, 3}
+    assert all(segment.odd is None for segment in kept if segment.groups)
+    assert sum(len(segment.order) for segment in kept if not segment.groups) < 20  # the scheduler's own
+    bodies = [sum(row.category == "compute" for row in streams[worker]["core"]) for worker in (1, 2, 3)]
+    assert sum(bodies) == 2 * len(tasks) and min(bodies) > 10
+
+
+def test_events_of_all_workers_are_counted() -> None:
+    """What is given up counts with all its events, on whichever worker they would have been."""
+    records: list[Any] = []
+    with ts.Context(driver=D.InlineDriver({1: 1, 2: 1, 3: 1}, seed=3)) as context:
+        log = context.log_sink = ts.MultiEventLog()
+        log["core"] = E.CoreMetrics()
+        process = log._journal._process
+        log._journal._process = lambda some: (records.extend(some), process(some))[1]
+        random_program(random.Random(5), 60)
+        context.log_sink = ts.NoOpLog()
+    streams = ts.get_logs(log)
+    for record in records:
+        assert count_events([record]) == len(expand_all([record]))
+    assert count_events(records) == sum(len(each["core"]) for each in streams.values())
 
 
 def test_a_consumer_that_reads_fields_and_raises_costs_its_own_value(caplog: pytest.LogCaptureFixture) -> None:

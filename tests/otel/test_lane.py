@@ -341,6 +341,33 @@ def _worker_of(span: Any) -> int:
     return next(each.value.int_value for each in span.attributes if each.key == semconv.WORKER_ID)
 
 
+class Given:
+    """A program whose tasks are given results of others: by position, by name, beside a value."""
+
+    def run(self) -> None:
+        """300 tasks on 20 results."""
+        ups = [ts.spawn(sized, 100) for _ in range(20)]
+        tasks = [ts.spawn(join, 1, up) for up in ups * 10] + [ts.spawn(join, named=up) for up in ups * 5]
+        for task in tasks:
+            ts.fetch(task)
+
+
+@pytest.mark.parametrize("max_spans", [None, 200])
+@pytest.mark.parametrize("detail", ["phases", "task"])
+def test_arguments_from_other_workers_are_packed(detail: str, max_spans: int | None) -> None:
+    """Tasks go the fast way with what they are given from elsewhere: each is a span, and its bytes are counted."""
+    records = records_of(Given(), workers={1: 1, 2: 1, 3: 1}, detail=detail)
+    way = assert_the_same(records, 64, detail, max_spans)
+    moves = [span for span in way.spans.values() if span.name == "move"]
+    if max_spans is None:
+        assert way.packed > 0.7 * len(way.spans)
+        assert len(moves) > 100 if detail == "phases" else not moves
+    assert any(key[0] == semconv.MOVE_IO for key in way.points())
+    general = Way(records, False, 64, detail, max_spans)
+    assert [run.moved for run in way.runs._open.values()] == [run.moved for run in general.runs._open.values()]
+    assert all(run.moved > 0 for run in way.runs._open.values())
+
+
 def test_the_only_worker_may_be_another_one() -> None:
     """A scheduler without worker 1 is told of as any other: its bodies and their queue count for the one it has."""
     way = assert_the_same(records_of(Program(["leaf", "sized"] * 60, 1), workers={1: 1, 2: 2}, procs=[2]), 64)

@@ -45,6 +45,7 @@ class _Worker:
     threads: int | None = None
     node: str | None = None
     local: bool = True
+    private: bool = False
 
 
 class Topology:
@@ -75,14 +76,21 @@ class Topology:
             self._own = 1
         self._tell(None)
 
-    def add_worker(self, worker: int, threads: int | None = None, node: str | None = None, local: bool = True) -> None:
+    def add_worker(
+        self,
+        worker: int,
+        threads: int | None = None,
+        node: str | None = None,
+        local: bool = True,
+        private: bool = False,
+    ) -> None:
         """Add a worker, or replace what is known of it.
 
         `threads`: its slots (default `default_threads()`); `node`: its host's identity (default this
-        host's); `local`: it lives in this process.
+        host's); `local`: it lives in this process; `private`: it is one context's, and not for all.
         """
         worker = positive("worker", worker)
-        entry = _Worker(positive("threads", threads) if threads is not None else None, node, local)
+        entry = _Worker(positive("threads", threads) if threads is not None else None, node, local, private)
         with self._lock:
             self._workers = dict(sorted({**self._workers, worker: entry}.items()))
         self._tell(worker)
@@ -109,6 +117,10 @@ class Topology:
     def workers(self) -> tuple[int, ...]:
         """The ids of all workers, ascending, worker 1 included."""
         return tuple(self._workers)
+
+    def common(self) -> tuple[int, ...]:
+        """The ids of those that any context may use, ascending."""
+        return tuple([worker for worker, entry in self._workers.items() if not entry.private])
 
     def threads(self, worker: int) -> int:
         """The number of thread slots of a worker, 0 if there is no such worker."""

@@ -145,6 +145,7 @@ class Borrows:
         if lent.watch is not None:
             with contextlib.suppress(ValueError):
                 lent.thing._subs.remove(lent.watch)
+            lent.watch = None  # they refer to each other, and the task goes now
 
     def task(self, id: int) -> DTask:
         """The task that the worker means; one of its own, or one that it has a handle of."""

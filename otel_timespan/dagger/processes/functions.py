@@ -5,13 +5,16 @@ See docs/workers.md.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-from .wire import FUNCTION, dumps, loads
+from ..places.topology import topology
+from .byvalue import is_main, newer, newest
+from .wire import FUNCTION, GLOBALS, dumps, loads
 
 __all__ = ["KnownFunctions", "NumberedFunctions"]
 
@@ -30,10 +33,18 @@ class NumberedFunctions:
         self._numbers: dict[int, int] = {}
         self._watched: dict[int, weakref.ref[Any]] = {}
         self._next = itertools.count()
+        self._of_main: set[int] = set()
+        """Those that share the globals of the head's `__main__`, by `id()`."""
+        self._renewed = 0
+        """How new those are that the other side knows."""
 
     def known(self, f: Any) -> int | None:
-        """The number of a function that the other side knows already."""
-        return self._numbers.get(id(f))
+        """The number of a function that the other side knows already, and all that it needs."""
+        key = id(f)
+        number = self._numbers.get(key)
+        if number is not None and key in self._of_main and newest() != self._renewed:
+            return None
+        return number
 
     def number_of(self, f: Any, put: Callable[[Any], None]) -> int | None:
         """The number that stands for a function; its definition is `put` before anybody else can see that number.
@@ -50,11 +61,26 @@ class NumberedFunctions:
             put((FUNCTION, number, data))
             self._watched[key] = weakref.ref(f, lambda _: self._went(key))
             self._numbers[key] = number
+            if is_main(f) and topology.me() == 1:
+                self._of_main.add(key)
+        elif key in self._of_main:
+            self._renew(put)
         return number
+
+    def _renew(self, put: Callable[[Any], None]) -> None:
+        """Send globals of `__main__` that are other objects than when they were sent."""
+        now = newest()
+        if now == self._renewed:
+            return
+        changed, self._renewed = newer(self._renewed), now
+        for name, known in changed.items():
+            with contextlib.suppress(Exception):  # it can't be pickled: what is there stays
+                put((GLOBALS, dumps({name: known}, self._handles)[0]))
 
     def _went(self, key: int) -> None:
         number = self._numbers.pop(key, None)
         self._watched.pop(key, None)
+        self._of_main.discard(key)
         if number is not None:
             self._tell((FUNCTION, number, None))
 

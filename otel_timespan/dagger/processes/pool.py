@@ -56,8 +56,13 @@ class Pool:
 
     # ---- workers come and go ---------------------------------------------------------------------------
 
-    def start(self, count: int, threads: int, env: Mapping[str, str] | None, node: str | None) -> list[int]:
-        """Start workers and wait until they can take tasks: their ids. Raises `SchedulingError` where one can't."""
+    def start(
+        self, count: int, threads: int, env: Mapping[str, str] | None, node: str | None, private: bool = False
+    ) -> list[int]:
+        """Start workers and wait until they can take tasks: their ids. Raises `SchedulingError` where one can't.
+
+        `private`: for one context only, which says so.
+        """
         pump = self._pump_now()
         ids = [next(self._ids) for _ in range(count)]
         self.given.update(ids)
@@ -94,7 +99,7 @@ class Pool:
             why = str(failed[0]) if failed else bad[0].lost or f"it was not ready within {START_PATIENCE_S:g} s"
             raise SchedulingError(f"a worker could not be started: {why}", "no_processors")
         for worker in ids:
-            topology.add_worker(worker, threads, node, local=False)
+            topology.add_worker(worker, threads, node, local=False, private=private)
         return ids
 
     def stop(self, workers: list[int]) -> None:
@@ -214,6 +219,7 @@ class Pool:
         for remote in list(self.remotes.values()):
             if core in remote.cores:
                 remote.cores.remove(core)
+            remote.slots.pop(core, None)
             for flight in list(remote.flights.values()):
                 if flight.task._core is core:
                     remote.say((CANCEL, flight.task.id, False, False))

@@ -70,14 +70,14 @@ class Remote:
         """Who waits for a function that runs apart from tasks."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
         """How handles are written for it (wire.py: `Pickler`)."""
-        self.level = Level()
-        """What it was told to note."""
-        self.begun: set[int] = set()
-        """Of which tasks the log was told that their bodies run."""
         self.borrows = Borrows(worker, self.handles)
         """What it has handles of."""
         self.paused = 0
         """How many of its bodies wait, and need no slot."""
+        self.level = Level()
+        """What it was told to note."""
+        self.begun: set[int] = set()
+        """Of which tasks the log was told that their bodies run."""
         self.said: deque[Any] = deque()
         """Messages from any thread that are not sent yet."""
         self.functions = NumberedFunctions(self.handles, self.say)

@@ -54,9 +54,9 @@ def spawn(
         f, values, named, wanted, deps = _read(remote, function, args, kwargs, options, after)
         context.run(surroundings.enter, around)
         context.run(telling.enter, parent)
-        task = new_task(id, f, values, named, wanted, deps, context, core)
+        task = new_task(id, f, values, named, wanted, deps, context.copy(), core)
     except BaseException as unreadable:  # of a user's pickling: whatever it is, this task's alone
-        task = new_task(id, _unreadable, (), None, DEFAULT, (), context, core)
+        task = new_task(id, _unreadable, (), None, DEFAULT, (), context.copy(), core)
         text = f"task {id} of worker {remote.worker} can't be read here: {type(unreadable).__name__}: {unreadable}"
         error = unreadable if isinstance(unreadable, InvalidOptionError) else InvalidOptionError(text)
     remote.borrows.lend(task)

@@ -88,6 +88,8 @@ class Traffic:
             WAITED: requests.waited,
             DROP_VALUE: _drop_value,
             EXPIRED: self._expired,
+            STARTED: self._started,
+            SIGNALS: signals,
         }
 
     # ---- out -------------------------------------------------------------------------------------------
@@ -175,10 +177,6 @@ class Traffic:
             elif kind == READY:
                 remote.ready = message[1]
                 self.on_ready(remote)
-            elif kind == STARTED:
-                self._started(remote, *message[1:])
-            elif kind == SIGNALS:
-                signals(remote, *message[1:])
             elif kind == CALLED:
                 tell = remote.calls.pop(message[1], None)
                 if tell is not None:
@@ -200,7 +198,9 @@ class Traffic:
         if flight.attempt != attempt:
             return None
         if tid != 1:
-            task._slot = remote.slots[core].get(tid, task._slot)
+            slots = remote.slots.get(core)
+            if slots is not None:  # else its scheduler went down
+                task._slot = slots.get(tid, task._slot)
         return task
 
     def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:

@@ -17,12 +17,15 @@ import io
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FunctionType, TracebackType
 from typing import Any
 
 import cloudpickle
 
 from ...errors import RemoteTaskError, TimespanError, UnpicklableError
 from ..records.sizes import approx_size
+from .byvalue import travelling
 
 __all__ = [
     "INLINE_BYTES",
@@ -39,7 +42,7 @@ __all__ = [
 # --- head to worker ------------------------------------------------------------------------------------
 
 CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
-ANSWER, REFUSED, WORKERS, UNDER = range(40, 44)
+ANSWER, REFUSED, WORKERS, GLOBALS, UNDER = range(40, 45)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
@@ -54,6 +57,7 @@ be noted of bodies from now on, for the head's logs, and comes with outcomes; No
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
 (WORKERS, {worker: (threads, node)}): which workers there are.
 (UNDER, (number of the log, caller) or None): who called the tasks that follow.
+(GLOBALS, bytes): globals of the program's `__main__` are other objects now (byvalue.py).
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
@@ -71,8 +75,11 @@ EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
 was seen. (DROP_VALUE, key, count): the same for a value.
 (WAITS, body's id, task's id), (WAITED, ...): a body begins to wait for a task; it stops before that is done.
 (PAUSED, body's id), (RESUMED, ...): a body needs no slot, as it waits; it goes on.
-(ASK, number, what, body's id or 0, bytes): something that only the head can do (asked.py).
+(ASK, number, what, body's id or 0, bytes): something that only the head can do (answers.py).
 """
+
+INPUT = 1
+"""An argument in a SPAWN that is a tuple of so many items is (id,): the result of that task."""
 
 STARTED, SIGNALS = range(57, 59)
 """(STARTED, id, attempt, slot, log): a body has been running for a while; `log` as far as it is known.
@@ -83,9 +90,6 @@ A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CP
 ns; `span` is (bytes, whether it has what the body raised), a text or None; `samples` (number of the level, bytes of the
 begin, of the end) or None.
 """
-
-INPUT = 1
-"""An argument in a SPAWN that is a tuple of so many items is (id,): the result of that task."""
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))
 """Types whose values stand in messages as they are. A short str does, too."""
@@ -120,7 +124,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if how is not None:
             self.found += 1
             return how(obj)
-        return super().reducer_override(obj)
+        reduced = super().reducer_override(obj)
+        return travelling(obj, reduced) if type(obj) is FunctionType else reduced
 
 
 _SIMPLE = frozenset((str, bytes, bytearray))
@@ -159,7 +164,7 @@ def type_name(kind: type) -> str:
 def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, str]:
     """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for."""
     try:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
     except Exception:  # its own __str__ raised
         text = f"{type(error).__name__} (its text can't be had)"
     try:
@@ -169,6 +174,17 @@ def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any
     except Exception:
         data = pickle.dumps(stand_in(error), _PROTOCOL)
     return data, text
+
+
+_OURS = str(Path(__file__).resolve().parents[2])
+
+
+def _without_ours(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is not the scheduler's; all of it where there is none."""
+    found = frames
+    while found is not None and found.tb_frame.f_code.co_filename.startswith(_OURS):
+        found = found.tb_next
+    return found or frames
 
 
 def stand_in(error: BaseException) -> UnpicklableError:

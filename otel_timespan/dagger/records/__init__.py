@@ -1,4 +1,4 @@
 """What the log is told of tasks, and how its records become events."""
 
+from . import columns as columns
 from . import kinds as kinds
-from . import rows as rows  # after the kinds, whose short way it makes known

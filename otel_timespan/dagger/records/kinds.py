@@ -189,6 +189,7 @@ OF_FIRE = id_layout("uid", "worker", "thunk_id")
 OF_ENQUEUE = id_layout("uid", "processor", "thunk_id")
 OF_FETCH = id_layout("uid", "worker", "processor", "seq")
 OF_MOVE = id_layout("thunk_id", "position", "processor")
+OF_TAKE = id_layout("uid", "seq")
 OF_COMPUTE = id_layout("thunk_id", "processor")
 OF_EVICT = id_layout("worker", "handle")
 """Layouts of the ids that are made for every task: `EventId(**fields)` costs three times as much."""
@@ -285,7 +286,7 @@ def expand_start(record: Any, out: list[Event]) -> None:
     _, t0, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples = record
     add = out.append
     processor, f = processor_of(processor), function_of(f)
-    worker = _worker_of(processor)
+    worker = worker_of(processor)
     t1 = t0 + 1
     t2 = max(t2, t1 + 4)
     fetch = _new(EventId, (OF_FETCH, uid, worker, processor, thunk_id))
@@ -354,7 +355,7 @@ def expand_end(record: Any, out: list[Event]) -> None:
     """
     _, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, profile, state, samples = record
     processor, f = processor_of(processor), function_of(f)
-    worker = _worker_of(processor)
+    worker = worker_of(processor)
     id = _new(EventId, (OF_COMPUTE, thunk_id, processor))
     if isinstance(result, ChunkInfo):
         scan = Timeline(T=result.type)
@@ -365,7 +366,7 @@ def expand_end(record: Any, out: list[Event]) -> None:
     if state is not None:
         if worker != CORE_WORKER:  # the core takes the result of another worker as a message
             t1 += 2
-            _span(out, "take", EventId(uid=uid, seq=thunk_id), None, t1 - 1, t1, CORE_WORKER, samples)
+            _span(out, "take", _new(EventId, (OF_TAKE, uid, thunk_id)), None, t1 - 1, t1, CORE_WORKER, samples)
         expand_finish((None, t1 + 1, t1 + 2, uid, thunk_id, result, state, samples), out)
 
 
@@ -430,7 +431,8 @@ def expand_storage_wait(record: Any, out: list[Event]) -> None:
     _event(out, "finish", "storage_wait", id, ended, max(t1, t0 + 1), worker, None)
 
 
-def _worker_of(processor: Any) -> int:
+def worker_of(processor: Any) -> int:
+    """The worker of a processor."""
     return getattr(processor, "owner", None) or getattr(processor, "pid", None) or CORE_WORKER
 
 

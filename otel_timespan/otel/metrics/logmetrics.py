@@ -160,6 +160,11 @@ class LogMetrics:
             self._count(semconv.TASK_CPU, (name,), sum([task[3] or 0 for task in some]) / 1e9)
         for n, phase in enumerate(_WAITS):
             self._observe_all(semconv.TASK_WAIT, (phase,), tasks, n, n + 1)
+        for way, moves in taken.moves.items():
+            self._observe_all(semconv.MOVE_DURATION, way, moves, 0, 1)
+            nbytes = sum([move[3] or 0 for move in moves])
+            if nbytes:
+                self._count(semconv.MOVE_IO, way, nbytes)
 
     def _observe_all(
         self, name: str, key: tuple[Any, ...], tasks: Sequence[tuple[Any, ...]], start: int, end: int

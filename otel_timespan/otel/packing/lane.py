@@ -3,7 +3,7 @@
 Of a task under way `Lane.take` keeps just its records (taskrecords.py). When its body returned, they become the
 bytes of its spans by the packer of its shape (packer.py). The first tasks of each shape go the general way, for the
 packer to be made from the spans of one. So does, with all that it told so far, a task that is not ordinary after all:
-one that has a label or moves chunks, whose body put something on its span, that failed, was cancelled or is tried
+one that has a label, whose body put something on its span, that failed, was cancelled or is tried
 again, or whose clock readings are out of order. The general way is the `SpanMapper`: both see the same finished tasks
 and runs.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ...timespans.journal import expand_all
 from ...timespans.model import ChunkInfo, Event, EventId
-from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT, TAKEN, Steps
+from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RETURN, SCHEDULE, START, SUBMIT, TAKEN, Steps
 from ...timespans.warn import warn_once
 from ..export.wire import varint
 from ..spans import ids
@@ -30,11 +31,12 @@ from ..spans.bodyspan import SEEN
 from ..spans.budget import CANDIDATE_BYTES, MUST, Budget, Candidate
 from ..spans.ids import TraceParent
 from ..spans.limits import Limits, clip
-from ..spans.mapping import ENDED, MOVED_KINDS, SpanMapper
+from ..spans.mapping import ENDED, SpanMapper
 from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
 from ..spans.tasks import Done, OpenTask, named, processor_name, qualified_name
 from ..spans.values import plain_text
+from .moves import Moved, events_of, moved_of, shape_of, sizes_of
 from .packer import Facts, Packer, compile_packer
 
 __all__ = ["FIRST_BOUNDARY", "Lane", "Taken"]
@@ -97,7 +99,7 @@ class _Function(NamedTuple):
     like: Any
 
 
-_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION, _ROLLS = range(8)
+_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION, _ROLLS, _MOVED = range(9)
 """A task under way: a list of its records and of what was read of them, for an object costs three times as much."""
 
 
@@ -113,14 +115,15 @@ class Taken:
     those of the general way. `events`: what that expanded; `failed` of them could not be turned into spans. `tasks`:
     (function's name, caller, base of its ids, CPU ns, path, id, then the seven boundaries) of each that took the lane
     to its end, sampled or not; `ended` are their records, in the same order. `functions`: names not seen before.
-    `submitted`, `placed`, `begun`, `ended`, `evicted`, `processors`: as in `Steps`, of all workers. `away`: how many
-    were placed on each worker but 1; None while none but that was heard of. `quiet`: how many events the records hold
-    that were not expanded.
+    `moves`: by (source, destination), of each argument that came from one worker to another, (None, caller, base of
+    the task's ids, bytes, None, its id, begin, end). `submitted`, `placed`, `begun`, `ended`, `evicted`, `processors`:
+    as in `Steps`, of all workers. `away`: how many were placed on each worker but 1; None while none but that was
+    heard of. `quiet`: how many events the records hold that were not expanded.
     """
 
     __slots__ = (
-        "away", "begun", "count", "ended", "events", "evicted", "failed", "functions", "packed", "placed", "processors",
-        "quiet", "spans", "submitted", "tasks",
+        "away", "begun", "count", "ended", "events", "evicted", "failed", "functions", "moves", "packed", "placed",
+        "processors", "quiet", "spans", "submitted", "tasks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -135,6 +138,7 @@ class Taken:
         self.functions: list[str] = []
         self.processors: Mapping[int, Any] = {}
         self.away: dict[int, int] | None = None
+        self.moves: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
 
     def steps(self) -> Iterator[Steps]:
         """By worker, what was not expanded."""
@@ -206,7 +210,7 @@ class Lane:
         opened, known, functions, numbered = self._open, self.mapper.done, self._functions, self._processors
         begun, running = taken.begun.append, self._begun
         quiet = submitted = placed = 0
-        away: dict[int, int] = {}
+        away: list[Any] = []  # placements that are perhaps on other workers
         if self._ended_runs != self.mapper.ended_runs:  # what their callers hold goes with them
             self._ended_runs, self._last = self.mapper.ended_runs, (None, None)
             self._callers.clear()
@@ -221,24 +225,16 @@ class Lane:
                     self._example = None
             elif kind == START:
                 task = opened.get(record[5])
-                if (
-                    task is not None
-                    and task[5] is None
-                    and task[3]
-                    and (record[6] in numbered or self._is_numbered(record))
-                ):
-                    moves = record[2]
-                    if not moves:
-                        quiet += 5
-                    elif moves[0] is RESULTS:
-                        quiet += 5 + len(moves) // 4 * 2
-                    elif not any(move[2] in MOVED_KINDS for move in moves):
-                        quiet += 5 + len(moves) * 2
-                    else:
-                        self._generally(record)
-                        continue
-                    task[5] = record
-                    running[task[1][4]] += 1
+                waiting = task if task is not None and task[5] is None and task[3] else None
+                if waiting is not None and (record[6] in numbered or self._is_numbered(record)):
+                    if record[2]:
+                        if not self._moves(record, waiting):
+                            self._generally(record)
+                            continue
+                        quiet += events_of(record[2])
+                    quiet += 5
+                    waiting[5] = record
+                    running[waiting[1][4]] += 1
                     begun(record)
                     continue
             elif kind == SUBMIT:
@@ -250,20 +246,18 @@ class Lane:
                     submitted += 1
                     budget = caller[5]
                     rolls = budget is not None and budget.charge(self._per_task, taken.spans)
+                    if place is None:
+                        opened[id] = [record, caller, 0, 0, None, None, function, rolls, ()]
+                        continue
+                    placed += 1
                     if type(place) is int:
                         t0 = record[12]
-                        opened[id] = [record, caller, t0, t0 + 1, None, None, function, rolls]
-                        placed += 1
-                        if place != _HOME:
-                            away[place >> OWNER_BITS] = away.get(place >> OWNER_BITS, 0) + 1
-                    elif place is None:
-                        opened[id] = [record, caller, 0, 0, None, None, function, rolls]
+                        opened[id] = [record, caller, t0, t0 + 1, None, None, function, rolls, ()]
                     else:
                         t0 = place[1]
-                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function, rolls]
-                        placed += 1
-                        if place[7] != 1:
-                            away[place[7]] = away.get(place[7], 0) + 1
+                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function, rolls, ()]
+                    if place != _HOME:
+                        away.append(place)
                     continue
             elif kind == SCHEDULE:
                 task = opened.get(record[5])
@@ -271,8 +265,7 @@ class Lane:
                     t0 = record[1]
                     task[2:5] = t0, max(record[2], t0 + 1), record
                     placed += 1
-                    if record[7] != 1:
-                        away[record[7]] = away.get(record[7], 0) + 1
+                    away.append(record)
                     continue
             elif kind == EVICT:
                 taken.evicted.append(record)
@@ -280,16 +273,22 @@ class Lane:
                     self._is_spread = True
                 continue
             self._generally(record)
-        taken.count = len(taken.packed) * self._per_task
+        taken.count += len(taken.packed) * self._per_task
         taken.submitted, taken.placed, taken.processors = submitted, placed, self._processors
         taken.quiet = quiet + 2 * submitted + 6 * placed + 5 * len(taken.ended) + 2 * len(taken.evicted)
-        if away or self._is_spread:
-            self._is_spread, taken.away = True, away
-            taken.quiet += 2 * sum([record[5] >> OWNER_BITS != 1 for record in taken.ended])  # `take`
+        self._spread(taken, away)
         self._settle_runs()
         self.mapper.budgets.sweep(taken.spans)
         self.mapper.forget_oldest()
         return taken
+
+    def _spread(self, taken: Taken, placements: Sequence[Any]) -> None:
+        """Note what was placed on other workers, and the events that only their tasks have."""
+        workers = [place >> OWNER_BITS if type(place) is int else place[7] for place in placements]
+        away = Counter([worker for worker in workers if worker != 1])
+        if away or self._is_spread:
+            self._is_spread, taken.away = True, away
+            taken.quiet += 2 * sum([record[5] >> OWNER_BITS != 1 for record in taken.ended])  # `take`
 
     # ---- a task -------------------------------------------------------------------------------------
 
@@ -346,9 +345,33 @@ class Lane:
             self._is_spread = True
         return True
 
+    def _moves(self, start: Any, task: list[Any]) -> bool:
+        """Note the arguments that come from elsewhere. False where their task has to go the general way."""
+        moved = moved_of(start)
+        if moved is None or (moved and task[_ROLLS]):
+            return False
+        task[_MOVED] = moved
+        caller: _Caller = task[_CALLER]
+        if moved and caller.budget is not None and caller.sampled and self._per_task > 1:
+            for _ in moved:
+                caller.budget.charge(1, self._taken.spans)
+        return True
+
+    def _has_moved(self, moved: Sequence[Moved], caller: _Caller, base: int, id: int, begun: int, ended: int) -> None:
+        """The arguments of a packed task came from elsewhere."""
+        moves = self._taken.moves
+        for _, _, source, destination, nbytes in moved:
+            entry = (None, caller, base, nbytes, None, id, begun, ended)
+            moves.setdefault((source, destination), []).append(entry)
+        if self._per_task > 1:
+            if caller.sampled:
+                self._taken.count += len(moved)
+            else:
+                self.mapper.sampled += len(moved)
+
     def _returned(self, record: Any, task: list[Any]) -> bool:
         """A body returned: pack its task. False where it has to go the general way."""
-        submission, caller, placing, t2, _, start, function, rolls = task
+        submission, caller, placing, t2, _, start, function, rolls, moved = task
         if start is None or not record or record[14] != "success" or rolls is MUST:
             return False
         if record[12] is not None and (rolls or record[12] != SEEN):
@@ -387,20 +410,23 @@ class Lane:
             number = varint(id)
             size = b"" if nbytes is None else varint(nbytes)
             spawner = varint(spawned_by) if spawned_by else b""
+            sizes = sizes_of(moved) if moved else ()
             shape = (
                 function[0], record[5], record[13], len(number), len(size), len(spawner), positions, blocking,
-                cpu_ns is None,
+                cpu_ns is None, shape_of(moved, sizes) if moved else (),
             )  # fmt: skip
             pack = self._shapes.get(shape)
             if pack is None:
                 if shape not in self._shapes and self._is_common(shape):
                     times = (t0, t1, t2, t3, t4, t5, t6)
-                    facts = Facts(trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, times)
+                    moves = tuple([(each.position, size) for each, size in zip(moved, sizes, strict=True)])
+                    facts = Facts(trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, times, moves)
                     self._example = (shape, facts, ups, caller[0] if rolls else None)
                 return False
             packed = pack(
-                trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6, *ups
-            )
+                trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6,
+                *sizes, *ups,
+            )  # fmt: skip
             if not rolls:
                 self._packed(packed)
         self._begun[sampled] -= 1
@@ -410,6 +436,8 @@ class Lane:
             self._wait(task, record, entry, positions, None if over else packed)
         else:
             self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
+        if moved:
+            self._has_moved(moved, caller, base, id, t3 + 1, t4 - 1)
         self._ended(record)
         self._tasks(entry)
         return True
@@ -427,7 +455,7 @@ class Lane:
         self, task: list[Any], record: Any, entry: tuple[Any, ...], positions: Sequence[Any], packed: bytes | None
     ) -> None:
         """A candidate ended. Of its records as little is kept as its spans can be made of."""
-        submission, caller, _, _, _, _, function, _ = task
+        submission, caller, _, _, _, _, function, _, _ = task
         name, _, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6 = entry
         budget, parent, known = caller[5], caller[0], self.mapper.done
         rollup = budget.rollups.get(name) or budget.rollup(name, lambda: function.like)
@@ -515,11 +543,15 @@ class Lane:
         else:
             for task in tasks:
                 by_caller.setdefault(id(task[1]), []).append(task)
+        moved = Counter[int]()
+        for moves in self._taken.moves.values():
+            for move in moves:
+                moved[id(move[1])] += move[3] or 0
         for some in by_caller.values():
             longest = max(some, key=_path_length)
             first, last = min(map(_submitted, some)), max(map(_finished, some))
             root = some[0][1].parent.root
-            self.mapper.settle_run(root, len(some), first, last, longest[_ID], longest[_PATH])
+            self.mapper.settle_run(root, len(some), first, last, longest[_ID], longest[_PATH], moved[id(some[0][1])])
 
     # ---- the general way ----------------------------------------------------------------------------
 
@@ -547,9 +579,10 @@ class Lane:
         if task[_START] is not None:
             self._begun[task[_CALLER].sampled] -= 1
         self.mapper.charged = task[_CALLER].budget if task[_ROLLS] else None, task[_ROLLS] is MUST
+        self.mapper.moves_charged = bool(task[_MOVED])
         for event in expand_all(_records_of(task)):
             self._feed(event)
-        self.mapper.charged = None
+        self.mapper.charged, self.mapper.moves_charged = None, False
 
     def forget(self, key: Any) -> int:
         """The end of a task was given up: the mapper is to know it, to forget it. How many spans of it are lost now."""
@@ -587,7 +620,7 @@ class Lane:
         if len(self._shapes) >= MAX_SHAPES:
             self._shapes.clear()
         limits = self.limits
-        if limits is None or len(spans) != self._per_task:
+        if limits is None or len(spans) != self._per_task + len(facts.moves) * (self._per_task > 1):
             self._shapes[shape] = None
         else:
             with contextlib.suppress(struct.error, OverflowError):  # the example has times that no message has room for

@@ -117,6 +117,7 @@ class SpanMapper:
         self.budgets = Budgets(max_spans, offset_ns, self.done, runs.at, interest)
         self.budgets.open_tasks.append(self._find_open)
         self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
+        self.moves_charged = False  # whether its moves are, too
         self._plain = PlainSpans(runs, offset_ns)
         self.active: dict[str, dict[int, int]] = {name: {} for name in ("waiting", "queued", "moving", "running")}
         self.sampled = self.ended_runs = 0
@@ -184,13 +185,17 @@ class SpanMapper:
                 del self.done[task]
 
     def settle_run(
-        self, root: Root | None, count: int, first_ns: int, last_ns: int, task: int, path: AnyPath
+        self, root: Root | None, count: int, first_ns: int, last_ns: int, task: int, path: AnyPath, moved: int = 0
     ) -> None:
-        """`count` tasks of a run have their results, all within these times; `path`, the longest, ends with `task`."""
+        """`count` tasks of a run have their results, all within these times; `path`, the longest, ends with `task`.
+
+        `moved`: bytes of their arguments, where nobody counted these yet.
+        """
         run = self._runs.find(root)
         if run is None:
             return
         run.finished += count
+        run.moved += moved
         if first_ns < run.root.start_ns - CLOCK_SLACK_NS and run.root.start_ns:
             warn_once(self, "tasks are stamped by another clock than the log's: give OTelLog(clock=...) that one")
         run.cover(first_ns, last_ns)
@@ -371,7 +376,7 @@ class SpanMapper:
         if nbytes is not None:
             attributes[semconv.MOVE_SIZE] = nbytes
         span = tasks.child(task, self._config, semconv.MOVE, ids.MOVE, start, end, attributes, str(position))
-        if task.budget is None and (budget := self.budget_of(task.parent)) is not None:
+        if task.budget is None and not self.moves_charged and (budget := self.budget_of(task.parent)) is not None:
             budget.charge(1, out)
         self._child(task, span, out)
 

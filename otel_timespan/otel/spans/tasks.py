@@ -72,9 +72,10 @@ OF_SHAPE = frozenset(
     (
         semconv.TASK_STATE, semconv.TASK_ATTEMPT, semconv.TASK_RESULT, semconv.FUNCTION_NAME, semconv.FILE_PATH,
         semconv.LINE_NUMBER, semconv.WORKER_ID, semconv.PROCESSOR, semconv.THREAD_ID, semconv.THREAD_NAME,
+        semconv.MOVE_POSITION, semconv.MOVE_KIND, semconv.MOVE_SOURCE, semconv.MOVE_DESTINATION,
     )
 )  # fmt: skip
-"""Attributes that tasks of one shape share: same function, outcome, processor and thread."""
+"""Attributes that tasks of one shape share: same function, outcome, processor and thread, same ways of arguments."""
 
 RESULTS = {"success": "finished", "failure": "failed", "skip": "skipped", "cancellation": "cancelled"}
 """`timespan.task.result` -> `timespan.task.state`."""
