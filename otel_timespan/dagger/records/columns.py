@@ -39,6 +39,7 @@ from .rows import (
     schedule_rows,
     start_rows,
     submit_rows,
+    taken_rows,
 )
 
 __all__: list[str] = []
@@ -163,6 +164,12 @@ def _return_shapes(columns: Any, worker: int | None) -> Shape | list[Shape] | No
     return _end_shapes_of(columns[5], worker, lambda n: forms[states[n] is None])
 
 
+def _taken_shapes(columns: Any, worker: int | None) -> Shape | list[Shape] | None:
+    if not _numbered(columns[5]):
+        return None
+    return _by_owner(list(map(_owner, columns[5])), worker, RETURNED, TAKEN, BODY_ENDED)
+
+
 def _end_shapes(columns: Any, worker: int | None) -> Shape | list[Shape] | None:
     results, states = columns[7], columns[12]
 
@@ -234,6 +241,7 @@ _SUBMIT = {
 _SCHEDULE = {**dict.fromkeys(range(1, 6), _INTS), 6: packed, 7: _INTS}
 _START = {1: _INTS, 2: packed_ours, 3: _INTS, 4: _INTS, 5: _INTS, 6: _INTS}
 _RETURN = {**dict.fromkeys(range(1, 6), _INTS), 7: _INTS, 14: packed}
+_TAKEN = {**dict.fromkeys(range(1, 6), _INTS), 7: _INTS, 14: packed, 16: _INTS}
 _END = {**dict.fromkeys(range(1, 6), _INTS), 7: _packed_results, 12: packed}
 _FINISH = {**dict.fromkeys(range(1, 5), _INTS), 5: _packed_results}
 _EVICT = {1: _INTS, 2: _INTS, 5: _INTS}
@@ -253,6 +261,7 @@ short_way(records.SUBMIT, submit_rows, Packing(_SUBMIT, _submit_shapes, _workers
 short_way(records.SCHEDULE, schedule_rows, Packing(_SCHEDULE, _schedule_shapes, lambda columns: set(columns[7])))
 short_way(records.START, start_rows, Packing(_START, _start_shapes, _workers_in(6)))
 short_way(records.RETURN, return_rows, Packing(_RETURN, _return_shapes, _workers_in(5)))
+short_way(records.TAKEN, taken_rows, Packing(_TAKEN, _taken_shapes, _workers_in(5)))
 short_way(records.END, end_rows, Packing(_END, _end_shapes, _workers_in(5)))
 short_way(records.FINISH, finish_rows, Packing(_FINISH, _finish_shapes, lambda columns: set()))
 short_way(records.EVICT, evict_rows, Packing(_EVICT, _evict_shapes, lambda columns: set(columns[5])))

@@ -20,7 +20,7 @@ from .kinds import OWNER_BITS, RESULTS, after_move, arguments_of, dependencies_o
 __all__ = [
     "BODY_ENDED", "ENDS", "END_TAKEN", "EVICTED", "FINISHED", "HOME", "PLACED", "QUEUED", "RETURNED", "SENT", "STARTED",
     "SUBMITTED", "SUBMITTED_AND_PLACED", "SUBMITTED_AND_SENT", "TAKEN", "end_rows", "evict_rows", "finish_rows",
-    "return_rows", "schedule_rows", "start_rows", "submit_rows",
+    "return_rows", "schedule_rows", "start_rows", "submit_rows", "taken_rows",
 ]  # fmt: skip
 
 _new = tuple.__new__
@@ -237,6 +237,22 @@ def return_rows(record: Any, columns: Columns) -> Shape | None:
     columns.times += (tb, t1 - 1, t1, t1 + 1, t1 + 2)
     columns.ids += (compute, compute, compute, task, task)
     return RETURNED
+
+
+def taken_rows(record: Any, columns: Columns) -> Shape | None:
+    """See `records.expand_taken`."""
+    _, tb, t1, uid, thunk_id, code, _, _, _, _, _, _, _, _, _, _, t2, _ = record
+    at = columns.worker
+    if type(code) is not int or at is None:
+        return None
+    if t1 < tb + 2:
+        t1 = tb + 2
+    if at == code >> OWNER_BITS:
+        compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor_of(code)))
+        columns.times += (tb, t1 - 1, t1)
+        columns.ids += (compute, compute, compute)
+        return BODY_ENDED
+    return NOTHING if at != HOME else _taken_rows(columns, max(t2, t1 + 1) - 1, uid, thunk_id, True, TAKEN)
 
 
 _RESULT: Fields = {
