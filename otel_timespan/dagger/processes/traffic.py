@@ -25,7 +25,7 @@ from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
-from .telling import expired, run_log, signals, started, under
+from .telling import expired, is_well, run_log, signals, started, under, well
 from .upstairs import UPSTAIRS
 from .wire import (
     ASK,
@@ -215,6 +215,8 @@ class Traffic:
             plain = recorder is None and task._options is DEFAULT and task._live is None and core.devices is None
             if plain and not (type(item) is tuple and item[3]):
                 queued = succeed(core, task, handle_of(item, None))
+            elif recorder is not None and is_well(core, task, recorder, item, log):
+                queued = well(remote, core, task, recorder, item, log)
             else:
                 told = None if recorder is None else run_log(remote, recorder, task, log)
                 outcome: Any = handle_of(item, None if recorder is None else recorder.put)
