@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .. import forks
+from .. import __version__, forks
 from ..dagger import context as _context
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
@@ -406,4 +406,5 @@ def _value(item: Any) -> Any:
 
 
 def _facts() -> dict[str, Any]:
-    return {"pid": os.getpid(), "python": platform.python_version(), "executable": sys.executable}
+    versions = {"python": platform.python_version(), "version": __version__}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "executable": sys.executable, **versions}

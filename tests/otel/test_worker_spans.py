@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from otel_timespan import dagger as D
 from otel_timespan.otel import OTelLog, dag, semconv
 from otel_timespan.timespans import TeeLog
-from tests.acceptance_otel.acc_otel_support import Ear, pairs, run
+from tests.acceptance_otel.acc_otel_support import Ear, last_json, pairs, run
 
 
 def add(*values: int) -> int:
@@ -282,5 +283,47 @@ def test_metrics_of_bodies_leave_with_the_heads() -> None:
             for attributes in [pairs(resource.resource.attributes)]
         }
         assert of_worker == {("mine", 2)}
+    finally:
+        ear.close()
+
+
+def test_spans_of_the_scheduler_say_which_process_a_worker_is(workers: list[int]) -> None:
+    """Its id, its host, its version."""
+    pids = {worker: D.cluster.run(worker, os.getpid) for worker in workers}
+    made = Spans(workers, detail="scheduler")
+    with made.context, made.log:
+        D.fetch(D.spawn(add, 1))
+        found = made.named("init_proc")
+    assert {span.attributes["process.pid"] for span in found} == set(pids.values())
+    assert {span.attributes["process.runtime.version"] for span in found} == {platform.python_version()}
+    assert all(span.attributes["host.name"] for span in found)
+
+
+MOVING = """
+import json
+import otel_timespan as ts
+from otel_timespan import dagger as D
+
+def part(*given):
+    return len(given)
+
+workers = D.cluster.add_workers(2)
+with D.Context(procs=workers, log_sink=ts.OTelLog(metrics=False)) as context:
+    first = [D.spawn(part, n) for n in range(300)]
+    D.waitall([D.spawn(part, first[n], first[n - 1], n) for n in range(300)])
+    log = context.log_sink
+assert log.flush()
+D.cluster.remove_workers(workers)
+print(json.dumps(log.stats()))
+"""
+
+
+def test_the_account_balances_over_otlp() -> None:
+    """Tasks that move different numbers of arguments: each span is recorded, exported and received once."""
+    ear = Ear()
+    try:
+        stats = last_json(run(MOVING, ear.env()))
+        ids = [span.span_id for span in ear.spans()]
+        assert stats["recorded"] == stats["exported"] == len(ids) == len(set(ids)) == 1 + 600 * 3 + 600
     finally:
         ear.close()
