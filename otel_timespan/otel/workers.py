@@ -12,7 +12,6 @@ See docs/workers.md.
 from __future__ import annotations
 
 import pickle
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
+from .. import forks
 from ..timespans.adding import AnyThreadCount
 from ..timespans.warn import warn_once
 from . import semconv
@@ -106,7 +106,7 @@ class There:
         self._resource = Resource({**part.resource, **own})
         self._scope = instrumentation_scope()
         self._unpacked: tuple[Any, Any] = (None, None)
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._waiting: list[Wrapped] = []
         self._nbytes = self._given_up = 0
         self._closed = False
@@ -190,6 +190,12 @@ class _Ours:
 
     part: There | None = None
     meters: MeterProvider | None = None
+
+
+@forks.in_child()
+def _in_child() -> None:
+    """The way to the head is the worker's."""
+    _Ours.part = None
 
 
 class _Sender(MetricExporter):

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_timespan import dagger as D
-from otel_timespan.otel import OTelLog, dag, semconv
-from otel_timespan.timespans import TeeLog
-from tests.acceptance_otel.acc_otel_support import Ear, last_json, pairs, run
+from otel_timespan.events import WorkerSaturation
+from otel_timespan.otel import OTelAggregator, OTelLog, dag, semconv
+from otel_timespan.timespans import MultiEventLog, TeeLog
+from tests.acceptance_otel.acc_otel_support import Ear, last_json, metrics_of, pairs, run
 
 
 def add(*values: int) -> int:
@@ -327,3 +330,39 @@ def test_the_account_balances_over_otlp() -> None:
         assert stats["recorded"] == stats["exported"] == len(ids) == len(set(ids)) == 1 + 600 * 3 + 600
     finally:
         ear.close()
+
+
+def forking() -> int:
+    """Forks, and makes spans on both sides."""
+    pid = os.fork()
+    if not pid:
+        making(["of a child"])
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return making(["of the parent"])[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_of_a_body_leaves_the_way_to_the_head_alone(spans: Spans) -> None:
+    """Its spans are nobody's; those of the worker arrive."""
+    assert D.fetch(D.spawn(forking)) != os.getpid()
+    assert D.fetch(D.spawn(add, 1)) == 1
+    names = {span.name for span in spans.all()}
+    assert "of the parent" in names and "of a child" not in names
+
+
+def test_metrics_of_streams_are_by_worker(workers: list[int]) -> None:
+    """`OTelAggregator` and the gauges of `OTelLog` have a series for each worker."""
+    reader, other = InMemoryMetricReader(), InMemoryMetricReader()
+    multi = MultiEventLog()
+    multi["wsat"] = WorkerSaturation()
+    multi.aggregators["otel"] = OTelAggregator(meter_provider=MeterProvider([reader]))
+    log = OTelLog(span_exporter=InMemorySpanExporter(), meter_provider=MeterProvider([other]))
+    with D.Context(procs=workers, log_sink=TeeLog(multi, log)), log:
+        D.waitall([D.spawn.opts(scope=D.scope(worker=worker))(add, 1) for worker in workers for _ in range(3)])
+        multi.flush()
+        assert log.flush(10)
+        for one in (reader, other):
+            points = [p for m in metrics_of(one) if m.name == semconv.WORKER_SATURATION for p in m.data.data_points]
+            assert set(workers) <= {point.attributes[semconv.WORKER_ID] for point in points}
+    multi.close()
