@@ -117,6 +117,7 @@ from .scoping import (
     register_scope_key,
     scope,
 )
+from .service.surroundings import carry
 from .tasks.dtask import DTask, TaskSummary
 from .tasks.environment import (
     CancelToken,
@@ -211,6 +212,7 @@ __all__ = [
     "as_completed",
     "bulk",
     "cancel",
+    "carry",
     "check",
     "cluster",
     "collect",

@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import platform
+import select
 import socket
 import sys
 import threading
@@ -24,14 +25,17 @@ from typing import Any
 
 from .. import __version__, forks
 from ..dagger import context as _context
+from ..dagger.bodies.ending import release_inputs
+from ..dagger.bodies.forked import end_forked
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
 from ..dagger.data.read import read
-from ..dagger.options.options import DEFAULT, Options, made
-from ..dagger.places.processors import OSProc, ThreadProc
+from ..dagger.options.options import DEFAULT, Options, ShippedOptions
+from ..dagger.places.processors import ThreadProc
+from ..dagger.places.topology import topology
 from ..dagger.processes.byvalue import take
-from ..dagger.processes.frames import Framer, framed
+from ..dagger.processes.frames import Framer, in_frames
 from ..dagger.processes.functions import KnownFunctions
 from ..dagger.processes.handles import reading
 from ..dagger.processes.wire import (
@@ -47,12 +51,15 @@ from ..dagger.processes.wire import (
     LEVEL,
     PAUSED,
     READY,
+    RECALL,
+    RECALLED,
     REFUSED,
     RESULT,
     RESUMED,
     STOP,
     TASK,
     UNDER,
+    WORKERS,
     error_bytes,
     loads,
     pack,
@@ -60,12 +67,14 @@ from ..dagger.processes.wire import (
 from ..dagger.service import head, surroundings
 from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
+from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, live, new_task
-from ..errors import InvalidOptionError, TaskTimeoutError
+from ..errors import InvalidOptionError, SchedulingError, TaskTimeoutError
 from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
 from .notes import Notes
 from .requests import Requests
+from .store import Store
 
 __all__ = ["Link"]
 
@@ -76,6 +85,9 @@ GATHER_S = 0.001
 AWAY_S = 0.001
 """A body that takes longer is no reason not to read: the other thread does."""
 
+LOOK_AGAIN_S = 0.05
+"""So often a body that waits, and reads, looks whether its wait was ended by something in this process."""
+
 DOZE_AFTER = 50
 """So many looks without anything to see, and who stands by goes to sleep."""
 
@@ -84,8 +96,14 @@ class Link:
     """One worker process, as it sees itself."""
 
     def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any]) -> None:
+        global _here
+        _here = self
         self.worker = config["worker"]
+        self.is_forked = False
         self.handles: dict[type, Callable[[Any], Any]] = {}
+        lane = socket.socket(fileno=config["lane"])
+        lane.set_inheritable(False)
+        self.store = Store(self.worker, lane, config.get("memory"), self.handles, self.say_now, self._ring)
         self._socket, self._framer = sock, framer
         self._functions = KnownFunctions()
         self._tasks: dict[int, DTask] = {}
@@ -104,10 +122,12 @@ class Link:
         """One entry for each thread that stands by, or is about to."""
         self._bell = allocate_lock()
         self._bell.acquire()
+        self._woke = False
+        """Whether something ended that a body may wait for, since somebody looked."""
         self._dozing = False
         """Whether the one who stands by sleeps until the bell is rung."""
         self._ended = threading.Event()
-        context = self.context = Context([OSProc(self.worker)])
+        context = self.context = Context()
         self.driver = WorkerDriver(self.worker, self)
         self.core = self.driver.attach(context)
         context.core = self.core
@@ -145,17 +165,19 @@ class Link:
             while self._stand_by():
                 while True:
                     self._read()
+                    if self._woke:
+                        self._woke = False
+                        if self.driver.blocked:  # which soon waits for the next, and can read it itself
+                            self._go_away()
+                            break
                     if not self.core.queue or not self.driver.free:
                         continue
                     if not self._standing:
                         self._start_thread()
-                    self._away_since = time.monotonic()
-                    self._baton.release()
-                    if self._dozing:
-                        self._dozing = False
-                        with contextlib.suppress(RuntimeError):  # woken just now
-                            self._bell.release()
+                    self._go_away()
                     self.driver.work_here()
+                    if self.is_forked:
+                        end_forked()
                     self.flush()
                     if not self._baton.acquire(False):
                         break
@@ -170,6 +192,37 @@ class Link:
         if not self._ended.is_set():
             end_with_head()
 
+    def _go_away(self) -> None:
+        """Who reads has something else to do: another thread may, and will if that takes longer."""
+        self._away_since = time.monotonic()
+        self._baton.release()
+        self._ring()
+
+    def wait(self, lock: Any, timeout_s: float) -> bool:
+        """`lock.acquire(timeout=...)`, reading meanwhile: what releases it comes from the head, mostly."""
+        if not self._baton.acquire(False):
+            acquired: bool = lock.acquire(timeout=timeout_s)
+            return acquired
+        self._away_since = 0.0
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        try:
+            while not lock.acquire(False):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return False
+                if poll.poll(min(left_s, LOOK_AGAIN_S) * 1000):
+                    self._read()
+                    if self.core.queue and self.driver.free:
+                        self.driver.wake()
+            return True
+        except OSError:
+            end_with_head()
+        finally:
+            self._woke = False
+            self._go_away()
+
     def _stand_by(self) -> bool:
         """Wait until the other thread is away for longer; send meanwhile what it left behind. False at the end."""
         quiet = 0
@@ -181,14 +234,15 @@ class Link:
                 if since and not self._standing:  # who runs bodies needs somebody to send what they leave
                     self._start_thread()
                 return True
-            if self._out and time.monotonic() - self._since > GATHER_S:
+            released = self.store.released
+            if released or (self._out and time.monotonic() - self._since > GATHER_S):
                 self.flush()
             quiet = 0 if since or self._out else quiet + 1
             if quiet < DOZE_AFTER:
                 time.sleep(GATHER_S)
                 continue
             self._dozing = True
-            if not self._out:
+            if not (self._out or released):
                 self._bell.acquire()
             self._dozing = False
             quiet = 0
@@ -212,6 +266,7 @@ class Link:
                 self._functions.learn(message[1], message[2])
             elif kind == ENDED:
                 self._requests.ended(*message[1:])
+                self._woke = True
             elif kind == ANSWER:
                 self._requests.answered(*message[1:])
             elif kind == REFUSED:
@@ -228,8 +283,14 @@ class Link:
                 self._notes.set_level(message[1])
             elif kind == CALL:
                 self._call(*message[1:])
+            elif kind == WORKERS:
+                topology.learn(message[1])
+            elif kind == RECALL:
+                self._withdraw(message[1])
             elif kind == STOP:
                 self._ended.set()
+            elif kind in self.store.kinds:
+                self.store.kinds[kind](*message[1:])
         for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
             self.driver.wake()
         if self.core.effects:
@@ -246,11 +307,15 @@ class Link:
             if around is not None:
                 context.run(surroundings.enter, around)
             f = self._function(function)
-            values = tuple([_value(item) for item in args])
-            named = None if kwargs is None else {name: _value(item) for name, item in kwargs.items()}
-            wanted: Options = DEFAULT if options is None else made(loads(options))
-            if pinned is not None:
-                wanted = made({**wanted.__dict__, "occupancy": {Any: pinned[1]}})
+            argument = self.store.argument
+            values = tuple([argument(item) for item in args])
+            named = None if kwargs is None else {name: argument(item) for name, item in kwargs.items()}
+            wanted: Options = DEFAULT
+            if options is not None or pinned is not None:
+                own, handed_down = ({}, None) if options is None else loads(options)
+                if pinned is not None:
+                    own["occupancy"] = {Any: pinned[1]}
+                wanted = ShippedOptions.of(own, handed_down)
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
@@ -270,6 +335,19 @@ class Link:
         self.core.queue_at(task, Spot(slot, self.worker, [self._slots[tid] for tid in pinned[2]]))
         return 0
 
+    def _withdraw(self, ids: list[int]) -> None:
+        """Give back what has not begun."""
+        back = [id for id in ids if (task := self._tasks.get(id)) is not None and claim(task)]
+        for id in back:
+            task = self._tasks.pop(id)
+            task._subs = []
+            release_inputs(task)
+            with contextlib.suppress(ValueError):
+                self.core.queue.remove(task)
+        if back:
+            self.say((RECALLED, back))
+            self.flush()
+
     def _renew(self, data: bytes) -> None:
         try:
             take(loads(data))
@@ -277,15 +355,28 @@ class Link:
             LOGGER.warning("a global of the program's __main__ could not be renewed", exc_info=True)
 
     def _function(self, function: Any) -> Any:
-        return _value(function[0]) if type(function) is tuple else self._functions.get(function)
+        return self.store.argument(function[0]) if type(function) is tuple else self._functions.get(function)
 
     def _refuse(self, id: int, attempt: int, error: BaseException) -> None:
         text = f"task {id} can't be read by worker {self.worker}: {type(error).__name__}: {error}"
         data, stack = error_bytes(InvalidOptionError(text), self.handles)
         self.say((ERROR, id, attempt, 0, data, stack, None))
 
+    def forget(self) -> None:
+        """In a child that a body forked: the head is the parent's."""
+        self.is_forked = True
+        self._socket.close()
+        self._out.clear()
+        self.driver.forget()
+        self.core.halted = self._no_head()
+
+    def _no_head(self) -> SchedulingError:
+        return SchedulingError(f"this process was forked in worker {self.worker}: it has no scheduler", "exited")
+
     def landed(self, task: DTask, attempt: int, ns: int) -> None:
         """A task has its outcome: tell the head."""
+        if self.is_forked:
+            return  # the thread that ran the body sees to it
         self._tasks.pop(task.id, None)
         notes = self._notes.take(task)
         slot = task._slot
@@ -293,8 +384,7 @@ class Link:
         outcome = task._outcome
         if task._state != FAILED:
             try:
-                chunk = None if task._live is None else task._live.chunk
-                item = pack(read(outcome) if chunk is None else chunk, self.handles)
+                item = self.store.result_item(task)
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -320,6 +410,8 @@ class Link:
 
     def spawned(self, task: DTask) -> None:
         """A task was spawned here."""
+        if self.is_forked:
+            raise self._no_head()
         self._requests.spawn(task)
 
     def pauses(self, body: DTask | None, begins: bool) -> None:
@@ -345,7 +437,12 @@ class Link:
     # ---- out ---------------------------------------------------------------------------------------------------
 
     def say(self, message: Any) -> None:
-        """Send a message: now, or soon with others. From any thread."""
+        """Send a message: now, or soon with others. From any thread.
+
+        Raises `SchedulingError` in a process that a body forked.
+        """
+        if self.is_forked:
+            raise self._no_head()
         out = self._out
         now = time.monotonic()
         if not out:
@@ -353,13 +450,29 @@ class Link:
         out.append(message)
         if not self.core.queue or now - self._since > GATHER_S:
             self.flush()
-        elif self._dozing:
+        else:
+            self._ring()
+
+    def say_now(self, message: Any) -> None:
+        """Send a message with all that waits. From any thread."""
+        self._out.append(message)
+        self.flush()
+
+    def _ring(self) -> None:
+        """Wake the thread that sends, if it sleeps."""
+        if self._dozing:
             self._dozing = False
             with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
 
     def say_soon(self, message: Any) -> None:
-        """Send a message with what comes within some milliseconds. From any thread; takes no lock."""
+        """Send a message with what comes within some milliseconds. From any thread."""
+        if not self._standing:  # nobody would send it
+            self._start_thread()
+        self.say_along(message)
+
+    def say_along(self, message: Any) -> None:
+        """Send a message when there is something else to be sent, or soon. At any allocation; takes no lock."""
         self._out.append(message)
         if self._dozing:
             self._dozing = False
@@ -368,6 +481,10 @@ class Link:
 
     def flush(self) -> None:
         """Send what waits."""
+        if self.store.released:
+            news = self.store.news()
+            if news is not None:
+                self._out.append(news)
         if not self._out:
             return
         with self._sending:
@@ -376,13 +493,22 @@ class Link:
                 out.append(self._out.popleft())
             if not out:
                 return
-            head, body = framed(pickle.dumps(out, 5))
-            try:
-                self._socket.sendall(head + body if len(body) < 65_536 else head)
-                if len(body) >= 65_536:
-                    self._socket.sendall(body)
-            except OSError:  # the head is gone: the reader sees it, too
-                return
+            for head, body in in_frames(out):
+                try:
+                    self._socket.sendall(head + body if len(body) < 65_536 else head)
+                    if len(body) >= 65_536:
+                        self._socket.sendall(body)
+                except OSError:  # the head is gone: the reader sees it, too
+                    return
+
+
+_here: Link | None = None
+
+
+@forks.in_child("_here")
+def _in_child() -> None:
+    if _here is not None:
+        _here.forget()
 
 
 class _Landing:
@@ -401,8 +527,6 @@ class _Landing:
         self._link.landed(self._task, self._attempt, self._timed.ns)
 
 
-def _value(item: Any) -> Any:
-    return loads(item[0]) if type(item) is tuple else item
 
 
 def _facts() -> dict[str, Any]:

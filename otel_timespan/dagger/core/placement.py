@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Choice", "Pressure", "Slot", "Spot", "candidates_of", "choices_of", "cost_of", "execution_scope", "inputs_of",
-    "occupancy_on", "place", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
+    "may_leave", "occupancy_on", "place", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
 ]  # fmt: skip
 
 _ANY = AnyScope()
@@ -407,7 +407,7 @@ def steal_from_afar(core: Core, thief: Slot) -> tuple[DTask, int] | None:
 
 def _gaining(core: Core, task: DTask, victim: int, spot: Spot) -> float | None:
     """The expected run time of a task that should be stolen from `victim`; None for others."""
-    if task._state >= DONE or not _may_leave(core, task, spot):
+    if task._state >= DONE or not may_leave(core, task, spot):
         return None
     sig = core.costs.signature(task._f, task._args, task._kwargs)
     here = cost_of(core, sig, spot, inputs_of(task), task._options) - pressure_of(core, spot)
@@ -417,7 +417,8 @@ def _gaining(core: Core, task: DTask, victim: int, spot: Spot) -> float | None:
     return core.costs.run_ns(sig, spot.processor, task._options)
 
 
-def _may_leave(core: Core, task: DTask, spot: Spot) -> bool:
+def may_leave(core: Core, task: DTask, spot: Spot) -> bool:
+    """Whether a task that was placed elsewhere may run there instead."""
     if task._options is DEFAULT and not (scoped_chunks and _is_scoped(task)):
         return True
     return set(spot.slots) <= set(candidates_of(core, task))

@@ -134,6 +134,23 @@ class Topology:
         entry = self._workers.get(worker)
         return node_uuid() if entry is None or entry.node is None else entry.node
 
+    def known(self) -> dict[int, tuple[int, str, bool]]:
+        """What another process is told: by worker its threads, its host, and whether it is one context's."""
+        found = self._workers
+        return {worker: (self.threads(worker), self.node(worker), entry.private) for worker, entry in found.items()}
+
+    def learn(self, known: dict[int, tuple[int, str, bool]]) -> None:
+        """What another process knows of all workers but us: `known()` of there."""
+        own = self._own
+        others = {
+            worker: _Worker(threads, node, False, private)
+            for worker, (threads, node, private) in known.items()
+            if worker != own
+        }
+        with self._lock:
+            self._workers = dict(sorted({**others, own: self._workers[own]}.items()))
+        self._tell(None)
+
     def me(self) -> int:
         """The id of the worker that asks."""
         return self.acting.get() or self._own

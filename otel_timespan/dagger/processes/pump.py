@@ -52,7 +52,7 @@ class Listener(Protocol):
     def gone(self, remote: Remote, reason: str) -> None:
         """The worker's socket ended, or is damaged."""
 
-    def look(self) -> None:
+    def look(self, remotes: list[Remote]) -> None:
         """A tenth of a second went by: who does not answer?"""
 
 
@@ -87,6 +87,10 @@ class Pump:
         self._queue.append(call)
         self.poke()
 
+    def is_me(self) -> bool:
+        """Whether this is the pump's thread."""
+        return threading.current_thread() is self._thread
+
     # ---- on the thread ---------------------------------------------------------------------------------
 
     def add(self, remote: Remote) -> None:
@@ -105,6 +109,7 @@ class Pump:
 
     def _run(self) -> None:
         carriers.add(threading.get_ident())
+        look_at = 0.0
         while not self._ended:
             self._asleep = True
             wait_ms = 0 if self._send_all() else LOOK_AGAIN_MS
@@ -120,8 +125,9 @@ class Pump:
                     self._read(remote)
             while self._queue:
                 self._queue.popleft()()
-            if not events and wait_ms:
-                self._traffic.look()
+            if wait_ms and (not events or time.monotonic() >= look_at):
+                look_at = time.monotonic() + LOOK_AGAIN_MS / 1000
+                self._traffic.look(self.remotes)
 
     def _take_turn(self) -> None:
         """Talking to workers is ours again; another thread has it for some microseconds at most."""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerLostError
 from .borrows import Borrows
-from .frames import Framer, framed
+from .frames import Framer, in_frames
 from .functions import KnownFunctions, NumberedFunctions
+from .outgoing import outcome_item
 from .telling import Level
 from .wire import error_bytes
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ..core.machine import Core
     from ..core.placement import Slot
     from ..tasks.dtask import DTask
+    from .descriptors import Lane
+    from .values import Values
 
 __all__ = ["Flight", "Remote"]
 
@@ -36,12 +39,14 @@ _SEND_AT_ONCE = 64
 class Flight:
     """A task that a worker was given."""
 
-    __slots__ = ("attempt", "expected_ns", "paused", "task", "waits")
+    __slots__ = ("attempt", "expected_ns", "paused", "pinned", "task", "waits")
 
     def __init__(self, task: DTask, attempt: int, expected_ns: float) -> None:
         self.task, self.attempt, self.expected_ns = task, attempt, expected_ns
         self.paused = False
         """Whether its body waits, and needs no slot."""
+        self.pinned = False
+        """Whether it is bound to slots of this worker."""
         self.waits = False
         """Whether its body ever said what it waits for."""
 
@@ -49,8 +54,17 @@ class Flight:
 class Remote:
     """One worker, seen from the head."""
 
-    def __init__(self, worker: int, threads: int, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    def __init__(
+        self,
+        worker: int,
+        threads: int,
+        process: subprocess.Popen[bytes],
+        sock: socket.socket,
+        values: Values,
+        lane: Lane,
+    ) -> None:
         self.worker, self.threads, self.process, self.socket = worker, threads, process, sock
+        self.values, self.lane = values, lane
         self.pid = process.pid
         self.ready: dict[str, Any] | None = None
         """What the worker said of itself; None until it can take tasks."""
@@ -70,10 +84,17 @@ class Remote:
         """Who waits for a function that runs apart from tasks."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
         """How handles are written for it (wire.py: `Pickler`)."""
-        self.borrows = Borrows(worker, self.handles)
+        self.borrows = Borrows(
+            worker,
+            self.handles,
+            lambda outcome: outcome_item(self, outcome),
+            lambda item: values.handle(self, item, None),
+        )
         """What it has handles of."""
         self.paused = 0
         """How many of its bodies wait, and need no slot."""
+        self.landed = self.landed_before = 0
+        """How many outcomes came, now and at the last look (balance.py)."""
         self.level = Level()
         """What it was told to note."""
         self.begun: set[int] = set()
@@ -127,7 +148,8 @@ class Remote:
 
     def queue(self, messages: list[Any]) -> None:
         """Put a frame of these messages behind what is not sent yet."""
-        self._unsent += map(memoryview, framed(pickle.dumps(messages, 5)))
+        for pieces in in_frames(messages):
+            self._unsent += map(memoryview, pieces)
 
     def leave_unsent(self, rest: bytes) -> None:
         """Put what is left of a frame, of which the socket did not take all, where `send` begins."""

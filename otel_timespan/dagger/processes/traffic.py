@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InvalidOptionError
+from ...errors import InvalidOptionError, WorkerLostError
 from ..bodies.ending import fail, release_inputs, report_defect, succeed
 from ..bodies.results import learn
 from ..bodies.run import conclude
@@ -20,13 +20,14 @@ from ..data.chunks import Chunk
 from ..options.options import DEFAULT
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
-from . import requests
+from . import balance, requests
 from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
 from .telling import expired, is_well, run_log, signals, started, under, well
 from .upstairs import UPSTAIRS
+from .values import Values
 from .wire import (
     ASK,
     CALLED,
@@ -34,11 +35,17 @@ from .wire import (
     DROP_VALUE,
     ERROR,
     EXPIRED,
+    EXPORTED,
     FUNCTION,
+    KEPT,
+    NOT_EXPORTED,
     PAUSED,
     READY,
+    RECALLED,
+    RELEASED,
     RESULT,
     RESUMED,
+    RETIRED,
     SIGNALS,
     SPAWN,
     STARTED,
@@ -72,11 +79,19 @@ class Traffic:
     """See the module."""
 
     def __init__(self) -> None:
+        self.values = values = Values()
+        self._of_values: dict[int, Callable[..., None]] = {
+            EXPORTED: values.exported,
+            NOT_EXPORTED: values.not_exported,
+            RELEASED: values.released,
+            RETIRED: values.retired,
+        }
         self.expected: dict[int, float] = {}
         """How long bodies take, by `id()` of their code: the mean of the last ones, in nanoseconds."""
         self.on_ready: Callable[[Remote], None] = _ignore
         self.on_gone: Callable[[Remote, str], None] = _ignore_reason
         self.on_look: Callable[[], None] = _nothing
+        self._remotes: list[Remote] = []
         self._others: dict[int, Callable[..., None]] = {
             SPAWN: requests.spawn,
             DROP: _drop,
@@ -88,6 +103,7 @@ class Traffic:
             WAITED: requests.waited,
             DROP_VALUE: _drop_value,
             EXPIRED: self._expired,
+            RECALLED: self._recalled,
             STARTED: self._started,
             SIGNALS: signals,
         }
@@ -97,6 +113,8 @@ class Traffic:
     def next_messages(self, remote: Remote) -> list[Any]:
         """What a worker is to be sent now; [] for nothing."""
         messages: list[Any] = []
+        if self.values.gone:
+            self.values.sweep()
         news = remote.borrows.messages() if remote.borrows.has_news() else ()
         while remote.said:
             messages.append(remote.said.popleft())
@@ -144,18 +162,48 @@ class Traffic:
         slots = remote.slots[core]
         task._slot = slots[1] if pinned is None else slots[pinned[0]]
         flight = Flight(task, attempt, self.expected_of(task._f))
+        flight.pinned = pinned is not None
         core.running.add(task)
-        if extra is not None or remote.level.under is not None:
-            under(remote, task, messages)
-        try:
-            message = task_message(remote, task, attempt, pinned, messages)
-        except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
-            core.running.discard(task)
-            self._wake(core, conclude(core, task, None, _unpicklable(remote, task, error), None, False, 0))
-            return
         remote.flights[task.id] = flight
         remote.ahead_ns += flight.expected_ns
+        missing = self.values.missing(remote, task)
+        if missing:
+            self.values.want(missing, lambda: self._give_late(remote, flight, pinned))
+        else:
+            self._send(remote, flight, pinned, messages)
+
+    def _give_late(self, remote: Remote, flight: Flight, pinned: Any) -> None:
+        """What a task needs is where it can be had from."""
+        task = flight.task
+        if remote.flights.get(task.id) is not flight:  # that worker is gone
+            return
+        if task._context is None or task._state >= DONE:  # cancelled meanwhile
+            self._take_back(remote, flight)
+            release_inputs(task)
+            return
+        messages: list[Any] = []
+        self._send(remote, flight, pinned, messages)
+        for message in messages:
+            self.values.say(remote, message)
+
+    def _send(self, remote: Remote, flight: Flight, pinned: Any, messages: list[Any]) -> None:
+        task = flight.task
+        if task._live is not None or remote.level.under is not None:
+            under(remote, task, messages)
+        try:
+            message = task_message(remote, task, flight.attempt, pinned, messages)
+        except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
+            self._take_back(remote, flight)
+            self._wake(task._core, conclude(task._core, task, None, _unsendable(remote, task, error), None, False, 0))
+            return
         messages.append(message)
+
+    def _take_back(self, remote: Remote, flight: Flight) -> None:
+        """It was not given after all."""
+        task = flight.task
+        task._core.running.discard(task)
+        del remote.flights[task.id]
+        remote.ahead_ns -= flight.expected_ns
 
     def expected_of(self, f: Any) -> float:
         """Nanoseconds that a body is expected to take."""
@@ -181,6 +229,8 @@ class Traffic:
                 tell = remote.calls.pop(message[1], None)
                 if tell is not None:
                     tell(*message[2:])
+            elif kind in self._of_values:
+                self._of_values[kind](remote, *message[1:])
 
     def _landed(self, remote: Remote, id: int, attempt: int, tid: int) -> DTask | None:
         """The task that this is the outcome of; None where nobody waits for it any more."""
@@ -188,6 +238,7 @@ class Traffic:
         if flight is None:
             return None
         remote.ahead_ns -= flight.expected_ns
+        remote.landed += 1
         task = flight.task
         core = task._core
         core.running.discard(task)
@@ -205,7 +256,10 @@ class Traffic:
 
     def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:
         task = self._landed(remote, id, attempt, tid)
+        is_kept = type(item) is tuple and len(item) == KEPT
         if task is None:
+            if is_kept:
+                self.values.drop(remote, item)
             return
         core = task._core
         try:
@@ -214,13 +268,15 @@ class Traffic:
             recorder = core.context.recorder
             plain = recorder is None and task._options is DEFAULT and task._live is None and core.devices is None
             if plain and not (type(item) is tuple and item[3]):
-                queued = succeed(core, task, handle_of(item, None))
-            elif recorder is not None and is_well(core, task, recorder, item, log):
+                outcome: Any = self.values.handle(remote, item, None) if is_kept else handle_of(item, None)
+                queued = succeed(core, task, outcome)
+            elif recorder is not None and not is_kept and is_well(core, task, recorder, item, log):
                 queued = well(remote, core, task, recorder, item, log)
             else:
                 told = None if recorder is None else run_log(remote, recorder, task, log)
-                outcome: Any = handle_of(item, None if recorder is None else recorder.put)
-                if type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
+                put = None if recorder is None else recorder.put
+                outcome = self.values.handle(remote, item, put) if is_kept else handle_of(item, put)
+                if not outcome.may_spill and type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
                     outcome = outcome.value
                 queued = conclude(core, task, outcome, None, told, False, 0)
         except BaseException as error:
@@ -283,9 +339,15 @@ class Traffic:
         """The worker's socket ended, or is damaged."""
         self.on_gone(remote, reason)
 
-    def look(self) -> None:
+    def look(self, remotes: list[Remote]) -> None:
         """A tenth of a second went by."""
+        self._remotes = remotes
+        self.values.sweep()
+        balance.look(remotes)
         self.on_look()
+
+    def _recalled(self, remote: Remote, ids: list[int]) -> None:
+        balance.recalled(remote, self._remotes, ids)
 
     def fail_all(self, remote: Remote, error: Callable[[], BaseException]) -> None:
         """What a worker had fails."""
@@ -309,7 +371,9 @@ def _learn_function(remote: Remote, number: int, data: bytes | None) -> None:
     remote.their_functions.learn(number, data)
 
 
-def _unpicklable(remote: Remote, task: DTask, error: BaseException) -> BaseException:
+def _unsendable(remote: Remote, task: DTask, error: BaseException) -> BaseException:
+    if isinstance(error, WorkerLostError):
+        return error
     reason = f"{type(error).__name__}: {error}"
     made = InvalidOptionError(f"task {task.id} can't be sent to worker {remote.worker}: {reason}")
     made.__cause__ = error

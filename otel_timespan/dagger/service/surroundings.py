@@ -35,8 +35,8 @@ class Traveller(NamedTuple):
 travellers: dict[str, Traveller] = {}
 """By name, the same on both sides."""
 
-LATE = {"opentelemetry.context": "otel_timespan.otel.travelling"}
-"""Modules with functions `leave` and `arrive`, by the module that must be there before they have anything to do."""
+HOMES = {"opentelemetry": ("opentelemetry.context", "otel_timespan.otel.travelling")}
+"""By name of a traveller: the module that must be there before it has anything to do, and that of its functions."""
 
 _carried: dict[tuple[str, str], contextvars.ContextVar[Any]] = {}
 
@@ -93,7 +93,7 @@ def written(dumps: Callable[[Any], bytes]) -> Any:
         try:
             left = traveller.leave()
         except Exception as error:
-            warn_once(traveller, "%s does not travel to other processes: %r", name, error)
+            warn_once(traveller.leave, "%s does not travel to other processes: %r", name, error)
             continue
         if left is not None:
             found[name] = left
@@ -104,15 +104,16 @@ def enter(around: Any) -> None:
     """Set what came along, in the context that this is called in. Raises where a carried variable can't be had."""
     if around is None:
         return
-    _found_travellers()
     for place, left in around.items():
         if type(place) is tuple:
             _variable(place).set(pickle.loads(left))
-        elif (traveller := travellers.get(place)) is not None:
+        else:
             try:
-                traveller.arrive(left)
+                if place not in travellers:
+                    _load(place)
+                travellers[place].arrive(left)
             except Exception as error:
-                warn_once(traveller, "%s did not arrive in this process: %r", place, error)
+                warn_once(enter, "%s did not arrive in this process: %r", place, error)
 
 
 def _variable(place: tuple[str, str]) -> contextvars.ContextVar[Any]:
@@ -126,12 +127,20 @@ def _variable(place: tuple[str, str]) -> contextvars.ContextVar[Any]:
 
 
 def _found_travellers() -> bool:
-    """Load what has something to do by now."""
-    for needed in [name for name in LATE if name in sys.modules]:
-        module = importlib.import_module(LATE[needed])
-        travellers[needed] = Traveller(module.leave, module.arrive)
-        LATE.pop(needed, None)
+    """Load those that have something to do by now."""
+    for name, (needed, _) in HOMES.items():
+        if needed in sys.modules and name not in travellers:
+            try:
+                _load(name)
+            except Exception as error:
+                warn_once(written, "%s does not travel to other processes: %r", name, error)
+                return False
     return bool(travellers)
+
+
+def _load(name: str) -> None:
+    module = importlib.import_module(HOMES[name][1])
+    travellers[name] = Traveller(module.leave, module.arrive)
 
 
 _UNSET: Any = object()

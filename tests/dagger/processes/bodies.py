@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,27 @@ def alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+REQUEST: ContextVar[Any] = ContextVar("request", default="none")
+"""Registered by the tests."""
+
+
+def current() -> Any:
+    """What the context variable is."""
+    return REQUEST.get()
+
+
+def request() -> Any:
+    """What it is in a body, and in one that it spawns."""
+    return current(), D.fetch(D.spawn(current))
+
+
+def trace() -> tuple[int, Any, int]:
+    """The trace that a body is in, the baggage, and the trace of a body that it spawns."""
+    from opentelemetry import baggage, trace
+
+    def inner() -> int:
+        return trace.get_current_span().get_span_context().trace_id
+
+    return inner(), baggage.get_baggage("user"), D.fetch(D.spawn(inner))

@@ -220,6 +220,22 @@ def test_spawn_outside_of_tasks_goes_to_the_head(two_workers: list[int]) -> None
         assert D.cluster.run(two_workers[0], D.eager_state) is None
 
 
+def test_bodies_know_all_workers(on_workers: D.Context, two_workers: list[int]) -> None:
+    """Those that come and go, too."""
+    here = D.workers(), D.nprocs(), D.procs()
+    assert D.fetch(D.spawn(lambda: (D.workers(), D.nprocs(), D.procs()))) == here
+    first, second = two_workers
+
+    def elsewhere(worker: int) -> Any:
+        return D.fetch(D.spawn.opts(scope=D.scope(worker=worker))(D.myid))
+
+    assert D.fetch(D.spawn.opts(scope=D.scope(worker=first))(elsewhere, second)) == second
+    more = D.cluster.add_workers(1)
+    eventually(lambda: more[0] in D.fetch(D.spawn(D.workers)))
+    D.cluster.remove_workers(more)
+    eventually(lambda: more[0] not in D.fetch(D.spawn(D.workers)))
+
+
 def test_calls_from_worker_to_worker(on_workers: D.Context, two_workers: list[int]) -> None:
     """And to the head."""
     first, second = two_workers

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from otel_timespan import dagger as D
+from otel_timespan.dagger.processes import wire
+from tests.dagger.processes.bodies import note, until
 
 
 def add(*values: int) -> int:
@@ -91,6 +94,14 @@ def test_a_call_apart_from_tasks(two_workers: list[int]) -> None:
         D.cluster.run(first, boom)
 
 
+def test_a_call_whose_worker_dies() -> None:
+    """Is told so, whoever waits for it."""
+    [worker] = D.cluster.add_workers(1)
+    with pytest.raises(D.WorkerLostError) as caught:
+        D.cluster.run(worker, os._exit, 3)
+    assert caught.value.worker == worker
+
+
 def test_workers_can_be_removed() -> None:
     """Their processes end; a second time does nothing; one that never was is an error."""
     [worker] = D.cluster.add_workers(1, threads=2)
@@ -111,3 +122,23 @@ def test_counts_of_workers_are_checked() -> None:
         D.cluster.add_workers(0)
     with pytest.raises(D.InvalidOptionError, match="threads=-1"):
         D.cluster.add_workers(1, threads=-1)
+
+
+def test_what_waits_behind_a_long_body_goes_to_an_idle_worker(on_workers: D.Context, tmp_path: Path) -> None:
+    """The body may be waiting for just that, without the scheduler knowing."""
+    go = str(tmp_path / "go")
+    long = D.spawn(until, go)
+    others = [D.spawn(add, n) for n in range(40)]
+    assert D.fetch_all(others) == list(range(40))
+    assert not long.isready()
+    late = [D.spawn(note, go) for _ in range(5)]
+    assert D.fetch(long) is True
+    D.waitall(late)
+
+
+def test_each_kind_of_message_has_a_number_of_its_own() -> None:
+    """Several features add kinds."""
+    names = [name for name, value in vars(wire).items() if name.isupper() and type(value) is int and value < 100]
+    items = {"HERE", "INPUT", "KEPT", "LOCATED", "PACKED"}  # which stand in messages, and are no kinds of them
+    kinds = [name for name in names if name not in items and name[0] != "_"]
+    assert len(kinds) > 20 and len({getattr(wire, name) for name in kinds}) == len(kinds)
