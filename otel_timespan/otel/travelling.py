@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from opentelemetry import context, propagate
 
-from ..dagger.service.surroundings import Traveller, travellers
-
-__all__: list[str] = []
+__all__ = ["arrive", "leave"]
 
 
-def _leave() -> dict[str, str] | None:
+def leave() -> dict[str, str] | None:
+    """What goes along from the code that spawns; None for nothing."""
     if not context.get_current():
         return None
     carrier: dict[str, str] = {}
@@ -21,8 +20,6 @@ def _leave() -> dict[str, str] | None:
     return carrier or None
 
 
-def _arrive(carrier: dict[str, str]) -> None:
+def arrive(carrier: dict[str, str]) -> None:
+    """Make it the context of the code that this is called in."""
     context.attach(propagate.extract(carrier))
-
-
-travellers["opentelemetry"] = Traveller(_leave, _arrive)

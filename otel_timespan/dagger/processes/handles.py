@@ -25,8 +25,8 @@ from .wire import loads
 
 __all__ = [
     "HEAD",
+    "HandleReader",
     "PackedDRef",
-    "Reader",
     "chunk_here",
     "handle_of",
     "new_chunk",
@@ -164,7 +164,7 @@ def new_chunk(handle: DRef, processor: Processor, scope: Scope | None, kind: typ
 # ---- handles in values -----------------------------------------------------------------------------------
 
 
-class Reader(Protocol):
+class HandleReader(Protocol):
     """Who makes handles of what stands in values for them: borrows.py in the head, `worker/proxies.py` in a worker."""
 
     def task(self, id: int) -> DTask:
@@ -175,7 +175,7 @@ class Reader(Protocol):
 
 
 class _Reading(threading.local):
-    reader: Reader | None = None
+    reader: HandleReader | None = None
     """Of the values that this thread reads; in a worker one for all threads."""
 
 
