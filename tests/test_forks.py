@@ -54,6 +54,7 @@ KEPT = {
     "otel.spans.tasks._code_cache": "a cache",
     "otel.spans.tasks._processors": "a cache",
     "dagger.api.refused": "declared at import",
+    "dagger.processes.owned.before_start": "declared at import",
     "dagger.processes.byvalue._known": "its numbers go on; workers of the child have seen none of them",
     "dagger.bodies.interrupts._transparent": "code objects of ours",
     "dagger.data.caching.listeners": "declared at import",

@@ -15,6 +15,7 @@ from . import context as _context
 from .data.read import read
 from .fetching import Once, slot_given_back
 from .places.topology import positive, topology
+from .processes.owned import before_start
 from .service import head
 
 __all__ = ["add_workers", "remove_workers", "run"]
@@ -39,7 +40,7 @@ def add_workers(
         raise ConcurrencyViolationError("add_workers was called in a worker: only the head process starts workers")
     from .processes.pool import pool
 
-    answers.install(run)
+    _answer()
     with slot_given_back():
         ids = pool.start(count, each, env, host_uuid)
     _follow()
@@ -99,6 +100,13 @@ def run(worker: int, f: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         raise error_of(worker, *what)
     value: T = read(what)
     return value
+
+
+def _answer() -> None:
+    answers.install(run)
+
+
+before_start.append(_answer)
 
 
 def _follow() -> None:

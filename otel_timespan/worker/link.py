@@ -25,6 +25,7 @@ from typing import Any
 from .. import forks
 from ..dagger import context as _context
 from ..dagger.bodies.ending import release_inputs
+from ..dagger.bodies.forked import end_forked
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot
@@ -33,7 +34,7 @@ from ..dagger.options.options import DEFAULT, Options, ShippedOptions
 from ..dagger.places.processors import ThreadProc
 from ..dagger.places.topology import topology
 from ..dagger.processes.byvalue import take
-from ..dagger.processes.frames import Framer, framed
+from ..dagger.processes.frames import Framer, in_frames
 from ..dagger.processes.functions import KnownFunctions
 from ..dagger.processes.handles import reading
 from ..dagger.processes.wire import (
@@ -67,11 +68,12 @@ from ..dagger.service.callbacks import carriers
 from ..dagger.service.threads import start_bare
 from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import FAILED, LAUNCHED, DTask, Failure, live, new_task
-from ..errors import InvalidOptionError, TaskTimeoutError
+from ..errors import InvalidOptionError, SchedulingError, TaskTimeoutError
 from .driver import TimedContext, WorkerDriver
 from .ending import end_with_head
 from .notes import Notes
 from .requests import Requests
+from .store import Store
 
 __all__ = ["Link"]
 
@@ -90,8 +92,14 @@ class Link:
     """One worker process, as it sees itself."""
 
     def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any]) -> None:
+        global _here
+        _here = self
         self.worker = config["worker"]
+        self.is_forked = False
         self.handles: dict[type, Callable[[Any], Any]] = {}
+        lane = socket.socket(fileno=config["lane"])
+        lane.set_inheritable(False)
+        self.store = Store(self.worker, lane, config.get("memory"), self.handles, self.say_now, self._ring)
         self._socket, self._framer = sock, framer
         self._functions = KnownFunctions()
         self._tasks: dict[int, DTask] = {}
@@ -161,6 +169,8 @@ class Link:
                         with contextlib.suppress(RuntimeError):  # woken just now
                             self._bell.release()
                     self.driver.work_here()
+                    if self.is_forked:
+                        end_forked()
                     self.flush()
                     if not self._baton.acquire(False):
                         break
@@ -186,14 +196,15 @@ class Link:
                 if since and not self._standing:  # who runs bodies needs somebody to send what they leave
                     self._start_thread()
                 return True
-            if self._out and time.monotonic() - self._since > GATHER_S:
+            released = self.store.released
+            if released or (self._out and time.monotonic() - self._since > GATHER_S):
                 self.flush()
             quiet = 0 if since or self._out else quiet + 1
             if quiet < DOZE_AFTER:
                 time.sleep(GATHER_S)
                 continue
             self._dozing = True
-            if not self._out:
+            if not (self._out or released):
                 self._bell.acquire()
             self._dozing = False
             quiet = 0
@@ -239,6 +250,8 @@ class Link:
                 self._withdraw(message[1])
             elif kind == STOP:
                 self._ended.set()
+            elif kind in self.store.kinds:
+                self.store.kinds[kind](*message[1:])
         for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
             self.driver.wake()
         if self.core.effects:
@@ -255,8 +268,9 @@ class Link:
             if around is not None:
                 context.run(surroundings.enter, around)
             f = self._function(function)
-            values = tuple([_value(item) for item in args])
-            named = None if kwargs is None else {name: _value(item) for name, item in kwargs.items()}
+            argument = self.store.argument
+            values = tuple([argument(item) for item in args])
+            named = None if kwargs is None else {name: argument(item) for name, item in kwargs.items()}
             wanted: Options = DEFAULT
             if options is not None or pinned is not None:
                 own, handed_down = ({}, None) if options is None else loads(options)
@@ -302,15 +316,28 @@ class Link:
             LOGGER.warning("a global of the program's __main__ could not be renewed", exc_info=True)
 
     def _function(self, function: Any) -> Any:
-        return _value(function[0]) if type(function) is tuple else self._functions.get(function)
+        return self.store.argument(function[0]) if type(function) is tuple else self._functions.get(function)
 
     def _refuse(self, id: int, attempt: int, error: BaseException) -> None:
         text = f"task {id} can't be read by worker {self.worker}: {type(error).__name__}: {error}"
         data, stack = error_bytes(InvalidOptionError(text), self.handles)
         self.say((ERROR, id, attempt, 0, data, stack, None))
 
+    def forget(self) -> None:
+        """In a child that a body forked: the head is the parent's."""
+        self.is_forked = True
+        self._socket.close()
+        self._out.clear()
+        self.driver.forget()
+        self.core.halted = self._no_head()
+
+    def _no_head(self) -> SchedulingError:
+        return SchedulingError(f"this process was forked in worker {self.worker}: it has no scheduler", "exited")
+
     def landed(self, task: DTask, attempt: int, ns: int) -> None:
         """A task has its outcome: tell the head."""
+        if self.is_forked:
+            return  # the thread that ran the body sees to it
         self._tasks.pop(task.id, None)
         notes = self._notes.take(task)
         slot = task._slot
@@ -318,8 +345,7 @@ class Link:
         outcome = task._outcome
         if task._state != FAILED:
             try:
-                chunk = None if task._live is None else task._live.chunk
-                item = pack(read(outcome) if chunk is None else chunk, self.handles)
+                item = self.store.result_item(task)
                 self.say((RESULT, task.id, attempt, tid, item, ns, notes))
                 return
             except BaseException as error:
@@ -345,6 +371,8 @@ class Link:
 
     def spawned(self, task: DTask) -> None:
         """A task was spawned here."""
+        if self.is_forked:
+            raise self._no_head()
         self._requests.spawn(task)
 
     def pauses(self, body: DTask | None, begins: bool) -> None:
@@ -370,7 +398,12 @@ class Link:
     # ---- out ---------------------------------------------------------------------------------------------------
 
     def say(self, message: Any) -> None:
-        """Send a message: now, or soon with others. From any thread."""
+        """Send a message: now, or soon with others. From any thread.
+
+        Raises `SchedulingError` in a process that a body forked.
+        """
+        if self.is_forked:
+            raise self._no_head()
         out = self._out
         now = time.monotonic()
         if not out:
@@ -378,7 +411,17 @@ class Link:
         out.append(message)
         if not self.core.queue or now - self._since > GATHER_S:
             self.flush()
-        elif self._dozing:
+        else:
+            self._ring()
+
+    def say_now(self, message: Any) -> None:
+        """Send a message with all that waits. From any thread."""
+        self._out.append(message)
+        self.flush()
+
+    def _ring(self) -> None:
+        """Wake the thread that sends, if it sleeps."""
+        if self._dozing:
             self._dozing = False
             with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
@@ -399,6 +442,10 @@ class Link:
 
     def flush(self) -> None:
         """Send what waits."""
+        if self.store.released:
+            news = self.store.news()
+            if news is not None:
+                self._out.append(news)
         if not self._out:
             return
         with self._sending:
@@ -407,13 +454,22 @@ class Link:
                 out.append(self._out.popleft())
             if not out:
                 return
-            head, body = framed(pickle.dumps(out, 5))
-            try:
-                self._socket.sendall(head + body if len(body) < 65_536 else head)
-                if len(body) >= 65_536:
-                    self._socket.sendall(body)
-            except OSError:  # the head is gone: the reader sees it, too
-                return
+            for head, body in in_frames(out):
+                try:
+                    self._socket.sendall(head + body if len(body) < 65_536 else head)
+                    if len(body) >= 65_536:
+                        self._socket.sendall(body)
+                except OSError:  # the head is gone: the reader sees it, too
+                    return
+
+
+_here: Link | None = None
+
+
+@forks.in_child("_here")
+def _in_child() -> None:
+    if _here is not None:
+        _here.forget()
 
 
 class _Landing:
@@ -432,8 +488,6 @@ class _Landing:
         self._link.landed(self._task, self._attempt, self._timed.ns)
 
 
-def _value(item: Any) -> Any:
-    return loads(item[0]) if type(item) is tuple else item
 
 
 def _facts() -> dict[str, Any]:

@@ -27,6 +27,7 @@ __all__ = ["Notes"]
 LONG_NS = 100_000_000
 """A body that runs longer than that is told of before it ends."""
 
+
 class Notes:
     """See the module. `set_level` is called by the thread that reads, all else by any."""
 

@@ -20,9 +20,10 @@ from ..dagger.context import ids
 from ..dagger.core.machine import Core
 from ..dagger.data.chunks import ArrayDomain, Chunk, DRef, UnitDomain, domain
 from ..dagger.options.options import DEFAULT
+from ..dagger.places.scopes import AnyScope
 from ..dagger.processes.borrows import AS_ERROR, AS_VALUE
 from ..dagger.processes.handles import chunk_here, handle_of, new_chunk, task_here, type_of_name
-from ..dagger.processes.wire import DROP, DROP_VALUE, error_of, pack, type_name
+from ..dagger.processes.wire import DROP, DROP_VALUE, error_of, type_name
 from ..dagger.service import head
 from ..dagger.tasks.dtask import LAUNCHED, DTask, Failure, TaskSummary, new_task
 
@@ -105,10 +106,19 @@ class _Entry(weakref.ref):  # type: ignore[type-arg]
 
 
 class Proxies:
-    """The handles that this worker has of the head's tasks and values. `tell(message)` may be called anywhere."""
+    """The handles that this worker has of the head's tasks and values. `tell(message)` may be called anywhere.
 
-    def __init__(self, core: Core, handles: dict[type, Callable[[Any], Any]], tell: Callable[[Any], None]) -> None:
-        self._core, self._handles, self._tell = core, handles, tell
+    `item_of` is the store's.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        handles: dict[type, Callable[[Any], Any]],
+        tell: Callable[[Any], None],
+        item_of: Callable[[DRef, bool], Any],
+    ) -> None:
+        self._core, self._tell, self._item_of = core, tell, item_of
         self._tasks: dict[int, _Entry] = {}
         self._held: dict[int, DTask] = {}
         self._values: dict[int, _Entry] = {}
@@ -226,7 +236,7 @@ class Proxies:
         key = self._keys.get(handle)
         if key is not None:
             return chunk_here, (key, None, handle.nbytes, *rest)
-        item = (pack(handle.value, self._handles),)
+        item = (self._item_of(handle, not isinstance(chunk.scope, AnyScope)),)
         key = -ids.next()
         self._keys[handle] = key
         self._enter_value(handle, key)

@@ -13,7 +13,6 @@ from ..dagger.bodies.ending import fail, release_inputs
 from ..dagger.fetching import Once, slot_given_back
 from ..dagger.options.options import DEFAULT
 from ..dagger.processes.functions import NumberedFunctions
-from ..dagger.processes.handles import handle_of
 from ..dagger.processes.wire import ASK, SPAWN, WAITED, WAITS, dumps, error_of, pack
 from ..dagger.service import surroundings
 from ..dagger.service.head import Refusable
@@ -50,7 +49,7 @@ class Requests:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self.proxies = Proxies(link.core, link.handles, link.say_along)
+        self.proxies = Proxies(link.core, link.handles, link.say_along, link.store.item_of)
         self._functions = NumberedFunctions(link.handles, link.say_along)
         self._numbers = itertools.count(1)
         self._questions: dict[int, _Question] = {}
@@ -97,7 +96,9 @@ class Requests:
         return (SPAWN, task.id, body, function, args, kwargs, options, after, around)
 
     def _item(self, value: Any) -> Any:
-        return (value.id,) if type(value) is DTask else pack(value, self._link.handles)
+        if type(value) is DTask:
+            return (value.id,)
+        return self._link.store.kept_item(value) or pack(value, self._link.handles)
 
     def ended(self, id: int, how: int, what: Any) -> None:
         """A task ended in the head."""
@@ -132,6 +133,8 @@ class Requests:
     def ask(self, what: str, *given: Any) -> Any:
         """As `Head` says."""
         link, body = self._link, running_task()
+        if link.core.halted is not None:  # in a process that a body forked
+            raise link.core.halted
         try:
             data, _ = dumps(given, link.handles)
         except Exception as error:
@@ -157,7 +160,7 @@ class Requests:
         question = self._questions.get(number)
         try:
             if ok:
-                what = handle_of(what, None)
+                what = self._link.store.handle(what)
         except BaseException as error:
             ok, what = False, (dumps(InvalidOptionError(f"an answer can't be read: {error}"), {})[0], "")
         if question is not None:

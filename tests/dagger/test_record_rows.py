@@ -12,6 +12,7 @@ import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan import events as E
 from otel_timespan import timespans as T
+from otel_timespan.dagger.records import kinds
 from otel_timespan.timespans.journal import expand_all
 from otel_timespan.timespans.rows import count_events
 from otel_timespan.timespans.segments import LogSegment
@@ -159,20 +160,74 @@ def test_tasks_of_all_workers_are_kept_by_columns(monkeypatch: pytest.MonkeyPatc
     assert sum(bodies) == 2 * len(tasks) and min(bodies) > 10
 
 
-def test_events_of_all_workers_are_counted() -> None:
-    """What is given up counts with all its events, on whichever worker they would have been."""
+class Before:
+    """What was moved, as it was described before: on which worker it lay."""
+
+    categories, fields = frozenset({"move"}), ("data",)
+    lazy, of_phase = True, "start"
+
+    def __call__(self, event: T.Event) -> Any:
+        return event.timeline.data if event.phase == "start" else None
+
+    def of(self, data: Any) -> Any:
+        """The same."""
+        return data
+
+    def init_similar(self) -> Before:
+        """A fresh one."""
+        return Before()
+
+
+def random_records() -> list[Any]:
+    """What a program on three workers told its log."""
     records: list[Any] = []
     with ts.Context(driver=D.InlineDriver({1: 1, 2: 1, 3: 1}, seed=3)) as context:
         log = context.log_sink = ts.MultiEventLog()
         log["core"] = E.CoreMetrics()
-        process = log._journal._process
-        log._journal._process = lambda some: (records.extend(some), process(some))[1]
+        log._journal._process = records.extend
         random_program(random.Random(5), 60)
         context.log_sink = ts.NoOpLog()
-    streams = ts.get_logs(log)
-    for record in records:
-        assert count_events([record]) == len(expand_all([record]))
-    assert count_events(records) == sum(len(each["core"]) for each in streams.values())
+    ts.get_logs(log)
+    return records
+
+
+def as_of_processes(records: list[Any]) -> list[Any]:
+    """As if the other workers were processes: what their bodies gave is received some time later."""
+    return [
+        (kinds.TAKEN, *record[1:], record[2] + record[4] % 7, None)
+        if type(record) is tuple and record[0] == kinds.RETURN and record[5] >> kinds.OWNER_BITS > 1 and record[14]
+        else record
+        for record in records
+    ]
+
+
+def test_events_of_all_workers_are_counted() -> None:
+    """What is given up counts with all its events, on whichever worker they would have been."""
+    for records in (random_records(), as_of_processes(random_records())):
+        for record in records:
+            assert count_events([record]) == len(expand_all([record]))
+        assert count_events(records) == len(expand_all(records))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_bodies_in_other_processes_are_told_both_ways_alike(size: int) -> None:
+    """Results that are received later than they were made: each stream of each worker, in batches of any size."""
+    records = as_of_processes(random_records())
+    assert sum(type(record) is tuple and record[0] == kinds.TAKEN for record in records) > 10
+    short, full = ts.MultiEventLog(), ts.MultiEventLog()
+    for log in (short, full):
+        log["core"], log["id"], log["result"] = E.CoreMetrics(), E.IDMetrics(), E.TaskResult()
+        log["chunk"], log["moves"], log["before"] = E.TaskToChunk(), E.TaskArgumentMoves(), Before()
+    full["events"] = E.FullMetrics()
+    for start in range(0, len(records), size):
+        short._process(records[start : start + size])
+        full._process(records[start : start + size])
+    mine, theirs = ts.get_logs(short), ts.get_logs(full)
+    assert mine.keys() >= {1, 2, 3}
+    for worker, streams in theirs.items():
+        assert [(e.timestamp, e.category, e.phase) for e in streams.pop("events")] == list(map(tuple, streams["core"]))
+        for name in streams:
+            assert mine[worker][name] == streams[name], (worker, name)
 
 
 def test_a_consumer_that_reads_fields_and_raises_costs_its_own_value(caplog: pytest.LogCaptureFixture) -> None:

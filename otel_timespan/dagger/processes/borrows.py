@@ -23,13 +23,13 @@ from typing import Any
 from ...errors import InvalidOptionError
 from ..bodies.results import as_chunk
 from ..data.chunks import Chunk, DRef
-from ..data.read import may_wait, read
+from ..data.read import may_wait
 from ..places.processors import Processor
 from ..places.scopes import Scope
 from ..tasks.atomics import subscribe
 from ..tasks.dtask import FAILED, DTask, Failure, Result, summarize
 from .handles import PackedDRef, chunk_here, handle_of, new_chunk, task_here, type_of_name
-from .wire import ANSWER, ENDED, INLINE_BYTES, error_bytes, pack, type_name
+from .wire import ANSWER, ENDED, INLINE_BYTES, KEPT, error_bytes, pack, type_name
 
 __all__ = ["AS_ERROR", "AS_ITEM", "AS_VALUE", "Borrows"]
 
@@ -65,9 +65,20 @@ class _Watch:
 
 
 class Borrows:
-    """What one worker has handles of. `handles` gets how they are written for it."""
+    """What one worker has handles of. `handles` gets how they are written for it.
 
-    def __init__(self, worker: int, handles: dict[type, Callable[[Any], Any]]) -> None:
+    `item_of` gives what stands in a message to it for a value, `kept` the handle of what it keeps (values.py).
+    """
+
+    def __init__(
+        self,
+        worker: int,
+        handles: dict[type, Callable[[Any], Any]],
+        item_of: Callable[[DRef | Result], Any],
+        kept: Callable[[Any], DRef],
+    ) -> None:
+        self.item_of = item_of
+        self._kept = kept
         self.tasks: dict[int, _Lent] = {}
         self.values: dict[int, _Lent] = {}
         """By key: the handle's number, or a negative number that the worker gave."""
@@ -177,12 +188,6 @@ class Borrows:
 
     # ---- values ------------------------------------------------------------------------------------------
 
-    def item_of(self, outcome: DRef | Result) -> Any:
-        """A value as it stands in a message."""
-        if type(outcome) is PackedDRef:
-            return outcome.item
-        return pack(read(outcome), self._handles)
-
     def _lend_value(self, handle: DRef) -> tuple[Any, ...]:
         key = self._keys.get(id(handle))
         if key is None:
@@ -205,7 +210,8 @@ class Borrows:
         if lent is None:
             if item is None:
                 raise InvalidOptionError(f"worker {self._worker} means a chunk that is not known here (any more)")
-            handle = handle_of(item[0], None)
+            made = item[0]
+            handle = self._kept(made) if type(made) is tuple and len(made) == KEPT else handle_of(made, None)
             handle._nbytes = nbytes
             lent = self.values[key] = _Lent(handle, 1)
             self._keys[id(handle)] = key

@@ -63,13 +63,13 @@ class Direct:
         args = _plain(task._args)
         if args is None:
             return False
-        turns = self._turns
+        turns, left = self._turns, [True]
+        sent: list[int] = []
+        flight = frame = None
         try:
             del turns[-1]
         except IndexError:  # the pump is awake, or another thread is here
             return False
-        sent: list[int] = []
-        flight = frame = None
         try:
             if remote.flights or remote.said or not (remote.drained and remote.takes_tasks):
                 turns += (True,)
@@ -78,6 +78,7 @@ class Direct:
             slots = remote.slots[core]
             message = (TASK, task.id, 1, None, number, args, None, None, None)
             frame = b"".join(framed(pickle.dumps([message], 5)))
+            size = len(frame)
             core.running.add(task)
             flights, number = remote.flights, task.id
             try:
@@ -90,23 +91,25 @@ class Direct:
             task._slot = slots[1]
             remote.ahead_ns = flight.expected_ns
             sent += map(remote.socket.send, (frame,))
-        except BlockingIOError:  # it is full: the pump sends it
-            self._mend(task, flight, frame, sent)
-            return True
-        except OSError:  # the worker is gone: the pump sees it, too
-            turns += (True,)
-            return True
+            if sent[0] == size:
+                turns += (True,)
+                return True
+            uninterrupted(self._mend, task, left, flight, frame, sent)
+        except OSError:  # it is full, or the worker is gone: the pump sends it, or sees that
+            uninterrupted(self._mend, task, left, flight, frame, sent)
         except BaseException:
-            uninterrupted(self._mend, task, flight, frame, sent)
+            uninterrupted(self._mend, task, left, flight, frame, sent)
             raise
-        if sent[0] != len(frame):
-            self._mend(task, flight, frame, sent)
-            return True
-        turns += (True,)
         return True
 
-    def _mend(self, task: DTask, flight: Flight | None, frame: bytes | None, sent: list[int]) -> None:
-        """It broke off: have the pump do the rest, and give the turn back."""
+    def _mend(
+        self, task: DTask, left: list[bool], flight: Flight | None, frame: bytes | None, sent: list[int]
+    ) -> None:
+        """It broke off: have the pump do the rest, and give the turn back. A second time it does nothing."""
+        try:
+            del left[-1]
+        except IndexError:
+            return
         remote, core = self._remote, self._core
         if frame is not None and flight is not None and remote.flights.get(task.id) is flight:
             remote.leave_unsent(frame[sum(sent) :])

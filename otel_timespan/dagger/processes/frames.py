@@ -1,13 +1,17 @@
 """Frames on a byte stream: four bytes of length, then so many bytes. No socket in here.
 
+A frame is the pickle of a list of messages.
+
 See docs/workers.md.
 """
 
 from __future__ import annotations
 
+import pickle
 import struct
+from typing import Any
 
-__all__ = ["MAX_FRAME", "Framer", "framed"]
+__all__ = ["MAX_FRAME", "Framer", "framed", "in_frames"]
 
 _LENGTH = struct.Struct("<I")
 
@@ -20,6 +24,17 @@ def framed(body: bytes) -> tuple[bytes, bytes]:
     if len(body) > MAX_FRAME:
         raise ValueError(f"a frame of {len(body)} bytes is longer than {MAX_FRAME}")
     return _LENGTH.pack(len(body)), body
+
+
+def in_frames(messages: list[Any]) -> list[tuple[bytes, bytes]]:
+    """The frames of these messages, each as `framed` gives it: one, unless that is too long."""
+    try:
+        return [framed(pickle.dumps(messages, 5))]
+    except ValueError:
+        if len(messages) < 2:
+            raise
+        half = len(messages) // 2
+        return in_frames(messages[:half]) + in_frames(messages[half:])
 
 
 class Framer:

@@ -27,10 +27,13 @@ __all__ = [
     "HEAD",
     "HandleReader",
     "PackedDRef",
+    "RemoteDRef",
     "chunk_here",
+    "domain_of",
     "handle_of",
     "new_chunk",
     "reading",
+    "shape_of",
     "task_here",
     "type_of_name",
 ]
@@ -67,7 +70,7 @@ class PackedDRef(DRef):
         if read is _NOT_READ:
             try:
                 made = loads(self.item[0])
-            except Exception as error:
+            except (Exception, SystemExit, GeneratorExit) as error:
                 name = self.item[1].partition(":")[2]
                 raise StorageError(f"the value, a {name} made by a worker, can't be read here: {error!r}") from error
             read = self._first(made)
@@ -102,6 +105,102 @@ class PackedDRef(DRef):
         put = getattr(self, "_put", None)
         if put is not None:
             put((records.EVICT, time.monotonic_ns(), self._number, self._nbytes, self.type, self.worker, "released"))
+
+
+class RemoteDRef(DRef):
+    """The handle of a value that is kept by the worker that made it. `value` has it sent here once, and waits for it.
+
+    Data that tasks may change where it is (`mutable`) is sent each time: what its reader gets is a copy.
+
+    Raises `WorkerLostError` where that worker is gone with it, `InvalidOptionError` where it can't be pickled,
+    `StorageError` where there is no memory for it, or it can't be read in this process.
+    """
+
+    __slots__ = (
+        *("_gone", "_pull", "_put", "_read", "_shape", "_type"),
+        *("changes", "error", "home", "item", "key", "shared"),
+    )
+
+    may_spill = True
+
+    def __init__(
+        self,
+        home: Any,
+        item: Any,
+        put: Callable[[Any], None] | None,
+        pull: Callable[[RemoteDRef], Any],
+        gone: Callable[[Any], None],
+    ) -> None:
+        self.home = home
+        """The worker, as the head sees it (remote.py)."""
+        self.worker = home.worker
+        self.key, self._type, self._nbytes, _, self._shape, self.changes = item
+        self._pull, self._put, self._gone = pull, put, gone
+        self._read = _NOT_READ
+        self.shared: Any = None
+        """The block that it was written into, when somebody else wanted it (values.py)."""
+        self.item: Any = None
+        """The value packed, where it has no block."""
+        self.error: Callable[[], BaseException] | None = None
+        """Why it can't be had from its worker."""
+        if put is not None:
+            self._number = records.next_handle()
+
+    @property
+    def value(self) -> Any:
+        """The value, here."""
+        if self.changes:
+            return self._pull(self)
+        if self._read is _NOT_READ:
+            made = self._pull(self)
+            if self._read is _NOT_READ:
+                self._read = made
+        return self._read
+
+    @property
+    def held(self) -> Any:
+        """The value where it was read, else something that no value is."""
+        return self._read
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether others can't find it but at its worker: nothing was exported, or it may have changed since."""
+        return self.error is None and (self.changes or (self.shared is None and self.item is None))
+
+    @property
+    def description(self) -> tuple[Any, ...]:
+        """(type's name, size, False, shape): what stands behind where it is (wire.py: LOCATED)."""
+        return self._type, self._nbytes, False, self._shape
+
+    @property
+    def type(self) -> type:
+        """The type of the value; one that can't be had here is stood in for by a class of its name."""
+        return type_of_name(self._type)
+
+    @property
+    def domain(self) -> ArrayDomain | UnitDomain:
+        """The index ranges of the value."""
+        return domain_of(self._shape)
+
+    def __del__(self) -> None:
+        # May run at any allocation, on any thread: it only appends, and takes no lock.
+        put = getattr(self, "_put", None)
+        if put is not None:
+            put((records.EVICT, time.monotonic_ns(), self._number, self._nbytes, self.type, self.worker, "released"))
+        gone = getattr(self, "_gone", None)
+        if gone is not None:
+            gone((self.home, self.key, self.shared))
+
+
+def shape_of(x: DRef | Chunk) -> tuple[int, ...] | None:
+    """What `domain_of` makes the index ranges of."""
+    found = x.domain
+    return tuple(map(len, found.indexes)) if isinstance(found, ArrayDomain) else None
+
+
+def domain_of(shape: tuple[int, ...] | None) -> ArrayDomain | UnitDomain:
+    """The index ranges of a value of this shape; None: no array."""
+    return UnitDomain() if shape is None else ArrayDomain(tuple(map(range, shape)))
 
 
 def handle_of(item: Any, put: Callable[[Any], None] | None) -> DRef:

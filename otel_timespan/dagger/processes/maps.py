@@ -36,18 +36,34 @@ class Block(NamedTuple):
 
 
 class Maps:
-    """What a process reads of others. Thread-safe, in signal handlers too. Of it a forked child has its values only."""
+    """What a process reads of others. Thread-safe, in signal handlers too. Of it a forked child has its values only.
 
-    def __init__(self) -> None:
+    `released`: what is to take the entries of `released()`, at any moment and on any thread.
+    """
+
+    def __init__(self, released: deque[Block] | None = None) -> None:
         self._lock = guard()
         self._files: dict[tuple[int, int], Descriptor] = {}  # by owner and slab
-        self._released: deque[Block] = deque()
+        self._released: deque[Block] = deque() if released is None else released
+        self._maps: weakref.WeakSet[_Map] = weakref.WeakSet()
         _all.add(self)
 
     def add_slab(self, owner: int, slab: int, fd: int) -> None:
         """Take a slab's descriptor, which is ours from now on. One more of a slab that is known is closed."""
         with self._lock:
             self._files.setdefault((owner, slab), Descriptor(fd))
+
+    def fd_of(self, owner: int, slab: int) -> int:
+        """The descriptor of a slab; it stays ours. Raises `StorageError` if it is not known."""
+        with self._lock:
+            try:
+                return self._files[owner, slab].number
+            except (KeyError, OSError) as error:
+                raise _unreadable(owner, slab, error) from error
+
+    def is_mapped(self, block: Block) -> bool:
+        """Whether something here lies on a map of a block."""
+        return any(one.block == block for one in list(self._maps))
 
     def load(self, owner: int, exported: Exported, loads: Loads) -> Any:
         """The value: what is large in it lies on a map of its block.
@@ -99,11 +115,11 @@ class Maps:
                         made = map_file(_Map, file.number, block.offset, nbytes, private=True)
                         made.block, made.released = block, self._released
                         is_mapped = True
+                        self._maps.add(made)
                         return made.view()
                 return memoryview(read_file(file.number, block.offset, nbytes))
             except (KeyError, OSError) as error:
-                why = "it is not known here, or gone" if isinstance(error, KeyError) else str(error)
-                raise StorageError(f"slab {block.slab} of process {block.owner} can't be read: {why}") from error
+                raise _unreadable(block.owner, block.slab, error) from error
             finally:
                 if not is_mapped:
                     self._released.append(block)
@@ -114,6 +130,11 @@ class Maps:
             file.close()  # also where a thread that is not here had it in its hands
         self._files = {}
         self._released = deque()  # maps of the parent's loads say it to another
+
+
+def _unreadable(owner: int, slab: int, error: Exception) -> StorageError:
+    why = "it is not known here, or gone" if isinstance(error, KeyError) else str(error)
+    return StorageError(f"slab {slab} of process {owner} can't be read: {why}")
 
 
 class _Map(FileMap):

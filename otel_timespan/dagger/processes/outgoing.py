@@ -13,25 +13,37 @@ from ..data.chunks import Chunk, DRef
 from ..data.read import read
 from ..options.options import DEFAULT, Options
 from ..options.scoped import propagated
+from ..records.sizes import approx_size
 from ..service import surroundings
 from ..tasks.dtask import DTask, Result
-from .handles import PackedDRef
-from .wire import PLAIN, TASK, dumps, pack
+from .handles import PackedDRef, RemoteDRef
+from .values import LARGE
+from .wire import PLAIN, TASK, dumps, is_plain, pack
 
 if TYPE_CHECKING:
     from .remote import Remote
 
 __all__ = ["argument_item", "outcome_item", "task_message"]
 
-TAKEN_ALONG = frozenset(("get_result", "meta", "name", "return_type", "timeout"))
+TAKEN_ALONG = frozenset(("get_result", "meta", "name", "result_scope", "return_type", "timeout"))
 """Options that mean something where a body runs; the others are the head's."""
 
 
 def task_message(remote: Remote, task: DTask, attempt: int, pinned: Any, messages: list[Any]) -> Any:
     """The TASK message of a task; what must come before it goes into `messages`. Raises what pickling raises.
 
-    `pinned`: None, or (slot, its share, the slots where it may run), by thread ids.
+    What other workers have of its inputs is exported (values.py). `pinned`: None, or (slot, its share, the slots where
+    it may run), by thread ids.
     """
+    remote.values.begin_message()
+    try:
+        return _task_message(remote, task, attempt, pinned, messages)
+    except BaseException:
+        remote.values.undo_message()
+        raise
+
+
+def _task_message(remote: Remote, task: DTask, attempt: int, pinned: Any, messages: list[Any]) -> Any:
     f = task._f
     function: Any = remote.functions.number_of(f, messages.append)
     if function is None:
@@ -63,6 +75,13 @@ def argument_item(remote: Remote, value: Any) -> Any:
         return outcome_item(remote, outcome)
     if kind is Chunk:
         return outcome_item(remote, value.handle)
+    if is_plain(value):
+        return value
+    nbytes = approx_size(value)
+    if nbytes is not None and nbytes >= LARGE:
+        item = remote.values.given_item(remote, value, nbytes)
+        if item is not None:
+            return item
     return pack(value, remote.handles)
 
 
@@ -73,8 +92,16 @@ def _meta_item(remote: Remote, value: Any) -> Any:
 
 def outcome_item(remote: Remote, outcome: DRef | Result) -> Any:
     """What stands in a message for the result of a task."""
-    if type(outcome) is PackedDRef:
-        return outcome.item
+    kind = type(outcome)
+    if kind is PackedDRef:
+        return outcome.item  # type: ignore[union-attr]
+    item = None
+    if kind is RemoteDRef:
+        item = remote.values.item_of(remote, outcome)  # type: ignore[arg-type]
+    elif kind is not Result and (outcome.nbytes or 0) >= LARGE:  # type: ignore[union-attr]
+        item = remote.values.our_item(remote, outcome)  # type: ignore[arg-type]
+    if item is not None:
+        return item
     return pack(read(outcome), remote.handles)
 
 

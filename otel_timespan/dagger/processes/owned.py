@@ -22,12 +22,15 @@ from ..service import janitor
 if TYPE_CHECKING:
     from .pool import Pool
 
-__all__ = ["OwnedWorkers"]
+__all__ = ["OwnedWorkers", "before_start"]
 
 LOGGER = logging.getLogger("otel_timespan")
 
 LOOK_AGAIN_S = 0.2
 """How often one that has not answered is looked after."""
+
+before_start: list[Callable[[], None]] = []
+"""Called before workers are started: what programs call, above, answers what bodies there ask."""
 
 Prepare = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -98,6 +101,8 @@ class OwnedWorkers:
         self.on_change([worker], new)
 
     def _begin(self, count: int) -> list[int]:
+        for call in before_start:
+            call()
         pool = _pool()
         ids = pool.start(count, 1, None, None, private=True)
         try:

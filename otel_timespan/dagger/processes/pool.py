@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from ..core.placement import Slot
 from ..places.topology import topology
 from ..tasks.dtask import DTask
 from ..tasks.environment import token_of
+from .descriptors import Lane
 from .direct import Direct
 from .pump import Pump, RemoteQueue
 from .remote import Remote
@@ -71,14 +73,20 @@ class Pool:
 
         def begin() -> None:  # on the pump's thread: a worker is told of the end of the thread that started it
             for worker in ids:
+                ours, theirs = socket.socketpair()
+                lane, number = Lane(ours, self._traffic.values.maps), theirs.fileno()
                 try:
-                    process, sock = start_process(env)
+                    process, sock = start_process(env, number)
                 except BaseException as error:
+                    lane.close()
                     failed.append(error)
                     break
-                remote = Remote(worker, threads, process, sock)
+                finally:
+                    theirs.close()
+                remote = Remote(worker, threads, process, sock, self._traffic.values, lane)
+                self._traffic.values.join(remote)
                 remote.borrows.poke = pump.poke
-                remote.say((CONFIG, _config(worker, threads)))
+                remote.say((CONFIG, {**_config(worker, threads), "lane": number}))
                 started.append(remote)
                 self.remotes[worker] = remote
                 pump.add(remote)
@@ -119,7 +127,12 @@ class Pool:
                 _kill(remote)
                 remote.process.wait()
             if self._pump is not None:
-                self._pump.call(lambda remote=remote: self._pump.drop(remote))  # type: ignore[misc]
+                self._pump.call(lambda remote=remote: self._forget(remote))  # type: ignore[misc]
+
+    def _forget(self, remote: Remote) -> None:
+        assert self._pump is not None
+        self._pump.drop(remote)
+        self._traffic.values.left(remote)
 
     def leave(self, workers: list[int], timeout_s: float, tell: Callable[[], None]) -> None:
         """End workers when what they have is done, or after a time. `tell()` is called when they get no more."""
@@ -162,6 +175,8 @@ class Pool:
         with self._lock:
             if self._pump is None:
                 self._pump = Pump(self._traffic)
+                self._traffic.values.call, self._traffic.values.poke = self._pump.call, self._pump.poke
+                self._traffic.values.is_pump = self._pump.is_me
             return self._pump
 
     def _on_ready(self, remote: Remote) -> None:
@@ -173,6 +188,7 @@ class Pool:
         self._pump.drop(remote)
         _kill(remote)
         code = remote.process.wait()
+        self._traffic.values.left(remote)
         if remote.leaving:
             return
         remote.lost = reason or f"it ended with {code}"
@@ -278,5 +294,7 @@ exits.at_exit(_at_exit)
 def _in_child() -> None:
     if pool._pump is not None:
         pool._pump.forget()
+    for remote in pool.remotes.values():
+        remote.lane.close()
     pool._pump = None
     pool.remotes.clear()

@@ -87,6 +87,10 @@ class Pump:
         self._queue.append(call)
         self.poke()
 
+    def is_me(self) -> bool:
+        """Whether this is the pump's thread."""
+        return threading.current_thread() is self._thread
+
     # ---- on the thread ---------------------------------------------------------------------------------
 
     def add(self, remote: Remote) -> None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorkerLostError
 from .borrows import Borrows
-from .frames import Framer, framed
+from .frames import Framer, in_frames
 from .functions import KnownFunctions, NumberedFunctions
+from .outgoing import outcome_item
 from .telling import Level
 from .wire import error_bytes
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ..core.machine import Core
     from ..core.placement import Slot
     from ..tasks.dtask import DTask
+    from .descriptors import Lane
+    from .values import Values
 
 __all__ = ["Flight", "Remote"]
 
@@ -51,8 +54,17 @@ class Flight:
 class Remote:
     """One worker, seen from the head."""
 
-    def __init__(self, worker: int, threads: int, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    def __init__(
+        self,
+        worker: int,
+        threads: int,
+        process: subprocess.Popen[bytes],
+        sock: socket.socket,
+        values: Values,
+        lane: Lane,
+    ) -> None:
         self.worker, self.threads, self.process, self.socket = worker, threads, process, sock
+        self.values, self.lane = values, lane
         self.pid = process.pid
         self.ready: dict[str, Any] | None = None
         """What the worker said of itself; None until it can take tasks."""
@@ -72,7 +84,12 @@ class Remote:
         """Who waits for a function that runs apart from tasks."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
         """How handles are written for it (wire.py: `Pickler`)."""
-        self.borrows = Borrows(worker, self.handles)
+        self.borrows = Borrows(
+            worker,
+            self.handles,
+            lambda outcome: outcome_item(self, outcome),
+            lambda item: values.handle(self, item, None),
+        )
         """What it has handles of."""
         self.paused = 0
         """How many of its bodies wait, and need no slot."""
@@ -131,7 +148,8 @@ class Remote:
 
     def queue(self, messages: list[Any]) -> None:
         """Put a frame of these messages behind what is not sent yet."""
-        self._unsent += map(memoryview, framed(pickle.dumps(messages, 5)))
+        for pieces in in_frames(messages):
+            self._unsent += map(memoryview, pieces)
 
     def leave_unsent(self, rest: bytes) -> None:
         """Put what is left of a frame, of which the socket did not take all, where `send` begins."""

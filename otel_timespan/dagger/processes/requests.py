@@ -23,9 +23,9 @@ from ..service import surroundings
 from ..service.threads import start_service
 from ..tasks.dtask import DTask, new_task
 from ..tasks.environment import enter
-from .handles import PackedDRef, new_chunk
+from .handles import PackedDRef, RemoteDRef, new_chunk
 from .upstairs import UPSTAIRS
-from .wire import INPUT, REFUSED, error_bytes, loads
+from .wire import INPUT, KEPT, REFUSED, error_bytes, loads
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -101,9 +101,10 @@ def _read(remote: Remote, function: Any, args: Any, kwargs: Any, options: Any, a
             task = remote.borrows.task(item[0])
             deps.append(task)
             return task
-        if item[3] or as_they_are:
+        if len(item) != KEPT and (item[3] or as_they_are):
             return loads(item[0])
-        handle = PackedDRef(item, None)
+        is_kept = len(item) == KEPT
+        handle: DRef = remote.values.handle(remote, item, None) if is_kept else PackedDRef(item, None)
         return new_chunk(handle, OSProc(remote.worker), None, handle.type, UnitDomain())
 
     positional = tuple([value_of(item) for item in args])
@@ -166,8 +167,8 @@ def answer(remote: Remote, number: int, what: str, body: int, data: bytes) -> No
         given = loads(data)
         if what == "value":
             handle = borrows.value_of(*given)
-            if not may_wait(handle):
-                borrows.answered.append((number, handle, None))
+            if type(handle) is RemoteDRef or not may_wait(handle):
+                remote.values.want_for(remote, handle, lambda: _answer_value(remote, number, handle))
                 return
             what, given = "read", (handle,)
         elif what == "chunk":
@@ -181,6 +182,11 @@ def answer(remote: Remote, number: int, what: str, body: int, data: bytes) -> No
     refusal = start_service(threading.Thread(target=_find_out, args=asked, name=name, daemon=True))
     if refusal is not None:
         borrows.answered.append((number, None, InvalidOptionError(f"the head can't answer: {refusal}")))
+
+
+def _answer_value(remote: Remote, number: int, handle: DRef) -> None:
+    remote.borrows.answered.append((number, handle, None))
+    remote.borrows.poke()
 
 
 def _find_out(remote: Remote, number: int, what: str, task: DTask | None, given: tuple[Any, ...]) -> None:

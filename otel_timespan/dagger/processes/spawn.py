@@ -19,8 +19,8 @@ __all__ = ["start_process"]
 _SOCKET_BYTES = 1 << 20
 
 
-def start_process(env: Mapping[str, str] | None) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A worker's process and our end of the socket to it. Raises `OSError`."""
+def start_process(env: Mapping[str, str] | None, lane: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A worker's process and our end of the socket to it. It inherits the descriptor `lane`. Raises `OSError`."""
     ours, theirs = socket.socketpair()
     try:
         for end in (ours, theirs):
@@ -29,7 +29,7 @@ def start_process(env: Mapping[str, str] | None) -> tuple[subprocess.Popen[bytes
         command = [sys.executable, *_flags(), "-m", "otel_timespan.worker", str(theirs.fileno())]
         process = subprocess.Popen(
             command,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), lane],
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(env or {})},
             start_new_session=True,

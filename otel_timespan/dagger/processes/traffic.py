@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InvalidOptionError
+from ...errors import InvalidOptionError, WorkerLostError
 from ..bodies.ending import fail, release_inputs, report_defect, succeed
 from ..bodies.results import learn
 from ..bodies.run import conclude
@@ -27,6 +27,7 @@ from .pump import FRAME_TASKS
 from .remote import Flight, Remote
 from .telling import run_log, signals, started, under
 from .upstairs import UPSTAIRS
+from .values import Values
 from .wire import (
     ASK,
     CALLED,
@@ -34,12 +35,17 @@ from .wire import (
     DROP_VALUE,
     ERROR,
     EXPIRED,
+    EXPORTED,
     FUNCTION,
+    KEPT,
+    NOT_EXPORTED,
     PAUSED,
     READY,
     RECALLED,
+    RELEASED,
     RESULT,
     RESUMED,
+    RETIRED,
     SIGNALS,
     SPAWN,
     STARTED,
@@ -73,6 +79,13 @@ class Traffic:
     """See the module."""
 
     def __init__(self) -> None:
+        self.values = values = Values()
+        self._of_values: dict[int, Callable[..., None]] = {
+            EXPORTED: values.exported,
+            NOT_EXPORTED: values.not_exported,
+            RELEASED: values.released,
+            RETIRED: values.retired,
+        }
         self.expected: dict[int, float] = {}
         """How long bodies take, by `id()` of their code: the mean of the last ones, in nanoseconds."""
         self.on_ready: Callable[[Remote], None] = _ignore
@@ -100,6 +113,8 @@ class Traffic:
     def next_messages(self, remote: Remote) -> list[Any]:
         """What a worker is to be sent now; [] for nothing."""
         messages: list[Any] = []
+        if self.values.gone:
+            self.values.sweep()
         news = remote.borrows.messages() if remote.borrows.has_news() else ()
         while remote.said:
             messages.append(remote.said.popleft())
@@ -149,17 +164,46 @@ class Traffic:
         flight = Flight(task, attempt, self.expected_of(task._f))
         flight.pinned = pinned is not None
         core.running.add(task)
-        if extra is not None or remote.level.under is not None:
-            under(remote, task, messages)
-        try:
-            message = task_message(remote, task, attempt, pinned, messages)
-        except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
-            core.running.discard(task)
-            self._wake(core, conclude(core, task, None, _unpicklable(remote, task, error), None, False, 0))
-            return
         remote.flights[task.id] = flight
         remote.ahead_ns += flight.expected_ns
+        missing = self.values.missing(remote, task)
+        if missing:
+            self.values.want(missing, lambda: self._give_late(remote, flight, pinned))
+        else:
+            self._send(remote, flight, pinned, messages)
+
+    def _give_late(self, remote: Remote, flight: Flight, pinned: Any) -> None:
+        """What a task needs is where it can be had from."""
+        task = flight.task
+        if remote.flights.get(task.id) is not flight:  # that worker is gone
+            return
+        if task._context is None or task._state >= DONE:  # cancelled meanwhile
+            self._take_back(remote, flight)
+            release_inputs(task)
+            return
+        messages: list[Any] = []
+        self._send(remote, flight, pinned, messages)
+        for message in messages:
+            self.values.say(remote, message)
+
+    def _send(self, remote: Remote, flight: Flight, pinned: Any, messages: list[Any]) -> None:
+        task = flight.task
+        if task._live is not None or remote.level.under is not None:
+            under(remote, task, messages)
+        try:
+            message = task_message(remote, task, flight.attempt, pinned, messages)
+        except BaseException as error:  # of a user's pickling: whatever it is, this task's alone
+            self._take_back(remote, flight)
+            self._wake(task._core, conclude(task._core, task, None, _unsendable(remote, task, error), None, False, 0))
+            return
         messages.append(message)
+
+    def _take_back(self, remote: Remote, flight: Flight) -> None:
+        """It was not given after all."""
+        task = flight.task
+        task._core.running.discard(task)
+        del remote.flights[task.id]
+        remote.ahead_ns -= flight.expected_ns
 
     def expected_of(self, f: Any) -> float:
         """Nanoseconds that a body is expected to take."""
@@ -185,6 +229,8 @@ class Traffic:
                 tell = remote.calls.pop(message[1], None)
                 if tell is not None:
                     tell(*message[2:])
+            elif kind in self._of_values:
+                self._of_values[kind](remote, *message[1:])
 
     def _landed(self, remote: Remote, id: int, attempt: int, tid: int) -> DTask | None:
         """The task that this is the outcome of; None where nobody waits for it any more."""
@@ -210,7 +256,10 @@ class Traffic:
 
     def _result(self, remote: Remote, id: int, attempt: int, tid: int, item: Any, ns: int, log: Any) -> None:
         task = self._landed(remote, id, attempt, tid)
+        is_kept = type(item) is tuple and len(item) == KEPT
         if task is None:
+            if is_kept:
+                self.values.drop(remote, item)
             return
         core = task._core
         try:
@@ -219,11 +268,13 @@ class Traffic:
             recorder = core.context.recorder
             plain = recorder is None and task._options is DEFAULT and task._live is None and core.devices is None
             if plain and not (type(item) is tuple and item[3]):
-                queued = succeed(core, task, handle_of(item, None))
+                outcome: Any = self.values.handle(remote, item, None) if is_kept else handle_of(item, None)
+                queued = succeed(core, task, outcome)
             else:
                 told = None if recorder is None else run_log(remote, recorder, task, log)
-                outcome: Any = handle_of(item, None if recorder is None else recorder.put)
-                if type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
+                put = None if recorder is None else recorder.put
+                outcome = self.values.handle(remote, item, put) if is_kept else handle_of(item, put)
+                if not outcome.may_spill and type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
                     outcome = outcome.value
                 queued = conclude(core, task, outcome, None, told, False, 0)
         except BaseException as error:
@@ -253,6 +304,7 @@ class Traffic:
             return
         fail(task._core, task, error_of(remote.worker, data, text))
         release_inputs(task)
+
     def _started(self, remote: Remote, id: int, attempt: int, tid: int, log: Any) -> None:
         flight = remote.flights.get(id)
         if flight is not None and flight.attempt == attempt and flight.task._state < DONE:
@@ -288,6 +340,7 @@ class Traffic:
         """A tenth of a second went by."""
         self._remotes = remotes
         balance.look(remotes)
+        self.values.sweep()
         self.on_look()
 
     def _recalled(self, remote: Remote, ids: list[int]) -> None:
@@ -315,7 +368,9 @@ def _learn_function(remote: Remote, number: int, data: bytes | None) -> None:
     remote.their_functions.learn(number, data)
 
 
-def _unpicklable(remote: Remote, task: DTask, error: BaseException) -> BaseException:
+def _unsendable(remote: Remote, task: DTask, error: BaseException) -> BaseException:
+    if isinstance(error, WorkerLostError):
+        return error
     reason = f"{type(error).__name__}: {error}"
     made = InvalidOptionError(f"task {task.id} can't be sent to worker {remote.worker}: {reason}")
     made.__cause__ = error

@@ -16,25 +16,40 @@ from __future__ import annotations
 import io
 import pickle
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType, TracebackType
 from typing import Any
 
 import cloudpickle
 
-from ...errors import RemoteTaskError, TimespanError, UnpicklableError
+from ...errors import RemoteTaskError, StorageError, TimespanError, UnpicklableError, bare_error
 from ..records.sizes import approx_size
 from .byvalue import travelling
 
 __all__ = [
+    "EXPORTED",
+    "FORGET",
+    "FORGET_SLABS",
+    "FREE",
+    "HERE",
     "INLINE_BYTES",
+    "KEPT",
+    "LOCATED",
+    "NOT_EXPORTED",
+    "PACKED",
     "PLAIN",
+    "RELEASED",
+    "RETIRED",
+    "WANT",
     "Pickler",
     "dumps",
+    "dumps_apart",
     "error_bytes",
     "error_of",
+    "is_plain",
     "loads",
+    "loads_apart",
     "pack",
     "type_name",
 ]
@@ -69,7 +84,7 @@ UNDER = 43
 
 READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
 EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
-RECALLED = 60
+RECALLED = 75
 """(READY, {name: value}): it can take tasks.
 
 (RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
@@ -83,6 +98,33 @@ was seen. (DROP_VALUE, key, count): the same for a value.
 (PAUSED, body's id), (RESUMED, ...): a body needs no slot, as it waits; it goes on.
 (ASK, number, what, body's id or 0, bytes): something that only the head can do (requests.py).
 (RECALLED, [id, ...]): these have not begun, and never will.
+"""
+
+# --- large values (values.py) -----------------------------------------------------------------------------
+
+WANT, FORGET, FREE, FORGET_SLABS = range(60, 64)
+"""(WANT, key): export a value that is kept there.
+
+(FORGET, [key, ...]): nobody has a handle of these values any more.
+(FREE, [(slab, offset), ...]): nobody reads what is in these blocks any more.
+(FORGET_SLABS, owner, [slab, ...]): they are gone.
+"""
+
+EXPORTED, NOT_EXPORTED, RELEASED, RETIRED = range(70, 74)
+"""(EXPORTED, key, place, item): where the value lies, as in `slabs.Exported`; or None, and the value packed.
+
+(NOT_EXPORTED, key, bytes, text): it can't be written, for this error.
+(RELEASED, [(owner, slab, offset), ...]): one map of each of these blocks is gone.
+(RETIRED, [slab, ...]): slabs of the worker that are gone.
+"""
+
+HERE, PACKED, LOCATED, KEPT = 1, 4, 6, 6
+"""What stands in messages for a value that does not stand there as it is: tuples, told apart by their length.
+
+PACKED: (bytes, type, size, whether there are handles in it).
+HERE: (key,), an argument that is kept by the worker that gets it.
+LOCATED: (owner, place, type, size, False, shape or None), an argument in a block; `place` as in `slabs.Exported`.
+KEPT: (key, type, size, False, shape or None, whether it may change), a result that stays with the worker.
 """
 
 INPUT = 1
@@ -104,6 +146,11 @@ _SHORT = 256
 
 INLINE_BYTES = 32 * 1024
 """Results up to this size live in the head."""
+
+MOST_INLINE = 1 << 28
+"""Nothing larger goes in a message, even where there is no other way."""
+MAX_BYTES = 1 << 30
+"""What is longer when it was pickled is not sent."""
 
 _PROTOCOL = 5
 
@@ -140,14 +187,39 @@ _SIMPLE = frozenset((str, bytes, bytearray))
 def dumps(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, bool]:
     """A value as bytes, and whether there are handles in it. Raises whatever its pickling raises."""
     if type(value) in _SIMPLE:
-        return pickle.dumps(value, _PROTOCOL), False
+        return _not_too_long(pickle.dumps(value, _PROTOCOL)), False
+    data, found = dumps_apart(value, handles, None)
+    return _not_too_long(data), found
+
+
+def dumps_apart(
+    value: Any, handles: Mapping[type, Callable[[Any], Any]], apart: Callable[[pickle.PickleBuffer], bool] | None
+) -> tuple[bytes, bool]:
+    """`dumps`, with large buffers given to `apart`, if that is not None, as `buffer_callback` of picklers."""
     file = io.BytesIO()
-    pickler = Pickler(file, handles)
+    pickler = Pickler(file, handles, apart)
     try:
         pickler.dump(value)
     except RecursionError as deep:
         raise pickle.PicklingError("it is nested too deep to be pickled") from deep
     return file.getvalue(), pickler.found > 0
+
+
+def _not_too_long(data: bytes) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise pickle.PicklingError(f"it takes {len(data):,} bytes, and what is sent at once at most {MAX_BYTES:,}")
+    return data
+
+
+def loads_apart(header: Any, buffers: Sequence[memoryview]) -> Any:
+    """The value that `dumps_apart` wrote."""
+    return pickle.loads(header, buffers=buffers)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value stands in messages as it is."""
+    kind = type(value)
+    return kind in PLAIN or (kind is str and len(value) <= _SHORT)
 
 
 def pack(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> Any:
@@ -156,6 +228,8 @@ def pack(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> Any:
     if kind in PLAIN or (kind is str and len(value) <= _SHORT):
         return value
     data, found = dumps(value, handles)
+    if len(data) > MOST_INLINE:
+        raise StorageError(f"a {kind.__name__} of {len(data)} bytes is too large for a message")
     return data, type_name(kind), approx_size(value), found
 
 
@@ -168,18 +242,47 @@ def type_name(kind: type) -> str:
 
 
 def error_bytes(error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> tuple[bytes, str]:
-    """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for."""
+    """An error as bytes, and its stack as text. One that can't be pickled, or not be read again, is stood in for.
+
+    Before that it is tried without what of it can't be pickled, and without its constructor, which may want other
+    arguments than the error tells of.
+    """
     try:
         text = "".join(traceback.format_exception(type(error), error, _without_ours(error.__traceback__)))
-    except Exception:  # its own __str__ raised
+    except BaseException:  # its own __str__ raised
         text = f"{type(error).__name__} (its text can't be had)"
+    for way in (_as_it_is, _Bare):
+        try:
+            data, _ = dumps(way(error, handles), handles)
+            if type(loads(data)) is type(error):
+                return data, text
+        except BaseException:  # of a user's pickling: whatever it is
+            continue
+    return pickle.dumps(stand_in(error), _PROTOCOL), text
+
+
+def _as_it_is(error: BaseException, handles: Any) -> BaseException:
+    return error
+
+
+class _Bare:
+    """An error with what of it can be pickled; comes out of pickle as the error, made without its constructor."""
+
+    def __init__(self, error: BaseException, handles: Mapping[type, Callable[[Any], Any]]) -> None:
+        self._kind = type(error)
+        self._args = error.args if _travels(error.args, handles) else (stand_in(error).text,)
+        self._state = {name: value for name, value in vars(error).items() if _travels(value, handles)}
+
+    def __reduce__(self) -> Any:
+        return bare_error, (self._kind, self._args, self._state)
+
+
+def _travels(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> bool:
     try:
-        data, _ = dumps(error, handles)
-        if type(loads(data)) is not type(error):
-            raise pickle.PicklingError
-    except Exception:
-        data = pickle.dumps(stand_in(error), _PROTOCOL)
-    return data, text
+        loads(dumps(value, handles)[0])
+    except BaseException:  # of a user's pickling: whatever it is
+        return False
+    return True
 
 
 _OURS = str(Path(__file__).resolve().parents[2])
@@ -197,7 +300,7 @@ def stand_in(error: BaseException) -> UnpicklableError:
     """What is said instead of an error that can't travel."""
     try:
         text = str(error)
-    except Exception:
+    except BaseException:
         text = "(its text can't be had)"
     return UnpicklableError(type(error).__name__, text)
 
@@ -206,7 +309,7 @@ def error_of(worker: int, data: bytes, text: str) -> BaseException:
     """The error that a worker told of: one of ours as it is, others with where they were raised."""
     try:
         error = loads(data)
-    except Exception as unreadable:
+    except BaseException as unreadable:  # of a user's pickling: whatever it is
         last = text.strip().rpartition("\n")[2] or "an exception"
         error = UnpicklableError(last.partition(":")[0], f"{last} (it can't be read here: {unreadable})")
     if isinstance(error, TimespanError) and not isinstance(error, UnpicklableError):

@@ -18,7 +18,6 @@ from .describe import FunctionInfo
 from .kinds import OWNER_BITS, RESULTS, function_of, worker_of
 from .rows import (
     BODY_ENDED,
-    END_TAKEN,
     ENDS,
     EVICTED,
     FINISHED,
@@ -31,7 +30,8 @@ from .rows import (
     SUBMITTED,
     SUBMITTED_AND_PLACED,
     SUBMITTED_AND_SENT,
-    TAKEN,
+    TOOK,
+    TOOK_END,
     end_rows,
     evict_rows,
     finish_rows,
@@ -39,6 +39,7 @@ from .rows import (
     schedule_rows,
     start_rows,
     submit_rows,
+    taken_rows,
 )
 
 __all__: list[str] = []
@@ -158,9 +159,16 @@ def _return_shapes(columns: Any, worker: int | None) -> Shape | list[Shape] | No
     if None not in states:
         if not _numbered(columns[5]):
             return None
-        return _by_owner(list(map(_owner, columns[5])), worker, RETURNED, TAKEN, BODY_ENDED)
-    forms = (RETURNED, TAKEN, BODY_ENDED), (BODY_ENDED, NOTHING, BODY_ENDED)
+        return _by_owner(list(map(_owner, columns[5])), worker, RETURNED, TOOK, BODY_ENDED)
+    forms = (RETURNED, TOOK, BODY_ENDED), (BODY_ENDED, NOTHING, BODY_ENDED)
     return _end_shapes_of(columns[5], worker, lambda n: forms[states[n] is None])
+
+
+def _taken_shapes(columns: Any, worker: int | None) -> Shape | list[Shape] | None:
+    owners = list(map(_owner, columns[5]))
+    if worker is None or HOME in owners or not _numbered(columns[5]):
+        return None
+    return _by_owner(owners, worker, TOOK, TOOK, BODY_ENDED)
 
 
 def _end_shapes(columns: Any, worker: int | None) -> Shape | list[Shape] | None:
@@ -168,7 +176,7 @@ def _end_shapes(columns: Any, worker: int | None) -> Shape | list[Shape] | None:
 
     def of_each(n: int) -> tuple[Shape, Shape, Shape]:
         scanned, finished = isinstance(results[n], ChunkInfo), states[n] is not None
-        return ENDS[scanned, finished], END_TAKEN if finished else NOTHING, ENDS[scanned, False]
+        return ENDS[scanned, finished], TOOK_END if finished else NOTHING, ENDS[scanned, False]
 
     return _end_shapes_of(columns[5], worker, of_each)
 
@@ -234,6 +242,7 @@ _SUBMIT = {
 _SCHEDULE = {**dict.fromkeys(range(1, 6), _INTS), 6: packed, 7: _INTS}
 _START = {1: _INTS, 2: packed_ours, 3: _INTS, 4: _INTS, 5: _INTS, 6: _INTS}
 _RETURN = {**dict.fromkeys(range(1, 6), _INTS), 7: _INTS, 14: packed}
+_TAKEN = {**_RETURN, 16: _INTS}
 _END = {**dict.fromkeys(range(1, 6), _INTS), 7: _packed_results, 12: packed}
 _FINISH = {**dict.fromkeys(range(1, 5), _INTS), 5: _packed_results}
 _EVICT = {1: _INTS, 2: _INTS, 5: _INTS}
@@ -253,6 +262,7 @@ short_way(records.SUBMIT, submit_rows, Packing(_SUBMIT, _submit_shapes, _workers
 short_way(records.SCHEDULE, schedule_rows, Packing(_SCHEDULE, _schedule_shapes, lambda columns: set(columns[7])))
 short_way(records.START, start_rows, Packing(_START, _start_shapes, _workers_in(6)))
 short_way(records.RETURN, return_rows, Packing(_RETURN, _return_shapes, _workers_in(5)))
+short_way(records.TAKEN, taken_rows, Packing(_TAKEN, _taken_shapes, _workers_in(5)))
 short_way(records.END, end_rows, Packing(_END, _end_shapes, _workers_in(5)))
 short_way(records.FINISH, finish_rows, Packing(_FINISH, _finish_shapes, lambda columns: set()))
 short_way(records.EVICT, evict_rows, Packing(_EVICT, _evict_shapes, lambda columns: set(columns[5])))

@@ -18,9 +18,9 @@ from . import kinds as records
 from .kinds import OWNER_BITS, RESULTS, after_move, arguments_of, dependencies_of, function_of, processor_of
 
 __all__ = [
-    "BODY_ENDED", "ENDS", "END_TAKEN", "EVICTED", "FINISHED", "HOME", "PLACED", "QUEUED", "RETURNED", "SENT", "STARTED",
-    "SUBMITTED", "SUBMITTED_AND_PLACED", "SUBMITTED_AND_SENT", "TAKEN", "end_rows", "evict_rows", "finish_rows",
-    "return_rows", "schedule_rows", "start_rows", "submit_rows",
+    "BODY_ENDED", "ENDS", "EVICTED", "FINISHED", "HOME", "PLACED", "QUEUED", "RETURNED", "SENT", "STARTED", "SUBMITTED",
+    "SUBMITTED_AND_PLACED", "SUBMITTED_AND_SENT", "TOOK", "TOOK_END", "end_rows", "evict_rows", "finish_rows",
+    "return_rows", "schedule_rows", "start_rows", "submit_rows", "taken_rows",
 ]  # fmt: skip
 
 _new = tuple.__new__
@@ -225,7 +225,7 @@ def return_rows(record: Any, columns: Columns) -> Shape | None:
     if t1 < tb + 2:
         t1 = tb + 2
     if worker != HOME and at != worker:
-        return _taken_rows(columns, t1, uid, thunk_id, state, TAKEN)
+        return _took_rows(columns, t1 + 1, uid, thunk_id, TOOK if state is not None else NOTHING)
     if worker != at and at is not None:
         return NOTHING
     compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor_of(code)))
@@ -249,19 +249,35 @@ def _result(position: int) -> Fields:
     return _RESULT if position >= 2 else {}
 
 
-def _taken_rows(columns: Columns, t1: int, uid: int, thunk_id: int, state: Any, taken: Shape) -> Shape | None:
-    """A body ended at `t1` on another worker, of which the scheduler's takes the result, if that ends the task."""
-    if columns.worker != HOME or state is None:
-        return None if columns.worker is None else NOTHING
+def taken_rows(record: Any, columns: Columns) -> Shape | None:
+    """See `records.expand_taken`."""
+    _, tb, t1, uid, thunk_id, code = record[:6]
+    if type(code) is not int or code >> OWNER_BITS == HOME:
+        return None
+    if columns.worker != code >> OWNER_BITS:
+        return _took_rows(columns, max(record[16], t1 + 1, tb + 3), uid, thunk_id, TOOK)
+    t1 = max(t1, tb + 2)
+    compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor_of(code)))
+    columns.times += (tb, t1 - 1, t1)
+    columns.ids += (compute, compute, compute)
+    return BODY_ENDED
+
+
+def _took_rows(columns: Columns, t: int, uid: int, thunk_id: int, took: Shape) -> Shape | None:
+    """The scheduler's worker takes the result of a body on another one at `t`, if it takes it (`NOTHING`)."""
+    if columns.worker is None:
+        return None
+    if columns.worker != HOME or took is NOTHING:
+        return NOTHING
     take, task = _new(EventId, (records.OF_TAKE, uid, thunk_id)), _new(EventId, (records.OF_SCHEDULE, uid, thunk_id))
-    columns.times += (t1 + 1, t1 + 2, t1 + 3, t1 + 4)
+    columns.times += (t, t + 1, t + 2, t + 3)
     columns.ids += (take, take, task, task)
-    return taken
+    return took
 
 
 _ENDED = _span("finish")
 BODY_ENDED = Shape([*_span("storage_safe_scan"), ("compute", "finish")], _result)
-TAKEN = Shape([*_span("take"), *_ENDED], _result)
+TOOK = Shape([*_span("take"), *_ENDED], _result)
 RETURNED = Shape([*_span("storage_safe_scan"), ("compute", "finish"), *_ENDED], _result)
 
 
@@ -275,7 +291,7 @@ def end_rows(record: Any, columns: Columns) -> Shape | None:
     if scanned:
         t1 = max(t1, tb + 2)
     if worker != HOME and at != worker:
-        return _taken_rows(columns, t1, uid, thunk_id, state, END_TAKEN)
+        return _took_rows(columns, t1 + 1, uid, thunk_id, TOOK_END if state is not None else NOTHING)
     if worker != at and at is not None:
         return NOTHING
     compute = _new(EventId, (records.OF_COMPUTE, thunk_id, processor_of(code)))
@@ -301,7 +317,7 @@ def _end_shape(scanned: bool, finished: bool) -> Shape:
 
 
 ENDS = {(scanned, finished): _end_shape(scanned, finished) for scanned in (False, True) for finished in (False, True)}
-END_TAKEN = Shape([*_span("take"), *_ENDED], lambda position: _END_FIELDS if position >= 2 else {})
+TOOK_END = Shape([*_span("take"), *_ENDED], lambda position: _END_FIELDS if position >= 2 else {})
 
 
 def finish_rows(record: Any, columns: Columns) -> Shape | None:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ...timespans.journal import expand_all
 from ...timespans.model import ChunkInfo, Event, EventId
-from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RETURN, SCHEDULE, START, SUBMIT, TAKEN, Steps
+from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT, TAKEN, Steps
 from ...timespans.warn import warn_once
 from ..export.wire import varint
 from ..spans import ids
@@ -36,7 +36,7 @@ from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
 from ..spans.tasks import Done, OpenTask, named, processor_name, qualified_name
 from ..spans.values import plain_text
-from .moves import Moved, events_of, moved_of, shape_of, sizes_of
+from .moves import Moved, moved_of, shape_of, sizes_of
 from .packer import Facts, Packer, compile_packer
 
 __all__ = ["FIRST_BOUNDARY", "Lane", "Taken"]
@@ -69,6 +69,11 @@ _submitted, _finished = itemgetter(FIRST_BOUNDARY), itemgetter(FIRST_BOUNDARY + 
 
 def _owner(code: int) -> int:
     return code >> OWNER_BITS
+
+
+def _taken(record: Any, ended: int) -> int:
+    """When a task finished whose result came from another worker; `ended`: its body."""
+    return max(record[16], ended + 1) + 3 if record[0] == TAKEN else ended + 4
 
 
 def _path_length(task: tuple[Any, ...]) -> int:
@@ -226,7 +231,7 @@ class Lane:
                         if not self._moves(record, waiting):
                             self._generally(record)
                             continue
-                        quiet += events_of(record[2])
+                        quiet += len(record[2]) // 4 * 2 if record[2][0] is RESULTS else len(record[2]) * 2
                     quiet += 5
                     waiting[5] = record
                     running[waiting[1][4]] += 1
@@ -398,9 +403,7 @@ class Lane:
         base = ((base ^ base >> 30) * 0xBF58476D1CE4E5B9) & _M64
         base = ((base ^ base >> 27) * 0x94D049BB133111EB) & _M64
         base ^= base >> 31
-        t6 = t5 + 2 if record[5] >> OWNER_BITS == 1 else t5 + 4
-        if record[0] == TAKEN:
-            t6 = max(record[16], t5 + 1) + 3
+        t6 = t5 + 2 if record[5] >> OWNER_BITS == 1 else _taken(record, t5)
         if not sampled:
             self.mapper.sampled += self._per_task
         elif not over:

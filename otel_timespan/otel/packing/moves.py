@@ -9,7 +9,7 @@ from ...timespans.taskrecords import OWNER_BITS, RESULTS
 from ..export.wire import varint
 from ..spans.mapping import MOVED_KINDS
 
-__all__ = ["Moved", "events_of", "moved_of", "shape_of", "sizes_of"]
+__all__ = ["Moved", "moved_of", "shape_of", "sizes_of"]
 
 
 class Moved(NamedTuple):
@@ -20,11 +20,6 @@ class Moved(NamedTuple):
     source: int
     destination: int
     nbytes: int | None
-
-
-def events_of(moves: Sequence[Any]) -> int:
-    """How many events tell of these moves: two each."""
-    return len(moves) // 4 * 2 if moves[0] is RESULTS else len(moves) * 2
 
 
 def moved_of(start: Any) -> tuple[Moved, ...] | None:

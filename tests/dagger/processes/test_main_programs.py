@@ -171,3 +171,21 @@ def test_imports_beside_the_main_module_of_a_package(tmp_path: Path) -> None:
         "    print(D.fetch(D.spawn(name)) == ('sibling', __file__))\n"
     )
     assert run("-m", "package", folder=tmp_path).stdout == "True\n"
+
+
+def test_bodies_in_workers_of_a_context_ask_the_head(tmp_path: Path) -> None:
+    """As those of workers that were added: they spawn, set limits, call other workers."""
+    (tmp_path / "script.py").write_text(
+        "from otel_timespan import dagger as D\n"
+        "def leaf(n):\n"
+        "    return n + 1\n"
+        "def body(other):\n"
+        "    D.set_limit('few', 1)\n"
+        "    there = D.cluster.run(other, D.myid)\n"
+        "    return there == other, [D.fetch(D.spawn.opts(limit='few')(leaf, n)) for n in range(3)]\n"
+        "with D.Context(procs=[], workers=2) as context:\n"
+        "    first, second = [p.pid for p in context.procs]\n"
+        "    print(D.fetch(D.spawn.opts(scope=D.scope(worker=first))(body, second)))\n"
+    )
+    done = run("script.py", folder=tmp_path)
+    assert (done.stdout, done.stderr) == ("(True, [1, 2, 3])\n", "")
