@@ -339,8 +339,8 @@ class Traffic:
     def look(self, remotes: list[Remote]) -> None:
         """A tenth of a second went by."""
         self._remotes = remotes
-        balance.look(remotes)
         self.values.sweep()
+        balance.look(remotes)
         self.on_look()
 
     def _recalled(self, remote: Remote, ids: list[int]) -> None:

@@ -57,8 +57,7 @@ __all__ = [
 # --- head to worker ------------------------------------------------------------------------------------
 
 CONFIG, TASK, FUNCTION, CANCEL, ENDED, CALL, STOP, LEVEL = range(8)
-ANSWER, REFUSED, WORKERS = range(40, 43)
-GLOBALS, RECALL = 44, 45
+ANSWER, REFUSED, WORKERS, GLOBALS, UNDER, RECALL = range(8, 14)
 """(CONFIG, {name: value}): what a worker is, before anything else.
 
 (FUNCTION, number, bytes or None): a function that tasks name by this number from now on; None: it went. Both ways.
@@ -74,17 +73,13 @@ be noted of bodies from now on, for the head's logs, and comes with outcomes; No
 (RECALL, [id, ...]): those of them that have not begun are not to.
 (WORKERS, {worker: (threads, node, private)}): which workers there are.
 (GLOBALS, bytes): globals of the program's `__main__` are other objects now (byvalue.py).
-"""
-
-UNDER = 43
-"""(UNDER, (number of the log, caller) or None): who called the tasks that follow.
+(UNDER, (number of the log, caller) or None): who called the tasks that follow.
 """
 
 # --- worker to head ------------------------------------------------------------------------------------
 
-READY, RESULT, ERROR, SPAWN, DROP, CALLED = range(10, 16)
-EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK = range(50, 57)
-RECALLED = 75
+READY, RESULT, ERROR, SPAWN, DROP, CALLED, RECALLED = range(20, 27)
+EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK, STARTED, SIGNALS = range(27, 36)
 """(READY, {name: value}): it can take tasks.
 
 (RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
@@ -98,11 +93,17 @@ was seen. (DROP_VALUE, key, count): the same for a value.
 (PAUSED, body's id), (RESUMED, ...): a body needs no slot, as it waits; it goes on.
 (ASK, number, what, body's id or 0, bytes): something that only the head can do (requests.py).
 (RECALLED, [id, ...]): these have not begun, and never will.
+(STARTED, id, attempt, slot, log): a body has been running for a while; `log` as far as it is known.
+(SIGNALS, number of the log, signal, how many, bytes or None, how many were given up): what bodies told OpenTelemetry.
+
+A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CPU ns, span, samples], times in monotonic
+ns; `span` is (bytes, whether it has what the body raised), a text or None; `samples` (number of the level, bytes of the
+begin, of the end) or None.
 """
 
 # --- large values (values.py) -----------------------------------------------------------------------------
 
-WANT, FORGET, FREE, FORGET_SLABS = range(60, 64)
+WANT, FORGET, FREE, FORGET_SLABS = range(40, 44)
 """(WANT, key): export a value that is kept there.
 
 (FORGET, [key, ...]): nobody has a handle of these values any more.
@@ -110,7 +111,7 @@ WANT, FORGET, FREE, FORGET_SLABS = range(60, 64)
 (FORGET_SLABS, owner, [slab, ...]): they are gone.
 """
 
-EXPORTED, NOT_EXPORTED, RELEASED, RETIRED = range(70, 74)
+EXPORTED, NOT_EXPORTED, RELEASED, RETIRED = range(50, 54)
 """(EXPORTED, key, place, item): where the value lies, as in `slabs.Exported`; or None, and the value packed.
 
 (NOT_EXPORTED, key, bytes, text): it can't be written, for this error.
@@ -129,15 +130,6 @@ KEPT: (key, type, size, False, shape or None, whether it may change), a result t
 
 INPUT = 1
 """An argument in a SPAWN that is a tuple of so many items is (id,): the result of that task."""
-STARTED, SIGNALS = range(57, 59)
-"""(STARTED, id, attempt, slot, log): a body has been running for a while; `log` as far as it is known.
-
-(SIGNALS, number of the log, signal, how many, bytes or None, how many were given up): what bodies told OpenTelemetry.
-
-A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CPU ns, span, samples], times in monotonic
-ns; `span` is (bytes, whether it has what the body raised), a text or None; `samples` (number of the level, bytes of the
-begin, of the end) or None.
-"""
 
 PLAIN = frozenset((int, float, bool, complex, type(None)))
 """Types whose values stand in messages as they are. A short str does, too."""
