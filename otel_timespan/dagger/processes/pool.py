@@ -24,7 +24,7 @@ from ..places.topology import topology
 from ..tasks.dtask import DTask
 from ..tasks.environment import token_of
 from . import draining, recovery
-from .descriptors import Lane
+from .descriptors import DescriptorLane
 from .direct import Direct
 from .output import Streams
 from .procfs import exit_text, look
@@ -131,7 +131,7 @@ class Pool:
     ) -> Remote:
         values = self._traffic.values
         ours, theirs = socket.socketpair()
-        lane, streams = Lane(ours, values.maps), Streams(worker)
+        lane, streams = DescriptorLane(ours, values.maps), Streams(worker)
         try:
             with theirs:
                 number = theirs.fileno()
@@ -289,6 +289,11 @@ class Pool:
         """Whether there is such a worker."""
         remote = self.remotes.get(worker)
         return remote is not None and remote.ready is not None and not remote.lost and not remote.leaving
+
+    def about(self, worker: int) -> dict[str, Any]:
+        """What a worker said of itself: `pid`, `host`, `python`, `version` (of this package). {} where it is none."""
+        remote = self.remotes.get(worker)
+        return {} if remote is None or remote.ready is None else dict(remote.ready)
 
     def serve(self, core: Core, worker: int) -> None:
         """From now on a worker takes what a scheduler has in its queue."""

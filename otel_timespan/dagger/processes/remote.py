@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..core.machine import Core
     from ..core.placement import Slot
     from ..tasks.dtask import DTask
-    from .descriptors import Lane
+    from .descriptors import DescriptorLane
     from .output import Streams
     from .spawn import Started
     from .stalls import Silence
@@ -78,7 +78,7 @@ class Remote:
         streams: Streams,
         stall_timeout_s: float,
         values: Values,
-        lane: Lane,
+        lane: DescriptorLane,
     ) -> None:
         self.worker, self.threads = worker, threads
         self.streams, self.stall_timeout_s = streams, stall_timeout_s
