@@ -264,13 +264,19 @@ def test_a_call_apart_from_tasks_ends_with_its_worker() -> None:
         D.cluster.run(victim, os._exit, 4)
 
 
+def size_of(*parts: bytes) -> int:
+    """Of all of them."""
+    return sum(map(len, parts))
+
+
 def test_a_worker_may_die_while_it_is_sent_to() -> None:
     """A frame that was half sent is sent to another one, whole."""
     [victim, other] = D.cluster.add_workers(2)
     pid = D.cluster.run(victim, os.getpid)
     os.kill(pid, signal.SIGSTOP)
     with D.Context(procs=[victim]) as context:
-        blobs = [D.spawn(len, bytes(4_000_000)) for _ in range(4)]
+        parts = [bytes(100_000) for _ in range(40)]  # which go with the message, as they are not large
+        blobs = [D.spawn(size_of, *parts) for _ in range(4)]
         remote = pool.remotes[victim]
         eventually(lambda: not remote.drained)
         os.kill(pid, signal.SIGKILL)
