@@ -366,3 +366,17 @@ def test_metrics_of_streams_are_by_worker(workers: list[int]) -> None:
             points = [p for m in metrics_of(one) if m.name == semconv.WORKER_SATURATION for p in m.data.data_points]
             assert set(workers) <= {point.attributes[semconv.WORKER_ID] for point in points}
     multi.close()
+
+
+def test_spans_made_without_a_log_are_nobodys(workers: list[int]) -> None:
+    """Once the log is gone, workers keep and send nothing; the next log has what is made from then on."""
+    made = Spans(workers)
+    with made.context, made.log:
+        D.fetch(D.spawn(making, ["one"]))
+    with D.Context(procs=workers):
+        D.fetch(D.spawn(making, ["two"]))
+    later = Spans(workers)
+    with later.context, later.log:
+        D.fetch(D.spawn(making, ["three"]))
+        assert {span.name for span in later.all()} >= {"three"} and later.named("two") == []
+    assert {span.name for span in made.exporter.get_finished_spans()} & {"one", "two", "three"} == {"one"}
