@@ -8,6 +8,7 @@ See docs/workers.md.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ..bodies.results import learn
 from ..bodies.run import conclude
 from ..data.chunks import Chunk
 from ..options.options import DEFAULT
+from ..service.threads import start_service
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from . import balance, requests
@@ -279,11 +281,27 @@ class Traffic:
                 outcome = self.values.handle(remote, item, put) if is_kept else handle_of(item, put)
                 if not outcome.may_spill and type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
                     outcome = outcome.value
+                if task._options.checkpoint is not None and self._concluded_apart(task, outcome, told):
+                    return
                 queued = conclude(core, task, outcome, None, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
         self._wake(core, queued)
+
+    def _concluded_apart(self, task: DTask, outcome: Any, told: Any) -> bool:
+        """A checkpoint is the user's: it may take its time, and read the value. False where no thread can be had."""
+
+        def run() -> None:
+            try:
+                queued = conclude(task._core, task, outcome, None, told, False, 0)
+            except BaseException as error:
+                report_defect(task._core, task, error)
+                return
+            self._wake(task._core, queued)
+
+        thread = threading.Thread(target=run, name=f"dagger-checkpoint-{task.id}", daemon=True)
+        return start_service(thread) is None
 
     def _error(self, remote: Remote, id: int, attempt: int, tid: int, data: bytes, text: str, log: Any) -> None:
         task = self._landed(remote, id, attempt, tid)

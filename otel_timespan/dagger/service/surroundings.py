@@ -36,7 +36,10 @@ travellers: dict[str, Traveller] = {}
 """By name, the same on both sides."""
 
 HOMES = {"opentelemetry": ("opentelemetry.context", "otel_timespan.otel.travelling")}
-"""By name of a traveller: the module that must be there before it has anything to do, and that of its functions."""
+"""By name of a traveller: the module that must be there before it has anything to do; the one with `leave`, `arrive`.
+
+That one stands on a floor that this one does not know: it is loaded by its name.
+"""
 
 _carried: dict[tuple[str, str], contextvars.ContextVar[Any]] = {}
 
