@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from otel_timespan.events import WorkerSaturation
 from otel_timespan.otel import OTelAggregator, OTelLog, dag, semconv
 from otel_timespan.timespans import MultiEventLog, TeeLog
 from tests.acceptance_otel.acc_otel_support import Ear, last_json, metrics_of, pairs, run
+from tests.backends import eventually
 
 
 def add(*values: int) -> int:
@@ -380,3 +384,62 @@ def test_spans_made_without_a_log_are_nobodys(workers: list[int]) -> None:
         D.fetch(D.spawn(making, ["three"]))
         assert {span.name for span in later.all()} >= {"three"} and later.named("two") == []
     assert {span.name for span in made.exporter.get_finished_spans()} & {"one", "two", "three"} == {"one"}
+
+
+def until(gate: str) -> None:
+    """Runs until there is such a file."""
+    while not os.path.exists(gate):
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+def test_a_body_that_nobody_waits_for_any_more(spans: Spans, tmp_path: Path, how: str) -> None:
+    """Its task has its end, its run is over when that is known, and nothing stays open."""
+    gate = tmp_path / "gate"
+    with dag("run"):
+        task = D.spawn(until, D.Options(timeout=0.3 if how == "timeout" else None), str(gate))
+        if how == "cancel":
+            eventually(lambda: spans.log.flush(10) and spans.named(semconv.QUEUE))
+            D.cancel(task)
+        with pytest.raises(D.DTaskFailedError):
+            D.fetch(task)
+    gate.touch()
+    eventually(lambda: [span for span in spans.all() if span.parent is None])
+    (own,) = spans.named("until")
+    (body,) = spans.named(semconv.COMPUTE)
+    assert body.parent.span_id == own.context.span_id
+    assert own.attributes[semconv.TASK_STATE] == ("failed" if how == "timeout" else "cancelled")
+    assert balance(spans.log)["pending"] == 0
+
+
+def second_time(marker: str) -> tuple[int, int]:
+    """Raises, the first time; then the ids of its span."""
+    if not os.path.exists(marker):
+        Path(marker).touch()
+        raise ValueError("once")
+    return current_span()
+
+
+def test_each_attempt_has_a_span_of_its_own(spans: Spans, tmp_path: Path) -> None:
+    """The body of the second one is in it, and its task links to the first."""
+    task = D.spawn(second_time, D.Options(retries=1), str(tmp_path / "marker"))
+    trace_id, span_id = D.fetch(task)
+    first, second = sorted(spans.named("second_time"), key=lambda span: span.attributes[semconv.TASK_ATTEMPT])
+    body = next(span for span in spans.named(semconv.COMPUTE) if span.context.span_id == span_id)
+    assert body.context.trace_id == trace_id and body.parent.span_id == second.context.span_id
+    assert [link.context.span_id for link in second.links] == [first.context.span_id]
+    assert second.links[0].attributes[semconv.RETRY_REASON] == "failure"
+
+
+async def waiting(n: int) -> tuple[int, int]:
+    """A coroutine that puts something on its span after a while."""
+    await asyncio.sleep(0.01)
+    trace.get_current_span().set_attribute("n", n)
+    return current_span()
+
+
+def test_bodies_that_are_coroutines_have_their_spans(spans: Spans) -> None:
+    """Many at once, each its own."""
+    ids = [D.fetch(task)[1] for task in [D.spawn(waiting, n) for n in range(5)]]
+    bodies = {span.context.span_id: span for span in spans.named(semconv.COMPUTE)}
+    assert [bodies[span_id].attributes["n"] for span_id in ids] == list(range(5))
