@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from otel_timespan import dagger as D
 from otel_timespan.events import WorkerSaturation
-from otel_timespan.otel import OTelAggregator, OTelLog, dag, semconv
-from otel_timespan.timespans import MultiEventLog, TeeLog
+from otel_timespan.otel import OTelAggregator, OTelLog, dag, replay, semconv
+from otel_timespan.timespans import IOLog, MultiEventLog, TeeLog
 from tests.acceptance_otel.acc_otel_support import Ear, last_json, metrics_of, pairs, run
 from tests.backends import eventually
 
@@ -443,3 +443,16 @@ def test_bodies_that_are_coroutines_have_their_spans(spans: Spans) -> None:
     ids = [D.fetch(task)[1] for task in [D.spawn(waiting, n) for n in range(5)]]
     bodies = {span.context.span_id: span for span in spans.named(semconv.COMPUTE)}
     assert [bodies[span_id].attributes["n"] for span_id in ids] == list(range(5))
+
+
+def test_a_saved_log_of_workers_gives_the_same_spans(workers: list[int], tmp_path: Path) -> None:
+    """Names, ids and parents of the live ones; what bodies made themselves is in no log."""
+    made, file = Spans(workers), tmp_path / "run.jsonl"
+    with made.log:
+        saved = IOLog(file)
+        with D.Context(procs=workers, log_sink=TeeLog(saved, made.log)), dag("run"):
+            D.fetch(D.spawn(add, *[D.spawn(add, n) for n in range(6)]))
+        live = {(span.name, span.context.span_id, span.parent and span.parent.span_id) for span in made.all()}
+        saved.close()
+    again = {(span.name, span.span_id, span.parent_id or None) for span in replay(file)}
+    assert {one for one in again if one[2]} == {one for one in live if one[2]}
