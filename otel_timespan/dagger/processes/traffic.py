@@ -23,10 +23,11 @@ from ..service.threads import start_service
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from . import balance, requests
+from .draining import let_alone
 from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
-from .remote import Flight, Remote
+from .remote import Flight, Remote, Solitary
 from .telling import expired, is_well, run_log, signals, started, under, well
 from .upstairs import UPSTAIRS
 from .values import Values
@@ -124,6 +125,10 @@ class Traffic:
         if not remote.takes_tasks:
             return messages
         remote.level.tell(remote, messages)
+        if remote.solitary:
+            let_alone(remote, lambda one: self._provide(remote, one.flight, one.pinned, messages))
+            if remote.solitary:
+                return messages
         for core in list(remote.cores):
             self._pinned(remote, core, messages)
             self._shared(remote, core, messages)
@@ -168,7 +173,14 @@ class Traffic:
         core.running.add(task)
         remote.flights[task.id] = flight
         remote.ahead_ns += flight.expected_ns
-        missing = self.values.missing(remote, task)
+        if extra is not None and extra.losses and extra.losses[-1].with_others:
+            remote.solitary.append(Solitary(flight, pinned))
+        else:
+            self._provide(remote, flight, pinned, messages)
+
+    def _provide(self, remote: Remote, flight: Flight, pinned: Any, messages: list[Any]) -> None:
+        """Send a task when what it needs is where it can be had from."""
+        missing = self.values.missing(remote, flight.task)
         if missing:
             self.values.want(missing, lambda: self._give_late(remote, flight, pinned))
         else:
@@ -367,15 +379,6 @@ class Traffic:
 
     def _recalled(self, remote: Remote, ids: list[int]) -> None:
         balance.recalled(remote, self._remotes, ids)
-
-    def fail_all(self, remote: Remote, error: Callable[[], BaseException]) -> None:
-        """What a worker had fails."""
-        for flight in list(remote.flights.values()):
-            remote.flights.pop(flight.task.id, None)
-            core = flight.task._core
-            core.running.discard(flight.task)
-            self._wake(core, conclude(core, flight.task, None, error(), None, False, 0))
-        remote.ahead_ns = 0.0
 
 
 def _drop(remote: Remote, id: int, count: int, retrieved: bool) -> None:
