@@ -25,6 +25,7 @@ from ..dagger.processes.borrows import AS_ERROR, AS_VALUE
 from ..dagger.processes.handles import chunk_here, handle_of, new_chunk, task_here, type_of_name
 from ..dagger.processes.wire import DROP, DROP_VALUE, error_of, type_name
 from ..dagger.service import head
+from ..dagger.service.surroundings import written_variable
 from ..dagger.tasks.dtask import LAUNCHED, DTask, Failure, TaskSummary, new_task
 
 __all__ = ["LentDRef", "Proxies"]
@@ -126,6 +127,7 @@ class Proxies:
         """Of the values that were made here and went to the head."""
         handles[DTask] = _write_task
         handles[Chunk] = self._write_chunk
+        handles[contextvars.ContextVar] = written_variable
 
     # ---- tasks -------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from ...errors import InvalidOptionError
@@ -26,6 +27,7 @@ from ..data.chunks import Chunk, DRef
 from ..data.read import may_wait
 from ..places.processors import Processor
 from ..places.scopes import Scope
+from ..service.surroundings import written_variable
 from ..tasks.atomics import subscribe
 from ..tasks.dtask import FAILED, DTask, Failure, Result, summarize
 from .handles import PackedDRef, chunk_here, handle_of, new_chunk, task_here, type_of_name
@@ -97,6 +99,7 @@ class Borrows:
         self._handles = handles
         handles[DTask] = self._write_task
         handles[Chunk] = self._write_chunk
+        handles[ContextVar] = written_variable
 
     def has_news(self) -> bool:
         """Whether `messages` gives any."""
