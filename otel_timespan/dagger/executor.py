@@ -281,7 +281,7 @@ class Executor(concurrent.futures.Executor):
             raise NotCallableError(f"initializer must be callable, not {initializer!r}")
         self._options = Options(**options) if options else None
         self._workers = processes or max_workers
-        self._processes = processes
+        self._process_count = processes
         self._context = context
         self._origin: Context | None = None
         self._number, self._limit = ids.next(), ""
@@ -374,7 +374,7 @@ class Executor(concurrent.futures.Executor):
     def _submit(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> TaskFuture[Any]:
         if not callable(fn):
             raise NotCallableError(f"submit needs something to call, not {fn!r}: submit(f, 1), not submit(f(1))")
-        elsewhere = self._processes is not None
+        elsewhere = self._process_count is not None
         future: TaskFuture[Any] = TaskFuture(self._pending, elsewhere)
         call = fn
         if elsewhere:
@@ -397,7 +397,7 @@ class Executor(concurrent.futures.Executor):
         return future
 
     def _error(self, reason: str) -> BrokenExecutor:
-        return BrokenThreadPool(reason) if self._processes is None else broken(reason)
+        return BrokenThreadPool(reason) if self._process_count is None else broken(reason)
 
     @property
     def _max_workers(self) -> int:
@@ -413,7 +413,7 @@ class Executor(concurrent.futures.Executor):
             context.profile_computes = origin.profile_computes
         core = context.core
         if core is None or core.halted is not None:
-            core = context.start() if self._processes is None else self._start_processes(context)
+            core = context.start() if self._process_count is None else self._start_processes(context)
             if origin is not None:
                 origin._announce()  # the scopes of the program go by its own context's slots, not by ours
         return core

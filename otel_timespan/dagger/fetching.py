@@ -278,7 +278,7 @@ def _block(lock: Any, deadline: Deadline | None, task: DTask, notify: Callable[[
                 found: list[bool] = []
                 apart(_help_or_step, (driver, task, found))
                 left = 0.0 if any(found) else min(left, STARVED_PAUSE_S)
-            if lock.acquire(timeout=left):
+            if driver.block(lock, left):
                 return True
             if deadline is not None and deadline.left() <= 0:
                 return False

@@ -88,6 +88,10 @@ class WorkerDriver(ThreadsDriver):
         own.hold = None
         self._let_go(hold)
 
+    def block(self, lock: Any, timeout_s: float) -> bool:
+        """What ends a wait comes from the head: read it here, if nobody else reads."""
+        return self._link.wait(lock, timeout_s)
+
     def pause(self) -> Resumption:
         """A body is about to block: what it spawned must have left by then, and the head may send others."""
         paused = super().pause()

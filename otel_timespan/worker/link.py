@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import platform
+import select
 import socket
 import sys
 import threading
@@ -22,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .. import forks
+from .. import __version__, forks
 from ..dagger import context as _context
 from ..dagger.bodies.ending import release_inputs
 from ..dagger.bodies.forked import end_forked
@@ -84,6 +85,9 @@ GATHER_S = 0.001
 AWAY_S = 0.001
 """A body that takes longer is no reason not to read: the other thread does."""
 
+LOOK_AGAIN_S = 0.05
+"""So often a body that waits, and reads, looks whether its wait was ended by something in this process."""
+
 DOZE_AFTER = 50
 """So many looks without anything to see, and who stands by goes to sleep."""
 
@@ -118,6 +122,8 @@ class Link:
         """One entry for each thread that stands by, or is about to."""
         self._bell = allocate_lock()
         self._bell.acquire()
+        self._woke = False
+        """Whether something ended that a body may wait for, since somebody looked."""
         self._dozing = False
         """Whether the one who stands by sleeps until the bell is rung."""
         self._ended = threading.Event()
@@ -145,6 +151,7 @@ class Link:
         self.say((READY, _facts()))
         self.flush()
         self._ended.wait()
+        self._notes.close()
         self.flush()
 
     def _start_thread(self) -> None:
@@ -158,16 +165,16 @@ class Link:
             while self._stand_by():
                 while True:
                     self._read()
+                    if self._woke:
+                        self._woke = False
+                        if self.driver.blocked:  # which soon waits for the next, and can read it itself
+                            self._go_away()
+                            break
                     if not self.core.queue or not self.driver.free:
                         continue
                     if not self._standing:
                         self._start_thread()
-                    self._away_since = time.monotonic()
-                    self._baton.release()
-                    if self._dozing:
-                        self._dozing = False
-                        with contextlib.suppress(RuntimeError):  # woken just now
-                            self._bell.release()
+                    self._go_away()
                     self.driver.work_here()
                     if self.is_forked:
                         end_forked()
@@ -184,6 +191,37 @@ class Link:
             traceback.print_exc()
         if not self._ended.is_set():
             end_with_head()
+
+    def _go_away(self) -> None:
+        """Who reads has something else to do: another thread may, and will if that takes longer."""
+        self._away_since = time.monotonic()
+        self._baton.release()
+        self._ring()
+
+    def wait(self, lock: Any, timeout_s: float) -> bool:
+        """`lock.acquire(timeout=...)`, reading meanwhile: what releases it comes from the head, mostly."""
+        if not self._baton.acquire(False):
+            acquired: bool = lock.acquire(timeout=timeout_s)
+            return acquired
+        self._away_since = 0.0
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        try:
+            while not lock.acquire(False):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return False
+                if poll.poll(min(left_s, LOOK_AGAIN_S) * 1000):
+                    self._read()
+                    if self.core.queue and self.driver.free:
+                        self.driver.wake()
+            return True
+        except OSError:
+            end_with_head()
+        finally:
+            self._woke = False
+            self._go_away()
 
     def _stand_by(self) -> bool:
         """Wait until the other thread is away for longer; send meanwhile what it left behind. False at the end."""
@@ -228,6 +266,7 @@ class Link:
                 self._functions.learn(message[1], message[2])
             elif kind == ENDED:
                 self._requests.ended(*message[1:])
+                self._woke = True
             elif kind == ANSWER:
                 self._requests.answered(*message[1:])
             elif kind == REFUSED:
@@ -491,4 +530,5 @@ class _Landing:
 
 
 def _facts() -> dict[str, Any]:
-    return {"pid": os.getpid(), "python": platform.python_version(), "executable": sys.executable}
+    versions = {"python": platform.python_version(), "version": __version__}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "executable": sys.executable, **versions}

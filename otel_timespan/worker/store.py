@@ -202,6 +202,18 @@ class Store:
             return self._keep(handle, changes)
         return data, type_name(type(value)), nbytes, found
 
+    def chunk_item(self, handle: DRef, changes: bool) -> Any:
+        """What stands in a message for the value of a chunk that was made here, by code of the user's.
+
+        It is kept under another handle: the head is told when the chunk's is gone. (One that is on a device goes with
+        its handle, so the head gets a copy.)
+        """
+        if handle.may_spill:
+            return pack(handle.value, self._handles)
+        inner = DRef()
+        inner.value, inner.worker, inner._nbytes = handle.value, handle.worker, handle.nbytes
+        return self.item_of(inner, changes)
+
     def kept_item(self, value: Any) -> Any:
         """What stands in a message for a large value that is an argument of a task spawned here; None for others."""
         nbytes = None if is_plain(value) or type(value) in REFERENCES else approx_size(value)

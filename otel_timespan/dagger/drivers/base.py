@@ -107,6 +107,14 @@ class Driver(Protocol):
     def resume(self, paused: Any) -> None:
         """The body goes on: wait until it has its slot, or its share of it, again. By the thread that paused."""
 
+    def block(self, lock: Any, timeout_s: float) -> bool:
+        """Acquire a lock that is released when what a thread waits for is there: whether it was, in time. By a waiter.
+
+        A driver whose threads bring that in themselves does so meanwhile.
+        """
+        acquired: bool = lock.acquire(timeout=timeout_s)
+        return acquired
+
     @abstractmethod
     def go_on(
         self, task: DTask, coroutine: Any, context: contextvars.Context, over: Callable[..., int]

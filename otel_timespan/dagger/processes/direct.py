@@ -74,8 +74,11 @@ class Direct:
             if remote.flights or remote.said or not (remote.drained and remote.takes_tasks):
                 turns += (True,)
                 return False
+            slots = remote.slots.get(core)
+            if slots is None:  # the scheduler is just getting this worker
+                turns += (True,)
+                return False
             flight = Flight(task, 1, self._traffic.expected_of(task._f))
-            slots = remote.slots[core]
             message = (TASK, task.id, 1, None, number, args, None, None, None)
             frame = b"".join(framed(pickle.dumps([message], 5)))
             size = len(frame)

@@ -209,6 +209,11 @@ class Pool:
         remote = self.remotes.get(worker)
         return remote is not None and remote.ready is not None and not remote.lost
 
+    def about(self, worker: int) -> dict[str, Any]:
+        """What a worker said of itself: `pid`, `host`, `python`, `version` (of this package). {} where it is none."""
+        remote = self.remotes.get(worker)
+        return {} if remote is None or remote.ready is None else dict(remote.ready)
+
     def serve(self, core: Core, worker: int) -> None:
         """From now on a worker takes what a scheduler has in its queue."""
         assert self._pump is not None
