@@ -126,6 +126,7 @@ def waits(remote: Remote, body: int, wanted: int) -> None:
         return
     try:
         flight.waits = True
+        remote.borrows.waiting.add(flight.task)
         UPSTAIRS.begin_wait(flight.task, remote.borrows.task(wanted))
     except BaseException as error:
         remote.say((REFUSED, body, wanted, *error_bytes(error, remote.handles)))

@@ -28,7 +28,6 @@ from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
 from .telling import expired, is_well, run_log, signals, started, under, well
-from .upstairs import UPSTAIRS
 from .values import Values
 from .wire import (
     ASK,
@@ -247,7 +246,7 @@ class Traffic:
         if flight.paused:
             remote.paused -= 1
         if flight.waits:
-            UPSTAIRS.end_wait(task, None)
+            remote.borrows.end_waits(task)
         if flight.attempt != attempt:
             return None
         if tid != 1:

@@ -61,10 +61,10 @@ def carry(var: contextvars.ContextVar[Any]) -> None:
 
 
 def _place_of(var: contextvars.ContextVar[Any]) -> tuple[str, str]:
-    """(module, name) of a variable: where it is a global; the module of the caller is tried first."""
+    """(module, name) of a variable: where it is a global; in `__main__` only if it is nowhere else."""
     caller = sys._getframe(2).f_globals.get("__name__")
-    names = dict.fromkeys(name for name in (caller, *sys.modules) if name is not None)
-    for module in names:
+    names = dict.fromkeys(name for name in (caller, *sys.modules) if name not in (None, "__main__"))
+    for module in (*names, "__main__"):
         for name, value in list(vars(sys.modules.get(module) or object).items()):
             if value is var:
                 return module, name
