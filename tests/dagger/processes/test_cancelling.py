@@ -76,6 +76,7 @@ def test_what_was_sent_and_has_not_begun_is_withdrawn(
         D.cancel(task)
         assert task.isready()
     D.cancel(forced, force=True)
+    D.cluster.run(two_workers[0], D.myid)  # by now it has heard of that
     note(files.go)
     assert D.fetch(gate) == "went on"
     with pytest.raises(D.DTaskCancelledError):
