@@ -22,7 +22,7 @@ from ..core.placement import Slot
 from ..places.topology import topology
 from ..tasks.dtask import DTask
 from ..tasks.environment import token_of
-from .descriptors import Lane
+from .descriptors import DescriptorLane
 from .direct import Direct
 from .pump import Pump, RemoteQueue
 from .remote import Remote
@@ -74,7 +74,7 @@ class Pool:
         def begin() -> None:  # on the pump's thread: a worker is told of the end of the thread that started it
             for worker in ids:
                 ours, theirs = socket.socketpair()
-                lane, number = Lane(ours, self._traffic.values.maps), theirs.fileno()
+                lane, number = DescriptorLane(ours, self._traffic.values.maps), theirs.fileno()
                 try:
                     process, sock = start_process(env, number)
                 except BaseException as error:
