@@ -264,7 +264,13 @@ class Pool:
 
 
 def _config(worker: int, threads: int) -> dict[str, Any]:
-    return {"worker": worker, "threads": threads, "path": list(sys.path), "head": os.getpid()}
+    return {"worker": worker, "threads": threads, "path": list(sys.path), "head": os.getpid(), **_family()}
+
+
+def _family() -> dict[str, bytes]:
+    """What makes a worker one of this program's processes to `multiprocessing`: a manager's proxies work there."""
+    process = sys.modules.get("multiprocessing.process")
+    return {} if process is None else {"authkey": bytes(process.current_process().authkey)}
 
 
 def _kill(remote: Remote) -> None:
