@@ -422,11 +422,12 @@ def test_a_body_may_start_threads_and_processes() -> None:
     assert D.fetch(D.spawn(pool), timeout=60) == [1, 2]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_proxies_of_a_manager_may_be_arguments() -> None:
     """As to `multiprocessing` a worker is one of the program's processes."""
     import multiprocessing
 
-    with multiprocessing.get_context("spawn").Manager() as manager:
+    with multiprocessing.Manager() as manager:
         found = manager.list()
         [worker] = D.cluster.add_workers(1)  # knows the key if `multiprocessing` was there when it began
         try:
