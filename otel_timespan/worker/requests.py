@@ -49,7 +49,7 @@ class Requests:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self.proxies = Proxies(link.core, link.handles, link.say_along, link.store.item_of)
+        self.proxies = Proxies(link.core, link.handles, link.say_along, link.store.chunk_item)
         self._functions = NumberedFunctions(link.handles, link.say_along)
         self._numbers = itertools.count(1)
         self._questions: dict[int, _Question] = {}

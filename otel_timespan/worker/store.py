@@ -21,7 +21,7 @@ from ..dagger.bodies.call import REFERENCES
 from ..dagger.data.chunks import ArrayDomain, Chunk, DRef, UnitDomain
 from ..dagger.data.read import read
 from ..dagger.places.processors import OSProc
-from ..dagger.processes.descriptors import Lane
+from ..dagger.processes.descriptors import DescriptorLane
 from ..dagger.processes.handles import domain_of, handle_of, shape_of, type_of_name
 from ..dagger.processes.maps import Block, Maps
 from ..dagger.processes.slabs import Exported, Slabs
@@ -137,7 +137,7 @@ class Store:
         self.released: deque[Block] = _Ringing(ring)
         """Blocks of which something here is gone, and the head was not told."""
         self.maps = Maps(self.released)
-        self.lane = Lane(lane, self.maps)
+        self.lane = DescriptorLane(lane, self.maps)
         self._worker, self._handles, self._say = worker, handles, say
         self._slabs = Slabs(limit)
         self._kept: dict[int, DRef] = {}
@@ -201,6 +201,18 @@ class Store:
         if len(data) > INLINE_BYTES and not found:
             return self._keep(handle, changes)
         return data, type_name(type(value)), nbytes, found
+
+    def chunk_item(self, handle: DRef, changes: bool) -> Any:
+        """What stands in a message for the value of a chunk that was made here, by code of the user's.
+
+        It is kept under another handle: the head is told when the chunk's is gone. (One that is on a device goes with
+        its handle, so the head gets a copy.)
+        """
+        if handle.may_spill:
+            return pack(handle.value, self._handles)
+        inner = DRef()
+        inner.value, inner.worker, inner._nbytes = handle.value, handle.worker, handle.nbytes
+        return self.item_of(inner, changes)
 
     def kept_item(self, value: Any) -> Any:
         """What stands in a message for a large value that is an argument of a task spawned here; None for others."""

@@ -8,6 +8,7 @@ See docs/workers.md.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ..bodies.results import learn
 from ..bodies.run import conclude
 from ..data.chunks import Chunk
 from ..options.options import DEFAULT
+from ..service.threads import start_service
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from . import balance, requests
@@ -25,7 +27,7 @@ from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
-from .telling import run_log, signals, started, under
+from .telling import expired, is_well, run_log, signals, started, under, well
 from .upstairs import UPSTAIRS
 from .values import Values
 from .wire import (
@@ -271,17 +273,35 @@ class Traffic:
             if plain and not (type(item) is tuple and item[3]):
                 outcome: Any = self.values.handle(remote, item, None) if is_kept else handle_of(item, None)
                 queued = succeed(core, task, outcome)
+            elif recorder is not None and not is_kept and is_well(core, task, recorder, item, log):
+                queued = well(remote, core, task, recorder, item, log)
             else:
                 told = None if recorder is None else run_log(remote, recorder, task, log)
                 put = None if recorder is None else recorder.put
                 outcome = self.values.handle(remote, item, put) if is_kept else handle_of(item, put)
                 if not outcome.may_spill and type(outcome) is not PackedDRef and type(outcome.value) is Chunk:
                     outcome = outcome.value
+                if task._options.checkpoint is not None and self._concluded_apart(task, outcome, told):
+                    return
                 queued = conclude(core, task, outcome, None, told, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
         self._wake(core, queued)
+
+    def _concluded_apart(self, task: DTask, outcome: Any, told: Any) -> bool:
+        """A checkpoint is the user's: it may take its time, and read the value. False where no thread can be had."""
+
+        def run() -> None:
+            try:
+                queued = conclude(task._core, task, outcome, None, told, False, 0)
+            except BaseException as error:
+                report_defect(task._core, task, error)
+                return
+            self._wake(task._core, queued)
+
+        thread = threading.Thread(target=run, name=f"dagger-checkpoint-{task.id}", daemon=True)
+        return start_service(thread) is None
 
     def _error(self, remote: Remote, id: int, attempt: int, tid: int, data: bytes, text: str, log: Any) -> None:
         task = self._landed(remote, id, attempt, tid)
@@ -298,19 +318,20 @@ class Traffic:
             return
         self._wake(core, queued)
 
-    def _expired(self, remote: Remote, id: int, attempt: int, tid: int, data: bytes, text: str, log: Any) -> None:
-        """The option `timeout`: the task ends without another attempt, whatever its body does."""
-        task = self._landed(remote, id, attempt, tid)
-        if task is None:
-            return
-        fail(task._core, task, error_of(remote.worker, data, text))
-        release_inputs(task)
-
     def _started(self, remote: Remote, id: int, attempt: int, tid: int, log: Any) -> None:
         flight = remote.flights.get(id)
         if flight is not None and flight.attempt == attempt and flight.task._state < DONE:
             slot = remote.slots[flight.task._core].get(tid, flight.task._slot)
             started(remote, flight.task, slot.code, log)
+
+    def _expired(self, remote: Remote, id: int, attempt: int, tid: int, data: bytes, text: str, log: Any) -> None:
+        """The option `timeout`: the task ends without another attempt, whatever its body does."""
+        task = self._landed(remote, id, attempt, tid)
+        if task is None:
+            return
+        expired(remote, task, log)
+        fail(task._core, task, error_of(remote.worker, data, text))
+        release_inputs(task)
 
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
         """A body took so long: a mean that forgets; the costs by which tasks are placed are told of few brief ones."""

@@ -51,7 +51,7 @@ def two(two_workers: list[int]) -> Iterator[list[int]]:
     with D.Context(procs=two_workers):
         yield two_workers
     gc.collect()
-    eventually(lambda: blocks() == 0)
+    eventually(lambda: blocks() == 0, timeout=10)
 
 
 def test_a_value_moves_from_worker_to_worker(two: list[int]) -> None:
@@ -253,3 +253,113 @@ def test_a_hostile_value_fails_who_needs_it(two: list[int], how: str, text: str)
     with pytest.raises(D.TimespanError, match=text):
         D.fetch(made)
     assert D.fetch(on(second, os.getpid)) and D.fetch(on(first, os.getpid))
+
+
+def test_mutable_data_is_changed_where_it_is(two: list[int]) -> None:
+    """However small; a fetch sees what it is now; others can't use it."""
+    first, second = two
+    data = D.mutable(list, worker=second)
+    assert data.handle.worker == second
+    for n in range(5):
+        D.fetch(D.spawn(list.append, data, n))
+    assert data.fetch() == [0, 1, 2, 3, 4] and D.fetch(D.spawn(D.myid)) in two
+    D.fetch(D.spawn(list.clear, data))
+    assert data.fetch() == [] and D.fetch(D.spawn(len, data)) == 0
+    big = D.mutable(lambda: numbers(1.0), worker=first)
+    D.fetch(D.spawn(np.ndarray.fill, big, 2.0))
+    assert big.fetch().sum() == 2.0 * LARGE
+    D.fetch(D.spawn(np.ndarray.fill, big, 3.0))
+    assert big.fetch().sum() == 3.0 * LARGE
+    with pytest.raises(D.SchedulingError):
+        D.fetch(on(first, len, data))
+
+
+def test_unpicklable_mutable_data(two: list[int]) -> None:
+    """A lock, a connection: it never travels."""
+    lock = D.mutable(threading.Lock, worker=two[1])
+    assert D.fetch(D.spawn(locked, lock)) == two[1]
+
+
+def locked(lock: Any) -> int:
+    """Take it."""
+    with lock:
+        return D.myid()
+
+
+def test_a_shard_has_a_piece_a_worker(two: list[int]) -> None:
+    """Each task gets that of its own."""
+    shard = D.shard(list, workers=two)
+    for worker in two:
+        D.fetch(on(worker, note, shard))
+        D.fetch(on(worker, note, shard))
+    assert [D.fetch(D.spawn(list, piece)) for piece in shard] == [[worker] * 2 for worker in two]
+    assert shard.map(D.fetch) == [[worker] * 2 for worker in two]
+
+
+def note(piece: list[int]) -> None:
+    """Say who was here."""
+    piece.append(D.myid())
+
+
+def test_chunks_made_in_bodies_stay_there(two: list[int]) -> None:
+    """A body's `tochunk` gives a chunk of its worker; a body elsewhere, and the head, can read it."""
+    first, second = two
+    made = on(first, make_chunk, 5.0)
+    chunk = D.fetch(made, raw=True)
+    assert chunk.handle.worker == first and chunk.handle.nbytes == 8 * LARGE
+    assert D.fetch(on(second, total, made)) == D.fetch(on(first, total, made)) == 5.0 * LARGE
+    assert D.fetch(on(second, total, chunk)) == 5.0 * LARGE
+    assert D.fetch(on(first, id, chunk)) == D.fetch(on(first, id, made))
+    assert D.fetch(on(second, total_inside, [chunk])) == D.fetch(on(first, total_inside, [chunk])) == 5.0 * LARGE
+    meta = D.Options(scope=D.scope(worker=second), meta=True)
+    assert D.fetch(D.spawn(total_of_chunk, meta, made)) == 5.0 * LARGE
+    assert D.fetch(chunk).sum() == 5.0 * LARGE
+
+
+def make_chunk(value: float) -> Any:
+    """A chunk."""
+    return D.tochunk(numbers(value))
+
+
+def total_inside(chunks: list[Any]) -> float:
+    """Of chunks in a list."""
+    return sum(total(chunk.fetch()) for chunk in chunks)
+
+
+def total_of_chunk(chunk: Any) -> float:
+    """Of one chunk."""
+    return total(chunk.fetch())
+
+
+def test_bodies_spawn_with_large_arguments(two: list[int]) -> None:
+    """What they give, and what they fetch, does not go through the head."""
+    first, second = two
+
+    def body(other: int) -> tuple[float, float, float]:
+        mine = numbers(2.0)
+        there = D.spawn.opts(scope=D.scope(worker=other))
+        made = there(numbers, 3.0)
+        back = D.spawn.opts(scope=D.scope(worker=D.myid()))(same, made)
+        return D.fetch(there(total, mine)), total(D.fetch(made)), total(D.fetch(back))
+
+    assert D.fetch(on(first, body, second)) == (2.0 * LARGE, 3.0 * LARGE, 3.0 * LARGE)
+
+
+def test_results_kept_plain(two: list[int]) -> None:
+    """`get_result` gives the value itself, whatever its size."""
+    plain = D.Options(scope=D.scope(worker=two[0]), get_result=True)
+    made = D.spawn(numbers, plain, 2.0)
+    assert D.fetch(made).sum() == 2.0 * LARGE
+    assert D.fetch(on(two[1], total, made)) == 2.0 * LARGE
+
+
+def test_a_checkpoint_gets_a_value_that_lies_on_a_worker(two: list[int]) -> None:
+    """It may read it; the task is done when it was saved."""
+    saved: list[float] = []
+
+    def save(task: Any, chunk: Any) -> None:
+        saved.append(total(chunk.fetch()))
+
+    options = D.Options(scope=D.scope(worker=two[0]), checkpoint=save)
+    assert D.fetch(D.spawn(numbers, options, 2.0)).sum() == 2.0 * LARGE
+    assert saved == [2.0 * LARGE]
