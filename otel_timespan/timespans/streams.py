@@ -511,7 +511,7 @@ _WITH_AGGREGATORS = (WorkerStreams._feed_full.__code__, WorkerStreams._aggregate
 
 _LOOPS = (
     Reader.rows.__code__,
-    Reader._of_fields.__code__,
+    Reader.said.__code__,
     _call_all.__code__,
     WorkerStreams._call_some.__code__,
     WorkerStreams._said.__code__,
