@@ -239,6 +239,15 @@ class SpanMapper:
         """Whether a task is open, or its end is still remembered."""
         return task_id in self._tasks or task_id in self.done
 
+    def is_open(self, key: Any) -> bool:
+        """Whether a program's timespan (category, id) has begun."""
+        return self._plain.is_open(key)
+
+    @property
+    def late(self) -> int:
+        """Spans of tasks that have their results, and are not made before their bodies end."""
+        return sum([not task.emitted for task in self._late.values()]) * (1 + self._keeps_scheduler)
+
     def forget(self, key: Any) -> int:
         """The end of an open task (its id) or timespan (category, id) was given up, and is counted: it is no span.
 
