@@ -293,8 +293,8 @@ class OTelLog(Sink):
         It begins with what happened: what the log has not looked at yet is `pending`, as the spans that it will become.
         `sampled` were not built because their run is not sampled, or not sent because it is not interesting;
         `rolled_up` were not built because their run has more than `max_spans`; as long as that is not decided they are
-        `pending`. `recorded` never falls. `dropped` is {reason: count}. Events that could not be mapped count as recorded and as dropped for
-        the reason "error".
+        `pending`. `recorded` never falls. `dropped` is {reason: count}. Events that could not be mapped count as
+        recorded and as dropped for the reason "error".
         """
         with self._lock:
             account = self._account()

@@ -108,7 +108,6 @@ class SpanMapper:
         if detail not in DETAILS:
             raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
         self._runs, self.detail = runs, detail
-        self._config = SpanConfig(offset_ns, link_limit, detail)
         self._phases, self._keeps_scheduler = detail != "task", detail == "scheduler"
         self.observer = observer
         self._tasks: dict[int, OpenTask] = {}
@@ -116,6 +115,7 @@ class SpanMapper:
         self.done: dict[int, Done] = {}
         self.budgets = Budgets(max_spans, offset_ns, self.done, runs.at, interest)
         self.budgets.open_tasks.append(self._find_open)
+        self._config = SpanConfig(offset_ns, link_limit, detail, self.budgets.is_sent)
         self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
         self._plain = PlainSpans(runs, offset_ns)
         self.active: dict[str, dict[int, int]] = {name: {} for name in ("waiting", "queued", "moving", "running")}
