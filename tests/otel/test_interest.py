@@ -290,7 +290,7 @@ def test_an_outer_run_ends_after_the_inner_one(bench: Callable[..., Bench]) -> N
 
 def test_a_run_that_the_log_opened_ends_after_the_inner_one(bench: Callable[..., Bench]) -> None:
     """What a block in a body turned out to be is known when it is decided about the run of that body."""
-    b = bench(keep="interesting")
+    b = bench(keep="interesting", root_quiet_s=0)
 
     def body() -> None:
         with contextlib.suppress(KeyError), dag("inner"):
