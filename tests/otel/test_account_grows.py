@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -12,7 +13,7 @@ from otel_timespan import timespans as T
 from otel_timespan.errors import DTaskFailedError
 from otel_timespan.otel import OTelLog, dag
 from tests.backends import eventually
-from tests.otel.log_bench import Bench, add, boom, counting
+from tests.otel.log_bench import Bench, add, boom, counting, run_script
 
 
 def program(b: Bench) -> None:
@@ -67,3 +68,34 @@ def test_what_was_recorded_stays(
     finally:
         b.close()
     assert fell == []
+
+
+DEAD = """
+import json, logging, sys
+import otel_timespan as ts
+from opentelemetry import trace
+
+def logged(count):
+    log = ts.OTelLog(metrics=False, exit_timeout_s=1.0)
+    ts.eager_context().log_sink = log
+    for task in [ts.spawn(abs, n) for n in range(count)]:
+        ts.fetch(task)
+    ts.eager_context().log_sink = ts.NoOpLog()
+    return log
+
+first, second = logged(20), logged(30)
+first.close()
+told = [first.stats(), second.stats()]
+second.close()
+print(json.dumps([*told, second.stats()]))
+"""
+
+
+def test_a_closed_log_leaves_nothing_pending_where_no_collector_is() -> None:
+    """Each span is dropped, for the shutdown, of that log alone; the queue, which is the program's, goes on."""
+    done = run_script(DEAD, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
+    first, open_still, second = json.loads(done.stdout)
+    assert first["pending"] == second["pending"] == 0, done.stderr
+    assert first["dropped"] == {"shutdown": 61} and second["dropped"] == {"shutdown": 91}
+    assert open_still["pending"] == open_still["recorded"] and not open_still["dropped"]
+    assert "61 spans are lost" in done.stderr and "91 spans are lost" in done.stderr
