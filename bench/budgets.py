@@ -85,6 +85,11 @@ BUDGETS = (
         )
         for shape in ("speeds", "skewed", "chains", "source", "reduction")
     ),
+    *(
+        Budget(f"placing.{given}.9.us", f"placing a task given {given}, 9 workers: CPU µs", "design", most=6.0)
+        for given in ("a value", "a result", "a keyword")
+    ),
+    Budget("placing.a value.to_one", "placing, 9 workers to one, where nothing is chosen", "issue", most=2.0),
     Budget("spill.to_limit", "spilling 4 times the limit: growth of resident memory to the limit", "issue", most=1.3),
 )
 

@@ -1,4 +1,4 @@
-"""Placement: our policy against random and round-robin placement, on simulated workers. The makespans.
+"""Placement: our policy against random and round-robin placement, on simulated workers. The makespans; what it takes.
 
 The simulation is exact (no machine noise): what varies is the seed, of the workloads and of the choices among
 equals. All policies steal alike, so that the difference is the placement's.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from otel_timespan.dagger.core.placement import Policy, Spot, place, reserve, sp
 
 from .run import Run, Table
 
-__all__ = ["POLICIES", "SHAPES", "makespan", "section"]
+__all__ = ["POLICIES", "SHAPES", "makespan", "place_us", "placing", "section"]
 
 WORKERS = {1: 2, 2: 2, 3: 2, 4: 2}
 BANDWIDTH = 1e9
@@ -130,6 +131,59 @@ def makespan(shape: str, policy: str, seed: int) -> float:
         ends = build(random.Random(seed))
         D.waitall(ends)
         return driver.now / 1e9
+
+
+# ---- what it takes -------------------------------------------------------------------------------------
+
+COUNTS = (1, 2, 3, 9)
+"""So many workers."""
+
+
+def _same(*args: Any, **kwargs: Any) -> int:
+    return 1
+
+
+GIVEN: dict[str, Callable[[D.DTask], D.DTask]] = {
+    "a value": lambda done: D.spawn(_same, 1),
+    "a result": lambda done: D.spawn(_same, done),
+    "a keyword": lambda done: D.spawn(_same, x=1),
+    "a scope": lambda done: D.spawn(_same, D.Options(scope=D.ProcessScope(1)), 1),
+}
+"""Tasks by what they are given; the last one has to look at each slot."""
+
+
+def place_us(workers: int, given: str, tasks: int) -> list[float]:
+    """CPU µs of `place` for a ready task, with its reservation: of some rounds."""
+    with D.Context(driver=D.InlineDriver(dict.fromkeys(range(1, workers + 1), 1), seed=0)) as context:
+        core = context.start()
+        done = D.spawn(_same)
+        D.wait(done)
+        ready = [GIVEN[given](done) for _ in range(tasks)]
+        rounds = []
+        for _ in range(7):
+            for task in ready:
+                core.unreserve(task)
+            begun = time.process_time_ns()
+            for task in ready:
+                place(core, task)
+            rounds.append((time.process_time_ns() - begun) / tasks / 1e3)
+        D.waitall(ready)
+    return rounds
+
+
+def placing(run: Run) -> None:
+    """CPU of one placement by the number of workers, and to one worker, where nothing is chosen or reserved."""
+    header = ("a task given", *(f"{n} workers" if n > 1 else "1 worker" for n in COUNTS), f"{COUNTS[-1]} to 1")
+    table = Table("Placing: CPU µs of one task, its reservation included, median (min … max)", header)
+    for given in GIVEN:
+        found = {n: place_us(n, given, 50 if run.quick else 2000) for n in COUNTS}
+        medians = {n: statistics.median(rounds) for n, rounds in found.items()}
+        run.figures |= {f"placing.{given}.{n}.us": us for n, us in medians.items()}
+        ratio = run.figures[f"placing.{given}.to_one"] = medians[COUNTS[-1]] / medians[1]
+        run.samples[f"placing.{given}"] = found
+        cells = [f"{medians[n]:.2f} ({min(rounds):.2f} … {max(rounds):.2f})" for n, rounds in found.items()]
+        table.rows.append((given, *cells, f"{ratio:.1f}"))
+    run.tables.append(table)
 
 
 def section(run: Run, seeds: int = 9) -> None:

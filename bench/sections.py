@@ -207,6 +207,7 @@ SECTIONS = {
     "telemetry": telemetry.section,
     "streams": streams.section,
     "placement": placement.section,
+    "placing": placement.placing,
     "cancel": cancelling.section,
     "spill": spill.section,
 }

@@ -6,11 +6,12 @@ line on standard error and exit code 1, wrong usage is click's with exit code 2.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -62,7 +63,7 @@ Decorator = Callable[[Callable[..., Any]], Any]
 def _add_demo(command: Decorator) -> None:
     import click
 
-    from .demo import DEFAULT_LIMIT
+    from .demo import DEFAULT_LIMIT, default_workers
 
     @command
     @click.option("--limit", type=int, default=DEFAULT_LIMIT, show_default=True, help="Modules to measure, at most.")
@@ -74,7 +75,12 @@ def _add_demo(command: Decorator) -> None:
         show_default=True,
         help=_TRACE_HELP,
     )
-    def demo(limit: int, source: Path | None, trace: Path) -> None:
+    @click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        help="Worker processes that parse and measure.  [default: one a CPU, at most 4; 0 with one CPU]",
+    )
+    def demo(limit: int, source: Path | None, trace: Path, workers: int | None) -> None:
         """Measure the standard library's source in some thousand tasks, and show where the time went.
 
         Exports to the collector at OTEL_EXPORTER_OTLP_ENDPOINT (default: http://localhost:4317) where one
@@ -82,7 +88,7 @@ def _add_demo(command: Decorator) -> None:
         """
         from .report import run_demo
 
-        run_demo(limit, source, trace)
+        run_demo(limit, source, trace, default_workers() if workers is None else workers)
 
 
 def _add_run(command: Decorator) -> None:
@@ -90,23 +96,30 @@ def _add_run(command: Decorator) -> None:
 
     @command
     @click.option("--trace", type=click.Path(path_type=Path), help=_TRACE_HELP)
+    @click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Worker processes that run its tasks, besides the threads of the script's own process.",
+    )
     @click.argument("script", type=click.Path(path_type=Path))
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-    def run(script: Path, arguments: tuple[str, ...], trace: Path | None) -> None:
+    def run(script: Path, arguments: tuple[str, ...], trace: Path | None, workers: int) -> None:
         """Run any SCRIPT with logging on; the summary goes to standard error, the exit code is the script's.
 
         Everything after SCRIPT is the script's own: options of this command come before it.
         """
-        sys.exit(_run_script(script, arguments, trace))
+        sys.exit(_run_script(script, arguments, trace, workers))
 
 
-def _run_script(script: Path, arguments: Sequence[str], trace: Path | None) -> int:
+def _run_script(script: Path, arguments: Sequence[str], trace: Path | None, count: int) -> int:
     import click
     from rich.console import Console
 
     from .dagger.context import leave, tasks_not_begun, tell_dropped
     from .report import print_failure, print_session
-    from .session import check_writable, logged
+    from .session import check_writable, logged, workers
 
     if not script.is_file():
         raise click.ClickException(f"there is no script {script}" + (" (it is a folder)" if script.is_dir() else ""))
@@ -114,8 +127,8 @@ def _run_script(script: Path, arguments: Sequence[str], trace: Path | None) -> i
         check_writable(trace)
         trace = trace.absolute()  # the script may change the folder
     console = Console(stderr=True)
-    with logged(script.name) as session:
-        code, session.error = _execute(script, arguments)
+    with _as_script(script, arguments), workers(count), logged(script.name) as session:
+        code, session.error = _execute(script)
         dropped = tasks_not_begun()
         leave()  # as `python script` would now
         print_failure(console, session.take_logs())
@@ -125,19 +138,26 @@ def _run_script(script: Path, arguments: Sequence[str], trace: Path | None) -> i
     return code
 
 
-def _execute(script: Path, arguments: Sequence[str]) -> tuple[int, BaseException | None]:
-    """Run the script as `python script` would: the code with which that would end, and the exception that ended it."""
+@contextlib.contextmanager
+def _as_script(script: Path, arguments: Sequence[str]) -> Iterator[None]:
+    """In the block arguments and search path are those of `python script`: workers get that path, too."""
     argv, path = sys.argv[:], sys.path[:]
     sys.argv[:] = [str(script), *arguments]
     sys.path[0:1] = [str(script.resolve().parent)]
+    try:
+        yield
+    finally:
+        sys.argv[:], sys.path[:] = argv, path
+
+
+def _execute(script: Path) -> tuple[int, BaseException | None]:
+    """Run the script as `python script` would: the code with which that would end, and the exception that ended it."""
     try:
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None), exit
     except BaseException as error:
         return 130 if isinstance(error, KeyboardInterrupt) else 1, error
-    finally:
-        sys.argv[:], sys.path[:] = argv, path
     return 0, None
 
 

@@ -409,7 +409,7 @@ def _packed(error: BaseException) -> Any:
     state = {name: value for name, value in error.__dict__.items() if _travels(value) is not None}
     args = error.args if _travels(error.args) is not None else (text,)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    for way in (_Packed(_as_it_is, (error,)), _Packed(_bare, (kind, args, state))):
+    for way in (_Packed(_as_it_is, (error,)), _Packed(bare_error, (kind, args, state))):
         try:
             back = way.make(*pickle.loads(pickle.dumps(way.args)))
         except Exception:  # whatever a class of the user's does about it
@@ -434,7 +434,7 @@ def _as_it_is(error: BaseException) -> BaseException:
     return error
 
 
-def _bare(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+def bare_error(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     """One whose constructor is not called: it takes other arguments than those that it hands on."""
     made: BaseException = _new(kind)
     object.__setattr__(made, "args", args)

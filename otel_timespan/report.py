@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .demo import TOP, Module, ModuleFailure, Report, analyse, find_modules
-from .session import Session, check_writable, logged
+from .session import Session, check_writable, logged, workers
 from .timespans.texts import for_file, printable
 from .viz.critical_path import (
     NAMES,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["category_rows", "print_failure", "print_session", "run_demo"]
+__all__ = ["category_rows", "print_failure", "print_session", "run_demo", "worker_rows"]
 
 _PATH_ROWS = 12
 
@@ -35,7 +35,7 @@ MOMENT_NS = 1000
 """A category whose longest timespan is shorter tells when something happened, not how long it took."""
 
 
-def run_demo(limit: int, source: Path | None, trace: Path) -> None:
+def run_demo(limit: int, source: Path | None, trace: Path, count: int) -> None:
     """The whole demo: measure, print, write the trace. Raises `InvalidOptionError` before it begins."""
     from rich.console import Console
 
@@ -43,13 +43,13 @@ def run_demo(limit: int, source: Path | None, trace: Path) -> None:
     trace = trace.absolute()
     modules = find_modules(source, limit)
     console = Console()
-    with logged(f"demo {len(modules)} modules", **{"demo.modules": len(modules)}) as session:
-        report, failures = _with_progress(modules)
+    with workers(count) as ids, logged(f"demo {len(modules)} modules", **{"demo.modules": len(modules)}) as session:
+        report, failures = _with_progress(modules, ids)
     _print_report(console, report, failures)
     print_session(console, session, trace)
 
 
-def _with_progress(modules: list[Module]) -> tuple[Report, list[ModuleFailure]]:
+def _with_progress(modules: list[Module], workers: list[int]) -> tuple[Report, list[ModuleFailure]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -69,7 +69,7 @@ def _with_progress(modules: list[Module]) -> tuple[Report, list[ModuleFailure]]:
                 text = printable(f"failed: {failure.module} ({failure.step}): {failure.error}")
                 progress.console.print(text, markup=False)
 
-        return analyse(modules, settled)
+        return analyse(modules, settled, workers)
 
 
 # ---- the report of the job ---------------------------------------------------------------------
@@ -112,7 +112,7 @@ def _table(title: str, *columns: str) -> Table:
         def add_row(self, *cells: Any, **style: Any) -> None:
             super().add_row(*(Text(for_file(printable(cell), sys.stdout)) for cell in cells), **style)
 
-    words = ("function", "module", "package", "category", "phase", "task", "step", "error", "waited for")
+    words = ("function", "worker", "module", "package", "category", "phase", "task", "step", "error", "waited for")
     table = NamesTable(
         title=f"\n{title}" if title else None, title_justify="left", title_style="bold", box=None, pad_edge=False
     )
@@ -210,6 +210,9 @@ def _print_time(console: Console, table: LogTable) -> None:
     )
     console.print(_phases(account, path))
     console.print(_functions(account))
+    rows = worker_rows(table)
+    if len(rows) > 1:
+        console.print(_workers(rows, account.wall_ns))
     _print_path(console, path)
 
 
@@ -238,6 +241,26 @@ def _functions(account: TimeAccount) -> Table:
         if some:
             tasks, own_ns = sum(of.tasks for of in some), sum(of.own_ns for of in some)
             shown.add_row(name, f"{tasks:,}", pretty_time(own_ns), *_cpu_and_bytes(some))
+    return shown
+
+
+def worker_rows(table: LogTable) -> list[tuple[int, int, int, int]]:
+    """(worker, threads, tasks, ns that their bodies took for themselves) of each worker that had threads."""
+    rows = {worker: [0, 0] for worker, slots in table.slots.items() if slots}
+    for task in table.tasks.values():
+        if task.worker in rows and task.computed:
+            rows[task.worker][0] += 1
+            rows[task.worker][1] += task.own_ns
+    return [(worker, table.slots[worker], tasks, ns) for worker, (tasks, ns) in sorted(rows.items())]
+
+
+def _workers(rows: list[tuple[int, int, int, int]], wall_ns: int) -> Table:
+    """What each worker did. Worker 1 is this process."""
+    shown = _table("", "worker", "threads", "tasks", "compute", "busy")
+    for worker, threads, tasks, ns in rows:
+        name = f"{worker} (this process)" if worker == 1 else f"{worker}"
+        busy = min(1.0, ns / (threads * wall_ns)) if wall_ns else 0.0
+        shown.add_row(name, f"{threads}", f"{tasks:,}", pretty_time(ns), f"{busy:.0%}")
     return shown
 
 

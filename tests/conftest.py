@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests import backends
@@ -19,6 +20,10 @@ _STATE = pytest.StashKey["Readiness"]()
 
 # What is logged when the last handles go, after the last test, is nobody's: no handler of last resort for it.
 logging.getLogger("otel_timespan").addHandler(logging.NullHandler())
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

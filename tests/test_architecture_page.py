@@ -221,7 +221,8 @@ def test_a_metric_is_in_the_files_of_the_list(instrument: semconv.Instrument) ->
 @pytest.mark.parametrize("name", ["InlineDriver", "SimulatedDriver", "ThreadsDriver"])
 def test_a_driver_is_in_the_files_of_the_list(name: str) -> None:
     """No driver that there is needs a file that "how to add" does not name."""
-    assert {path for path in users_of(name) if not is_listed(path, listed("A driver"))} == set()
+    others = {path for path in users_of(name) if not is_listed(path, listed("A driver"))}
+    assert others - {"worker/driver.py"} == set()  # which is one itself
 
 
 # ---- what texts cite ---------------------------------------------------------------------------------------

@@ -191,6 +191,32 @@ def test_run_finds_modules_beside_the_script(script, tmp_path):
     assert "nothing was recorded" in done.stderr
 
 
+def test_run_with_workers_uses_processes(script, tmp_path):
+    """The script's functions and the modules beside it are there, too; the summary says what each worker did."""
+    (tmp_path / "beside.py").write_text("import os\ndef pid(n):\n    return os.getpid()\n")
+    text = (
+        "import os, sys, beside\nfrom otel_timespan import dagger as D\n"
+        "def mine(n):\n    return beside.pid(n)\n"
+        "found = set()\n"
+        "for f in (mine, beside.pid):\n"
+        "    tasks = [D.spawn.opts(scope=D.scope(worker=w))(f, w) for w in D.procs()]\n"
+        "    found.update(map(D.fetch, tasks))\n"
+        "print(D.workers(), len(found), os.getpid() in found, sys.argv[1:])\n"
+        "sys.exit(3)\n"
+    )
+    done = cli("run", "--workers", 2, script(text), "--workers", 9)
+    assert (done.returncode, done.stdout) == (3, "[2, 3] 3 True ['--workers', '9']\n"), done.stderr
+    rows = re.findall(r"^(\d)( \(this process\))? +(\d+) ", done.stderr, re.M)
+    assert [(worker, bool(this)) for worker, this, _ in rows] == [("1", True), ("2", False), ("3", False)]
+
+
+@pytest.mark.parametrize("number", ["-1", "2.5", "two"])
+def test_run_refuses_a_wrong_number_of_workers(script, number):
+    """Before the script runs."""
+    done = cli("run", f"--workers={number}", script("print('ran')"))
+    assert done.returncode == 2 and "--workers" in done.stderr and "ran" not in done.stdout
+
+
 def test_run_says_when_the_script_has_a_log_of_its_own(script):
     """A script that sets a sink keeps it; the summary then says why it is empty."""
     done = cli(
@@ -218,9 +244,10 @@ def test_run_checks_the_trace_file_before_the_script(script, tmp_path):
 # ---- demo --------------------------------------------------------------------------------------
 
 
-def test_demo_reports_and_writes_a_trace(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_demo_reports_and_writes_a_trace(tmp_path, workers):
     """The demo on forty real modules: report, tables, path, trace file, and one line about the collector."""
-    done = cli("demo", "--limit", "40", cwd=tmp_path)
+    done = cli("demo", "--limit", "40", "--workers", workers, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "40 modules" in done.stdout
     for title in (
@@ -233,6 +260,12 @@ def test_demo_reports_and_writes_a_trace(tmp_path):
     ):
         assert title in done.stdout
     assert re.search(r"^compute +126 ", done.stdout, re.M), done.stdout  # 3 a module, 5 leaves, 1 root
+    rows = re.findall(r"^(\d)(?: \(this process\))? +\d+ +([\d,]+) ", done.stdout, re.M)
+    tasks = [int(number) for _, number in rows]
+    if workers:  # each has half of the modules, and perhaps some of the rest
+        assert len(tasks) == 3 and sum(tasks) == 126 and min(tasks[1:]) >= 40, done.stdout
+    else:
+        assert not tasks, done.stdout
     assert done.stdout.count("not exported: no collector at") == 1
     events = json.loads((tmp_path / "otel-timespan-demo-trace.json").read_text())["traceEvents"]
     assert sum(event.get("cat") == "compute" and event["ph"] == "X" for event in events) == 126
@@ -299,9 +332,11 @@ def test_run_exports_what_failed_and_nothing_else_in_red(stack, script):
         rf"exported [\d,]+ of ([\d,]+) spans: {stack.jaeger}/trace/(\w+)", done.stderr.replace("\n", " ")
     ).groups()
     found = eventually(
-        lambda: trace
-        if len((trace := stack.trace(trace_id) or {"spans": []})["spans"]) == int(recorded.replace(",", ""))
-        else None
+        lambda: (
+            trace
+            if len((trace := stack.trace(trace_id) or {"spans": []})["spans"]) == int(recorded.replace(",", ""))
+            else None
+        )
     )
     tags = {span["spanID"]: {tag["key"]: tag["value"] for tag in span["tags"]} for span in found["spans"]}
     names = {span["spanID"]: span["operationName"] for span in found["spans"]}

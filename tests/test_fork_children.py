@@ -54,15 +54,20 @@ import otel_timespan as ts
 
 def child(i): return i
 
+def new_log():
+    # On a machine that gives nobody a turn a receiver that has not answered yet is given up too early.
+    ts.eager_context().log_sink = log = ts.OTelLog(metrics=False, exit_timeout_s=60)
+    ts.fetch(ts.spawn(abs, -1))
+    assert log.flush(60)
+
 def work(n):
     if not isinstance(ts.eager_context().log_sink, ts.OTelLog):  # a child that was not forked makes its own
-        ts.eager_context().log_sink = ts.OTelLog(metrics=False)
+        new_log()
     return [ts.fetch(ts.spawn(child, i)) for i in range(10)]
 
 if __name__ == "__main__":
     method, how = sys.argv[1:]
-    ts.eager_context().log_sink = log = ts.OTelLog(metrics=False)
-    ts.fetch(ts.spawn(abs, -1))
+    new_log()
     context = multiprocessing.get_context(method)
     if how == "Process":
         processes = [context.Process(target=work, args=(i,)) for i in range(2)]
@@ -103,7 +108,9 @@ def test_a_process_of_a_process_delivers_its_spans_too(receiver: soak.Receiver) 
             target, args = (child, (depth - 1,)) if depth else (below, ())
             one = multiprocessing.get_context("fork").Process(target=target, args=args)
             one.start(); one.join()
-        ts.eager_context().log_sink = ts.OTelLog(metrics=False)
+        ts.eager_context().log_sink = log = ts.OTelLog(metrics=False, exit_timeout_s=60)
+        ts.fetch(ts.spawn(abs, -1))
+        assert log.flush(60)  # it has answered: see above
         child(1)
     """
     run("-c", code, env=receiver.variables)
@@ -121,7 +128,9 @@ def test_what_a_child_still_runs_is_done_before_its_log_is_closed(receiver: soak
             for i in range(6): executor.submit(late, i)
             kept.append(executor)
         kept = []
-        ts.eager_context().log_sink = ts.OTelLog(metrics=False)
+        ts.eager_context().log_sink = log = ts.OTelLog(metrics=False, exit_timeout_s=60)
+        ts.fetch(ts.spawn(abs, -1))
+        assert log.flush(60)  # it has answered: see above
         one = multiprocessing.get_context("fork").Process(target=work)
         one.start(); one.join()
     """

@@ -33,6 +33,7 @@ from ..errors import (
     WorkerLostError,
     unwrap_exception,
 )
+from . import cluster as cluster
 from . import handle as handle  # fills in the verbs of `DTask`
 from . import sch as sch
 from . import storage as storage
@@ -116,6 +117,7 @@ from .scoping import (
     register_scope_key,
     scope,
 )
+from .service.surroundings import carry
 from .tasks.dtask import DTask, TaskSummary
 from .tasks.environment import (
     CancelToken,
@@ -210,7 +212,9 @@ __all__ = [
     "as_completed",
     "bulk",
     "cancel",
+    "carry",
     "check",
+    "cluster",
     "collect",
     "compatible_processors",
     "compute",

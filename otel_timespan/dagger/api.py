@@ -123,6 +123,7 @@ def _spawn(f: Any, /, *args: Any, **kwargs: Any) -> DTask:
     task._open = True
     task._slot = None
     task._live = None
+    task._reserved = None
     if block is not None:
         block.note(task)
     if queue is None:

@@ -9,6 +9,7 @@ See docs/concepts.md and docs/scheduling.md.
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import time
 import weakref
@@ -33,6 +34,7 @@ from .drivers.base import methods_missing
 from .drivers.threads import ThreadsDriver
 from .fetching import wait
 from .places.processors import OSProc, invalidation_hooks, topology
+from .processes.owned import OwnedWorkers
 from .records import kinds as records
 from .service import janitor
 from .service.guards import guard
@@ -53,8 +55,10 @@ ids.next()
 class Context:
     """Where tasks run and where their events go.
 
-    `procs`: worker ids or `OSProc`s, by default all. `threads`: slots, i.e. bodies at once, a worker;
-    default `max(2, usable CPUs)` or the environment's OTEL_TIMESPAN_THREADS. `log_sink`: a sink (see
+    `procs`: worker ids or `OSProc`s, by default all that are not another context's own. `threads`: slots, i.e.
+    bodies at once, in this process; default `max(2, usable CPUs)` or the environment's OTEL_TIMESPAN_THREADS.
+    `workers`: so many worker processes of its own, with one thread each, besides `procs`: they are started when it is
+    entered or gets its first task, and end with its scheduler; one that dies is replaced. `log_sink`: a sink (see
     `otel_timespan.timespans`), by default `NoOpLog()`; may be set at any time. `profile`: sample the
     stacks of computes. `driver`: "threads", or an `InlineDriver` for deterministic tests.
 
@@ -74,12 +78,15 @@ class Context:
     ) -> None:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise InvalidOptionError(f"threads must be a positive int or None, not {threads!r}")
-        if workers != 0:
-            raise InvalidOptionError(f"workers must be 0: worker processes are not there yet (got {workers!r})")
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+            raise InvalidOptionError(f"workers must be a number of processes, 0 or more, not {workers!r}")
         if driver != "threads" and (missing := methods_missing(driver)):
             lacks = "" if len(missing) > 9 else f"; it lacks {', '.join(missing)}"
             raise InvalidOptionError(f'driver must be "threads", or a driver like InlineDriver, not {driver!r}{lacks}')
+        if workers and driver != "threads":
+            raise InvalidOptionError(f'workers={workers} needs the driver "threads", not {driver!r}')
         self.threads = threads
+        self.workers = workers
         self.profile_computes = bool(profile)
         self.recorder: Recorder | None = None
         """What the scheduler asks once a phase; None when the sink is a `NoOpLog`."""
@@ -87,6 +94,7 @@ class Context:
         """The running scheduler, None before the first task and after a halt."""
         self._driver = driver
         self._procs = _osprocs(procs) if procs is not None else None
+        self._owned = OwnedWorkers(workers) if workers else None
         self._lock = guard()
         self._batches: weakref.WeakSet[Context] = weakref.WeakSet()
         self._outer: Context | None = None
@@ -124,13 +132,16 @@ class Context:
         """The workers that this context uses (a copy)."""
         if self._procs is not None:
             return list(self._procs)
-        return [OSProc(worker) for worker in topology.workers()]
+        own = [] if self._owned is None else self._owned.ids
+        return [OSProc(worker) for worker in (*topology.common(), *own)]
 
     def for_batch(self) -> Context:
         """A context like this one, with the same sink, for one batch run."""
+        self._start_workers()
         driver = self._driver if self._driver == "threads" else self._driver.similar()
         sink, procs = self._log_sink, self._procs
         batch = Context(procs, threads=self.threads, log_sink=sink, profile=self.profile_computes, driver=driver)
+        batch._owned = self._owned
         self._batches.add(batch)
         return batch
 
@@ -140,6 +151,7 @@ class Context:
         """The running scheduler, started if there is none."""
         core = self.core
         if core is None:  # not in the main thread: a signal handler on top of it would find it half started
+            self._start_workers()
             core = uninterrupted(contextvars.copy_context().run, self._start_once)
         return core
 
@@ -160,6 +172,7 @@ class Context:
             t0 = clock()
             self._announce()
             core = ThreadsDriver().attach(self)
+            self._add_workers(core, [proc.pid for proc in self.procs])
         else:
             core = self._driver.attach(self)
             clock = core.clock
@@ -173,6 +186,37 @@ class Context:
         return core
 
     # ---- workers -----------------------------------------------------------------------------------
+
+    @property
+    def owned(self) -> OwnedWorkers:
+        """Its own workers. Raises `InvalidOptionError` for a context without."""
+        if self._owned is None:
+            raise InvalidOptionError("this context has no workers of its own: Context(workers=n) has")
+        return self._owned
+
+    def _start_workers(self) -> None:
+        """Start those of its own, unless they are there. Raises what `OwnedWorkers.start` raises."""
+        if self.workers and self._owned is not None:
+            self._owned.on_change = functools.partial(_change_own, weakref.ref(self))
+            self._change_own([], uninterrupted(self._owned.start))
+
+    def _end_workers(self) -> None:
+        """End those of its own; batch runs of other threads go on without them."""
+        if self.workers and self._owned is not None:
+            self._owned.stop(lambda gone: self._change_own(gone, []))
+
+    def _change_own(self, gone: list[int], new: list[int]) -> None:
+        """Workers of its own came or went."""
+        if not gone and not new:
+            return
+        with self._lock:
+            if self._procs is not None:
+                self._procs = [p for p in self._procs if p.pid not in gone] + _osprocs(new)
+            core = self.core
+        if core is not None:
+            self._assign(core, [p.pid for p in self.procs])
+        for batch in list(self._batches):
+            batch._change_own(gone, new)
 
     def add_procs(self, procs: Iterable[Any]) -> None:
         """See `addprocs`."""
@@ -205,13 +249,26 @@ class Context:
             t1 = core.clock()
             core.remove_worker(worker)
             self._record(core, "cleanup_proc", t1, core.clock(), uid=core.uid, worker=worker)
-        for worker in [w for w in workers if w not in core.active and core.driver.can_use(w)]:
-            t1 = core.clock()
-            core.driver.add_slots(core.add_worker(worker, slots_of(worker)))
+        for worker, t1 in self._add_workers(core, workers):
             self._record_worker(core, worker, t1)
         self._record(core, "assign_procs", t0, core.clock(), uid=core.uid)
         if core.is_batch and not core.active:
             halt(core, NoWorkersError("no remaining workers", "no_processors"))
+
+    def _add_workers(self, core: Core, workers: list[int]) -> list[tuple[int, int]]:
+        """Give a scheduler those of these workers that it can use and has not yet; (worker, when) of each."""
+        added = []
+        for worker in [w for w in workers if w not in core.active and core.driver.can_use(w)]:
+            added.append((worker, core.clock()))
+            core.driver.expect(worker)
+            core.driver.add_slots(core.add_worker(worker, slots_of(worker)))
+        return added
+
+    def follow_workers(self) -> None:
+        """Workers came or went: a running scheduler that uses all there are is told."""
+        core = self.core
+        if core is not None and self._procs is None and self._driver == "threads":
+            self._assign(core, [p.pid for p in self.procs])
 
     def refresh(self, worker: int) -> None:
         """The custom processors of a worker changed: the running scheduler gets and loses slots."""
@@ -232,9 +289,14 @@ class Context:
             self.start()
 
     def _record_worker(self, core: Core, worker: int, t0: int) -> None:
-        """A worker was set up: the event says how many slots it has, whether or not they come to run anything."""
+        """A worker was set up: the event says how many slots it has, whether or not they come to run anything.
+
+        And of one that is a process which it is, and what runs there.
+        """
         slots = sum(slot.worker == worker for slot in list(core.slots.values()))
-        self._record(core, "init_proc", t0, core.clock(), Timeline(slots=slots), uid=core.uid, worker=worker)
+        remote = getattr(core.driver, "remote", None)
+        about = {} if remote is None else remote.about(worker)
+        self._record(core, "init_proc", t0, core.clock(), Timeline(slots=slots, **about), uid=core.uid, worker=worker)
 
     def _record(self, core: Core, category: str, t0: int, t1: int, timeline: Any = None, **fields: Any) -> None:
         recorder = self.recorder
@@ -253,8 +315,13 @@ class Context:
         with self._lock:
             core, self.core = self.core, None
             _running.discard(self)
-        if core is None:
-            return
+        try:
+            if core is not None:
+                self._shut_down(core, error, patience_s)
+        finally:
+            self._end_workers()
+
+    def _shut_down(self, core: Core, error: BaseException | None, patience_s: float | None) -> None:
         t0 = core.clock()
         halt(core, error or SchedulingError("the scheduler has exited", "exited"))
         core.driver.close() if patience_s is None else core.driver.close(patience_s)
@@ -282,6 +349,13 @@ class Context:
                 raise ConcurrencyViolationError("this context is entered already")
             self._outer = _eager or _NOBODY
             _eager = self
+        try:
+            self._start_workers()
+        except BaseException:
+            with _eager_lock:
+                _eager = self._outer if self._outer is not _NOBODY else None
+                self._outer = None
+            raise
         self._announce()  # before the first task: for scopes that are made meanwhile
         return self
 
@@ -301,6 +375,12 @@ class Context:
                 outer._announce()
             else:
                 topology.add_worker(1)
+
+
+def _change_own(context: weakref.ref[Context], gone: list[int], new: list[int]) -> None:
+    found = context()
+    if found is not None:
+        found._change_own(gone, new)
 
 
 def _is_interrupt(kind: type[BaseException] | None) -> bool:
@@ -345,17 +425,24 @@ def eager_context() -> Context:
 
 def eager_procs() -> list[OSProc]:
     """The workers of the context that `spawn` uses now. Makes and starts nothing."""
-    return [OSProc(worker) for worker in topology.workers()] if _eager is None else _eager.procs
+    return [OSProc(worker) for worker in topology.common()] if _eager is None else _eager.procs
+
+
+def _known() -> list[int]:
+    """All workers but those that another context has for itself."""
+    own = [] if _eager is None or _eager._owned is None else _eager._owned.ids
+    return [*topology.common(), *own]
 
 
 def eager_state() -> Core | None:
-    """The scheduler of the current context: None before the first spawn and after a halt."""
-    return None if _eager is None else _eager.core
+    """The scheduler of the current context: None before the first spawn and after a halt, and in workers."""
+    core = None if _eager is None else _eager.core
+    return core if core is None or core.local == 1 else None
 
 
 def procs(ctx: Context | None = None) -> list[Any]:
-    """The workers of a context as `OSProc`s (a copy); without a context the ids of all workers."""
-    return list(topology.workers()) if ctx is None else ctx.procs
+    """The workers of a context as `OSProc`s (a copy); without one the ids of all but those of other contexts' own."""
+    return _known() if ctx is None else ctx.procs
 
 
 def addprocs(ctx: Context, ids: Iterable[Any]) -> None:
@@ -378,13 +465,13 @@ def rmprocs(ctx: Context, ids: Iterable[Any]) -> None:
 
 
 def workers() -> list[int]:
-    """The ids of the worker processes: all but 1, or [1] when there are none."""
-    return [worker for worker in topology.workers() if worker != 1] or [1]
+    """The ids of the worker processes: all but 1 and other contexts' own, or [1] when there are none."""
+    return [worker for worker in _known() if worker != 1] or [1]
 
 
 def nprocs() -> int:
-    """How many workers there are, worker 1 included."""
-    return len(topology.workers())
+    """How many workers `procs()` names, worker 1 included."""
+    return len(_known())
 
 
 def running_cores() -> list[Core]:

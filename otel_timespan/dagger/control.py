@@ -16,14 +16,15 @@ from . import context as _context
 from .bodies import interrupts
 from .bodies.ending import abandon, fail
 from .fetching import waitall
+from .service import head
 from .service.uninterrupted import uninterrupted
-from .tasks.dtask import DTask
+from .tasks.dtask import UNLAUNCHED, DTask
 from .tasks.environment import running_task, token_of
 
 if TYPE_CHECKING:
     from .core.machine import Core
 
-__all__ = ["cancel"]
+__all__ = ["cancel", "cancel_here", "cancel_task"]
 
 HALT_PATIENCE_S = 5.0
 """How long a halt waits for bodies that are interrupted."""
@@ -45,6 +46,9 @@ def cancel(
     returns: cancel it again without `force` to abandon it. Without the GIL, and elsewhere than on CPython,
     only a body that waits in `fetch` is interrupted. In a body that it cancels, this call itself raises.
     """
+    if head.link is not None and not isinstance(target, DTask):
+        head.link.ask("cancel_all", target, force, graceful, halt_sch)
+        return
     targets = _targets(target)
     # When all goes down anyway, a slot that is given back would only start what waits for it.
     uninterrupted(_cancel_all, targets, graceful, not halt_sch, force)
@@ -93,7 +97,15 @@ def _await_interrupted(tasks: list[DTask]) -> None:
 
 
 def cancel_task(task: DTask, *, graceful: bool, give_back: bool = True, force: bool = False) -> None:
-    """Cancel one task."""
+    """Cancel one task, wherever it is. When this returns the task is done, unless its body is to be interrupted."""
+    if head.link is not None and task._state != UNLAUNCHED:
+        head.link.ask("cancel", task, graceful, give_back, force)
+    else:
+        cancel_here(task, graceful=graceful, give_back=give_back, force=force)
+
+
+def cancel_here(task: DTask, *, graceful: bool, give_back: bool = True, force: bool = False) -> None:
+    """Cancel a task that this process has: in the head any; in a worker one that was given to it."""
     core: Core = task._core
     running = task in core.running
     if running:

@@ -13,14 +13,17 @@ from __future__ import annotations
 import contextlib
 import sys
 from _thread import get_ident
+from collections.abc import Callable
+from typing import Any
 
 from .. import forks
 from ..errors import DynamicThunkError
 from .bodies import interrupts
+from .service import head
 from .tasks.dtask import DONE, DTask
 from .tasks.environment import loop_threads
 
-__all__ = ["Wait", "is_declared"]
+__all__ = ["Wait", "begin_elsewhere", "end_elsewhere", "is_declared"]
 
 LONGEST_WAY = 8
 """Steps of a way that are told; of a longer one its ends."""
@@ -30,13 +33,18 @@ _waits: dict[DTask, list[DTask]] = {}
 
 
 class Wait:
-    """A block in which a body blocks until a task is done. Raises `DynamicThunkError` where that could never be."""
+    """A block in which a body blocks until a task is done. Raises `DynamicThunkError` where that could never be.
 
-    __slots__ = ("_body", "_pairs", "_task")
+    In a worker the head knows who waits for whom: it may refuse a wait that has begun. Then `notify()` is called, which
+    ends the wait, and the block raises what the head said.
+    """
 
-    def __init__(self, body: DTask, task: DTask) -> None:
-        self._body, self._task = body, task
+    __slots__ = ("_body", "_pairs", "_task", "notify", "refused")
+
+    def __init__(self, body: DTask, task: DTask, notify: Callable[[], Any]) -> None:
+        self._body, self._task, self.notify = body, task, notify
         self._pairs: list[tuple[DTask, DTask]] = []
+        self.refused: BaseException | None = None
 
     def __enter__(self) -> None:
         below = _own_bodies(self._body)
@@ -47,16 +55,45 @@ class Wait:
             try:
                 _refuse_cycle(below, self._task)  # after saying so: of two that come at once one sees the other
             except DynamicThunkError:
-                self.__exit__()
+                self._withdraw()
                 raise
+            if head.link is not None:
+                head.link.begin_wait(self._body.id, self._task.id, self)
 
     def __exit__(self, *raised: object) -> None:
+        if head.link is not None and self._pairs:
+            head.link.end_wait(self._body.id, self._task.id, self, self._task._state >= DONE)
+        self._withdraw()
+        if self.refused is not None:
+            raise self.refused
+
+    def _withdraw(self) -> None:
         for waiter, wanted in self._pairs:
             mine = _waits.get(waiter, [])
             with contextlib.suppress(ValueError):  # we are in a forked child
                 mine.remove(wanted)
             if not mine:
                 _waits.pop(waiter, None)
+
+
+def begin_elsewhere(body: DTask, task: DTask) -> None:
+    """The body of a task, in a worker, waits for another one. Raises `DynamicThunkError` where that could never end."""
+    wanted = _waits.setdefault(body, [])
+    wanted[:] = [one for one in wanted if one._state < DONE]
+    wanted.append(task)
+    try:
+        _refuse_cycle([body], task)
+    except DynamicThunkError:
+        end_elsewhere(body, task)
+        raise
+
+
+def end_elsewhere(body: DTask, task: DTask | None) -> None:
+    """It waits no more for that one (None: for any)."""
+    wanted = _waits.get(body, [])
+    wanted[:] = [] if task is None else [one for one in wanted if one is not task]
+    if not wanted:
+        _waits.pop(body, None)
 
 
 def is_declared(body: DTask, task: DTask) -> bool:

@@ -19,6 +19,7 @@ from . import api as _api
 from .fetching import fetch, resolve_future, wait
 from .options.declaring import is_option
 from .options.options import Options
+from .service import head
 from .tasks.atomics import subscribe
 from .tasks.dtask import DONE, DTask
 from .tasks.environment import must_be_in_task
@@ -69,6 +70,8 @@ class SchedulerHandle:
         `state` is what `eager_state()` gives. Calls of one scheduler exclude each other, so that `fn` must not
         wait for a task that makes such a call. What it raises comes back as `RemoteTaskError`.
         """
+        if head.link is not None:
+            return head.link.ask("exec", fn, args)
         with self._core.requests:
             self._check_running()
             try:
@@ -112,6 +115,9 @@ class SchedulerHandle:
 
         Known are those that are unfinished, finished ones that somebody still refers to, and all of a batch run.
         """
+        if head.link is not None:
+            known: dict[ThunkID, set[ThunkID]] = head.link.ask("get_dag_ids")
+            return known
         alive = _alive(self._core)
         found: dict[ThunkID, set[ThunkID]] = {ThunkID(id): set() for id in self._core.batch if id not in alive}
         found.update({ThunkID(task.id, task): set() for task in alive.values()})
@@ -123,6 +129,9 @@ class SchedulerHandle:
 
     def halt(self) -> None:
         """Stop the scheduler: a batch run raises `SchedulerHaltedError`, as do fetches of unfinished tasks."""
+        if head.link is not None:
+            head.link.ask("halt")
+            return
         self._core.context.shutdown(SchedulerHaltedError("the scheduler was halted by a task"), timeout_s=0.0)
 
     # ---- who is meant ----------------------------------------------------------------------------
@@ -139,6 +148,9 @@ class SchedulerHandle:
             return id
         if not isinstance(id, ThunkID):
             raise InvalidOptionError(f"a ThunkID is needed here, not {id!r}")
+        if head.link is not None and id._task is None:
+            found: DTask = head.link.ask("find", id.id)
+            return found
         task = id._task or (self._task if id.id == self._task.id else _alive(self._core).get(id.id))
         if task is None:
             raise InvalidOptionError(f"{id!r} is no task that is known here: keep the ThunkID that add_thunk returned")
@@ -147,6 +159,9 @@ class SchedulerHandle:
     def _checked(self, id: Any) -> DTask:
         """The task, if waiting for it can end: it is neither the caller nor downstream of it."""
         task = self._find(id)
+        if head.link is not None:
+            head.link.ask("check", task)
+            return task
         if task is self._task:
             raise DynamicThunkError(f"task {task.id} can't wait for itself", "self_fetch")
         if task._state < DONE and _depends_on(task, self._task):

@@ -23,25 +23,34 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import InvalidStateError
+from concurrent.futures import BrokenExecutor, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from .. import exits, forks
-from ..errors import InvalidOptionError, NotCallableError, StorageError, TaskCancelled
+from ..errors import (
+    InvalidOptionError,
+    NotCallableError,
+    RemoteTaskError,
+    StorageError,
+    TaskCancelled,
+    WorkerLostError,
+)
 from ..timespans.durations import seconds
 from .api import current_core, launch
 from .bodies import interrupts
 from .bodies.ending import fail
-from .context import Context, eager_context
+from .context import Context, eager_context, ids
+from .core.limits import set_limit
 from .cycles import Wait
 from .data.read import read
 from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
 from .options.options import Options
-from .service import janitor
+from .processpool import Group, Prepared, as_raised, broken, check_settings, drop, limited
+from .service import head, janitor
 from .service.guards import guard
 from .service.timers import call_later
-from .tasks.atomics import subscribe
+from .tasks.atomics import claim, subscribe
 from .tasks.dtask import FAILED, DTask, summarize
 from .tasks.environment import running_task
 
@@ -75,13 +84,14 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     Differs from others in what it can do more: waiting for it in the body of a task gives that body's slot
     back meanwhile. `unfinished`: a set that it leaves when it is done. It does not refer to its executor, whose
-    threads may end while somebody keeps the result.
+    threads may end while somebody keeps the result. `elsewhere`: another process has the body, and calls no `begin`.
     """
 
-    def __init__(self, unfinished: set[TaskFuture[Any]] | None = None) -> None:
+    def __init__(self, unfinished: set[TaskFuture[Any]] | None = None, elsewhere: bool = False) -> None:
         super().__init__()
         self.task: DTask[T] | None = None
         self._unfinished = set() if unfinished is None else unfinished
+        self._elsewhere = elsewhere
 
     def begin(self) -> bool:
         """The body is about to run, perhaps once more: False if the future was cancelled."""
@@ -92,12 +102,21 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     def cancel(self) -> bool:
         """Cancel it if its body has not begun: then it never will, and the task is cancelled as well."""
+        if self._elsewhere and self.task is not None and not claim(self.task):
+            self.running()
         if not super().cancel():
             return False
         task = self.task
         if task is not None:
-            fail(task._core, task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation")
+            drop(task)
         return True
+
+    def running(self) -> bool:
+        """Whether its body runs, or has been handed to a worker."""
+        task = self.task
+        if self._elsewhere and task is not None and task in task._core.running:
+            self.begin()
+        return super().running()
 
     def follow(self, task: DTask) -> None:
         """Take the task's outcome when it has one."""
@@ -138,7 +157,8 @@ class TaskFuture(concurrent.futures.Future[T]):
             if task._state != FAILED:
                 self.set_result(read(task._outcome))
             elif task._outcome.direct or task._outcome.root.id == task.id:
-                self.set_exception(task._outcome.ex)
+                error = task._outcome.ex
+                self.set_exception(as_raised(error) if self._elsewhere else error)
             else:
                 self.set_exception(task._outcome.error_for(summarize(task)))
         except StorageError as lost:  # it was spilled, and can't be read back
@@ -165,6 +185,11 @@ class TaskFuture(concurrent.futures.Future[T]):
             finally:
                 self._note_failure()
 
+    def _end_waits(self) -> None:
+        """Have those go on that wait for it, as one of them waits for what can't be."""
+        with self._condition:
+            self._condition.notify_all()
+
     def _note_failure(self) -> None:
         if self.task is not None:
             note_failure(self.task)
@@ -180,7 +205,7 @@ class TaskFuture(concurrent.futures.Future[T]):
         if body is None:
             return contextlib.nullcontext()
         block = contextlib.ExitStack()
-        block.enter_context(Wait(body, task))
+        block.enter_context(Wait(body, task, self._end_waits))
         block.enter_context(slot_given_back())
         return block
 
@@ -208,18 +233,28 @@ class Call(functools.partial):  # type: ignore[type-arg]
             return f(*args, **kwargs)
         return [f(*args[n : n + width]) for n in range(0, len(args), width)]
 
+    def __reduce__(self) -> Any:
+        self.future._elsewhere = True  # it goes to another process
+        one = self.executor
+        return Prepared.of, (self.__spawned__, self.width, one._number, one._initializer, one._initargs)
+
 
 class Executor(concurrent.futures.Executor):
-    """Calls functions as tasks: a drop-in for `concurrent.futures.ThreadPoolExecutor`.
+    """Calls functions as tasks: a drop-in for `concurrent.futures.ThreadPoolExecutor`, and `ProcessPoolExecutor`.
 
     `max_workers`: how many bodies run at once, in a private `Context` with as many threads, which lives from
     the first call to `shutdown` and logs where the current context logs. Without it the calls go to
     `context`, or else to wherever a `spawn` at that place would: they share its slots with all other tasks.
-    `**options` are the options of all its tasks (`retries=3`, `timeout=10`, ...).
+    `processes`: so many worker processes, with one thread each, run the bodies instead of threads; they are started by
+    the first call and end with `shutdown`. `**options` are the options of all its tasks (`retries=3`, `timeout=10`,
+    ...).
 
-    `thread_name_prefix` is accepted and ignored; `initializer(*initargs)` is called once in each thread before
-    that runs the first of this executor's bodies. A `DTask` or `Chunk` as an argument is an input, as for
-    `spawn`; the contextvars of the caller hold in the body. A body that is a coroutine function is awaited.
+    `thread_name_prefix` is accepted and ignored; `initializer(*initargs)` is called once in each thread, or process,
+    before that runs the first of this executor's bodies. `mp_context`, `max_tasks_per_child`: as a process pool has
+    them; start methods that don't fork are accepted, others and a number of tasks refused.
+
+    A `DTask` or `Chunk` as an argument is an input, as for `spawn`; the contextvars of the caller hold in the body,
+    where that runs in this process. A body that is a coroutine function is awaited.
 
     Thread-safe. Raises `InvalidOptionError` (a ValueError) for arguments that can't work.
     """
@@ -232,8 +267,12 @@ class Executor(concurrent.futures.Executor):
         initargs: tuple[Any, ...] = (),
         *,
         context: Context | None = None,
+        processes: int | None = None,
+        mp_context: Any = None,
+        max_tasks_per_child: int | None = None,
         **options: Unpack[TaskKeywords],
     ) -> None:
+        check_settings(processes, max_workers, context, mp_context, max_tasks_per_child)
         if max_workers is not None and context is not None:
             raise InvalidOptionError("give max_workers or context, not both: a context has its own threads")
         if context is not None and not isinstance(context, Context):
@@ -241,23 +280,37 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise NotCallableError(f"initializer must be callable, not {initializer!r}")
         self._options = Options(**options) if options else None
-        self._workers = max_workers
+        self._workers = processes or max_workers
+        self._process_count = processes
         self._context = context
         self._origin: Context | None = None
-        if max_workers is not None:
-            if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
-                raise InvalidOptionError(f"max_workers must be greater than 0: an int, or None, not {max_workers!r}")
-            self._origin = eager_context()
-            self._context = Context(threads=max_workers)
-            janitor.start()
-            weakref.finalize(self, janitor.ask, functools.partial(_end_forgotten, self._context)).atexit = False
+        self._number, self._limit = ids.next(), ""
+        if head.link is not None and max_workers is not None and processes is None:  # the head has the slots
+            self._limit, self._options = limited(self._number, max_workers, self._options)
+            max_workers = None
         self._initializer, self._initargs = initializer, tuple(initargs)
         self._local = threading.local()
         self._broken: str | None = None
+        if processes is not None or max_workers is not None:
+            if isinstance(max_workers, bool) or not isinstance(self._workers, int) or self._workers < 1:
+                raise InvalidOptionError(f"max_workers must be greater than 0: an int, or None, not {max_workers!r}")
+            self._origin = eager_context()
+            self._context = Context(threads=max_workers) if processes is None else self._with_processes(processes)
+            janitor.start()
+            weakref.finalize(self, janitor.ask, functools.partial(_end_forgotten, self._context)).atexit = False
         self._closed = False
         self._lock = guard()
         self._pending: set[TaskFuture[Any]] = set()
         _live.add(self)
+
+    def _with_processes(self, count: int) -> Context:
+        """The context that has them; they start with the first call."""
+        context = Context(procs=[], workers=count)
+        owned = context.owned
+        if self._initializer is not None:
+            owned.prepare = (self._initializer, self._initargs)
+        owned.on_failure = functools.partial(_break, weakref.ref(self))
+        return context
 
     @overload
     def submit(self, fn: Callable[[], Body[T]], /, **kwargs: Reference) -> TaskFuture[T]: ...
@@ -321,12 +374,18 @@ class Executor(concurrent.futures.Executor):
     def _submit(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> TaskFuture[Any]:
         if not callable(fn):
             raise NotCallableError(f"submit needs something to call, not {fn!r}: submit(f, 1), not submit(f(1))")
-        future: TaskFuture[Any] = TaskFuture(self._pending)
-        call = Call(fn)
-        call.__spawned__, call.executor, call.future, call.width = fn, self, future, width
+        elsewhere = self._process_count is not None
+        future: TaskFuture[Any] = TaskFuture(self._pending, elsewhere)
+        call = fn
+        if elsewhere:
+            if width:
+                call = Group.of(fn, width)
+        else:
+            call = Call(fn)
+            call.__spawned__, call.executor, call.future, call.width = fn, self, future, width
         with self._lock:
             if self._broken is not None:
-                raise BrokenThreadPool(self._broken)
+                raise self._error(self._broken)
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._pending.add(future)
@@ -336,6 +395,9 @@ class Executor(concurrent.futures.Executor):
             self._pending.discard(future)
             raise
         return future
+
+    def _error(self, reason: str) -> BrokenExecutor:
+        return BrokenThreadPool(reason) if self._process_count is None else broken(reason)
 
     @property
     def _max_workers(self) -> int:
@@ -351,10 +413,19 @@ class Executor(concurrent.futures.Executor):
             context.profile_computes = origin.profile_computes
         core = context.core
         if core is None or core.halted is not None:
-            core = context.start()
+            core = context.start() if self._process_count is None else self._start_processes(context)
             if origin is not None:
                 origin._announce()  # the scopes of the program go by its own context's slots, not by ours
         return core
+
+    def _start_processes(self, context: Context) -> Core:
+        try:
+            return context.start()
+        except (RemoteTaskError, WorkerLostError) as error:  # of the initializer
+            raised = as_raised(error)
+            LOGGER.critical("Exception in initializer:", exc_info=raised)  # in the words of a process pool
+            self._broken = f"the initializer failed: {type(raised).__name__}: {raised}"
+            raise broken(self._broken) from raised
 
     def _prepare_thread(self) -> None:
         """Call the initializer, once a thread."""
@@ -546,6 +617,8 @@ class Executor(concurrent.futures.Executor):
                 future.cancel()
         if wait:
             self._wait()
+            if self._limit:
+                set_limit(self._limit, None)
         if self._origin is None or self._context is None:
             return
         body = running_task()
@@ -584,6 +657,17 @@ def _take_result(futures: deque[TaskFuture[Any]], deadline: float | None) -> Any
 def _end_later(context: Context) -> None:
     context.wait_idle()
     context.shutdown()
+
+
+def _break(executor: weakref.ref[Executor], error: BaseException) -> None:
+    """A worker died, and no other could be started in its place: what waits for one would wait for ever."""
+    found = executor()
+    if found is None or found._context is None or found._context.owned.ids:
+        return
+    reason = found._broken = f"no worker is left, and none can be started: {error}"
+    for future in list(found._pending):
+        if future.task is not None:
+            fail(future.task._core, future.task, broken(reason))
 
 
 def _end_forgotten(context: Context) -> None:

@@ -213,7 +213,7 @@ def waitany(tasks: Iterable[DTask], *, timeout: float | None = None) -> None:
     step_until(wanted[0]._core, lambda: any(task._state >= DONE for task in wanted))
     lock = allocate_lock()
     lock.acquire()
-    once = _Once(lock.release)
+    once = Once(lock.release)
     entered = [task for task in wanted if subscribe(task, once) or once()]
     try:
         if not _block(lock, deadline, wanted[0], once) and deadline is not None:
@@ -248,11 +248,11 @@ def wait_done(task: DTask, deadline: Deadline | None) -> None:
             return
     lock = allocate_lock()
     lock.acquire()
-    notify: Callable[[], Any] = lock.release if body is None else _Once(lock.release)
+    notify: Callable[[], Any] = lock.release if body is None else Once(lock.release)
     if not subscribe(task, notify):
         return
     try:
-        with contextlib.nullcontext() if body is None else Wait(body, task):
+        with contextlib.nullcontext() if body is None else Wait(body, task, notify):
             if not _block(lock, deadline, task, notify) and deadline is not None:
                 raise FetchTimeoutError(f"task {task.id} was not done within {deadline.seconds:g} s; it goes on")
     finally:
@@ -278,7 +278,7 @@ def _block(lock: Any, deadline: Deadline | None, task: DTask, notify: Callable[[
                 found: list[bool] = []
                 apart(_help_or_step, (driver, task, found))
                 left = 0.0 if any(found) else min(left, STARVED_PAUSE_S)
-            if lock.acquire(timeout=left):
+            if driver.block(lock, left):
                 return True
             if deadline is not None and deadline.left() <= 0:
                 return False
@@ -341,10 +341,13 @@ def unsubscribe(task: DTask, subscriber: Any) -> None:
         task._subs.remove(subscriber)
 
 
-class _Once:
+class Once:
     """Calls `notify` the first time it is called; several tasks may call it."""
 
     __slots__ = ("_left",)
+
+    is_brief = True
+    """See bodies/ending.py."""
 
     def __init__(self, notify: Callable[[], None]) -> None:
         self._left = [notify]
@@ -421,7 +424,7 @@ async def awaitable(task: DTask[T]) -> T:
         body = running_task()
         if body is not None:
             refuse_deadlock(body, task)
-        with contextlib.nullcontext() if body is None else Wait(body, task):
+        with contextlib.nullcontext() if body is None else Wait(body, task, wake):
             if subscribe(task, wake):
                 try:
                     await done

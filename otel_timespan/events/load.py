@@ -46,7 +46,7 @@ class BytesAllocd:
     def take_steps(self, steps: Steps) -> None:
         """The same for records."""
         held, spilled, gone = self._held, self._spilled, self._gone
-        for record in steps.returned:  # as `_hold`, written out: these are nearly all
+        for record in steps.made:  # as `_hold`, written out: these are nearly all
             handle, nbytes = record[7], record[8]
             if nbytes is not None and handle not in held and handle not in gone and handle not in spilled:
                 held[handle] = nbytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from opentelemetry.sdk.resources import Resource
@@ -22,6 +22,7 @@ from .export.objects import ProcessorTransport
 from .export.pipeline import SpanPipeline
 from .export.settings import check_sending, checked_seconds, shown, variable_text, whole_number
 from .export.sizes import span_nbytes
+from .export.transport import Wrapped
 from .setup import (
     TraceOutput,
     check_environment,
@@ -181,8 +182,8 @@ class Backend:
             warn_once(self.sampler, "the sampler raised; the run is taken")
             return Sampled(1)
 
-    def put(self, spans: list[SpanData]) -> None:
-        """Hand finished spans on."""
+    def put(self, spans: Sequence[SpanData | Wrapped]) -> None:
+        """Hand finished spans on, of workers' programs too."""
         if self._output is not None:
             self._output.pipeline.put(spans, self)
 

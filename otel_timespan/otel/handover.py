@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..timespans.warn import warn_once
+from .export.transport import Wrapped
 from .spans.redact import Redact, redacted
 from .spans.spandata import SpanData
 
@@ -45,6 +46,17 @@ class Handover:
         except Exception:
             self.lost += count
             warn_once(self, "spans could not be handed to the exporter")
+
+    def forwarded(self, spans: list[Wrapped]) -> None:
+        """Hand on what programs made in workers: theirs, so that nobody is asked about it. Never raises."""
+        backend = self._backend()
+        if not spans or backend is None:
+            return
+        try:
+            backend.put(spans)
+        except Exception:
+            self.lost += len(spans)
+            warn_once(self, "spans of workers could not be handed to the exporter")
 
     def spans(self, spans: list[SpanData], handing: list[int] | None = None) -> None:
         """Hand on others. Raises only what is no `Exception`."""

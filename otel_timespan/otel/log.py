@@ -35,7 +35,6 @@ from ..timespans.recorder import Recorder
 from ..timespans.rows import record_kind
 from ..timespans.sink import Sink
 from ..timespans.warn import warn_once
-from . import semconv
 from .backend import FROM_ENVIRONMENT, Backend, check_options, checked_max_spans, connect, interest_of
 from .dags import tracing_logs
 from .export.settings import shown, waitable
@@ -46,6 +45,7 @@ from .metrics.gauges import ConsumerGauges, default_consumers
 from .metrics.hub import PREPARE_S, hub_for
 from .metrics.logmetrics import LogMetrics
 from .packing.lane import Lane, Taken
+from .setup import metrics_of
 from .spans import ids
 from .spans.bodyspan import BodySpan, LazySpan, span_context
 from .spans.ids import Root, TraceParent
@@ -53,8 +53,8 @@ from .spans.mapping import DETAILS, SCHEDULER_CATEGORIES, SpanMapper
 from .spans.plain import Enclosing, is_program
 from .spans.redact import LineFilter, Redact
 from .spans.runs import Run, Runs, Sampled, current_run
-from .spans.tasks import task_name
 from .spans.unmapped import Unmapped
+from .workers import Forwarded, Part, body_phase, fill_body
 
 __all__ = ["OTelLog"]
 
@@ -140,7 +140,7 @@ class OTelLog(Sink):
         self._gauges = None if consumers is None else ConsumerGauges(consumers)
         self._detail, self._redact, self._clock = detail, redact, clock
         self._offset_ns, self._real_time = time.time_ns() - clock(), clock is time.monotonic_ns
-        self._body_phase = ids.TASK if detail == "task" else ids.COMPUTE
+        self._body_phase = body_phase(detail)
         self._backend: Backend | None = None
         self._connecting = forks.rlock()
         self._lock = forks.rlock()  # of the mapper and all counts
@@ -158,8 +158,12 @@ class OTelLog(Sink):
             refuse=lambda record, hard: self._unmapped.refuse(record, hard),
             lost=self._lose,
         )
+        self._forwarded = Forwarded(
+            lambda: self._backend is not None, self._part, lambda: self._runs, lambda: self._journal.put(_TICK)
+        )
         self.recorder = Recorder(
             self._journal.append,
+            workers=self._forwarded,
             put=self._journal.put,
             event=self._append_event,
             again=self._journal.again,
@@ -197,6 +201,7 @@ class OTelLog(Sink):
     def _after_fork(self) -> None:
         """In a forked child: what was under way is the parent's, and so is what was counted."""
         self._forcing = []
+        self._forwarded.start_empty()
         if self._metrics is not None:
             self._metrics.start_empty()
         self._start_empty()
@@ -273,12 +278,14 @@ class OTelLog(Sink):
             self._end_runs(self._runs.end_all(), last)
             self._mapper.budgets.end_strays(math.inf, last.spans)
             self._take_packed(last)
-            self._count(len(last.spans) + last.count)
+            forwarded = self._forwarded.collect()
+            self._count(len(last.spans) + last.count + len(forwarded))
         finally:
             self._lock.release()
         if lost:
             _log.warning("%d spans are lost: the log could not look at what they tell of in time", lost)
         self._handover.packed(last.packed, last.count)
+        self._handover.forwarded(forwarded)
         self._handover.last(last.spans, deadline, in_hand)
 
     def __enter__(self) -> OTelLog:
@@ -300,7 +307,7 @@ class OTelLog(Sink):
             account = self._account()
             waiting = self._journal.waiting() if self._counts else []
             begun = self._unmapped.begun(waiting)
-        unseen = self._unmapped.surely(waiting, begun)
+        unseen = self._unmapped.surely(waiting, begun) + self._forwarded.waiting
         return {**account, "recorded": account["recorded"] + unseen, "pending": account["pending"] + unseen}
 
     def _account(self) -> dict[str, Any]:
@@ -311,7 +318,7 @@ class OTelLog(Sink):
             handover, (held_unsampled, held) = self._handover, self._lane.held
             sampled = self._mapper.sampled + held_unsampled
             refused = self._unmapped.refused if self._counts else 0
-            never_made = self._never_made + Counter(journal_full=refused)
+            never_made = self._never_made + Counter(journal_full=refused) + Counter(self._forwarded.dropped)
             unmade = (("error", handover.lost + self._failed), ("shutdown", handover.late))
             for reason, count in (*never_made.items(), *unmade):
                 if count:
@@ -376,17 +383,18 @@ class OTelLog(Sink):
 
     def _fill(self, span: LazySpan) -> None:
         """Somebody looks at the span of a body."""
-        parent, task_id, attempt, function, start_ns = span.of
         backend = self._backend
         assert backend is not None
-        task = self._detail == "task"
-        name = task_name(function) if task else semconv.COMPUTE
-        own = ids.span_id(parent.seed, task_id, self._body_phase, 0, attempt)
-        above = parent.span_id if task else ids.span_id(parent.seed, task_id, ids.TASK, 0, attempt)
-        BodySpan.__init__(
-            span, name, parent.trace_id, own, above, parent.flags, parent.trace_state, start_ns + self._offset_ns,
-            backend.limits, backend.resource, backend.scope,
-        )  # fmt: skip
+        fill_body(span, self._detail, self._offset_ns, backend.limits, backend.resource, backend.scope)
+
+    def _part(self) -> Part | None:
+        """What this log is in a worker process."""
+        backend = self._backend
+        if backend is None or not backend.takes_spans or self._closed:
+            return None
+        resource = dict(backend.resource.attributes) if backend.resource is not None else {}
+        waits, metrics = self._options.on_full == "block", metrics_of(backend.meter_provider)
+        return Part(self._detail, self._offset_ns, backend.limits, resource, waits, metrics)
 
     @property
     def serves_scheduler(self) -> bool:
@@ -458,16 +466,18 @@ class OTelLog(Sink):
                 self._journal.settle()
                 return
             taken = self._take(records)
+            forwarded = self._forwarded.collect()
             self._end_runs(self._runs.tick(bool(self._forcing)), taken)
             quiet_since = math.inf if self._forcing else self._clock() - self._options.root_quiet_s * 1e9
             waits = self._mapper.budgets.end_strays(quiet_since, taken.spans)
             self._take_packed(taken)
-            self._count(len(taken.spans) + taken.count)
+            self._count(len(taken.spans) + taken.count + len(forwarded))
             self._journal.settle()  # from here on they are spans
             waiting = waits or self._runs.idle_but_open()
         interrupt = self._measure(taken)
         self._handover.packed(taken.packed, taken.count)
         self._handover.spans(taken.spans)
+        self._handover.forwarded(forwarded)
         if waiting and not self._closed:
             self._journal.put(_TICK)  # come back: a run ends when it has been quiet
         if interrupt is not None:
@@ -543,6 +553,7 @@ class OTelLog(Sink):
         backend = self._backend
         unmade = self._handover.lost + self._failed + self._handover.late
         unmade += sum(self._never_made.values()) + self._unmapped.refused
+        unmade += sum(self._forwarded.dropped.values())
         return unmade + (sum(backend.account()[1].values()) if backend is not None else 0)
 
     # ---- where to send -------------------------------------------------------------------------

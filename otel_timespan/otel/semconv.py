@@ -111,6 +111,7 @@ MOVE_DESTINATION = "timespan.move.destination"
 LINK_TYPE = "timespan.link.type"
 LINK_POSITION = "timespan.link.position"
 LINK_BLOCKING = "timespan.link.blocking"
+RETRY_REASON = "timespan.retry.reason"
 EVENT_CATEGORY = "timespan.event.category"
 EVENT_ID = "timespan.event.id"
 EVICT_REASON = "timespan.evict.reason"
@@ -124,6 +125,7 @@ DAG_CANCELLED = "timespan.dag.tasks.cancelled"
 DAG_SKIPPED = "timespan.dag.tasks.skipped"
 DAG_RETRIED = "timespan.dag.tasks.retried"
 DAG_MOVED = "timespan.dag.moved"
+DAG_WORKERS_LOST = "timespan.dag.workers_lost"
 DAG_PATH_LENGTH = "timespan.dag.critical_path.length"
 DAG_PATH_TASKS = "timespan.dag.critical_path.tasks"
 DAG_PATH_TRUNCATED = "timespan.dag.critical_path.truncated"
@@ -151,6 +153,9 @@ FILE_PATH = "code.file.path"
 LINE_NUMBER = "code.line.number"
 THREAD_ID = "thread.id"
 THREAD_NAME = "thread.name"
+PROCESS_ID = "process.pid"
+HOST_NAME = "host.name"
+RUNTIME_VERSION = "process.runtime.version"
 ERROR_TYPE = "error.type"
 EXCEPTION_TYPE = "exception.type"
 EXCEPTION_MESSAGE = "exception.message"
@@ -208,6 +213,7 @@ ATTRIBUTES = (
     Attribute(LINK_TYPE, "string", "", "links", "dependency, retry, cause, critical_path (last 32; decisions.md)"),
     Attribute(LINK_POSITION, "string", "", "links", "the argument that the upstream is; absent for a syncdep"),
     Attribute(LINK_BLOCKING, "boolean", "", "links", "true on the dependency that finished last"),
+    Attribute(RETRY_REASON, "string", "", "links", "on retry: failure (the body raised) or worker_lost"),
     Attribute(EVENT_CATEGORY, "string", "", "spans named by a category; metrics", "the category of the events"),
     Attribute(EVENT_ID, "string", "", "spans named by a category", "the id of the timespan as text, cut at 256"),
     Attribute(EVICT_REASON, "string", "", "evict", "released or spilled"),
@@ -221,6 +227,7 @@ ATTRIBUTES = (
     Attribute(DAG_SKIPPED, "int", "{task}", "dag", "tasks that never ran because an upstream failed or was cancelled"),
     Attribute(DAG_RETRIED, "int", "{task}", "dag", "attempts that were replaced by another one"),
     Attribute(DAG_MOVED, "int", "By", "dag", "bytes moved for arguments"),
+    Attribute(DAG_WORKERS_LOST, "int", "", "dag", "workers that went away meanwhile; absent for none"),
     Attribute(DAG_PATH_LENGTH, "double", "s", "dag", "longest path over dependencies, by moves and compute"),
     Attribute(DAG_PATH_TASKS, "int[]", "", "dag", "the task ids of that path, in order; at most its last 1000"),
     Attribute(DAG_PATH_TRUNCATED, "boolean", "", "dag", "true when the list of the path is not whole"),
@@ -245,7 +252,7 @@ ATTRIBUTES = (
     Attribute(ROLLUP_P99, "double", "s", "rolled up", "99th percentile of the runs of bodies, to 1.6 %"),
     Attribute(ROLLUP_MAX, "double", "s", "rolled up", "longest run of a body; slower ones are kept"),
     Attribute(ROLLUP_TOTAL, "double", "s", "rolled up", "all runs of bodies together"),
-    Attribute(DROP_REASON, "string", "", "metrics", "queue_full, journal_full, rejected, shutdown, error, ..."),
+    Attribute(DROP_REASON, "string", "", "metrics", "queue_full, journal_full, rejected, shutdown, error, worker_lost"),
     Attribute(SPAN_OUTCOME, "string", "", "metrics", "exported, sampled (not taken), rolled_up or dropped"),
     Attribute(FUNCTION_NAME, "string", "", "task; metrics", "qualified name; on metrics at most 200, then other"),
     Attribute(FILE_PATH, "string", "", "task", "file of the function"),
@@ -254,6 +261,9 @@ ATTRIBUTES = (
         THREAD_ID, "int", "", "task, compute", "identity of the thread that ran the body, or called the coroutine"
     ),
     Attribute(THREAD_NAME, "string", "", "task, compute", "its name"),
+    Attribute(PROCESS_ID, "int", "", "init_proc", "the process that a worker is; absent for worker 1"),
+    Attribute(HOST_NAME, "string", "", "init_proc", "its host"),
+    Attribute(RUNTIME_VERSION, "string", "", "init_proc", "its version of Python"),
     Attribute(
         ERROR_TYPE,
         "string",

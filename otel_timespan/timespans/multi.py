@@ -26,6 +26,7 @@ from .journal import Journal, expand_all
 from .model import Event
 from .recorder import Recorder
 from .rows import count_events
+from .segments import Batch
 from .sink import Sink
 from .streams import SLICE, WorkerStreams, blame
 from .warn import warn_once
@@ -312,7 +313,10 @@ class MultiEventLog(Sink):
             state = self._state(1)
             before = self._kept()
             try:
-                if state.takes_records:
+                if state.takes_records and state.calls_nobody:
+                    batch = Batch(records)
+                    found = [self._state(worker).feed_batch(batch) for worker in sorted(batch.workers())]
+                elif state.takes_records:
                     found = [state.feed_records(records, lambda worker, events: self._state(worker).feed(events))]
                 else:
                     found = list(self._feed_expanded(records))

@@ -7,7 +7,7 @@ with the next phase, on warm threads too, and a disabled log costs one attribute
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import InvalidOptionError
 from .journal import Journal, expand_all
@@ -15,10 +15,34 @@ from .model import Event
 from .sink import NoOpLog, write_event
 from .warn import warn_once
 
-__all__ = ["Recorder", "TraceParent", "recorder_for", "tee_recorder"]
+__all__ = ["Recorder", "TraceParent", "WorkerSide", "recorder_for", "samplers_of", "tee_recorder"]
 
 TraceParent = Any
 """What a sink wants to remember of the caller of `spawn` (OpenTelemetry: the parent span). Opaque here."""
+
+
+class WorkerSide(Protocol):
+    """What a sink does about worker processes. Called on the thread that talks to them; must neither raise nor wait."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `part` can be asked, again and again until then."""
+
+    def part(self, worker: int) -> Any:
+        """What the sink is in that worker; it can be pickled. None: nothing.
+
+        There its method `begin(worker, send)` is called; it gives an object with the methods `on_body`, as `Recorder`
+        has it, and `close()`. `send(signal, count, data, given_up)` brings to `take` here what bodies told there.
+        """
+
+    def enter(self, caller: TraceParent) -> None:
+        """In the context in which is submitted what a body spawned in a worker; `caller`: that of the body's task."""
+
+    def take(self, worker: int, signal: str, count: int, data: bytes | None, given_up: int) -> None:
+        """What came from the part in a worker."""
+
+    def lost(self, worker: int, missing: int) -> None:
+        """A worker is gone, and with it so much that bodies told there."""
 
 
 class Recorder:
@@ -34,10 +58,11 @@ class Recorder:
     raise.
     `samplers` are the consumers that sample the moment itself: each has `sample() -> value`. While it is
     empty, `sample()` is None and need not be called.
+    `workers`: what a scheduler with worker processes needs of a sink that has a part in each of them.
     `wants_cpu` asks for the CPU time of each body (a system call, 0.3 to 1 µs, twice a body).
     """
 
-    __slots__ = ("again", "append", "event", "on_body", "on_submit", "put", "samplers", "wants_cpu")
+    __slots__ = ("again", "append", "event", "on_body", "on_submit", "put", "samplers", "wants_cpu", "workers")
 
     def __init__(
         self,
@@ -49,6 +74,7 @@ class Recorder:
         on_submit: Callable[[], TraceParent] | None = None,
         on_body: Callable[..., Any] | None = None,
         wants_cpu: bool = False,
+        workers: WorkerSide | None = None,
     ) -> None:
         self.append = append
         self.put = put or append
@@ -57,6 +83,7 @@ class Recorder:
         self.on_submit = on_submit
         self.on_body = on_body
         self.wants_cpu = wants_cpu
+        self.workers = workers
         self.samplers: tuple[Any, ...] = ()
 
     def sample(self) -> dict[Any, Any] | None:
@@ -127,7 +154,9 @@ def tee_recorder(recorders: Sequence[Recorder]) -> Recorder:
         on_submit=tracing.on_submit if tracing else None,
         on_body=tracing.on_body if tracing else None,
         wants_cpu=any(r.wants_cpu for r in recorders),
+        workers=tracing.workers if tracing else None,
     )
+    joined.known = ()
     joined.parts = joined.samplers = tuple(recorders)  # not empty: ask `sample`
     return joined
 
@@ -135,14 +164,25 @@ def tee_recorder(recorders: Sequence[Recorder]) -> Recorder:
 class _Joined(Recorder):
     """Consumers may be added to an inner sink at any time: ask the parts, each time."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("known", "parts")
     parts: tuple[Recorder, ...]
+    known: tuple[Any, ...]
 
     def sample(self) -> dict[Any, Any] | None:
         taken = {}
         for part in self.parts:
             taken.update(part.sample() or {})
         return taken or None
+
+
+def samplers_of(recorder: Recorder) -> tuple[Any, ...]:
+    """The consumers that sample the moment, of all sinks whose recorder it is: the same tuple while none changes."""
+    if not isinstance(recorder, _Joined):
+        return recorder.samplers
+    found = tuple([sampler for part in recorder.parts for sampler in samplers_of(part)])
+    if len(found) != len(recorder.known) or any(one is not two for one, two in zip(found, recorder.known, strict=True)):
+        recorder.known = found
+    return recorder.known
 
 
 def _nothing(record: Any) -> None:

@@ -4,6 +4,9 @@ Most of what a `MultiEventLog` keeps of an event is its time, category, phase an
 a consumer. A kind of record may therefore give, besides `expand`, a function `rows(record, columns)`, which
 adds the time and the id of each of its events and returns their `Shape`; None for a record that is not so
 simple, which is then expanded. Both ways give the same log (tests/dagger/test_record_rows.py).
+
+Of a task that runs on another worker than the scheduler's a record has events of both. Columns are of one worker
+(`Columns.worker`), and `rows` adds the events of that one; where it has none, their shape is `NOTHING`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from typing import Any, NamedTuple
 from .model import Event
 from .taskrecords import KINDS
 
-__all__ = ["Columns", "Packing", "Shape", "count_events", "packing_of", "record_kind", "shape_of", "short_way"]
+__all__ = [
+    "NOTHING", "Columns", "Packing", "Shape", "count_events", "packing_of", "record_kind", "shape_of", "short_way",
+]  # fmt: skip
 
 _expanders: list[Callable[[Any, list[Event]], None]] = []
 _row_makers: list[Callable[[Any, Columns], Shape | None]] = []
@@ -45,12 +50,14 @@ class Packing(NamedTuple):
     """How records of a kind are kept as columns (segments.py).
 
     `keep`: {index of a field: what packs its column}: the fields that `rows` and the getters of built-in consumers
-    read. All others are None in the records that are made again. `shapes(columns)`, of all fields of some records: the
-    `Shape` of them all, or of each; None where one of them is not so simple.
+    read. All others are None in the records that are made again. `shapes(columns, worker)`, of all fields of some
+    records: the `Shape` of them all, or of each, for `Columns` of that worker; None where one of them is not so simple.
+    `workers(columns)`: those besides 1 that have events of them.
     """
 
     keep: Mapping[int, Callable[[Sequence[Any]], Any]]
-    shapes: Callable[[Sequence[Sequence[Any]]], Shape | list[Shape] | None]
+    shapes: Callable[[Sequence[Sequence[Any]], int | None], Shape | list[Shape] | None]
+    workers: Callable[[Sequence[Sequence[Any]]], set[int]]
 
 
 def packing_of(kind: Any) -> Packing | None:
@@ -58,11 +65,11 @@ def packing_of(kind: Any) -> Packing | None:
     return _packings.get(kind)
 
 
-def shape_of(record: Any) -> Shape | None:
-    """The shape of a record, None where it has to be expanded."""
+def shape_of(record: Any, worker: int | None) -> Shape | None:
+    """The shape of a record for `Columns` of that worker, None where it has to be expanded."""
     try:
         rows: Callable[[Any, Columns], Shape | None] = _row_makers[record[0]]
-        return rows(record, Columns())
+        return rows(record, Columns(worker))
     except Exception:  # expanding it will say what is wrong
         return None
 
@@ -86,14 +93,16 @@ for _ in KINDS:
 
 
 class Columns:
-    """Some events of worker 1, by columns: entry i of each list belongs to the same event.
+    """Some events of one worker, by columns: entry i of each list belongs to the same event.
 
-    `times`, `ids`, `categories`, `phases`; and `records`, as (record, shape, index of its first event).
+    `times`, `ids`, `categories`, `phases`; and `records`, as (record, shape, index of its first event). `worker` None:
+    of worker 1, and of no record that has events of any other.
     """
 
-    __slots__ = ("categories", "ids", "phases", "records", "times")
+    __slots__ = ("categories", "ids", "phases", "records", "times", "worker")
 
-    def __init__(self) -> None:
+    def __init__(self, worker: int | None = None) -> None:
+        self.worker = worker
         self.times: list[int] = []
         self.ids: list[Any] = []
         self.categories: list[str] = []
@@ -102,7 +111,7 @@ class Columns:
 
     def without(self, count: int) -> Columns:
         """The same without the first `count` events."""
-        rest = Columns()
+        rest = Columns(self.worker)
         for name in ("times", "ids", "categories", "phases"):
             getattr(rest, name).extend(getattr(self, name)[count:])
         return rest
@@ -191,6 +200,10 @@ class Shape:
             one, two, three = ways
             return lambda record: (one(record), two(record), three(record))
         return lambda record: [way(record) for way in ways]
+
+
+NOTHING = Shape(())
+"""Of a record of which a worker has no events."""
 
 
 def _constant(value: Any) -> Getter:

@@ -6,6 +6,8 @@ Rows are made when they are read, by the same functions that make them of record
 
 What is not so simple (a program's own events, records with samples or of other processors) is *odd*: it is expanded
 when it comes, and what consumers say of it stands beside.
+
+A segment is of one worker. A record that several have events of is kept in a segment of each (`Batch`).
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ from typing import Any
 from .journal import expand_all
 from .model import Event
 from .packing import packed
-from .rows import Columns, Shape, packing_of, shape_of
+from .rows import NOTHING, Columns, Shape, packing_of, shape_of
 
-__all__ = ["LogSegment", "added", "blank_segment", "segment_of", "segment_of_events"]
+__all__ = ["Batch", "LogSegment", "added", "blank_segment", "segment_of_events"]
 
 _ENOUGH = 2560
 """Events. Smaller segments are joined with those that follow: a segment takes some KB beside what it keeps."""
 
 _ODD = 255
 """Stands for a record's kind in `LogSegment.order`."""
+
+_GONE = 254
+"""Stands there while a segment is made, for a record of which its worker has no events."""
 
 _kind_of = itemgetter(0)
 
@@ -108,15 +113,15 @@ class _Odd:
 
 
 class LogSegment:
-    """Some records of worker 1, in their order. Nobody changes it once it is packed.
+    """Some records, in their order, as far as one worker has events of them. Nobody changes it once it is packed.
 
     `count`: of events. `order`: the kind of each record. `first`: how many events this worker's streams had before.
     """
 
-    __slots__ = ("_times", "count", "first", "groups", "odd", "order")
+    __slots__ = ("_times", "count", "first", "groups", "odd", "order", "worker")
 
-    def __init__(self, order: bytes, groups: dict[int, _Group], odd: _Odd | None, first: int) -> None:
-        self.order, self.groups, self.odd, self.first = order, groups, odd, first
+    def __init__(self, worker: int, order: bytes, groups: dict[int, _Group], odd: _Odd | None, first: int) -> None:
+        self.worker, self.order, self.groups, self.odd, self.first = worker, order, groups, odd, first
         self._times: list[int] | None = None
         self.count = sum(map(_events_in, groups.values())) + (sum(odd.lengths) if odd is not None else 0)
 
@@ -128,7 +133,7 @@ class LogSegment:
             self.odd.pack(with_ids)
 
     def steps(self, records: Sequence[Any], expanded: Sequence[Any]) -> Iterator[tuple[Any, Shape | None, Any]]:
-        """(record, its shape, None), or (record, None, its events) where it is odd; of what `segment_of` was given."""
+        """(record, its shape, None), or (record, None, its events) where it is odd; of all that `Batch.whole` gave."""
         each = {kind: iter(group.each_shape()) for kind, group in self.groups.items()}
         for number, kind in enumerate(self.order):
             if kind == _ODD:
@@ -155,7 +160,7 @@ class LogSegment:
 
     def read(self) -> Columns:
         """All its events by columns."""
-        columns, order = Columns(), self.order
+        columns, order = Columns(self.worker), self.order
         if self.odd is not None:
             order = order.replace(bytes((_ODD,)), b"")
         each = {kind: group.records() for kind, group in self.groups.items()}
@@ -192,34 +197,111 @@ def _events_in(group: _Group) -> int:
     return shapes.length * group.count if type(shapes) is Shape else sum(map(_length_of, shapes))  # type: ignore[arg-type]
 
 
-def segment_of(records: Sequence[Any], knows: Callable[[Shape], bool], first: int) -> tuple[LogSegment, list[Any]]:
-    """The records as a segment, not packed yet; and of each record None, or its events where it is odd.
+_Known = Callable[[Shape], bool]
+"""Whether records of a shape need no expanding, as far as consumers are concerned."""
 
-    `knows(shape)`: whether such records need no expanding, as far as consumers are concerned. That list is empty where
-    nothing is odd.
-    """
-    order = _order_of(records)
-    groups: dict[int, _Group] = {}
-    for kind in sorted(set(order) - {_ODD}):
-        mask = order.translate(_mask_of(kind))
-        some = list(compress(records, mask))
-        group = _group_of(kind, some, knows)
-        if group is None:  # some of them have to be expanded: look at each
-            shapes = [shape if (shape := shape_of(record)) is not None and knows(shape) else None for record in some]
+
+class Batch:
+    """Records as they came, of which the segment of each worker is made."""
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        self.records = records
+        self._order = _order_of(records)
+        self._expanded: dict[int, list[Event]] = {}
+        self._kinds: list[tuple[int, bytes, list[Any], list[Any] | None]] = []  # kind, its mask, records, their columns
+        for kind in sorted(set(self._order) - {_ODD}):
+            mask = self._order.translate(_mask_of(kind))
+            some = list(compress(records, mask))
+            try:
+                columns: list[Any] | None = list(zip(*some, strict=True))
+            except Exception:  # expanding them will say what is wrong
+                columns = None
+            self._kinds.append((kind, mask, some, columns))
+
+    def workers(self) -> set[int]:
+        """Those that have events of these records, and worker 1."""
+        found = {1}
+        odd = [number for number, kind in enumerate(self._order) if kind == _ODD] if _ODD in self._order else []
+        for kind, mask, _, columns in self._kinds:
+            packing = packing_of(kind)
+            try:
+                found |= packing.workers(columns)  # type: ignore[union-attr, arg-type]
+            except Exception:
+                odd += compress(range(len(mask)), mask)
+        return found.union(*[[event.worker for event in self._events(number)] for number in odd])
+
+    def events(self, worker: int) -> list[Event]:
+        """All events of a worker."""
+        every = chain.from_iterable(map(self._events, range(len(self.records))))
+        return [event for event in every if event.worker == worker]
+
+    def _events(self, number: int) -> list[Event]:
+        found = self._expanded.get(number)
+        if found is None:
+            found = self._expanded[number] = expand_all([self.records[number]])
+        return found
+
+    def segment(self, worker: int, knows: _Known, first: int) -> tuple[LogSegment, list[Event]]:
+        """A worker's segment, not packed yet, and its odd events."""
+        order, groups = self._sorted(worker, knows)
+        odd: list[list[Event]] = []
+        if _ODD in order:
             marked = bytearray(order)
-            for place, shape in zip(compress(range(len(order)), mask), shapes, strict=True):
-                if shape is None:
-                    marked[place] = _ODD
+            for number in compress(range(len(order)), order.translate(_mask_of(_ODD))):
+                events = [event for event in self._events(number) if event.worker == worker]
+                if events:
+                    odd.append(events)
+                else:
+                    marked[number] = _GONE
             order = bytes(marked)
-            simple = list(compress(some, shapes))
-            group = _Group(kind, list(filter(None, shapes)), list(zip(*simple, strict=True)), len(simple))
-        if group.count:
-            groups[kind] = group
-    if _ODD not in order:
-        return LogSegment(order, groups, None, first), []
-    expanded = [expand_all([record]) if kind == _ODD else None for kind, record in zip(order, records, strict=True)]
-    odd = _odd_of([[event for event in events if event.worker == 1] for events in expanded if events is not None])
-    return LogSegment(order, groups, odd, first), expanded
+        segment = LogSegment(worker, order.translate(None, _GONE_BYTES), groups, _odd_of(odd) if odd else None, first)
+        return segment, list(chain.from_iterable(odd))
+
+    def whole(self, knows: _Known, first: int) -> tuple[LogSegment, list[Any]]:
+        """The segment of worker 1, where records that others have events of are odd; not packed yet.
+
+        And of each record None, or its events, of all workers, where it is odd. Empty where nothing is odd.
+        """
+        order, groups = self._sorted(None, knows)
+        if _ODD not in order:
+            return LogSegment(1, order, groups, None, first), []
+        expanded = [self._events(number) if kind == _ODD else None for number, kind in enumerate(order)]
+        odd = _odd_of([[event for event in events if event.worker == 1] for events in expanded if events is not None])
+        return LogSegment(1, order, groups, odd, first), expanded
+
+    def _sorted(self, worker: int | None, knows: _Known) -> tuple[bytes, dict[int, _Group]]:
+        """The kind of each record, or what stands for it; and the simple ones by kind."""
+        marked, groups = bytearray(self._order), {}
+        for kind, mask, some, columns in self._kinds:
+            shapes = None if columns is None else _shapes_of(kind, columns, worker)
+            if shapes is NOTHING:
+                marked = _marked(marked, mask, repeat(_GONE))
+                continue
+            group = None if shapes is None else _Group(kind, shapes, columns, len(some))  # type: ignore[arg-type]
+            if group is None or not all(map(knows, group.all_shapes())) or NOTHING in group.all_shapes():
+                if group is not None:
+                    each: Iterable[Any] = [shape if knows(shape) else None for shape in group.each_shape()]
+                else:
+                    each = [s if (s := shape_of(one, worker)) is not None and knows(s) else None for one in some]
+                each = list(each)
+                marks = [_ODD if shape is None else _GONE if shape is NOTHING else kind for shape in each]
+                marked = _marked(marked, mask, marks)
+                kept = [shape is not None and shape is not NOTHING for shape in each]
+                simple = list(compress(some, kept))
+                group = _Group(kind, list(compress(each, kept)), list(zip(*simple, strict=True)), len(simple))
+            if group.count:
+                groups[kind] = group
+        return bytes(marked), groups
+
+
+_GONE_BYTES = bytes((_GONE,))
+
+
+def _marked(order: bytearray, mask: bytes, marks: Iterable[int]) -> bytearray:
+    """With these at the places that the mask shows."""
+    for place, mark in zip(compress(range(len(mask)), mask), marks, strict=False):
+        order[place] = mark
+    return order
 
 
 def _order_of(records: Sequence[Any]) -> bytes:
@@ -239,27 +321,24 @@ def _mask_of(kind: int) -> bytearray:
     return table
 
 
-def _group_of(kind: int, records: list[Any], knows: Callable[[Shape], bool]) -> _Group | None:
-    """One of all these; None where it can't be told at a glance that they are simple."""
+def _shapes_of(kind: int, columns: Sequence[Any], worker: int | None) -> Shape | list[Shape] | None:
+    """The shape of all these, or of each; None where it can't be told at a glance that they are simple."""
     packing = packing_of(kind)
     try:
-        columns = list(zip(*records, strict=True))
-        shapes = packing.shapes(columns) if packing is not None else None
+        return packing.shapes(columns, worker) if packing is not None else None
     except Exception:  # expanding them will say what is wrong
         return None
-    group = None if shapes is None else _Group(kind, shapes, columns, len(records))
-    return group if group is not None and all(map(knows, group.all_shapes())) else None
 
 
-def segment_of_events(events: Sequence[Event], first: int) -> LogSegment:
+def segment_of_events(worker: int, events: Sequence[Event], first: int) -> LogSegment:
     """A segment of nothing but odd events."""
-    return LogSegment(bytes((_ODD,)), {}, _odd_of([events]), first)
+    return LogSegment(worker, bytes((_ODD,)), {}, _odd_of([events]), first)
 
 
-def blank_segment(count: int) -> LogSegment:
+def blank_segment(worker: int, count: int) -> LogSegment:
     """A segment of so many events that came before any stream that reads it: all have None there."""
     nothing = [None] * count
-    segment = LogSegment(bytes((_ODD,)), {}, _Odd([count], ([0] * count, nothing, nothing, nothing), {}), 0)
+    segment = LogSegment(worker, bytes((_ODD,)), {}, _Odd([count], ([0] * count, nothing, nothing, nothing), {}), 0)
     segment.pack(False)
     return segment
 
@@ -285,7 +364,7 @@ def _joined(one: LogSegment, other: LogSegment) -> LogSegment:
     odd = one.odd or other.odd
     if one.odd is not None and other.odd is not None:
         odd = one.odd.joined(other.odd)
-    return LogSegment(one.order + other.order, groups, odd, one.first)
+    return LogSegment(one.worker, one.order + other.order, groups, odd, one.first)
 
 
 def _odd_of(batches: Sequence[Sequence[Event]]) -> _Odd:

@@ -21,7 +21,7 @@ from .logstream import LogStream
 from .model import Event
 from .reading import Parts, Reader, StreamView
 from .rows import Shape
-from .segments import LogSegment, added, blank_segment, segment_of, segment_of_events
+from .segments import Batch, LogSegment, added, blank_segment, segment_of_events
 from .warn import warn_once
 
 __all__ = ["SLICE", "WorkerStreams", "blame"]
@@ -78,7 +78,7 @@ class WorkerStreams:
         if self._segments is not None and any(map(self._in_segments, self._streams.values())):
             missing = self._count + self._skip - sum(segment.count for segment in self._segments)
             if missing > 0:
-                self._segments.append(blank_segment(missing))
+                self._segments.append(blank_segment(self._worker, missing))
 
     def _in_segments(self, stream: LogStream) -> bool:
         """Whether the stream has no list, but is read from the segments."""
@@ -164,7 +164,7 @@ class WorkerStreams:
             interrupt = self._call(events, self._count)
             segment = None
             if any(stream.reader is not None for stream in self._streams.values()):
-                segment = segment_of_events(events, self._before + self._count)
+                segment = segment_of_events(self._worker, events, self._before + self._count)
             interrupt = self._keep(segment, events, len(events)) or interrupt
             interrupt = self._aggregate(len(events)) or interrupt
         self._bound()
@@ -200,13 +200,28 @@ class WorkerStreams:
 
         Only while `takes_records`.
         """
-        segment, expanded = segment_of(records, self._known.__getitem__, self._before + self._count)
+        segment, expanded = Batch(records).whole(self._known.__getitem__, self._before + self._count)
         if all(stream.is_picky or stream.reader is not None for stream in self._streams.values()):
             interrupt = self._call_some(records, segment, expanded, elsewhere)
         else:
             interrupt = self._call_all_of(records, elsewhere)
         odd = [event for events in expanded if events for event in events if event.worker == self._worker]
         interrupt = self._keep(segment, odd, segment.count) or interrupt
+        interrupt = self._aggregate(segment.count) or interrupt
+        self._bound()
+        return interrupt
+
+    @property
+    def calls_nobody(self) -> bool:
+        """Whether all consumers here are told by columns: then each worker can be given its part of some records."""
+        return not self._full and all(stream.reader is not None for stream in self._streams.values())
+
+    def feed_batch(self, batch: Batch) -> KeyboardInterrupt | None:
+        """As `feed`, of all events of this worker among these records."""
+        if not self.calls_nobody:  # a consumer could not be copied for this worker
+            return self.feed(batch.events(self._worker))
+        segment, odd = batch.segment(self._worker, self._known.__getitem__, self._before + self._count)
+        interrupt = self._keep(segment, odd, segment.count)
         interrupt = self._aggregate(segment.count) or interrupt
         self._bound()
         return interrupt

@@ -1,4 +1,6 @@
-"""What every driver must do: one suite over threads, the inline driver and the one of a simulated clock.
+"""What every driver must do: one suite over threads, worker processes, the inline driver and one of a simulated clock.
+
+Bodies may run in another process: what a test wants to see of them comes back as a value, or as a file.
 
 The contract stands in drivers/base.py. A new driver joins by one line in `DRIVERS`.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +19,28 @@ from otel_timespan import dagger as D
 from otel_timespan.dagger.core.invariants import check_idle
 from otel_timespan.dagger.drivers.base import METHODS, Driver, methods_missing
 from otel_timespan.dagger.drivers.threads import ThreadsDriver
+from tests.backends import eventually
+
+WORKERS: list[int] = []
+"""Two worker processes for the tests of this file, from the first that needs them on."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _workers_end() -> Iterator[None]:
+    yield
+    D.cluster.remove_workers(WORKERS)
+    WORKERS.clear()
+
+
+def on_workers() -> D.Context:
+    """A context that uses them, and not this process."""
+    WORKERS[:] = WORKERS or D.cluster.add_workers(2)
+    return D.Context(procs=WORKERS)
+
 
 DRIVERS: dict[str, Callable[[], D.Context]] = {
     "threads": lambda: D.Context(threads=2),
+    "processes": on_workers,
     "inline": lambda: D.Context(driver=D.InlineDriver({1: 2})),
     "inline, by chance": lambda: D.Context(driver=D.InlineDriver({1: 2}, seed=5)),
     "simulated": lambda: D.Context(driver=D.SimulatedDriver({1: 2}, duration=lambda task: 0.01)),
@@ -32,6 +54,7 @@ def context(request: pytest.FixtureRequest) -> Iterator[D.Context]:
         yield context
         context.wait_idle()
         if context.core is not None:
+            eventually(lambda: context.core is None or context.core.driver.is_idle())
             check_idle(context.core)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dagger-loop")]
 
@@ -46,19 +69,24 @@ def boom() -> None:
     raise ValueError("boom")
 
 
-def test_a_graph_runs(context: D.Context) -> None:
+def write(path: Path, text: str) -> None:
+    """Add to a file, at once."""
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_a_graph_runs(context: D.Context, tmp_path: Path) -> None:
     """Dependents get the results of their upstreams, each body runs once."""
-    ran: list[int] = []
+    ran = tmp_path / "ran"
 
     def body(number: int, *inputs: int) -> int:
-        ran.append(number)
+        write(ran, str(number))
         return number + sum(inputs)
 
     top = D.spawn(body, 1)
     left, right = D.spawn(body, 2, top), D.spawn(body, 3, top)
     assert D.fetch(D.spawn(body, 4, left, right)) == 4 + (2 + 1) + (3 + 1)
-    assert sorted(ran) == [1, 2, 3, 4]
-    assert ran[0] == 1 and ran[-1] == 4
+    assert ran.read_text() in ("1234", "1324")
 
 
 def test_nothing_runs_unless_stepped(context: D.Context) -> None:
@@ -101,20 +129,21 @@ def test_effects_are_performed(context: D.Context) -> None:
     for _ in range(200):
         restored = D.spawn(boom, D.Options(restore=lambda task: D.tochunk(5), syncdeps={restored}))
     assert D.fetch(restored) == 5
-    here = D.ThreadProc(1, 2)
+    here = list(context.start().slots)[-1]
     assert D.fetch(D.spawn(D.task_processor, D.Options(scope=D.ExactScope(here)))) == here
     assert not context.start().effects
 
 
-def test_retries_and_limits(context: D.Context) -> None:
+def test_retries_and_limits(context: D.Context, tmp_path: Path) -> None:
     """A body is tried again, and gives back its place of a limit in between."""
-    attempts: list[int] = []
+    attempts = tmp_path / "attempts"
 
     def flaky() -> int:
-        attempts.append(1)
-        if len(attempts) < 3:
+        write(attempts, "x")
+        count = len(attempts.read_text())
+        if count < 3:
             raise ValueError("again")
-        return len(attempts)
+        return count
 
     D.set_limit("drivers", 1)
     try:
@@ -125,20 +154,25 @@ def test_retries_and_limits(context: D.Context) -> None:
         D.set_limit("drivers", None)
 
 
-def test_cancellations(context: D.Context) -> None:
+def until(path: Path) -> None:
+    """Wait for a file."""
+    eventually(path.exists)
+
+
+def test_cancellations(context: D.Context, tmp_path: Path) -> None:
     """What has not begun never runs once it is cancelled, nor what depends on it."""
-    ran: list[int] = []
-    opened = threading.Event()
-    gate = D.spawn(add, 1) if context.start().driver.is_stepped else D.spawn(opened.wait, 10)
-    late = D.spawn(lambda x: ran.append(1), gate)
+    ran, opened = tmp_path / "ran", tmp_path / "opened"
+    gate = D.spawn(add, 1) if context.start().driver.is_stepped else D.spawn(until, opened)
+    late = D.spawn(lambda x: write(ran, "x"), gate)
     after = D.spawn(add, late)
     D.cancel(late)
     for task in (late, after):
         with pytest.raises(D.DTaskCancelledError):
             D.fetch(task)
-    opened.set()
+    opened.touch()
     D.fetch(gate)
-    assert ran == []
+    D.fetch(D.spawn(add, 1))
+    assert not ran.exists()
 
 
 def test_bodies_that_fetch(context: D.Context) -> None:
@@ -160,7 +194,7 @@ def test_coroutines_go_on(context: D.Context) -> None:
         raise ValueError("boom")
 
     inner = [D.spawn(add, 21)]
-    assert D.fetch(D.spawn(lambda: twice(inner[0]))) == 42
+    assert D.fetch(D.spawn(lambda tasks: twice(tasks[0]), inner)) == 42
     with pytest.raises(D.DTaskFailedError):
         D.fetch(D.spawn(fails))
 
@@ -176,14 +210,14 @@ def test_the_users_own_exit_is_the_tasks(context: D.Context) -> None:
     assert D.fetch(D.spawn(add, 3)) == 3
 
 
-def test_a_halt_ends_everything(context: D.Context) -> None:
+def test_a_halt_ends_everything(context: D.Context, tmp_path: Path) -> None:
     """What is not done fails with the halt; the next spawn starts anew on the same driver or a new one."""
     first = context.start()
-    gate = threading.Event()
-    running = D.spawn(gate.wait, 10) if not first.driver.is_stepped else D.spawn(add, 1)
+    opened = tmp_path / "opened"
+    running = D.spawn(until, opened) if not first.driver.is_stepped else D.spawn(add, 1)
     waiting = D.spawn(add, running)
     D.cancel(halt_sch=True)
-    gate.set()
+    opened.touch()
     assert waiting.isready()
     assert D.fetch(D.spawn(add, 4)) == 4
     assert context.core is not first

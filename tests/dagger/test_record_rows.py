@@ -12,7 +12,11 @@ import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan import events as E
 from otel_timespan import timespans as T
+from otel_timespan.dagger.records import kinds
+from otel_timespan.timespans.journal import expand_all
+from otel_timespan.timespans.rows import count_events
 from otel_timespan.timespans.segments import LogSegment
+from otel_timespan.timespans.taskrecords import OWNER_BITS, RETURN, TAKEN
 
 
 def one() -> int:
@@ -82,18 +86,38 @@ def random_program(pick: random.Random, size: int) -> None:
         ts.wait(task)
 
 
-def both_ways(workers: dict[int, int], seed: int) -> tuple[dict[str, list[Any]], dict[str, list[Any]], list[Any]]:
-    """The streams of one program on worker 1 by the short way and by events, and the events."""
+def of_processes(log: ts.MultiEventLog) -> None:
+    """From now on the log is told as if other workers than 1 were processes: their answers are received later."""
+    append = log.recorder.append
+
+    def told(record: Any) -> None:
+        if type(record) is not T.Event and record[0] == RETURN and record[5] >> OWNER_BITS != 1 and record[14]:
+            record = (TAKEN, *record[1:], record[2] + record[4] % 5, None)
+        append(record)
+
+    log.recorder.append = told
+
+
+def both_ways(
+    workers: dict[int, int], seed: int, called: bool, processes: bool
+) -> tuple[Any, Any, dict[int, list[Any]]]:
+    """The streams of one program by the short way and by events, and the events, of each worker.
+
+    `called`: whether there are consumers, too, that have to be told while it runs. `processes`: see `of_processes`.
+    """
     short, full = ts.MultiEventLog(), ts.MultiEventLog()
     consumers = {
         "core": E.CoreMetrics, "id": E.IDMetrics, "tasknames": E.TaskNames, "funcs": E.TaskFunctionNames,
         "deps": E.TaskDependencies, "args": E.TaskArguments, "moves": E.TaskArgumentMoves, "result": E.TaskResult,
-        "uid": E.TaskUIDtoTID, "chunk": E.TaskToChunk, "bytes": E.BytesAllocd, "wsat": E.WorkerSaturation,
-        "psat": E.ProcessorSaturation,
+        "uid": E.TaskUIDtoTID, "chunk": E.TaskToChunk,
     }  # fmt: skip
+    if called:
+        consumers |= {"bytes": E.BytesAllocd, "wsat": E.WorkerSaturation, "psat": E.ProcessorSaturation}
     for name, kind in consumers.items():
         short[name], full[name] = kind(), kind()
     full["events"] = E.FullMetrics()
+    for log in (short, full) if processes else ():
+        of_processes(log)
     with ts.Context(driver=D.InlineDriver(workers, seed=seed)) as context:
         context.log_sink = ts.TeeLog(short, full)
         random_program(random.Random(seed), 60)
@@ -101,12 +125,12 @@ def both_ways(workers: dict[int, int], seed: int) -> tuple[dict[str, list[Any]],
     mine, theirs = ts.get_logs(short), ts.get_logs(full)
     for log in (short, full):
         log.close()
-    events = theirs[1].pop("events")
-    return mine[1], theirs[1], events
+    return mine, theirs, {worker: streams.pop("events") for worker, streams in theirs.items()}
 
 
+@pytest.mark.parametrize("called", [True, False])
 @pytest.mark.parametrize("seed", range(12))
-def test_both_ways_give_the_same_log(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ways_give_the_same_log(seed: int, called: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random programs: each stream of the short way equals that of events, entry by entry, values and times."""
     fed: list[int] = []
     pack = LogSegment.pack
@@ -116,11 +140,114 @@ def test_both_ways_give_the_same_log(seed: int, monkeypatch: pytest.MonkeyPatch)
         pack(self, with_ids)
 
     monkeypatch.setattr(LogSegment, "pack", noted)
-    mine, theirs, events = both_ways({1: 2} if seed % 3 else {1: 2, 2: 1}, seed)
+    workers = ({1: 2}, {1: 2, 2: 1}, {1: 2, 2: 1, 3: 1})[seed % 3]
+    mine, theirs, events = both_ways(workers, seed, called, processes=seed % 2 == 1)
     assert sum(fed) > 60
-    for name in theirs:
-        assert mine[name] == theirs[name], name
-    assert [tuple(row) for row in mine["core"]] == [(e.timestamp, e.category, e.phase) for e in events]
+    assert mine.keys() == theirs.keys() == workers.keys()
+    for worker in theirs:
+        for name in theirs[worker]:
+            assert mine[worker][name] == theirs[worker][name], (worker, name)
+        expected = [(e.timestamp, e.category, e.phase) for e in events[worker]]
+        assert [tuple(row) for row in mine[worker]["core"]] == expected
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_tasks_of_all_workers_are_kept_by_columns(processes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no consumer has to be called, no event is made of a task on whichever worker, with inputs or without."""
+    kept: list[LogSegment] = []
+    pack = LogSegment.pack
+
+    def noted(self: LogSegment, with_ids: bool) -> None:
+        kept.append(self)
+        pack(self, with_ids)
+
+    monkeypatch.setattr(LogSegment, "pack", noted)
+    with ts.Context(driver=D.InlineDriver({1: 1, 2: 1, 3: 1}, seed=3)) as context:
+        log = context.log_sink = ts.MultiEventLog()
+        log["core"], log["moves"], log["result"] = E.CoreMetrics(), E.TaskArgumentMoves(), E.TaskResult()
+        if processes:
+            of_processes(log)
+        tasks = [ts.spawn(one) for _ in range(30)]
+        tasks += [ts.spawn(pair, tasks[n], 5) for n in range(30)]
+        for task in tasks:
+            ts.wait(task)
+        context.log_sink = ts.NoOpLog()
+    streams = ts.get_logs(log)
+    assert {segment.worker for segment in kept} == {1, 2, 3}
+    assert all(segment.odd is None for segment in kept if segment.groups)
+    assert sum(len(segment.order) for segment in kept if not segment.groups) < 20  # the scheduler's own
+    bodies = [sum(row.category == "compute" for row in streams[worker]["core"]) for worker in (1, 2, 3)]
+    assert sum(bodies) == 2 * len(tasks) and min(bodies) > 10
+
+
+class Before:
+    """What was moved, as it was described before: on which worker it lay."""
+
+    categories, fields = frozenset({"move"}), ("data",)
+    lazy, of_phase = True, "start"
+
+    def __call__(self, event: T.Event) -> Any:
+        return event.timeline.data if event.phase == "start" else None
+
+    def of(self, data: Any) -> Any:
+        """The same."""
+        return data
+
+    def init_similar(self) -> Before:
+        """A fresh one."""
+        return Before()
+
+
+def random_records() -> list[Any]:
+    """What a program on three workers told its log."""
+    records: list[Any] = []
+    with ts.Context(driver=D.InlineDriver({1: 1, 2: 1, 3: 1}, seed=3)) as context:
+        log = context.log_sink = ts.MultiEventLog()
+        log["core"] = E.CoreMetrics()
+        log._journal._process = records.extend
+        random_program(random.Random(5), 60)
+        context.log_sink = ts.NoOpLog()
+    ts.get_logs(log)
+    return records
+
+
+def as_of_processes(records: list[Any]) -> list[Any]:
+    """As if the other workers were processes: what their bodies gave is received some time later."""
+    return [
+        (kinds.TAKEN, *record[1:], record[2] + record[4] % 7, None)
+        if type(record) is tuple and record[0] == kinds.RETURN and record[5] >> kinds.OWNER_BITS > 1 and record[14]
+        else record
+        for record in records
+    ]
+
+
+def test_events_of_all_workers_are_counted() -> None:
+    """What is given up counts with all its events, on whichever worker they would have been."""
+    for records in (random_records(), as_of_processes(random_records())):
+        for record in records:
+            assert count_events([record]) == len(expand_all([record]))
+        assert count_events(records) == len(expand_all(records))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_bodies_in_other_processes_are_told_both_ways_alike(size: int) -> None:
+    """Results that are received later than they were made: each stream of each worker, in batches of any size."""
+    records = as_of_processes(random_records())
+    assert sum(type(record) is tuple and record[0] == kinds.TAKEN for record in records) > 10
+    short, full = ts.MultiEventLog(), ts.MultiEventLog()
+    for log in (short, full):
+        log["core"], log["id"], log["result"] = E.CoreMetrics(), E.IDMetrics(), E.TaskResult()
+        log["chunk"], log["moves"], log["before"] = E.TaskToChunk(), E.TaskArgumentMoves(), Before()
+    full["events"] = E.FullMetrics()
+    for start in range(0, len(records), size):
+        short._process(records[start : start + size])
+        full._process(records[start : start + size])
+    mine, theirs = ts.get_logs(short), ts.get_logs(full)
+    assert mine.keys() >= {1, 2, 3}
+    for worker, streams in theirs.items():
+        assert [(e.timestamp, e.category, e.phase) for e in streams.pop("events")] == list(map(tuple, streams["core"]))
+        for name in streams:
+            assert mine[worker][name] == streams[name], (worker, name)
 
 
 def test_a_consumer_that_reads_fields_and_raises_costs_its_own_value(caplog: pytest.LogCaptureFixture) -> None:

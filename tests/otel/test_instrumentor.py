@@ -78,6 +78,34 @@ def test_a_program_is_logged_without_a_change(
     assert service == "untouched"
 
 
+WITH_WORKER = """
+import os
+import otel_timespan as ts
+from otel_timespan import dagger as D
+from opentelemetry import trace
+
+def body():
+    with trace.get_tracer("mine").start_as_current_span("made there"):
+        return os.getpid()
+
+(worker,) = D.cluster.add_workers(1)
+with trace.get_tracer("mine").start_as_current_span("mine"):
+    print(ts.fetch(ts.spawn.opts(scope=D.scope(worker=worker))(body)) != os.getpid())
+D.cluster.remove_workers([worker])
+"""
+
+
+def test_worker_processes_are_instrumented_too(
+    instrument: Callable[..., subprocess.CompletedProcess[str]], ear: Ear
+) -> None:
+    """They have a provider of their own, which sends what bodies make there, under the spans of these bodies, once."""
+    assert instrument(WITH_WORKER, OTEL_SERVICE_NAME="untouched", **ear.env()).stdout == "True\n"
+    spans = {span.name: span for span in ear.spans()}
+    assert len(ear.spans()) == len(spans)
+    assert spans["made there"].parent_span_id == spans["compute"].span_id
+    assert {span.trace_id for span in spans.values()} == {spans["mine"].trace_id}
+
+
 def test_a_program_that_chooses_a_sink_has_it(
     instrument: Callable[..., subprocess.CompletedProcess[str]], ear: Ear
 ) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import functools
 import random
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,7 +33,7 @@ from otel_timespan.otel.replay import ReplayRuns
 from otel_timespan.otel.spans import budget, ids
 from otel_timespan.otel.spans.limits import NO_LIMITS, clip
 from otel_timespan.otel.spans.mapping import SpanMapper
-from otel_timespan.timespans.taskrecords import END, KINDS, RETURN, START, SUBMIT
+from otel_timespan.timespans.taskrecords import END, KINDS, OWNER_BITS, RETURN, START, SUBMIT, TAKEN
 
 # ---- programs that say all kinds of things -------------------------------------------------------------------
 
@@ -155,10 +157,13 @@ class Program:
 
 
 @contextlib.contextmanager
-def captured(**options: Any) -> Iterator[tuple[OTelLog, list[Any]]]:
-    """A log that keeps the records that it was told, and sends nothing."""
+def captured(
+    workers: dict[int, int] | None = None, procs: list[int] | None = None, **options: Any
+) -> Iterator[tuple[OTelLog, list[Any]]]:
+    """A log that keeps the records that it was told, and sends nothing. `workers`: pretended ones, `procs` of these."""
     records: list[Any] = []
-    with ts.Context(threads=2) as context:
+    driver = D.InlineDriver(workers, seed=1, clock=time.monotonic_ns) if workers else None
+    with ts.Context(procs, driver=driver) if driver is not None else ts.Context(threads=2) as context:
         log = OTelLog(metrics=False, span_exporter=InMemorySpanExporter(), **options)
         assert log._connect() is not None
         log.recorder.append = log.recorder.put = log.recorder.event = records.append
@@ -260,7 +265,7 @@ def assert_the_same(records: list[Any], size: int, detail: str = "phases", max_s
     return fast
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     st.lists(st.sampled_from(STEPS), min_size=1, max_size=40),
     st.integers(0, 1000),
@@ -268,15 +273,35 @@ def assert_the_same(records: list[Any], size: int, detail: str = "phases", max_s
     st.sampled_from(("phases", "task")),
     st.sampled_from((None, None, 1, 8, 20, 60, 200)),
     st.sampled_from((3, 8192)),
+    st.sampled_from((None, {1: 2, 2: 1, 3: 1})),
+    st.booleans(),
 )  # fmt: skip
 def test_both_ways_say_the_same(
-    steps: list[str], seed: int, size: int, detail: str, max_spans: int | None, candidates: int
+    steps: list[str],
+    seed: int,
+    size: int,
+    detail: str,
+    max_spans: int | None,
+    candidates: int,
+    workers: Any,
+    processes: bool,
 ) -> None:
     """Random programs: spans equal field by field, metrics point by point, in batches of any size, rolled up or not."""
+    records = records_of(Program(steps, seed), workers=workers, detail=detail)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(budget, "CANDIDATES", candidates)
-        way = assert_the_same(records_of(Program(steps, seed), detail=detail), size, detail, max_spans)
+        way = assert_the_same(of_processes(records) if processes else records, size, detail, max_spans)
     assert_whole(way)
+
+
+def of_processes(records: list[Any]) -> list[Any]:
+    """The same as if other workers than 1 were processes: their answers are received a little later."""
+    return [
+        (TAKEN, *record[1:], record[2] + 100 + record[4] % 7, None)
+        if record[0] == RETURN and record[5] >> OWNER_BITS != 1 and record[14] is not None
+        else record
+        for record in records
+    ]
 
 
 def assert_whole(way: Way) -> None:
@@ -293,6 +318,61 @@ def test_ordinary_tasks_are_packed() -> None:
     """Of many tasks of one function all but the first ones of their shapes go the fast way."""
     way = assert_the_same(records_of(Program(["leaf"] * 200 + ["join"] * 200, 1)), 64)
     assert way.packed > 0.7 * len(way.spans)
+
+
+def test_tasks_on_other_workers_are_packed() -> None:
+    """Bodies of several workers go the fast way, each with its worker on its spans."""
+    way = assert_the_same(records_of(Program(["leaf"] * 300, 1), workers={1: 1, 2: 1, 3: 1}), 64)
+    assert way.packed > 0.7 * len(way.spans)
+    ran = Counter(_worker_of(span) for span in way.spans.values() if span.name == "compute")
+    assert set(ran) == {1, 2, 3} and min(ran.values()) > 30
+
+
+def test_tasks_on_worker_processes_are_packed() -> None:
+    """The same of bodies in other processes; how long their answers took is a part of their tasks."""
+    records = of_processes(records_of(Program(["leaf"] * 300, 1), workers={1: 1, 2: 1, 3: 1}))
+    way = assert_the_same(records, 64)
+    assert way.packed > 0.7 * len(way.spans)
+    received = {record[4]: record[16] for record in records if record[0] == TAKEN}
+    assert {way.mapper.done[id].finished_ns - ns for id, ns in received.items()} == {3}
+
+
+def _worker_of(span: Any) -> int:
+    return next(each.value.int_value for each in span.attributes if each.key == semconv.WORKER_ID)
+
+
+class Given:
+    """A program whose tasks are given results of others: by position, by name, beside a value."""
+
+    def run(self) -> None:
+        """300 tasks on 20 results."""
+        ups = [ts.spawn(sized, 100) for _ in range(20)]
+        tasks = [ts.spawn(join, 1, up) for up in ups * 10] + [ts.spawn(join, named=up) for up in ups * 5]
+        for task in tasks:
+            ts.fetch(task)
+
+
+@pytest.mark.parametrize("max_spans", [None, 200])
+@pytest.mark.parametrize("detail", ["phases", "task"])
+def test_arguments_from_other_workers_are_packed(detail: str, max_spans: int | None) -> None:
+    """Tasks go the fast way with what they are given from elsewhere: each is a span, and its bytes are counted."""
+    records = records_of(Given(), workers={1: 1, 2: 1, 3: 1}, detail=detail)
+    way = assert_the_same(records, 64, detail, max_spans)
+    moves = [span for span in way.spans.values() if span.name == "move"]
+    if max_spans is None:
+        assert way.packed > 0.7 * len(way.spans)
+        assert len(moves) > 100 if detail == "phases" else not moves
+    assert any(key[0] == semconv.MOVE_IO for key in way.points())
+    general = Way(records, False, 64, detail, max_spans)
+    assert [run.moved for run in way.runs._open.values()] == [run.moved for run in general.runs._open.values()]
+    assert all(run.moved > 0 for run in way.runs._open.values())
+
+
+def test_the_only_worker_may_be_another_one() -> None:
+    """A scheduler without worker 1 is told of as any other: its bodies and their queue count for the one it has."""
+    way = assert_the_same(records_of(Program(["leaf", "sized"] * 60, 1), workers={1: 1, 2: 2}, procs=[2]), 64)
+    assert way.packed > 0.7 * len(way.spans)
+    assert {_worker_of(span) for span in way.spans.values() if span.name == "compute"} == {2}
 
 
 def test_detail_scheduler_takes_the_general_way() -> None:

@@ -240,7 +240,8 @@ def test_closing_keeps_its_time_whatever_redact_does(caplog: pytest.LogCaptureFi
     assert closed.wait(30) and not redact.gate.is_set()
     stats = log.stats()
     assert balanced(stats) and stats["pending"] == 0
-    assert stats["recorded"] == stats["dropped"]["shutdown"] == 602 * 3 + 1
+    assert stats["recorded"] == stats["dropped"]["shutdown"]
+    assert stats["recorded"] - 602 * 3 in (1, 2)  # roots: two where the first run was over before the second began
     assert any("could not look at" in record.message for record in caplog.records)
     redact.gate.set()
     closing.join()

@@ -106,7 +106,7 @@ def test_a_log_that_begins_in_the_middle_of_tasks(most: int) -> None:
     """Of those whose first events were given up both ways say as much."""
     logs = run_of(3, max_events=most)
     assert len(logs[1]["core"]) <= most
-    assert read_arrays(logs, ()).at.max() < most
+    assert (read_arrays(logs, ()).at < most).all()
     check_frames(logs)
 
 

@@ -23,8 +23,10 @@ See docs/architecture.md.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import types
+from _thread import get_ident
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ from ..data.spilling import watch_handle
 from ..options.defaults import signature_defaults
 from ..options.options import DEFAULT
 from ..records import kinds as records
+from ..service.callbacks import call_apart, carriers, held_back
 from ..service.uninterrupted import on_main_thread, uninterrupted
 from ..tasks.atomics import GIL, claim, hand_over, settle
 from ..tasks.dtask import DONE, FAILED, TOLD, DTask, Failure, live, summarize
@@ -88,7 +91,7 @@ def end(
             samples = recorder.sample() if recorder.samplers else None
             record = (*row, state if won else None, samples)
             recorder.append(record)
-        if task._live is not None:
+        if task._live is not None or task._reserved is not None:
             _let_go(core, task, ran)
         if won:
             task._state = FAILED if failed else DONE
@@ -126,7 +129,7 @@ def succeed(core: Core, task: DTask, handle: DRef) -> int:
 
     Outcome and state are set in one section, and each dependent goes from here to the queue in one (tasks/atomics.py).
     """
-    if not core.is_quick or task._live is not None:
+    if not core.is_quick or task._live is not None or task._reserved is not None:
         return end(core, task, handle)
     try:
         del task._open
@@ -241,8 +244,16 @@ def _tell(core: Core, task: DTask, taken: list[Any], doomed: list[DTask] | None)
 
 def _call(waiter: Any) -> None:
     if waiter.__class__ is types.BuiltinMethodType:  # a lock: nothing of the user's, and no step after it
-        waiter()
+        late = held_back.get(get_ident()) if held_back else None
+        waiter() if late is None else late.append(waiter)
         return
+    if carriers and get_ident() in carriers and not getattr(waiter, "is_brief", False):
+        call_apart(functools.partial(_call_here, waiter))
+        return
+    _call_here(waiter)
+
+
+def _call_here(waiter: Any) -> None:
     try:
         waiter()
     except BaseException:
@@ -269,12 +280,10 @@ def _finish_row(core: Core, task: DTask, result: Any) -> tuple[Any, ...]:
 
 def _let_go(core: Core, task: DTask, ran: bool) -> None:
     """What only some tasks hold: a token, a timer, expected time."""
-    extra = task._live
-    if extra is None:
-        return
     if ran:
         end_token(task)
-    core.unreserve(task)
+    if task._reserved is not None:
+        core.unreserve(task)
 
 
 def release_inputs(task: DTask) -> None:

@@ -106,7 +106,7 @@ def _pursue(core: Core, task: DTask, pause_s: float) -> None:
         if extra.forced != WANTED or task not in core.running:
             return
         coroutine = extra.coroutine
-        if coroutine is None and supported and _interrupt(task):
+        if core.driver.interrupt(task) or (coroutine is None and supported and _interrupt(task)):
             extra.forced = SENT
     if coroutine is not None and coroutine.cancel():
         extra.forced = SENT

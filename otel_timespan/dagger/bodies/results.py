@@ -8,13 +8,13 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ..core.costs import signature_of
 from ..data.chunks import Chunk, DRef, new_handle, new_logged_handle, scoped_chunks
 from ..data.read import read
 from ..data.spilling import keep_result, watch_handle
 from ..options.options import DEFAULT
 from ..places.scopes import AnyScope
 from ..records.sizes import FIXED
+from ..service import head
 from ..tasks.dtask import DTask, Result, live
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def _pack(core: Core, task: DTask, value: Any, recorder: Any) -> Any:
         if options.result_scope is not None:
             scoped_chunks[:] = [True]
         if options.get_result or options.meta:
-            return Result(value)
+            return Result(read(value) if isinstance(value, DRef) else value)
+    if isinstance(value, DRef):  # made of what another process gave
+        return value
     if type(value) is Chunk:
         live(task).chunk = value
         if recorder is not None:
@@ -85,6 +87,8 @@ def as_chunk(value: Any, task: DTask | None = None) -> Any:
     if not isinstance(outcome, DRef):
         return read(outcome)
     extra = live(value)
+    if extra.chunk is None and head.link is not None:
+        extra.chunk = head.link.ask("chunk", value.id)
     if extra.chunk is None:
         scope = value._options.result_scope
         processor = value._slot.processor
@@ -103,4 +107,4 @@ def saved_chunk(task: DTask, outcome: Any) -> Any:
 def learn(core: Core, slot: Slot, f: Any, args: tuple[Any, ...], kwargs: Any, ns: int, outcome: Any) -> None:
     """Remember how long a body took, and how large its result is."""
     nbytes = outcome.nbytes if isinstance(outcome, DRef) else None
-    core.costs.learn_run(signature_of(f, args, kwargs), type(slot.processor), ns, nbytes)
+    core.costs.learn_run(core.costs.signature(f, args, kwargs), type(slot.processor), ns, nbytes)

@@ -18,14 +18,15 @@ See docs/scheduling.md.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterable, Sequence
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...timespans.model import attribute_of
 from ..data.chunks import Chunk, DRef
 from ..data.read import read
 from ..records.describe import describe_function
+from ..records.sizes import FIXED
 from ..service.guards import guard
 from ..tasks.dtask import DTask
 
@@ -39,8 +40,10 @@ __all__ = [
     "Arg",
     "Costs",
     "Signature",
+    "bytes_by_worker",
     "content_of",
     "impute_sum",
+    "numbers_among",
     "remote_bytes",
     "signature",
     "signature_of",
@@ -55,6 +58,9 @@ DEFAULT_TIME_COST = 10**9
 
 HOP_COST = 10**6
 """Nanoseconds for sending a task to a worker that is not the scheduler's."""
+
+REFERENCES = frozenset((Chunk, DTask))
+"""Types of inputs that stand for others, which lie on some worker."""
 
 MAX_LEARNED = 10_000
 """Entries a table; the oldest go first. Programs that make functions at run time would fill it for ever."""
@@ -87,8 +93,13 @@ class Signature:
         self.sig_nokw: list[Any] = [describe_function(f), *positional]
         self.kw = (tuple(n for n, _ in keywords), tuple(t for _, t in keywords)) if keywords else None
         code = getattr(self.sig_nokw[0], "__code__", None)
-        self._key = (code if isinstance(code, types.CodeType) else self.sig_nokw[0], tuple(positional), self.kw)
+        self._key = (code if isinstance(code, CodeType) else self.sig_nokw[0], tuple(positional), self.kw)
         self._hash = hash(self._key)
+
+    @property
+    def anchor(self) -> Any:
+        """What stands for the function in comparisons: its code, else what `sig` begins with."""
+        return self._key[0]
 
     @property
     def sig(self) -> list[Any]:
@@ -169,6 +180,43 @@ def remote_bytes(values: Iterable[Any], worker: int) -> float:
     return impute_sum(away) if away else 0
 
 
+def bytes_by_worker(values: Iterable[Any]) -> dict[int, int] | None:
+    """Bytes of the chunks and results among `values`, by the worker that holds them; None where some are unknown.
+
+    `remote_bytes` for all workers at once: what the others hold is remote.
+    """
+    found: dict[int, int] = {}
+    for value in values:
+        ref = _ref_of(value) if type(value) in REFERENCES else None
+        if ref is not None:
+            nbytes = ref.nbytes
+            if type(nbytes) is not int:
+                return None
+            found[ref.worker] = found.get(ref.worker, 0) + nbytes
+    return found
+
+
+def numbers_among(args: tuple[Any, ...]) -> tuple[tuple[type, ...], dict[int, int]] | None:
+    """What `type_of` and `bytes_by_worker` say, in one pass, where all that is a reference is a number's; else None."""
+    types: list[type] = []
+    found: dict[int, int] = {}
+    for arg in args:
+        kind = type(arg)
+        if kind is DTask:
+            ref = arg._outcome
+            if type(ref) is not DRef:
+                return None
+            kind = type(ref.value)
+            nbytes = FIXED.get(kind)
+            if nbytes is None:
+                return None
+            found[ref.worker] = found.get(ref.worker, 0) + nbytes
+        elif kind is Chunk:
+            return None
+        types.append(kind)
+    return tuple(types), found
+
+
 def _ref_of(value: Any) -> DRef | None:
     kind = type(value)
     ref = value.handle if kind is Chunk else getattr(value, "_outcome", None) if kind is DTask else None
@@ -189,6 +237,10 @@ class Costs:
         """Bodies of tasks whose id has any of these bits are not timed: none at first, later most."""
         self._samples = 0
         self._always = False
+        self.signatures: dict[tuple[Any, ...], Signature] = {}
+        """By what takes no time to find: the `id` of the function's code, or of what is no function (each signature
+        keeps that alive), the types of the arguments, and (name, type) of each keyword. None of these is a reference.
+        """
         self._lock = guard()
 
     def time_all(self, always: bool) -> None:
@@ -196,6 +248,24 @@ class Costs:
         with self._lock:
             self._always = always
             self.skip = 0 if always or self._samples < _YOUNG else _RARELY
+
+    def signature(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Signature:
+        """`signature_of` such a call, the same object each time: the tables find it by identity."""
+        given = f if type(f) is FunctionType else content_of(f)
+        anchor = given.__code__ if type(given) is FunctionType else given
+        types = tuple(map(type, args))
+        if not REFERENCES.isdisjoint(types):
+            types = tuple([type_of(a) for a in args])
+        key: tuple[Any, ...] = (id(anchor), types)
+        if kwargs:
+            key = (*key, *[(name, type_of(value)) for name, value in kwargs.items()])
+        known = self.signatures.get(key)
+        if known is None:
+            known = signature_of(f, args, kwargs)
+            if known.anchor is anchor and REFERENCES.isdisjoint(types):
+                with self._lock:
+                    _bounded(self.signatures, key, known)
+        return known
 
     def learn_run(self, sig: Signature, kind: type, ns: int, nbytes: int | None) -> None:
         """A body ran to its end."""
@@ -232,6 +302,10 @@ class Costs:
 
 def _average(table: dict[Any, float], key: Any, new: float) -> None:
     old = table.get(key)
-    table[key] = new if old is None else (old + new) / 2
+    _bounded(table, key, new if old is None else (old + new) / 2)
+
+
+def _bounded(table: dict[Any, Any], key: Any, value: Any) -> None:
+    table[key] = value
     if len(table) > MAX_LEARNED:
         del table[next(iter(table))]

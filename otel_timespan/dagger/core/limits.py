@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from ... import forks
 from ...errors import InvalidOptionError, NestingError
+from ..service import head
 from ..service.guards import guard
 from ..tasks.dtask import DONE, DTask
 
@@ -59,21 +60,39 @@ def set_limit(name: str, most: int | None) -> None:
         raise InvalidOptionError(f"the name of a limit must be a string, not {name!r}")
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise InvalidOptionError(f"the limit {name!r} must be a positive int or None, not {most!r}")
+    if head.link is not None:
+        head.link.ask("set_limit", name, most)
+        return
     _hand_out(_change(functools.partial(_set, name, most)))
 
 
 def get_limit(name: str) -> int:
     """How many bodies with `limit=name` may run at once. Raises `InvalidOptionError` for an unknown name."""
+    if head.link is not None:
+        return int(head.link.ask("get_limit", name))
     check_limits((name,))
     return int(_limits[name].most)
 
 
 def check_limits(names: Iterable[str]) -> None:
     """Raise `InvalidOptionError` unless each of these limits was set."""
+    if head.link is not None:
+        _ask_for_limits(head.link, [name for name in names if name not in _heard_of])
+        return
     for name in names:
         if name not in _limits:
             known = ", ".join(sorted(_limits)) or "none"
             raise InvalidOptionError(f"there is no limit {name!r}, but {known}: call set_limit({name!r}, n) first")
+
+
+_heard_of: set[str] = set()
+"""In a worker: limits that there were once. One that is taken away meanwhile limits nothing."""
+
+
+def _ask_for_limits(link: head.Head, names: list[str]) -> None:
+    if names:
+        link.ask("check_limits", tuple(names))
+        _heard_of.update(names)
 
 
 def enter(task: DTask) -> bool:

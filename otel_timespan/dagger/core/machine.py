@@ -37,7 +37,7 @@ from ..options.defaults import signature_defaults
 from ..options.options import DEFAULT
 from ..places.processors import OSProc
 from ..records import kinds as records
-from ..records.kinds import code_of, function_code, function_codes
+from ..records.kinds import code_of, code_of_worker, function_code, function_codes
 from ..service.guards import guard
 from ..tasks.atomics import BRANCHES, claim, count_down, subscribe, take_back
 from ..tasks.dtask import DONE, FAILED, LAUNCHED, NOBODY, UNLAUNCHED, DTask, Failure, Live
@@ -46,7 +46,7 @@ from ..tasks.ids import new_run_id
 from . import limits
 from .costs import Costs
 from .describe_task import describe_arguments, other_dependencies
-from .placement import Policy, Pressure, Slot, Spot, occupancy_on, place
+from .placement import Choice, Policy, Pressure, Slot, Spot, choices_of, occupancy_on, place
 from .views import Readable
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _shown(spot: Spot | None) -> tuple[Any, int]:
     """(processor, worker) as records have them: a slot's, or the worker itself for its shared queue."""
     if spot is None:
         return None, records.CORE_WORKER
-    return code_of(OSProc(spot.worker)) if spot.slot is None else spot.slot.code, spot.worker
+    return code_of_worker(spot.worker) if spot.slot is None else spot.slot.code, spot.worker
 
 
 _ORDINARY = Live()
@@ -92,10 +92,11 @@ class Core(Readable):
     # is for debug.py, which wraps methods.
     __slots__ = (
         "__dict__", "__weakref__",
-        "_pinned_seq", "active", "batch", "clock", "context", "costs", "custom_defaults",
+        "_pinned_seq", "active", "batch", "choices", "clock", "context", "costs", "custom_defaults",
         "delayed", "devices", "driver", "effects", "halted", "held", "home", "home_code", "is_alone",
-        "is_batch", "is_plain", "is_quick", "is_watched", "lock", "on_body_error", "on_end", "parked", "place",
-        "pressure", "queue", "requests", "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
+        "is_batch", "is_plain", "is_quick", "is_watched", "local", "lock", "near", "on_body_error", "on_end", "parked",
+        "place", "pressure", "queue", "requests", "rng", "run_id", "running", "shared", "slots", "threads", "uid",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +122,8 @@ class Core(Readable):
         """What was learned of run times, sizes and transfer rates."""
         self.pressure: dict[int, Pressure] = {}
         """Per worker: the expected time of what was placed into its shared queue and is not done."""
+        self.choices: list[Choice] = []
+        """What a task that may run anywhere has to choose from, see `placement.choices_of`."""
         self.place: Policy = place
         """Chooses the spot of each ready task."""
         self.rng = rng
@@ -146,6 +149,8 @@ class Core(Readable):
         """Tasks whose bodies run, abandoned ones included until they end."""
         self.effects: deque[Slot | Doomed | Restorable] = deque()
         """What the driver has to do, and takes out (`Driver.perform_effects`)."""
+        self.near, self.local = 0, 1
+        """The worker that ended a task last: of equal ones it is awake; and the one that this process is."""
         self.waiting: set[Slot] = set()
         """Slots with tasks in their own queue: where others may steal. Guarded by `lock`."""
         self.halted: BaseException | None = None
@@ -359,10 +364,9 @@ class Core(Readable):
         """Put a placed task into the queue of its spot; with a slot of its own, tell the driver by `effects`."""
         slot = spot.slot
         if slot is None:
-            queue = self.shared[spot.worker]
             task._tokens = None
-            task._claim = True
-            queue.append(task)
+            task._claim = spot.worker == self.local  # False says: not by helpers, see below
+            self.shared[spot.worker].append(task)
             return
         entry = (occupancy_on(task, slot.processor), next(self._pinned_seq), task, spot.slots)
         push, heap = heapq.heappush, slot.heap
@@ -417,12 +421,11 @@ class Core(Readable):
 
     def unreserve(self, task: DTask) -> None:
         """The task takes no (more) time where it was placed."""
-        extra = task._live
-        if extra is not None and extra.reserved is not None:
-            with self.lock:
-                reserved, extra.reserved = extra.reserved, None
-                if reserved is not None:
-                    reserved.pressure.ns -= reserved.ns
+        with self.lock:
+            reserved, task._reserved = task._reserved, None
+            if reserved is not None:
+                pressure, ns = reserved
+                pressure.ns -= ns
 
     def shuffle(self, spots: list[Spot]) -> None:
         """Into random order, where the driver is not to be deterministic by order."""
@@ -520,6 +523,7 @@ class Core(Readable):
         self.custom_defaults = any(slot.takes_default and not slot.shares for slot in self.slots.values())
         self.is_plain = self.is_alone and not self.custom_defaults
         self.is_quick = self.is_plain and BRANCHES and not self.is_watched
+        self.choices = choices_of(self)
         self.costs.time_all(not self.is_alone)
 
     def worker_lost(self, worker: int) -> None:

@@ -14,6 +14,8 @@ See docs/scheduling.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import NoWorkersError, SchedulingError
@@ -26,15 +28,24 @@ from ..places.processors import OSProc, Processor, ThreadProc, get_processors, r
 from ..places.scopes import AnyScope, DefaultScope, InvalidScope, Scope, constrain, proc_in_scope
 from ..records.kinds import CORE_WORKER, code_of
 from ..tasks.atomics import claim
-from ..tasks.dtask import DONE, DTask, live
-from .costs import HOP_COST, Signature, content_of, remote_bytes, signature_of, type_of
+from ..tasks.dtask import DONE, DTask
+from .costs import (
+    DEFAULT_TIME_COST,
+    HOP_COST,
+    Signature,
+    bytes_by_worker,
+    content_of,
+    numbers_among,
+    remote_bytes,
+    type_of,
+)
 
 if TYPE_CHECKING:
     from .machine import Core
 
 __all__ = [
-    "Pressure", "Reservation", "Slot", "Spot", "candidates_of", "cost_of", "execution_scope", "inputs_of",
-    "occupancy_on", "place", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
+    "Choice", "Pressure", "Slot", "Spot", "candidates_of", "choices_of", "cost_of", "execution_scope", "inputs_of",
+    "may_leave", "occupancy_on", "place", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
 ]  # fmt: skip
 
 _ANY = AnyScope()
@@ -100,13 +111,6 @@ def slots_of(worker: int) -> list[Slot]:
     return slots
 
 
-class Reservation(NamedTuple):
-    """The expected time of a placed task, and the very counter that it was added to."""
-
-    pressure: Pressure
-    ns: float
-
-
 class Spot(NamedTuple):
     """Where a task may go: a slot, or with `slot` None the shared queue of a worker.
 
@@ -125,6 +129,24 @@ class Spot(NamedTuple):
 
 Policy = Callable[["Core", DTask], Spot]
 
+Choice = tuple[Spot, Pressure, int, float]
+"""The shared queue of a worker, as `place` compares it: spot, pressure, number of threads, hop."""
+
+
+def choices_of(core: Core) -> list[Choice]:
+    """What a task that may run anywhere has to choose from; none where that is all the same, or not so simple."""
+    if core.is_alone or core.custom_defaults:
+        return []
+    return [
+        (Spot(None, worker, threads), core.pressure[worker], len(threads), _hop_to(worker))
+        for worker in core.active
+        if (threads := core.threads[worker])
+    ]
+
+
+def _hop_to(worker: int) -> float:
+    return 0.0 if worker == CORE_WORKER else HOP_COST
+
 
 def place(core: Core, task: DTask) -> Spot:
     """The cheapest spot for a ready task, with its expected time reserved there.
@@ -132,15 +154,60 @@ def place(core: Core, task: DTask) -> Spot:
     Raises `SchedulingError` with code arg_scope, compute_result_scope or no_processors, and whatever a hook
     of a custom processor or a predicate of the user raises.
     """
+    choices = core.choices
+    if choices and task._options is DEFAULT and not signature_defaults and not (scoped_chunks and _is_scoped(task)):
+        spot = _place_anywhere(core, task, choices)
+        if spot is not None:
+            return spot
     spots = spots_of(core, task)
     if len(spots) == 1 and core.is_alone and spots[0].slot is None and task._options.compute_scope is None:
         return spots[0]  # nothing to choose, and nobody to compare with
-    sig = signature_of(task._f, task._args, task._kwargs)
+    sig = core.costs.signature(task._f, task._args, task._kwargs)
     inputs = inputs_of(task)
     core.shuffle(spots)
     best = min(spots, key=lambda spot: cost_of(core, sig, spot, inputs, task._options))
     reserve(core, task, best, core.costs.run_ns(sig, best.processor, task._options))
     return best
+
+
+def _place_anywhere(core: Core, task: DTask, choices: list[Choice]) -> Spot | None:
+    """`place` for a task that may run anywhere: every `cost_of` in one pass. None where sizes of inputs are unknown."""
+    costs, f, sig = core.costs, task._f, None
+    held: dict[int, int] | None = None
+    if not task._kwargs and type(f) is FunctionType:
+        if not task._deps:
+            sig = costs.signatures.get((id(f.__code__), tuple(map(type, task._args))))
+        else:
+            known = numbers_among(task._args)
+            if known is not None:
+                held = known[1]
+                whole = sum(held.values())
+                sig = costs.signatures.get((id(f.__code__), known[0]))
+    if sig is None:
+        sig = costs.signature(f, task._args, task._kwargs)
+        held = bytes_by_worker(inputs_of(task))
+        if held is None:
+            return None
+        whole = sum(held.values())
+    run_ns = costs.time.get((sig, ThreadProc), DEFAULT_TIME_COST)
+    rng, least, equal, near = core.rng, inf, 0, core.near
+    best, counter, _, _ = choices[0]
+    for spot, pressure, threads, hop in choices:
+        ns = run_ns + costs.transfer_ns(whole - held.get(spot.worker, 0), spot.worker) if held else run_ns
+        cost = ns + hop + pressure.ns / threads
+        if cost < least:
+            least, equal, best, counter = cost, 1, spot, pressure
+        elif cost == least and rng is not None and best.worker != near:
+            equal += 1  # each of the equal ones with the same chance, but for the one that waits for work already
+            if spot.worker == near or rng.random() * equal < 1.0:
+                best, counter = spot, pressure
+    _reserve(core, task, counter, run_ns)
+    return best
+
+
+def _is_scoped(task: DTask) -> bool:
+    """Whether an input says where it may be used."""
+    return any([scope_of(value) is not None for value in inputs_of(task)])
 
 
 def inputs_of(task: DTask) -> tuple[Any, ...]:
@@ -154,7 +221,7 @@ def spots_of(core: Core, task: DTask) -> list[Spot]:
         types = tuple(type_of(a) for a in task._args)
         task._options = apply_defaults(task._options, attribute_of(task._f, "__spawned__", task._f), types)
     options = task._options
-    if options is DEFAULT and not core.custom_defaults and not (scoped_chunks and _has_scoped_arguments(task)):
+    if options is DEFAULT and not core.custom_defaults and not (scoped_chunks and _is_scoped(task)):
         return [Spot(None, worker, core.threads[worker]) for worker in core.active]
     slots = candidates_of(core, task)
     if not slots:
@@ -209,8 +276,7 @@ def cost_of(core: Core, sig: Signature, spot: Spot, inputs: Iterable[Any], optio
         nbytes = remote_bytes(inputs, worker)
         if nbytes:
             cost += costs.transfer_ns(nbytes, worker)
-        if worker != CORE_WORKER:
-            cost += HOP_COST
+        cost += _hop_to(worker)
     return cost + pressure_of(core, spot)
 
 
@@ -222,12 +288,18 @@ def pressure_of(core: Core, spot: Spot) -> float:
 
 def reserve(core: Core, task: DTask, spot: Spot, ns: float) -> None:
     """Count the task's expected time where it was placed; `Core.unreserve` takes it off again."""
-    pressure = core.pressure[spot.worker] if spot.slot is None else spot.slot.pressure
-    extra = live(task)
-    core.unreserve(task)  # a retry is placed again
+    _reserve(core, task, core.pressure[spot.worker] if spot.slot is None else spot.slot.pressure, ns)
+
+
+def _reserve(core: Core, task: DTask, pressure: Pressure, ns: float) -> None:
+    if task._reserved is not None:
+        core.unreserve(task)  # it is placed again: a retry, a theft
+    reserved = (pressure, ns)
     with core.lock:
-        extra.reserved = Reservation(pressure, ns)
+        task._reserved = reserved
         pressure.ns += ns
+    if not hasattr(task, "_open"):  # ended meanwhile, perhaps before that
+        core.unreserve(task)
 
 
 # ---- scopes ------------------------------------------------------------------------------------------
@@ -263,10 +335,6 @@ def scope_of(value: Any) -> Scope | None:
     else:
         scope = attribute_of(value, "scope")
     return scope if isinstance(scope, Scope) and not isinstance(scope, AnyScope) else None
-
-
-def _has_scoped_arguments(task: DTask) -> bool:
-    return any(scope_of(value) is not None for value in inputs_of(task))
 
 
 def _allowed(processor: Processor, scope: Scope, options: Options) -> bool:
@@ -337,26 +405,28 @@ def steal_from_afar(core: Core, thief: Slot) -> tuple[DTask, int] | None:
     except IndexError:
         return None
     spot = Spot(None, thief.worker, core.threads[thief.worker])
-    if _gains(core, task, victim, spot) and claim(task):
+    ns = _gaining(core, task, victim, spot)
+    if ns is not None and claim(task):
+        reserve(core, task, spot, ns)
         return task, victim
     core.shared[victim].append(task)
     return None
 
 
-def _gains(core: Core, task: DTask, victim: int, spot: Spot) -> bool:
-    if task._state >= DONE or not _may_leave(core, task, spot):
-        return False
-    sig = signature_of(task._f, task._args, task._kwargs)
-    ns = core.costs.run_ns(sig, spot.processor, task._options)
+def _gaining(core: Core, task: DTask, victim: int, spot: Spot) -> float | None:
+    """The expected run time of a task that should be stolen from `victim`; None for others."""
+    if task._state >= DONE or not may_leave(core, task, spot):
+        return None
+    sig = core.costs.signature(task._f, task._args, task._kwargs)
     here = cost_of(core, sig, spot, inputs_of(task), task._options) - pressure_of(core, spot)
     there = core.pressure[victim].ns / max(1, len(core.threads[victim]))
     if here >= there and spot.worker in core.costs.rate:
-        return False
-    reserve(core, task, spot, ns)
-    return True
+        return None
+    return core.costs.run_ns(sig, spot.processor, task._options)
 
 
-def _may_leave(core: Core, task: DTask, spot: Spot) -> bool:
-    if task._options is DEFAULT and not (scoped_chunks and _has_scoped_arguments(task)):
+def may_leave(core: Core, task: DTask, spot: Spot) -> bool:
+    """Whether a task that was placed elsewhere may run there instead."""
+    if task._options is DEFAULT and not (scoped_chunks and _is_scoped(task)):
         return True
     return set(spot.slots) <= set(candidates_of(core, task))

@@ -52,6 +52,10 @@ class Driver(Protocol):
     def can_use(self, worker: int) -> bool:
         """Whether this driver can run bodies on that worker."""
 
+    def expect(self, worker: int) -> None:
+        """A worker that it can use is about to come to the core: see to its queue. By control, before `add_slots`."""
+        return
+
     @abstractmethod
     def add_slots(self, slots: Iterable[Slot]) -> None:
         """Slots came to the core: what waits may begin in them. By control."""
@@ -103,6 +107,14 @@ class Driver(Protocol):
     def resume(self, paused: Any) -> None:
         """The body goes on: wait until it has its slot, or its share of it, again. By the thread that paused."""
 
+    def block(self, lock: Any, timeout_s: float) -> bool:
+        """Acquire a lock that is released when what a thread waits for is there: whether it was, in time. By a waiter.
+
+        A driver whose threads bring that in themselves does so meanwhile.
+        """
+        acquired: bool = lock.acquire(timeout=timeout_s)
+        return acquired
+
     @abstractmethod
     def go_on(
         self, task: DTask, coroutine: Any, context: contextvars.Context, over: Callable[..., int]
@@ -118,6 +130,10 @@ class Driver(Protocol):
     @abstractmethod
     def abandon(self, task: DTask) -> None:
         """A body that runs has been given up: take its slot away from it, so that others may run. By control."""
+
+    def interrupt(self, task: DTask) -> bool:
+        """A body that runs is to be interrupted: whether another process has it, which does that. By control."""
+        return False
 
     @abstractmethod
     def is_idle(self) -> bool:

@@ -58,6 +58,8 @@ class Pinned:
 
         An idle slot without work of its own steals from the others; what does not fit here may fit there.
         """
+        if slot.worker != self.core.local:
+            return
         starts: list[PinnedStart] = []
         steals: list[tuple[Slot, Any, int]] = []
         with self.core.lock:
@@ -158,7 +160,7 @@ class Pinned:
         """Take one pinned task that fits, for the calling thread to run; None if there is none."""
         starts: list[PinnedStart] = []
         with self.core.lock:
-            for slot in list(self.core.waiting):
+            for slot in [one for one in self.core.waiting if one.worker == self.core.local]:
                 self._take_own(slot, starts, 1)
                 if starts:
                     return starts[0]

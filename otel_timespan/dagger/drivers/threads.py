@@ -56,6 +56,7 @@ from .slots import Hold, PinnedStart, Seat
 
 if TYPE_CHECKING:
     from ..context import Context
+    from ..processes.pool import Pool
 
 __all__ = ["ThreadsDriver"]
 
@@ -65,10 +66,18 @@ EXIT_JOIN_S = 1.0
 _PARKED_SINCE_NEVER = 0
 
 
+def _pool() -> Pool:
+    """The workers of this process; not loaded before somebody asks for one."""
+    from ..processes.pool import pool
+
+    return pool
+
+
 class ThreadsDriver(Helping, Driver):
     """Runs the bodies of one core on threads of this process. All methods may be called from any thread."""
 
     is_stepped = False
+    core_type = Core
 
     def __init__(self, worker: int = 1) -> None:
         super().__init__()
@@ -93,6 +102,8 @@ class ThreadsDriver(Helping, Driver):
         self.coroutines = Coroutines()
         """Where bodies go on that gave a coroutine."""
         self.closed = False
+        self.remote: Pool | None = None
+        """The workers that are other processes; None until one is used."""
         self.is_starved = False
         """Whether the system gave no thread when one was wanted: whoever waits runs tasks itself."""
         self._local = Local()
@@ -105,19 +116,29 @@ class ThreadsDriver(Helping, Driver):
     def attach(self, context: Context) -> Core:
         """A core with the threads of its worker as slots, if the context uses that."""
         used = OSProc(self.worker) in context.procs
-        core = self.core = Core(context, slots_of(self.worker) if used else [], rng=random.Random())
+        core = self.core = self.core_type(context, slots_of(self.worker) if used else [], rng=random.Random())
         self.queue = core.shared.setdefault(self.worker, self.queue)
         core.driver = self
+        core.local = self.worker
         self.add_slots(core.slots.values())
         return core
 
     def can_use(self, worker: int) -> bool:
-        """Whether this driver has the threads of such a worker."""
-        return worker == self.worker
+        """Whether it is this process, or one that was started (cluster.py)."""
+        return worker == self.worker or _pool().has(worker)
+
+    def expect(self, worker: int) -> None:
+        """Another process: tasks for it go to the pump."""
+        if worker != self.worker:
+            self.remote = _pool()
+            self.remote.serve(self.core, worker)
 
     def add_slots(self, slots: Iterable[Slot]) -> None:
         """Slots are new: whatever waits may begin in them."""
-        self.free[:0] = [slot for slot in slots if slot.shares][::-1]
+        slots = list(slots)
+        self.free[:0] = [slot for slot in slots if slot.shares and slot.worker == self.worker][::-1]
+        if self.remote is not None:
+            self.remote.add_slots(self.core, [slot for slot in slots if slot.worker != self.worker])
         self.perform_effects()
         self.wake()
 
@@ -157,7 +178,7 @@ class ThreadsDriver(Helping, Driver):
                 except IndexError:
                     return
                 if type(effect) is Slot:
-                    self.dispatch(effect)
+                    self.dispatch(effect) if effect.worker == self.worker else _pool().poke()
                 else:
                     perform(self.core, effect)  # type: ignore[arg-type]
         finally:
@@ -202,6 +223,16 @@ class ThreadsDriver(Helping, Driver):
             seat.thread = None  # which refers to the seat, and that to what it was to begin with
             self._put_back(item, slot)
             warn_once(self, "%s: tasks run in the threads that wait for them", refusal)
+
+    def help(self, target: DTask | None) -> bool:
+        """See `Driver.help`. What other processes have, or are to have, is theirs."""
+        if self.remote is not None and target is not None and not target._tokens:
+            try:
+                if target._claim is not True:
+                    return False
+            except AttributeError:  # somebody has it
+                return False
+        return super().help(target)
 
     # ---- a seat's life ---------------------------------------------------------------------------
 
@@ -372,6 +403,8 @@ class ThreadsDriver(Helping, Driver):
 
     def abandon(self, task: DTask) -> None:
         """A running body was cancelled: take its slot away from its thread, so that others may run."""
+        if self.remote is not None and self.remote.cancel(task, False):
+            return
         for hold in list(self.holds.values()):
             # Several bodies may have shares of one slot; one that has all of it may run others inside of it.
             its_own = hold.share is None or hold.share >= 1.0 or hold.task is task
@@ -379,17 +412,23 @@ class ThreadsDriver(Helping, Driver):
                 self._let_go(hold)
                 return
 
+    def interrupt(self, task: DTask) -> bool:
+        """A body on a worker is interrupted there."""
+        return self.remote is not None and self.remote.cancel(task, True)
+
     def is_idle(self) -> bool:
         """Whether no thread has a slot, and so no task, in hand."""
         return len(self.free) == len(self.core.threads[self.worker]) and not any(
             slot.used for slot in self.core.slots.values()
-        )
+        ) and (self.remote is None or self.remote.is_idle(self.core))
 
     # ---- the end ---------------------------------------------------------------------------------------
 
     def close(self, timeout_s: float = EXIT_JOIN_S) -> None:
         """Let the threads end; those whose bodies run are daemons and get `timeout_s` in all."""
         self.closed = True
+        if self.remote is not None:
+            self.remote.drop(self.core)
         self.coroutines.close(timeout_s)
         deadline = time.monotonic() + timeout_s
         while True:

@@ -30,7 +30,17 @@ from .declaring import (
     unknown_option,
 )
 
-__all__ = ["DEFAULT", "SCOPES", "BlockOptions", "Options", "SharedOptions", "copied", "layer", "made"]
+__all__ = [
+    "DEFAULT",
+    "SCOPES",
+    "BlockOptions",
+    "Options",
+    "SharedOptions",
+    "ShippedOptions",
+    "copied",
+    "layer",
+    "made",
+]
 
 SCOPES = frozenset(("scope", "compute_scope", "result_scope"))
 """Setting one of them clears `exec_scope`."""
@@ -287,6 +297,24 @@ class SharedOptions(Options):
 
     def __reduce__(self) -> Any:
         return "DEFAULT" if self is DEFAULT else (made, (self.__dict__,))
+
+
+class ShippedOptions(Options):
+    """What another process gets of a task's options: those that mean something where the body runs.
+
+    `handed_down`: the scoped options of the body, which are options of the tasks that it spawns, not its own.
+    """
+
+    __slots__ = ("handed_down",)
+    handed_down: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, own: Mapping[str, Any], handed_down: Mapping[str, Any] | None) -> ShippedOptions:
+        """From values that were checked before."""
+        new = cls.__new__(cls)
+        new.__dict__.update(own)
+        object.__setattr__(new, "handed_down", handed_down)
+        return new
 
 
 _MUTABLE = frozenset((set, dict))

@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import OptionNotSetError
 from ..service.threads import carry, inherit_in_threads
 from .declaring import BLOCK_OPTIONS, TASK_OPTIONS, check, is_option, takes, unknown_option
-from .options import DEFAULT, BlockOptions, Options, SharedOptions, copied, layer, made
+from .options import DEFAULT, BlockOptions, Options, SharedOptions, ShippedOptions, copied, layer, made
 
 __all__ = [
     "MISSING",
@@ -134,6 +134,8 @@ def _filled(mapping: Mapping[str, Any], own: Mapping[str, Any]) -> Options:
 
 def propagated(options: Options) -> Mapping[str, Any] | None:
     """The scoped options that the body of a task starts with: what it propagates, with its own values."""
+    if type(options) is ShippedOptions:
+        return options.handed_down
     if options.propagates is None:
         return None
     given = options.__dict__

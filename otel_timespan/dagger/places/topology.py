@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import InvalidOptionError
@@ -45,6 +45,7 @@ class _Worker:
     threads: int | None = None
     node: str | None = None
     local: bool = True
+    private: bool = False
 
 
 class Topology:
@@ -75,14 +76,21 @@ class Topology:
             self._own = 1
         self._tell(None)
 
-    def add_worker(self, worker: int, threads: int | None = None, node: str | None = None, local: bool = True) -> None:
+    def add_worker(
+        self,
+        worker: int,
+        threads: int | None = None,
+        node: str | None = None,
+        local: bool = True,
+        private: bool = False,
+    ) -> None:
         """Add a worker, or replace what is known of it.
 
         `threads`: its slots (default `default_threads()`); `node`: its host's identity (default this
-        host's); `local`: it lives in this process.
+        host's); `local`: it lives in this process; `private`: it is one context's, and not for all.
         """
         worker = positive("worker", worker)
-        entry = _Worker(positive("threads", threads) if threads is not None else None, node, local)
+        entry = _Worker(positive("threads", threads) if threads is not None else None, node, local, private)
         with self._lock:
             self._workers = dict(sorted({**self._workers, worker: entry}.items()))
         self._tell(worker)
@@ -110,6 +118,10 @@ class Topology:
         """The ids of all workers, ascending, worker 1 included."""
         return tuple(self._workers)
 
+    def common(self) -> tuple[int, ...]:
+        """The ids of those that any context may use, ascending."""
+        return tuple([worker for worker, entry in self._workers.items() if not entry.private])
+
     def threads(self, worker: int) -> int:
         """The number of thread slots of a worker, 0 if there is no such worker."""
         entry = self._workers.get(worker)
@@ -121,6 +133,26 @@ class Topology:
         """The identity of a worker's host; this host's if nothing is known of the worker."""
         entry = self._workers.get(worker)
         return node_uuid() if entry is None or entry.node is None else entry.node
+
+    def known(self) -> dict[int, tuple[int, str, bool]]:
+        """What another process is told: by worker its threads, its host, and whether it is one context's."""
+        found = self._workers
+        return {worker: (self.threads(worker), self.node(worker), entry.private) for worker, entry in found.items()}
+
+    def learn(self, known: dict[int, tuple[int, str, bool]]) -> None:
+        """What another process knows of the workers, and of our host: `known()` of there."""
+        own = self._own
+        mine = self._workers[own]
+        if own in known:
+            mine = replace(mine, node=known[own][1])
+        others = {
+            worker: _Worker(threads, node, False, private)
+            for worker, (threads, node, private) in known.items()
+            if worker != own
+        }
+        with self._lock:
+            self._workers = dict(sorted({**others, own: mine}.items()))
+        self._tell(None)
 
     def me(self) -> int:
         """The id of the worker that asks."""

@@ -35,7 +35,7 @@ from ...timespans.model import (
     id_layout,
 )
 from ...timespans.rows import record_kind
-from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
+from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT, TAKEN
 from ..options.options import DEFAULT
 from ..places.processors import OSProc, ThreadProc
 from ..service.guards import guard
@@ -53,7 +53,9 @@ __all__ = [
     "SPAN",
     "START",
     "SUBMIT",
+    "TAKEN",
     "code_of",
+    "code_of_worker",
     "function_code",
     "next_handle",
     "next_seq",
@@ -154,7 +156,12 @@ def code_of(processor: Any) -> Any:
     kind = type(processor)
     if kind is ThreadProc and processor.tid >> OWNER_BITS == 0:
         return processor.owner << OWNER_BITS | processor.tid
-    return processor.pid << OWNER_BITS if kind is OSProc else processor
+    return code_of_worker(processor.pid) if kind is OSProc else processor
+
+
+def code_of_worker(worker: int) -> int:
+    """`code_of` of its `OSProc`."""
+    return worker << OWNER_BITS
 
 
 class _Processors(dict[int, Any]):
@@ -182,6 +189,7 @@ OF_FIRE = id_layout("uid", "worker", "thunk_id")
 OF_ENQUEUE = id_layout("uid", "processor", "thunk_id")
 OF_FETCH = id_layout("uid", "worker", "processor", "seq")
 OF_MOVE = id_layout("thunk_id", "position", "processor")
+OF_TAKE = id_layout("uid", "seq")
 OF_COMPUTE = id_layout("thunk_id", "processor")
 OF_EVICT = id_layout("worker", "handle")
 """Layouts of the ids that are made for every task: `EventId(**fields)` costs three times as much."""
@@ -278,7 +286,7 @@ def expand_start(record: Any, out: list[Event]) -> None:
     _, t0, moves, t2, uid, thunk_id, processor, f, occupancies, thread, samples = record
     add = out.append
     processor, f = processor_of(processor), function_of(f)
-    worker = _worker_of(processor)
+    worker = worker_of(processor)
     t1 = t0 + 1
     t2 = max(t2, t1 + 4)
     fetch = _new(EventId, (OF_FETCH, uid, worker, processor, thunk_id))
@@ -347,7 +355,7 @@ def expand_end(record: Any, out: list[Event]) -> None:
     """
     _, tb, t1, uid, thunk_id, processor, f, result, cpu_ns, span, thread, profile, state, samples = record
     processor, f = processor_of(processor), function_of(f)
-    worker = _worker_of(processor)
+    worker = worker_of(processor)
     id = _new(EventId, (OF_COMPUTE, thunk_id, processor))
     if isinstance(result, ChunkInfo):
         scan = Timeline(T=result.type)
@@ -358,7 +366,7 @@ def expand_end(record: Any, out: list[Event]) -> None:
     if state is not None:
         if worker != CORE_WORKER:  # the core takes the result of another worker as a message
             t1 += 2
-            _span(out, "take", EventId(uid=uid, seq=thunk_id), None, t1 - 1, t1, CORE_WORKER, samples)
+            _span(out, "take", _new(EventId, (OF_TAKE, uid, thunk_id)), None, t1 - 1, t1, CORE_WORKER, samples)
         expand_finish((None, t1 + 1, t1 + 2, uid, thunk_id, result, state, samples), out)
 
 
@@ -371,6 +379,20 @@ def expand_return(record: Any, out: list[Event]) -> None:
     result = ChunkInfo(handle, nbytes, type, worker)
     whole = (_, tb, t1, uid, thunk_id, processor, f, result, cpu, span, thread, NO_SAMPLES, state, samples)
     expand_end(whole, out)
+
+
+def expand_taken(record: Any, out: list[Event]) -> None:
+    """`expand_return` of a body that ran in another process: all that has, then `received, here`.
+
+    `received`: when its answer was; `here`: what was sampled then, in the core's own process.
+    """
+    _, tb, t1, uid, thunk_id = record[:5]
+    state, samples, t2, here = record[14:]
+    expand_return((*record[:14], None, samples), out)
+    result = ChunkInfo(*record[7:11])
+    t2 = max(t2, t1 + 1, tb + 3)
+    _span(out, "take", EventId(uid=uid, seq=thunk_id), None, t2, t2 + 1, CORE_WORKER, here)
+    expand_finish((None, t2 + 2, t2 + 3, uid, thunk_id, result, state, here), out)
 
 
 def expand_finish(record: Any, out: list[Event]) -> None:
@@ -409,7 +431,8 @@ def expand_storage_wait(record: Any, out: list[Event]) -> None:
     _event(out, "finish", "storage_wait", id, ended, max(t1, t0 + 1), worker, None)
 
 
-def _worker_of(processor: Any) -> int:
+def worker_of(processor: Any) -> int:
+    """The worker of a processor."""
     return getattr(processor, "owner", None) or getattr(processor, "pid", None) or CORE_WORKER
 
 
@@ -419,6 +442,7 @@ record_kind(expand_start, START)
 record_kind(expand_return, RETURN)
 record_kind(expand_evict, EVICT)
 record_kind(expand_end, END)
+record_kind(expand_taken, TAKEN)
 SPAN = record_kind(expand_span)
 FINISH = record_kind(expand_finish)
 STEAL = record_kind(expand_steal)

@@ -158,6 +158,9 @@ class DTask(Reference[Value, NoReturn]):
         # DRef or `Result` of a success, else `Failure`. Ender, in one section with deleting `_open`; not there
         # before. Others read it from `_state` DONE or FAILED on.
         "_outcome",
+        # (`Pressure`, nanoseconds): where its expected time counts, and how much. None where it does not: not placed
+        # yet, nothing to choose from, or it runs no more. Queuer, thief, ender; under `Core.lock`.
+        "_reserved",
         # The `Slot` in which it runs or ran. Runner, when the body is about to begin: who mends a broken-off run tells
         # by it that it has. None before, and again from the end of an attempt until the next one begins.
         "_slot",
@@ -194,6 +197,7 @@ class DTask(Reference[Value, NoReturn]):
     _args: tuple[Any, ...]
     _kwargs: dict[str, Any] | None
     _options: Options
+    _reserved: tuple[Any, float] | None
     _deps: tuple[DTask, ...]
     _context: contextvars.Context | None
     _core: Core
@@ -307,6 +311,7 @@ def new_task(
     task._open = True
     task._slot = None
     task._live = None
+    task._reserved = None
     return task
 
 
@@ -351,7 +356,6 @@ class Live:
         "coroutine",
         "forced",
         "measured",
-        "reserved",
         "spawned_by",
         "timer",
         "token",
@@ -366,7 +370,6 @@ class Live:
         self.coroutine: CoroutineBody | None = None  # what runs on the event loop; runner, None by the loop at its end
         self.chunk: Chunk | None = None  # of the result, where one was handed out; runner, or who asks for it later
         self.token: Any = None  # the cancel token; whoever needs it first, under a lock (environment.token_of)
-        self.reserved: Any = None  # its expected time where it was placed (a `Reservation`); under `Core.lock`
         self.measured: Any = None  # descriptions of plain arguments, by their `id()`; submitter of the first attempt
         self.spawned_by = 0  # the id of the task whose body spawned it; submitter of the first attempt
         self.timer: Any = None  # what ends the body (option `timeout`) or begins the next attempt; runner

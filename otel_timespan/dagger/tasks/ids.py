@@ -26,8 +26,12 @@ class IdBlocks:
         self._lock = guard()
         # All in C within a block. At the end of one, two threads may each lease the next: one is lost, no harm.
         blocks: Iterator[range] = iter(lambda: self.lease(block), None)
-        self.next: Callable[[], int] = itertools.chain.from_iterable(blocks).__next__
+        self.next: Callable[[], int] = itertools.chain([1], itertools.chain.from_iterable(blocks)).__next__
         """The next id of this process."""
+
+    def begin_at(self, block: int) -> None:
+        """Go on with this block, and those after it, from the second id on. Only before any other was taken."""
+        self._blocks = itertools.count(block)
 
     def lease(self, size: int) -> range:
         """A block of ids that nobody else will get. Whole blocks are given, whatever part is used."""
@@ -36,7 +40,7 @@ class IdBlocks:
             first = next(self._blocks)
             for _ in range(blocks - 1):
                 next(self._blocks)
-        return range(1 + first * self._block, 1 + (first + blocks) * self._block)
+        return range(2 + first * self._block, 2 + (first + blocks) * self._block)
 
 
 def new_run_id() -> int:

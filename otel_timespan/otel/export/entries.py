@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from ..spans.limits import NO_LIMITS, Limits, clip
 from ..spans.spandata import SpanData
 from .accounts import Account
 from .sizes import ENTRY_BYTES, readable_nbytes, span_nbytes
@@ -44,14 +45,21 @@ class Entry(NamedTuple):
     spans: int = 1
 
 
+_ORDINARY = 3
+"""Spans of most tasks, with detail "phases"; those that moved something have more, and none has fewer."""
+
+
 def packed_entries(packed: Sequence[bytes], count: int, account: Account, most: int) -> list[Entry]:
-    """Of tasks' spans, `count` in all and as many of each task: some together, of no more than `most` bytes each."""
-    each, entries = count // len(packed), []
+    """Of tasks' spans, `count` in all: some together, of no more than `most` bytes each."""
+    each, rest = divmod(count, len(packed))
+    alike = not rest and each in (1, _ORDINARY)
+    entries = []
     step = max(1, most // (max(map(len, packed)) + 1))
     for start in range(0, len(packed), step):
         some = packed[start : start + step]
         fields = b"".join(some)
-        entries.append(Entry(Packed(fields), len(fields) + ENTRY_BYTES, account, False, each * len(some)))
+        spans = each * len(some) if alike else sum([1 for _ in unframed(fields)])
+        entries.append(Entry(Packed(fields), len(fields) + ENTRY_BYTES, account, False, spans))
     return entries
 
 
@@ -69,8 +77,11 @@ def singles(entries: Sequence[Entry]) -> list[Entry]:
     return apart
 
 
-def own_entry(span: SpanData, account: Account, wire: bool) -> Entry:
-    """Of a span of ours: as bytes where the transport takes these."""
+def own_entry(span: SpanData | Wrapped, account: Account, wire: bool, limits: Limits = NO_LIMITS) -> Entry:
+    """Of a span of ours within the limits: as bytes where the transport takes these. A worker's come so."""
+    if isinstance(span, Wrapped):
+        return Entry(span, len(span.body) + ENTRY_BYTES, account)
+    span = clip(span, limits)
     if wire:
         body = encode_span(span if span.parent_id else _without_own_links(span))
         return Entry(body, len(body) + ENTRY_BYTES, account, not span.parent_id)

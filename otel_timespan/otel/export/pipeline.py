@@ -37,7 +37,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ... import forks
 from ...timespans.warn import warn_once
-from ..spans.limits import Limits, clip, limits_of
+from ..spans.limits import Limits, limits_of
 from ..spans.spandata import SpanData
 from .accounts import Accounts, PipelineStats
 from .delivery import Delivery
@@ -56,7 +56,7 @@ from .settings import LONGEST_WAIT_S, MAX_BYTES, check_sending
 from .shutdown import PIPELINES, call_within, on_exit
 from .spill import Segment, Spill
 from .telling import Telling
-from .transport import ACCEPTED, Outcome, Transport, suppressed
+from .transport import ACCEPTED, Outcome, Transport, Wrapped, suppressed
 from .wire import Envelope, envelope_of
 
 __all__ = ["SpanPipeline", "close_all", "flush_all"]
@@ -163,13 +163,13 @@ class SpanPipeline:
 
     # --- in ----------------------------------------------------------------------------------------------
 
-    def put(self, spans: Sequence[SpanData], owner: Any = None) -> None:
+    def put(self, spans: Sequence[SpanData | Wrapped], owner: Any = None) -> None:
         """Take finished spans, clipped to the span limits. Never raises; may block, as the class says."""
         with self._cond:
             account = self._accounts.of(owner)
         wire = self.transport.wire
         try:
-            entries = [own_entry(clip(span, self.limits), account, wire) for span in spans]
+            entries = [own_entry(span, account, wire, self.limits) for span in spans]
         except Exception:
             warn_once(self, "spans could not be encoded; they are dropped")
             with self._cond:

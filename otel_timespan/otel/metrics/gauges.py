@@ -33,13 +33,16 @@ from ..spans.values import plain_text
 
 __all__ = ["BY_STREAM", "READINGS", "ConsumerGauges", "Levels", "Reading", "default_consumers"]
 
-CATEGORIES_OF_STEPS = (
-    ("add_thunk",),
-    ("schedule", "fire", "enqueue"),
-    ("proc_run_fetch", "move", "compute"),
-    ("storage_safe_scan", "finish"),
-    ("evict",),
-)
+CATEGORIES_OF_STEPS = {
+    "submitted": ("add_thunk",),
+    "placed": ("schedule", "fire"),
+    "queued": ("enqueue",),
+    "took": ("take",),
+    "finished": ("finish",),
+    "begun": ("proc_run_fetch", "move", "compute"),
+    "returned": ("storage_safe_scan",),
+    "evicted": ("evict",),
+}
 """What there would be events of, field by field of `Steps`."""
 
 MAX_SERIES = 2000
@@ -228,9 +231,9 @@ class ConsumerGauges:
         return interrupt
 
     def take_steps(self, steps: Steps) -> None:
-        """Records of worker 1 of which no events were made. Never raises."""
+        """Records of which no events were made. Never raises."""
         with self._in_use:
-            self._of_worker(1).take_steps(steps)
+            self._of_worker(steps.worker).take_steps(steps)
 
     def _of_worker(self, worker: int) -> _WorkerConsumers:
         found = self._workers.get(worker)
@@ -274,7 +277,7 @@ class _WorkerConsumers:
         self._called: list[tuple[Caller, Reading | None]] = []
         self._carrying: dict[str, tuple[Any, Reading]] = {}  # by instrument: those that were called already
         self._whole: list[tuple[Caller, Any, Reading]] = []
-        self._told: set[int] = set()
+        self._told: set[str] = set()
         self._plans = Plans(self._plan)
         for original, reading in consumers:
             consumer = copy_for(worker, original)
@@ -320,12 +323,13 @@ class _WorkerConsumers:
 
     def take_steps(self, steps: Steps) -> None:
         """As `ConsumerGauges.take_steps`."""
-        if not any(steps[:-1]):
+        given = [field for field in CATEGORIES_OF_STEPS if getattr(steps, field)]
+        if not given and not steps.made:
             return
-        for number, categories in enumerate(CATEGORIES_OF_STEPS):
-            if steps[number] and number not in self._told:  # make known what the events would have
-                self._told.add(number)
-                for category in categories:
+        for field in given:
+            if field not in self._told:  # make known what the events would have
+                self._told.add(field)
+                for category in CATEGORIES_OF_STEPS[field]:
                     self._plans[category, "start"], self._plans[category, "finish"]
         for caller, reading in self._called:
             try:

@@ -105,8 +105,8 @@ class LogMetrics:
     def feed(self, taken: Taken) -> KeyboardInterrupt | None:
         """What the log took, for the gauges, without its lock: these consumers may block. Ctrl-C in one is returned."""
         self.events += taken.quiet + len(taken.events)
-        counts = taken.submitted, taken.placed
-        self._gauges.take_steps(Steps(*counts, taken.begun, taken.ended, taken.evicted, taken.processors))
+        for steps in taken.steps():
+            self._gauges.take_steps(steps)
         return self._gauges.feed(taken.events)
 
     def task_opened(self, task: OpenTask) -> None:
@@ -160,6 +160,11 @@ class LogMetrics:
             self._count(semconv.TASK_CPU, (name,), sum([task[3] or 0 for task in some]) / 1e9)
         for n, phase in enumerate(_WAITS):
             self._observe_all(semconv.TASK_WAIT, (phase,), tasks, n, n + 1)
+        for way, moves in taken.moves.items():
+            self._observe_all(semconv.MOVE_DURATION, way, moves, 0, 1)
+            nbytes = sum([move[3] or 0 for move in moves])
+            if nbytes:
+                self._count(semconv.MOVE_IO, way, nbytes)
 
     def _observe_all(
         self, name: str, key: tuple[Any, ...], tasks: Sequence[tuple[Any, ...]], start: int, end: int
@@ -335,7 +340,7 @@ class _Occurrences:
 
     def __call__(self, event: Event) -> None:
         if event.category == "handle_fault":
-            self._count(semconv.FAULT_COUNT, (event.worker,), 1)
+            self._count(semconv.FAULT_COUNT, (event.id.get("worker", event.worker),), 1)  # the event is the core's
         elif event.category == "proc_steal_local":
             if event.timeline is not None:  # an attempt may bring nothing
                 self._count(semconv.STEAL_COUNT, (event.worker,), 1)
@@ -345,7 +350,8 @@ class _Occurrences:
     def take_steps(self, steps: Steps) -> None:
         """The same for records."""
         if steps.evicted:
-            self._count(semconv.EVICT_COUNT, (1,), len(steps.evicted))
+            self._count(semconv.EVICT_COUNT, (steps.worker,), len(steps.evicted))
+
 
 class _FunctionBytes:
     """Live bytes of results by the function that made them: of the chunks that `BytesAllocd` counts in all.

@@ -3,7 +3,7 @@
 Of a task under way `Lane.take` keeps just its records (taskrecords.py). When its body returned, they become the
 bytes of its spans by the packer of its shape (packer.py). The first tasks of each shape go the general way, for the
 packer to be made from the spans of one. So does, with all that it told so far, a task that is not ordinary after all:
-one that has a label or moves chunks, whose body put something on its span, that failed, was cancelled or is tried
+one that has a label, whose body put something on its span, that failed, was cancelled or is tried
 again, or whose clock readings are out of order. The general way is the `SpanMapper`: both see the same finished tasks
 and runs.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 
 from ...timespans.journal import expand_all
 from ...timespans.model import ChunkInfo, Event, EventId
-from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT
+from ...timespans.taskrecords import END, EVICT, OWNER_BITS, RESULTS, RETURN, SCHEDULE, START, SUBMIT, TAKEN, Steps
 from ...timespans.warn import warn_once
 from ..export.wire import varint
 from ..spans import ids
@@ -30,11 +31,12 @@ from ..spans.bodyspan import SEEN
 from ..spans.budget import CANDIDATE_BYTES, MUST, Budget, Candidate
 from ..spans.ids import TraceParent
 from ..spans.limits import Limits, clip
-from ..spans.mapping import ENDED, MOVED_KINDS, SpanMapper
+from ..spans.mapping import ENDED, SpanMapper
 from ..spans.paths import AnyPath, Path, length_of, path_of
 from ..spans.spandata import SpanData
 from ..spans.tasks import Done, OpenTask, named, processor_name, qualified_name
 from ..spans.values import plain_text
+from .moves import Moved, moved_of, shape_of, sizes_of
 from .packer import Facts, Packer, compile_packer
 
 __all__ = ["FIRST_BOUNDARY", "Lane", "Taken"]
@@ -59,9 +61,19 @@ MAX_LOOKED_AT = 10_000
 
 _new = tuple.__new__
 _POSITIONS = [tuple(range(1, count + 1)) for count in range(MAX_LINKS + 1)]
-_ENDS = (RETURN, END)
+_ENDS = (RETURN, END, TAKEN)
+_HOME = 1 << OWNER_BITS
 _M64 = (1 << 64) - 1
 _submitted, _finished = itemgetter(FIRST_BOUNDARY), itemgetter(FIRST_BOUNDARY + 6)
+
+
+def _owner(code: int) -> int:
+    return code >> OWNER_BITS
+
+
+def _taken(record: Any, ended: int) -> int:
+    """When a task finished whose result came from another worker; `ended`: its body."""
+    return max(record[16], ended + 1) + 3 if record[0] == TAKEN else ended + 4
 
 
 def _path_length(task: tuple[Any, ...]) -> int:
@@ -87,7 +99,7 @@ class _Function(NamedTuple):
     like: Any
 
 
-_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION, _ROLLS = range(8)
+_SUBMISSION, _CALLER, _PLACING, _PLACED, _SCHEDULE, _START, _FUNCTION, _ROLLS, _MOVED = range(9)
 """A task under way: a list of its records and of what was read of them, for an object costs three times as much."""
 
 
@@ -103,13 +115,15 @@ class Taken:
     those of the general way. `events`: what that expanded; `failed` of them could not be turned into spans. `tasks`:
     (function's name, caller, base of its ids, CPU ns, path, id, then the seven boundaries) of each that took the lane
     to its end, sampled or not; `ended` are their records, in the same order. `functions`: names not seen before.
-    `submitted`, `placed`, `begun`, `ended`, `evicted`, `processors`: as in `Steps`. `quiet`: how many events the
-    records hold that were not expanded.
+    `moves`: by (source, destination), of each argument that came from one worker to another, (None, caller, base of
+    the task's ids, bytes, None, its id, begin, end). `submitted`, `placed`, `begun`, `ended`, `evicted`, `processors`:
+    as in `Steps`, of all workers. `away`: how many were placed on each worker but 1; None while none but that was
+    heard of. `quiet`: how many events the records hold that were not expanded.
     """
 
     __slots__ = (
-        "begun", "count", "ended", "events", "evicted", "failed", "functions", "packed", "placed", "processors",
-        "quiet", "spans", "submitted", "tasks",
+        "away", "begun", "count", "ended", "events", "evicted", "failed", "functions", "moves", "packed", "placed",
+        "processors", "quiet", "spans", "submitted", "tasks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -123,6 +137,36 @@ class Taken:
         self.evicted: list[Any] = []
         self.functions: list[str] = []
         self.processors: Mapping[int, Any] = {}
+        self.away: dict[int, int] | None = None
+        self.moves: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
+
+    def steps(self) -> Iterator[Steps]:
+        """By worker, what was not expanded."""
+        begun, ended, evicted, away = self.begun, self.ended, self.evicted, self.away
+        if away is None:
+            head = self.submitted, self.placed, self.placed, 0, len(ended)
+            yield Steps(1, *head, begun, ended, ended, evicted, self.processors)
+            return
+        ran, lie = _grouped(ended, lambda record: record[5] >> OWNER_BITS), _grouped(ended, lambda record: record[10])
+        runs = _grouped(begun, lambda record: record[6] >> OWNER_BITS)
+        gone = _grouped(evicted, lambda record: record[5])
+        for worker in {1, *away, *map(_owner, self.processors), *gone}:
+            returned, made = ran.get(worker, []), lie.get(worker, [])
+            if worker == 1:
+                queued = self.placed - sum(away.values())
+                head = self.submitted, self.placed, queued, len(ended) - len(returned), len(ended)
+            else:
+                head = 0, 0, away.get(worker, 0), 0, 0
+                made = [record for record in made if record[5] >> OWNER_BITS == worker]  # it hears of no others
+            here = {code: one for code, one in self.processors.items() if code >> OWNER_BITS == worker}
+            yield Steps(worker, *head, runs.get(worker, []), returned, made, gone.get(worker, []), here)
+
+
+def _grouped(records: Sequence[Any], worker_of: Callable[[Any], int]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for record in records:
+        found.setdefault(worker_of(record), []).append(record)
+    return found
 
 
 class Lane:
@@ -152,6 +196,7 @@ class Lane:
         self._ended_runs = 0
         self._functions: dict[Any, _Function] = {}
         self._processors: dict[int, Any] = {}
+        self._is_spread = False  # whether there is any worker but 1
         self._taken = Taken()
         self._begun = [0, 0]  # bodies that run: of tasks that are not sampled, and of those that are
         self._example: tuple[Any, Facts, Sequence[int], TraceParent | None] | None = None
@@ -162,9 +207,10 @@ class Lane:
         """Take records, and events among them, in order."""
         taken = self._taken = Taken()
         self._packed, self._ended, self._tasks = taken.packed.append, taken.ended.append, taken.tasks.append
-        opened, known, functions, near = self._open, self.mapper.done, self._functions, self._processors
+        opened, known, functions, numbered = self._open, self.mapper.done, self._functions, self._processors
         begun, running = taken.begun.append, self._begun
         quiet = submitted = placed = 0
+        away: list[Any] = []  # placements that are perhaps on other workers
         if self._ended_runs != self.mapper.ended_runs:  # what their callers hold goes with them
             self._ended_runs, self._last = self.mapper.ended_runs, (None, None)
             self._callers.clear()
@@ -173,25 +219,22 @@ class Lane:
             if kind in _ENDS:
                 task = opened.get(record[4])
                 try:
-                    if task is not None and self._returned(record if kind == RETURN else _as_return(record), task):
+                    if task is not None and self._returned(_as_return(record) if kind == END else record, task):
                         continue
                 except (struct.error, OverflowError):  # numbers that no message has room for
                     self._example = None
             elif kind == START:
                 task = opened.get(record[5])
-                if task is not None and task[5] is None and task[3] and (record[6] in near or self._is_near(record)):
-                    moves = record[2]
-                    if not moves:
-                        quiet += 5
-                    elif moves[0] is RESULTS:
-                        quiet += 5 + len(moves) // 4 * 2
-                    elif not any(move[2] in MOVED_KINDS for move in moves):
-                        quiet += 5 + len(moves) * 2
-                    else:
-                        self._generally(record)
-                        continue
-                    task[5] = record
-                    running[task[1][4]] += 1
+                waiting = task if task is not None and task[5] is None and task[3] else None
+                if waiting is not None and (record[6] in numbered or self._is_numbered(record)):
+                    if record[2]:
+                        if not self._moves(record, waiting):
+                            self._generally(record)
+                            continue
+                        quiet += len(record[2]) // 4 * 2 if record[2][0] is RESULTS else len(record[2]) * 2
+                    quiet += 5
+                    waiting[5] = record
+                    running[waiting[1][4]] += 1
                     begun(record)
                     continue
             elif kind == SUBMIT:
@@ -203,16 +246,18 @@ class Lane:
                     submitted += 1
                     budget = caller[5]
                     rolls = budget is not None and budget.charge(self._per_task, taken.spans)
+                    if place is None:
+                        opened[id] = [record, caller, 0, 0, None, None, function, rolls, ()]
+                        continue
+                    placed += 1
                     if type(place) is int:
                         t0 = record[12]
-                        opened[id] = [record, caller, t0, t0 + 1, None, None, function, rolls]
-                        placed += 1
-                    elif place is None:
-                        opened[id] = [record, caller, 0, 0, None, None, function, rolls]
+                        opened[id] = [record, caller, t0, t0 + 1, None, None, function, rolls, ()]
                     else:
                         t0 = place[1]
-                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function, rolls]
-                        placed += 1
+                        opened[id] = [record, caller, t0, max(place[2], t0 + 1), None, None, function, rolls, ()]
+                    if place != _HOME:
+                        away.append(place)
                     continue
             elif kind == SCHEDULE:
                 task = opened.get(record[5])
@@ -220,18 +265,30 @@ class Lane:
                     t0 = record[1]
                     task[2:5] = t0, max(record[2], t0 + 1), record
                     placed += 1
+                    away.append(record)
                     continue
-            elif kind == EVICT and record[5] == 1:
+            elif kind == EVICT:
                 taken.evicted.append(record)
+                if record[5] != 1:
+                    self._is_spread = True
                 continue
             self._generally(record)
-        taken.count = len(taken.packed) * self._per_task
+        taken.count += len(taken.packed) * self._per_task
         taken.submitted, taken.placed, taken.processors = submitted, placed, self._processors
         taken.quiet = quiet + 2 * submitted + 6 * placed + 5 * len(taken.ended) + 2 * len(taken.evicted)
+        self._spread(taken, away)
         self._settle_runs()
         self.mapper.budgets.sweep(taken.spans)
         self.mapper.forget_oldest()
         return taken
+
+    def _spread(self, taken: Taken, placements: Sequence[Any]) -> None:
+        """Note what was placed on other workers, and the events that only their tasks have."""
+        workers = [place >> OWNER_BITS if type(place) is int else place[7] for place in placements]
+        away = Counter([worker for worker in workers if worker != 1])
+        if away or self._is_spread:
+            self._is_spread, taken.away = True, away
+            taken.quiet += 2 * sum([record[5] >> OWNER_BITS != 1 for record in taken.ended])  # `take`
 
     # ---- a task -------------------------------------------------------------------------------------
 
@@ -278,19 +335,43 @@ class Lane:
             self._taken.functions.append(name)
         return found
 
-    def _is_near(self, start: Any) -> bool:
-        """Whether a body runs on worker 1, on a processor that has a number."""
+    def _is_numbered(self, start: Any) -> bool:
+        """Whether a body runs on a processor that has a number."""
         code = start[6]
-        if code in self._processors:
-            return True
-        if type(code) is not int or code >> OWNER_BITS != 1:
+        if type(code) is not int:
             return False
         self._processors[code] = expand_all([start])[-1].id.processor
+        if code >> OWNER_BITS != 1:
+            self._is_spread = True
         return True
+
+    def _moves(self, start: Any, task: list[Any]) -> bool:
+        """Note the arguments that come from elsewhere. False where their task has to go the general way."""
+        moved = moved_of(start)
+        if moved is None or (moved and task[_ROLLS]):
+            return False
+        task[_MOVED] = moved
+        caller: _Caller = task[_CALLER]
+        if moved and caller.budget is not None and caller.sampled and self._per_task > 1:
+            for _ in moved:
+                caller.budget.charge(1, self._taken.spans)
+        return True
+
+    def _has_moved(self, moved: Sequence[Moved], caller: _Caller, base: int, id: int, begun: int, ended: int) -> None:
+        """The arguments of a packed task came from elsewhere."""
+        moves = self._taken.moves
+        for _, _, source, destination, nbytes in moved:
+            entry = (None, caller, base, nbytes, None, id, begun, ended)
+            moves.setdefault((source, destination), []).append(entry)
+        if self._per_task > 1:
+            if caller.sampled:
+                self._taken.count += len(moved)
+            else:
+                self.mapper.sampled += len(moved)
 
     def _returned(self, record: Any, task: list[Any]) -> bool:
         """A body returned: pack its task. False where it has to go the general way."""
-        submission, caller, placing, t2, _, start, function, rolls = task
+        submission, caller, placing, t2, _, start, function, rolls, moved = task
         if start is None or not record or record[14] != "success" or rolls is MUST:
             return False
         if record[12] is not None and (rolls or record[12] != SEEN):
@@ -322,27 +403,30 @@ class Lane:
         base = ((base ^ base >> 30) * 0xBF58476D1CE4E5B9) & _M64
         base = ((base ^ base >> 27) * 0x94D049BB133111EB) & _M64
         base ^= base >> 31
-        t6 = t5 + 2
+        t6 = t5 + 2 if record[5] >> OWNER_BITS == 1 else _taken(record, t5)
         if not sampled:
             self.mapper.sampled += self._per_task
         elif not over:
             number = varint(id)
             size = b"" if nbytes is None else varint(nbytes)
             spawner = varint(spawned_by) if spawned_by else b""
+            sizes = sizes_of(moved) if moved else ()
             shape = (
                 function[0], record[5], record[13], len(number), len(size), len(spawner), positions, blocking,
-                cpu_ns is None,
+                cpu_ns is None, shape_of(moved, sizes) if moved else (),
             )  # fmt: skip
             pack = self._shapes.get(shape)
             if pack is None:
                 if shape not in self._shapes and self._is_common(shape):
                     times = (t0, t1, t2, t3, t4, t5, t6)
-                    facts = Facts(trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, times)
+                    moves = tuple([(each.position, size) for each, size in zip(moved, sizes, strict=True)])
+                    facts = Facts(trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, times, moves)
                     self._example = (shape, facts, ups, caller[0] if rolls else None)
                 return False
             packed = pack(
-                trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6, *ups
-            )
+                trace, base, above, number, self._offset, cpu_ns or 0, size, spawner, t0, t1, t2, t3, t4, t5, t6,
+                *sizes, *ups,
+            )  # fmt: skip
             if not rolls:
                 self._packed(packed)
         self._begun[sampled] -= 1
@@ -352,6 +436,8 @@ class Lane:
             self._wait(task, record, entry, positions, None if over else packed)
         else:
             self.mapper.done[id] = _new(Done, (caller[0], t6, 1, path, base))
+        if moved:
+            self._has_moved(moved, caller, base, id, t3 + 1, t4 - 1)
         self._ended(record)
         self._tasks(entry)
         return True
@@ -369,7 +455,7 @@ class Lane:
         self, task: list[Any], record: Any, entry: tuple[Any, ...], positions: Sequence[Any], packed: bytes | None
     ) -> None:
         """A candidate ended. Of its records as little is kept as its spans can be made of."""
-        submission, caller, _, _, _, _, function, _ = task
+        submission, caller, _, _, _, _, function, _, _ = task
         name, _, base, cpu_ns, path, id, t0, t1, t2, t3, t4, t5, t6 = entry
         budget, parent, known = caller[5], caller[0], self.mapper.done
         rollup = budget.rollups.get(name) or budget.rollup(name, lambda: function.like)
@@ -395,7 +481,7 @@ class Lane:
         task.finished = task.latest = one.end_ns
         task.spawned_by, task.cpu_ns, task.result_nbytes = one.spawner, cpu_ns, nbytes
         task.thread = (thread[0], plain_text(thread[1]))
-        task.processor = processor_name(self._processors[processor])
+        task.processor, task.worker = processor_name(self._processors[processor]), processor >> OWNER_BITS
         task.held = self.mapper.ordinary_spans(task)
         return self.mapper.spans_of(one, task, task.bounds(), "success")
 
@@ -459,11 +545,15 @@ class Lane:
         else:
             for task in tasks:
                 by_caller.setdefault(id(task[1]), []).append(task)
+        moved = Counter[int]()
+        for moves in self._taken.moves.values():
+            for move in moves:
+                moved[id(move[1])] += move[3] or 0
         for some in by_caller.values():
             longest = max(some, key=_path_length)
             first, last = min(map(_submitted, some)), max(map(_finished, some))
             root = some[0][1].parent.root
-            self.mapper.settle_run(root, len(some), first, last, longest[_ID], longest[_PATH])
+            self.mapper.settle_run(root, len(some), first, last, longest[_ID], longest[_PATH], moved[id(some[0][1])])
 
     # ---- the general way ----------------------------------------------------------------------------
 
@@ -491,9 +581,10 @@ class Lane:
         if task[_START] is not None:
             self._begun[task[_CALLER].sampled] -= 1
         self.mapper.charged = task[_CALLER].budget if task[_ROLLS] else None, task[_ROLLS] is MUST
+        self.mapper.moves_charged = bool(task[_MOVED])
         for event in expand_all(_records_of(task)):
             self._feed(event)
-        self.mapper.charged = None
+        self.mapper.charged, self.mapper.moves_charged = None, False
 
     def forget(self, key: Any) -> int:
         """The end of a task was given up: the mapper is to know it, to forget it. How many spans of it are lost now."""
@@ -531,7 +622,7 @@ class Lane:
         if len(self._shapes) >= MAX_SHAPES:
             self._shapes.clear()
         limits = self.limits
-        if limits is None or len(spans) != self._per_task:
+        if limits is None or len(spans) != self._per_task + len(facts.moves) * (self._per_task > 1):
             self._shapes[shape] = None
         else:
             with contextlib.suppress(struct.error, OverflowError):  # the example has times that no message has room for

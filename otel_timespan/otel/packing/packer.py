@@ -30,7 +30,7 @@ from ..export.wire import (
 )
 from ..spans import ids
 from ..spans.spandata import LinkData, SpanData
-from ..spans.tasks import BOUNDARIES, OF_SHAPE, SECONDS, SPANS
+from ..spans.tasks import BOUNDARIES, OF_SHAPE, SECONDS, SPANS, Definition
 
 __all__ = ["Facts", "Packer", "compile_packer"]
 
@@ -40,7 +40,7 @@ class Facts(NamedTuple):
 
     `trace` and the ids are as the bytes of the message have them, ids as little-endian numbers (`ids.mixed`).
     `id_bytes` and `size_bytes` are varints; `offset` is wall clock minus monotonic clock; `times` are the seven
-    boundaries of `OpenTask.bounds`, monotonic ns.
+    boundaries of `OpenTask.bounds`, monotonic ns. `moves`: (position, size as a varint) of each move that is a span.
     """
 
     trace: bytes
@@ -52,12 +52,19 @@ class Facts(NamedTuple):
     size_bytes: bytes
     spawned_by: bytes
     times: tuple[int, ...]
+    moves: tuple[tuple[Any, bytes], ...] = ()
 
 
 Packer = Callable[..., bytes]
-"""`pack(*facts[:-1], *facts.times, *upstreams) -> bytes`: fields `spans` of a ScopeSpans message, one a span."""
+"""`pack(*facts[:-2], *facts.times, *sizes, *upstreams) -> bytes`: fields `spans` of a ScopeSpans message, one a span.
 
-_ARGUMENTS = (*Facts._fields[:-1], *BOUNDARIES)
+`sizes`: those of the moves.
+"""
+
+MOVE = Definition(ids.MOVE, "taken + 1", "body_start - 1")
+"""The span of each argument that came from elsewhere."""
+
+_ARGUMENTS = (*Facts._fields[:-2], *BOUNDARIES)
 
 
 class _Slot(NamedTuple):
@@ -80,8 +87,8 @@ def compile_packer(spans: Sequence[SpanData], facts: Facts, upstreams: Sequence[
         parts = [part for span in spans for part in _framed(SPAN_TAG, list(_span(span, facts, upstreams)))]
     except _UnknownError:
         return None
-    pack = _generate(parts, len(upstreams))
-    made = pack(*facts[:-1], *facts.times, *upstreams)
+    pack = _generate(parts, len(facts.moves), len(upstreams))
+    made = pack(*facts[:-2], *facts.times, *[size for _, size in facts.moves], *upstreams)
     wanted = b"".join([framed(SPAN_TAG, encode_span(span)) for span in spans])
     return pack if made == wanted else None
 
@@ -93,9 +100,15 @@ class _UnknownError(Exception):
 def _span(span: SpanData, facts: Facts, upstreams: Sequence[int]) -> Iterator[_Part]:
     """The parts of one Span message, in the order in which `encode_span` writes them."""
     definition = SPANS.get(span.name) if span.span_id != ids.swapped(facts.base) else SPANS[semconv.TASK_SPAN]
+    position: Any = 0
+    varying = _VARYING
+    for n, (place, _) in enumerate(facts.moves):
+        if span.span_id == ids.of(facts.base, ids.MOVE, str(place)):
+            definition, position = MOVE, str(place)
+            varying = {**_VARYING, semconv.MOVE_SIZE: f"size{n}"}
     if definition is None or span.events or span.dropped_links or span.dropped_attributes or span.trace_state:
         raise _UnknownError(span.name)
-    mask = ids.mask(definition.phase)
+    mask = ids.mask(definition.phase, position)
     yield b"\x0a\x10"
     yield _Slot("16s", 16, "trace")
     yield b"\x12\x08"
@@ -107,25 +120,25 @@ def _span(span: SpanData, facts: Facts, upstreams: Sequence[int]) -> Iterator[_P
     yield b"\x41"
     yield _Slot("Q", 8, f"{definition.end} + offset")
     for key, value in span.attributes.items():
-        yield from _attribute(key, value, facts)
+        yield from _attribute(key, value, facts, varying.get(key))
     for link in span.links:
         yield from _framed(b"\x6a", list(_link(link, facts, upstreams)))
     yield span_tail(span)
 
 
-def _attribute(key: str, value: Any, facts: Facts) -> Iterator[_Part]:
+def _attribute(key: str, value: Any, facts: Facts, slot: str | None) -> Iterator[_Part]:
     """One attribute: a varying one's value is the last field of it, always."""
     encoded = encode_span_attribute(key, value)
     if key in OF_SHAPE:
         yield encoded
         return
-    slot = _VARYING.get(key)
     if slot is None:
         raise _UnknownError(key)
     if type(value) is float:
         size, code = 8, "d"
     else:
-        known: Mapping[str, bytes] = facts._asdict()
+        sizes = {f"size{n}": size for n, (_, size) in enumerate(facts.moves)}
+        known: Mapping[str, bytes] = {**facts._asdict(), **sizes}
         size = len(known[slot])
         code = f"{size}s"
     yield encoded[:-size]
@@ -159,7 +172,7 @@ def _framed(tag: bytes, parts: list[_Part]) -> list[_Part]:
     return [tag + varint(size), *parts]
 
 
-def _generate(parts: Sequence[_Part], upstreams: int) -> Packer:
+def _generate(parts: Sequence[_Part], moves: int, upstreams: int) -> Packer:
     """The function: one `struct` call, with the constants that lie side by side joined."""
     joined: list[_Part] = []
     for part in parts:
@@ -171,7 +184,7 @@ def _generate(parts: Sequence[_Part], upstreams: int) -> Packer:
     constants = {f"c{n}": part for n, part in enumerate(joined) if isinstance(part, bytes)}
     layout = "<" + "".join(part.code if isinstance(part, _Slot) else f"{len(part)}s" for part in joined)
     given = [part.source if isinstance(part, _Slot) else f"c{n}" for n, part in enumerate(joined)]
-    parameters = [*_ARGUMENTS, *(f"up{n}" for n in range(upstreams))]
+    parameters = [*_ARGUMENTS, *(f"size{n}" for n in range(moves)), *(f"up{n}" for n in range(upstreams))]
     fixed = [f"{name}={name}" for name in ("write", *constants)]
     source = f"def pack({', '.join(parameters + fixed)}):\n return write({', '.join(given)})\n"
     names: dict[str, Any] = {"write": struct.Struct(layout).pack, **constants}

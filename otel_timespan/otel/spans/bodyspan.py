@@ -208,6 +208,10 @@ class BodySpan(Span, ReadableSpan):
         """Whether the user recorded this very exception."""
         return any(error is recorded for recorded in self._recorded)
 
+    def remember(self, error: BaseException) -> None:
+        """The user recorded this exception, in the process where the body ran."""
+        self._recorded += (error,)
+
     def merged(self, span: SpanData) -> SpanData:
         """Our span with what the user added; ends this one."""
         self._ended, self._end_ns, self._recorded = True, span.end_ns, ()

@@ -9,13 +9,14 @@ import traceback
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
-from ...errors import DTaskFailedError, RemoteTaskError, unwrap_exception
+from ...errors import DTaskFailedError, RemoteTaskError, WorkerLostError, unwrap_exception
 from ...timespans.codec import LoggedObject
 from .. import semconv
 from .spandata import EventData
 from .values import plain_text
 
 __all__ = [
+    "LOST",
     "FailureText",
     "FirstFailure",
     "describe",
@@ -28,6 +29,8 @@ __all__ = [
 
 MAX_MESSAGE = 4096
 MAX_STACK = 16384
+LOST = "WorkerLostError"
+"""The type of the error of a body whose worker went away, and of a task that was given up for that."""
 
 
 class FailureText(NamedTuple):
@@ -69,8 +72,11 @@ def is_cancellation(error: Any) -> bool:
 def error_type(error: Any) -> str:
     """The qualified name of the innermost exception's type, as the SDK writes it."""
     if isinstance(error, LoggedObject):
-        return plain_text(error.type).removeprefix("builtins.")
+        name = plain_text(error.type).removeprefix("builtins.")
+        return LOST if name.endswith("WorkerLostError") else name
     kind = type(unwrap_exception(error))
+    if issubclass(kind, WorkerLostError):  # nobody raised it: what happened has this name
+        return LOST
     name, module = plain_text(kind.__qualname__), plain_text(kind.__module__)
     return name if module == "builtins" else f"{module}.{name}"
 
@@ -80,6 +86,8 @@ def describe(error: Any) -> FailureText:
     if isinstance(error, LoggedObject):
         return FailureText(error_type(error), cut(plain_text(error.text), MAX_MESSAGE), "")
     inner = unwrap_exception(error)
+    if isinstance(inner, WorkerLostError):
+        return FailureText(LOST, cut(_message(inner), MAX_MESSAGE), "")
     return FailureText(error_type(error), cut(_message(inner), MAX_MESSAGE), cut(_stack(error, inner), MAX_STACK))
 
 

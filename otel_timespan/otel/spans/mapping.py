@@ -117,6 +117,7 @@ class SpanMapper:
         self.budgets.open_tasks.append(self._find_open)
         self._config = SpanConfig(offset_ns, link_limit, detail, self.budgets.is_sent)
         self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
+        self.moves_charged = False  # whether its moves are, too
         self._plain = PlainSpans(runs, offset_ns)
         self.active: dict[str, dict[int, int]] = {name: {} for name in ("waiting", "queued", "moving", "running")}
         self.sampled = self.ended_runs = 0
@@ -163,7 +164,10 @@ class SpanMapper:
         handler = (self._starts if event.phase == "start" else self._finishes).get(category)
         if handler is not None:
             handler(event, id, out)
-        elif self._keeps_scheduler and category not in NEVER_SPANS:
+            return
+        if category == "handle_fault" and event.phase == "finish":
+            self._runs.worker_lost()
+        if self._keeps_scheduler and category not in NEVER_SPANS:
             before = len(out)
             self.sampled += self._plain.scheduler(event, self._run_of(id.get("thunk_id")), out)
             if len(out) > before and self.budgets.limit is not None:
@@ -181,13 +185,17 @@ class SpanMapper:
                 del self.done[task]
 
     def settle_run(
-        self, root: Root | None, count: int, first_ns: int, last_ns: int, task: int, path: AnyPath
+        self, root: Root | None, count: int, first_ns: int, last_ns: int, task: int, path: AnyPath, moved: int = 0
     ) -> None:
-        """`count` tasks of a run have their results, all within these times; `path`, the longest, ends with `task`."""
+        """`count` tasks of a run have their results, all within these times; `path`, the longest, ends with `task`.
+
+        `moved`: bytes of their arguments, where nobody counted these yet.
+        """
         run = self._runs.find(root)
         if run is None:
             return
         run.finished += count
+        run.moved += moved
         if first_ns < run.root.start_ns - CLOCK_SLACK_NS and run.root.start_ns:
             warn_once(self, "tasks are stamped by another clock than the log's: give OTelLog(clock=...) that one")
         run.cover(first_ns, last_ns)
@@ -377,7 +385,7 @@ class SpanMapper:
         if nbytes is not None:
             attributes[semconv.MOVE_SIZE] = nbytes
         span = tasks.child(task, self._config, semconv.MOVE, ids.MOVE, start, end, attributes, str(position))
-        if task.budget is None and (budget := self.budget_of(task.parent)) is not None:
+        if task.budget is None and not self.moves_charged and (budget := self.budget_of(task.parent)) is not None:
             budget.charge(1, out)
         self._child(task, span, out)
 
@@ -509,14 +517,14 @@ class SpanMapper:
         self._late[id.thunk_id, id.processor] = task
         return task
 
-    def _retry(self, task_id: int, attempt: int, now: int, out: list[SpanData]) -> tuple[int, int] | None:
-        """Close the attempt that a new one replaces; (trace id, span id) of it, if there is one."""
+    def _retry(self, task_id: int, attempt: int, now: int, out: list[SpanData]) -> tuple[int, int, bool] | None:
+        """Close the attempt that a new one replaces: (trace id, span id, whether it lost its worker), if any."""
         before = self._tasks.pop(task_id, None)
         if before is None:
             done = self.done.get(task_id) if attempt > 1 else None
             if done is None:
                 return None
-            return done.parent.trace_id, ids.of(done.base, ids.TASK, 0, done.attempt)
+            return done.parent.trace_id, ids.of(done.base, ids.TASK, 0, done.attempt), False
         if before.body_end:  # it ended then: the delay until the next attempt is nobody's time
             now = before.body_end
         before.finished = before.latest = max(before.latest, now)
@@ -532,7 +540,8 @@ class SpanMapper:
         if self.observer is not None:
             self.observer.task_retried(before)
         self._emit_task(before, "retried", out)
-        return before.parent.trace_id, before.span_id
+        lost = before.body_failure is None or before.body_failure.type == failures.LOST
+        return before.parent.trace_id, before.span_id, lost
 
     def _settle(self, task: OpenTask, result: str, bounds: tuple[int, ...]) -> None:
         """Account for a result: the run's counts, the critical path, what later links need."""

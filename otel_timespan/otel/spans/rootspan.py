@@ -37,6 +37,7 @@ def root_span(run: Run, config: SpanConfig, known: Callable[[int], Done | None])
         semconv.DAG_PATH_TRUNCATED: path is not None and path.truncated,
         semconv.DAG_COMPLETE: run.whole,
         semconv.DAG_RESULT: run.result,
+        **({semconv.DAG_WORKERS_LOST: run.workers_lost} if run.workers_lost else {}),
         **(run.budget.told(run.finished) if run.budget is not None else {}),
     }
     status, message = UNSET, ""

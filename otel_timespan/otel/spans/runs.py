@@ -83,7 +83,7 @@ class Run:
         """Tasks that have their result although their bodies still run (cancelled ones)."""
         self.latest_ns = self.root.start_ns
         self.start_ns = self.root.start_ns
-        self.failed = self.cancelled = self.skipped = self.retried = self.moved = 0
+        self.failed = self.cancelled = self.skipped = self.retried = self.moved = self.workers_lost = 0
         self.first_failure: FirstFailure | None = None
         """None while no task failed, and none was skipped because one did."""
         self.path: Path | None = None
@@ -220,6 +220,11 @@ class Runs:
     def at(self, span_id: int) -> Run | None:
         """The open run whose root has this id."""
         return self._open.get(span_id)
+
+    def worker_lost(self) -> None:
+        """A worker went away while these runs were open."""
+        for run in list(self._open.values()):
+            run.workers_lost += 1
 
     def arrived(self, parent: TraceParent) -> None:
         """A task with this parent was seen in the log. Nothing to do: `submit` registered it."""

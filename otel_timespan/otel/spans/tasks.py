@@ -72,9 +72,10 @@ OF_SHAPE = frozenset(
     (
         semconv.TASK_STATE, semconv.TASK_ATTEMPT, semconv.TASK_RESULT, semconv.FUNCTION_NAME, semconv.FILE_PATH,
         semconv.LINE_NUMBER, semconv.WORKER_ID, semconv.PROCESSOR, semconv.THREAD_ID, semconv.THREAD_NAME,
+        semconv.MOVE_POSITION, semconv.MOVE_KIND, semconv.MOVE_SOURCE, semconv.MOVE_DESTINATION,
     )
 )  # fmt: skip
-"""Attributes that tasks of one shape share: same function, outcome, processor and thread."""
+"""Attributes that tasks of one shape share: same function, outcome, processor and thread, same ways of arguments."""
 
 RESULTS = {"success": "finished", "failure": "failed", "skip": "skipped", "cancellation": "cancelled"}
 """`timespan.task.result` -> `timespan.task.state`."""
@@ -159,7 +160,8 @@ class OpenTask:
         self.cpu_ns: int | None = None
         self.result: Any = None
         self.result_nbytes: int | None = None
-        self.retries: tuple[int, int] | None = None  # (trace id, span id) of the attempt that it replaces
+        # (trace id, span id) of the attempt that it replaces, and whether that lost its worker.
+        self.retries: tuple[int, int, bool] | None = None
         self.emitted = False
         self.ended_as = ""  # its result, from its finish on
         self.budget: Any = None  # of a candidate (budget.py) its run's
@@ -235,7 +237,7 @@ def compute_span(task: OpenTask, config: SpanConfig, abandoned: bool = False) ->
         attributes[semconv.THREAD_ID], attributes[semconv.THREAD_NAME] = task.thread
     if task.cpu_ns is not None:
         attributes[semconv.RUN_CPU] = task.cpu_ns / 1e9
-    if abandoned:
+    if abandoned or (task.body_failure is not None and task.body_failure.type == failures.LOST):
         attributes[semconv.TASK_STATE] = "abandoned"
     span = defined(task, config, semconv.COMPUTE, attributes)
     body = task.span
@@ -407,7 +409,9 @@ def _links(
     """
     links, limit = list(causes), config.link_limit
     if task.retries is not None:
-        links.append(LinkData(*task.retries, {semconv.LINK_TYPE: "retry"}, "", task.parent.flags))
+        trace_id, span_id, lost = task.retries
+        about = {semconv.LINK_TYPE: "retry", semconv.RETRY_REASON: "worker_lost" if lost else "failure"}
+        links.append(LinkData(trace_id, span_id, about, "", task.parent.flags))
     if task.deps:
         known = [(up, position, upstreams(up)) for position, up in task.deps]
         finished = [done.finished_ns if done is not None else 0 for _, _, done in known]

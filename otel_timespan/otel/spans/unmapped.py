@@ -16,7 +16,7 @@ from typing import Any
 from ...timespans.adding import AnyThreadCount
 from ...timespans.model import Event, EventId
 from ...timespans.rows import Columns, Shape, expanded
-from ...timespans.taskrecords import EVICT, RESULTS, RETURN, SCHEDULE, START, SUBMIT
+from ...timespans.taskrecords import EVICT, RESULTS, RETURN, SCHEDULE, START, SUBMIT, TAKEN
 from . import ids
 from .mapping import ENDED, MOVED_KINDS, NEVER_SPANS, SCHEDULER_CATEGORIES, TASK_CATEGORIES, SpanMapper
 from .runs import Runs
@@ -146,7 +146,7 @@ class Unmapped:
             kind = record[0]
             if kind == START and (not record[2] or record[2][0] is RESULTS):
                 spans += starts
-            elif kind == RETURN and record[14] is not None:
+            elif kind in (RETURN, TAKEN) and record[14] is not None:
                 spans += ends
             elif kind not in (EVICT, SCHEDULE) and not (kind == SUBMIT and record[10] == 1):
                 others.append(record)
