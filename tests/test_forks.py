@@ -46,6 +46,7 @@ KEPT = {
     "timespans.model._layouts": "the names of fields, one object each",
     "timespans.rows._expanders": "declared at import",
     "timespans.rows._packings": "declared at import",
+    "timespans.arrays._ways": "declared at import",
     "timespans.rows._row_makers": "declared at import",
     "timespans.sinks.LocalEventLog._events": "emptied with its journal",
     "timespans.warn._warned": "what was said once is not said by every child",
