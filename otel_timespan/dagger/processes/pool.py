@@ -44,6 +44,9 @@ START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 1.0
 """So long a worker that was told to end may take; then it is killed, with what its bodies started."""
 
+ADOPT_PATIENCE_S = 10.0
+"""So long a worker that is to go has in any case to hand over the values that only it has."""
+
 HEARTBEAT_S = 1.0
 """How often a worker says that its interpreter runs; oftener, where its silence is not borne for long."""
 
@@ -183,7 +186,20 @@ class Pool:
         deadline = time.monotonic() + timeout_s
         while not all(draining.is_done(remote) for remote in remotes) and time.monotonic() < deadline:
             time.sleep(0.005)
+        self._adopt_values(remotes, max(deadline, time.monotonic() + ADOPT_PATIENCE_S))
         self.stop([remote.worker for remote in remotes])
+
+    def _adopt_values(self, remotes: list[Remote], deadline: float) -> None:
+        """Have what only these workers have where it outlives them."""
+        adopted: list[int] = []
+
+        def begin() -> None:
+            for remote in remotes:
+                self._traffic.values.adopt(remote, functools.partial(adopted.append, remote.worker))
+
+        self._on_pump(begin)
+        while len(adopted) < sum(not remote.lost for remote in remotes) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def call(self, worker: int, what: Any, tell: Callable[[bool, Any], None]) -> None:
         """Have a worker call (f, args, kwargs), apart from all tasks.
@@ -407,7 +423,14 @@ def _config(worker: int, threads: int, heartbeat_s: float) -> dict[str, Any]:
         "path": list(sys.path),
         "head": os.getpid(),
         "heartbeat_s": heartbeat_s,
+        **_family(),
     }
+
+
+def _family() -> dict[str, bytes]:
+    """What makes a worker one of this program's processes to `multiprocessing`: a manager's proxies work there."""
+    process = sys.modules.get("multiprocessing.process")
+    return {} if process is None else {"authkey": bytes(process.current_process().authkey)}
 
 
 pool = Pool()

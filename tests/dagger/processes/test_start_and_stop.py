@@ -275,6 +275,17 @@ def test_what_is_bound_to_a_worker_is_done_before_it_goes() -> None:
         assert D.fetch_all(slow, timeout=PATIENCE_S) == list(range(8))
 
 
+def test_values_of_a_removed_worker_stay() -> None:
+    """In memory that outlives it, for readers here and on other workers."""
+    first, second = D.cluster.add_workers(2)
+    with D.Context(procs=[first, second]):
+        large = D.spawn.opts(scope=D.scope(worker=first))(bytes, 5_000_000)
+        D.wait(large, timeout=PATIENCE_S)
+        D.cluster.remove_workers([first])
+        assert D.fetch(D.spawn(len, large), timeout=PATIENCE_S) == 5_000_000
+        assert D.fetch(large, timeout=PATIENCE_S) == bytes(5_000_000)
+
+
 def once_slow(folder: str) -> int:
     """Long, the first time."""
     try:
