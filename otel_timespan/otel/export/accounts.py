@@ -78,7 +78,7 @@ class Accounts:
 
     def end(self, count: int, account: Account, dropped: str | None = None) -> None:
         """So many waiting spans were exported, or `dropped` for that reason."""
-        if account.given_up:
+        if account.given_up or not count:
             return
         for one in (account, self._total):
             one.waiting -= count
