@@ -62,8 +62,10 @@ def remove_workers(ids: Iterable[int], *, timeout_s: float = 30.0) -> None:
     """End worker processes. Those that are gone already change nothing.
 
     They get no more tasks, and `timeout_s` seconds for those that they have. Raises `InvalidOptionError` for ids that
-    never were a worker's. Thread-safe.
+    never were a worker's, `ConcurrencyViolationError` in a worker. Thread-safe.
     """
+    if topology.me() != 1:
+        raise ConcurrencyViolationError("remove_workers was called in a worker: only the head process ends workers")
     from .processes.pool import pool
 
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):

@@ -78,6 +78,10 @@ def _first(sock: socket.socket) -> tuple[list[Any], Framer]:
 def _apply(config: dict[str, Any]) -> None:
     sys.path[:] = config["path"]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the head's, who tells us
+    if "authkey" in config:
+        from multiprocessing.process import current_process
+
+        current_process().authkey = config["authkey"]
     from ..dagger import context
     from ..dagger.places.topology import topology
     from ..dagger.processes.byvalue import take_main

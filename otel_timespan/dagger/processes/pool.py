@@ -423,7 +423,14 @@ def _config(worker: int, threads: int, heartbeat_s: float) -> dict[str, Any]:
         "path": list(sys.path),
         "head": os.getpid(),
         "heartbeat_s": heartbeat_s,
+        **_family(),
     }
+
+
+def _family() -> dict[str, bytes]:
+    """What makes a worker one of this program's processes to `multiprocessing`: a manager's proxies work there."""
+    process = sys.modules.get("multiprocessing.process")
+    return {} if process is None else {"authkey": bytes(process.current_process().authkey)}
 
 
 pool = Pool()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InvalidOptionError, WorkerLostError
+from ...errors import InvalidOptionError, StorageError, WorkerLostError
 from ..bodies.ending import fail, release_inputs, report_defect, succeed
 from ..bodies.results import learn
 from ..bodies.run import conclude
@@ -29,7 +29,6 @@ from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote, Solitary
 from .telling import expired, is_well, run_log, signals, started, under, well
-from .upstairs import UPSTAIRS
 from .values import Values
 from .wire import (
     ASK,
@@ -235,7 +234,10 @@ class Traffic:
             elif kind == ERROR:
                 self._error(remote, *message[1:])
             elif kind in self._others:
-                self._others[kind](remote, *message[1:])
+                try:
+                    self._others[kind](remote, *message[1:])
+                except Exception:  # of ours: the messages behind it must not be lost
+                    LOGGER.exception("a message of worker %d could not be dealt with", remote.worker)
             elif kind == READY:
                 remote.ready = message[1]
                 self.on_ready(remote)
@@ -259,7 +261,7 @@ class Traffic:
         if flight.paused:
             remote.paused -= 1
         if flight.waits:
-            UPSTAIRS.end_wait(task, None)
+            remote.borrows.end_waits(task)
         if flight.attempt != attempt:
             return None
         if tid != 1:
@@ -296,6 +298,8 @@ class Traffic:
                 if task._options.checkpoint is not None and self._concluded_apart(task, outcome, told):
                     return
                 queued = conclude(core, task, outcome, None, told, False, 0)
+        except StorageError as unreadable:  # a value with handles in it, which are read here
+            queued = conclude(core, task, None, unreadable, None, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
