@@ -47,7 +47,6 @@ KEPT = {
     "timespans.arrays._ways": "declared at import",
     "timespans.rows._expanders": "declared at import",
     "timespans.rows._packings": "declared at import",
-    "timespans.arrays._ways": "declared at import",
     "timespans.rows._row_makers": "declared at import",
     "timespans.sinks.LocalEventLog._events": "emptied with its journal",
     "timespans.warn._warned": "what was said once is not said by every child",
