@@ -37,6 +37,8 @@ __all__ = ["Pool", "pool"]
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
+ADOPT_PATIENCE_S = 10.0
+"""So long the values of workers that are about to end may take to be written where they outlive them."""
 
 
 class Pool:
@@ -143,7 +145,14 @@ class Pool:
         deadline = time.monotonic() + timeout_s
         while any(remote.flights for remote in remotes) and time.monotonic() < deadline:
             time.sleep(0.005)
+        self.adopt([remote.worker for remote in remotes])
         self.stop([remote.worker for remote in remotes])
+
+    def adopt(self, workers: list[int]) -> None:
+        """Keep here the values of workers that are about to end, and that somebody has a handle of."""
+        remotes = [remote for worker in workers if (remote := self.remotes.get(worker)) is not None and remote.ready]
+        if remotes and not self._pump_now().is_me():
+            self._traffic.values.adopt(remotes, ADOPT_PATIENCE_S)
 
     def call(self, worker: int, what: Any, tell: Callable[[bool, Any], None]) -> None:
         """Have a worker call (f, args, kwargs), apart from all tasks.

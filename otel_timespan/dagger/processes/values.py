@@ -110,7 +110,27 @@ class Values:
         for shared in list(self._blocks.values()):
             shared.readers.pop(worker, None)
             self._settle(shared)
+        used = {block.slab for block in self._blocks if block.owner == worker}
+        self._forget_slabs(worker, [slab for slab in remote.lane.come_of(worker) if slab not in used])
         remote.lane.close()
+
+    def adopt(self, remotes: Sequence[Remote], timeout_s: float) -> None:
+        """Have what workers keep exported, as they are about to end. Waits for it, so not on the pump's thread."""
+        done = allocate_lock()
+        done.acquire()
+
+        def begin() -> None:
+            kept = [one for one in list(self._handles.values()) if one.home in remotes and one.is_elsewhere]
+
+            def there() -> None:
+                for handle in kept:
+                    handle.changes = False  # nobody can change it any more
+                done.release()
+
+            self.want(kept, there)
+
+        self.call(begin)
+        done.acquire(timeout=timeout_s)
 
     # ---- what workers say ---------------------------------------------------------------------------------
 
@@ -186,6 +206,8 @@ class Values:
     def want(self, handles: Sequence[RemoteDRef], tell: Callable[[], None]) -> None:
         """Have values exported; `tell()` when they are, or can't be."""
         left = len(handles)
+        if not left:
+            tell()
 
         def one_is_there() -> None:
             nonlocal left
