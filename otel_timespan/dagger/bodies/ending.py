@@ -38,7 +38,7 @@ from ..data.spilling import watch_handle
 from ..options.defaults import signature_defaults
 from ..options.options import DEFAULT
 from ..records import kinds as records
-from ..service.callbacks import call_apart, carriers
+from ..service.callbacks import call_apart, carriers, held_back
 from ..service.uninterrupted import on_main_thread, uninterrupted
 from ..tasks.atomics import GIL, claim, hand_over, settle
 from ..tasks.dtask import DONE, FAILED, TOLD, DTask, Failure, live, summarize
@@ -244,7 +244,8 @@ def _tell(core: Core, task: DTask, taken: list[Any], doomed: list[DTask] | None)
 
 def _call(waiter: Any) -> None:
     if waiter.__class__ is types.BuiltinMethodType:  # a lock: nothing of the user's, and no step after it
-        waiter()
+        late = held_back.get(get_ident()) if held_back else None
+        waiter() if late is None else late.append(waiter)
         return
     if carriers and get_ident() in carriers and not getattr(waiter, "is_brief", False):
         call_apart(functools.partial(_call_here, waiter))

@@ -94,8 +94,9 @@ class Core(Readable):
         "__dict__", "__weakref__",
         "_pinned_seq", "active", "batch", "choices", "clock", "context", "costs", "custom_defaults",
         "delayed", "devices", "driver", "effects", "halted", "held", "home", "home_code", "is_alone",
-        "is_batch", "is_plain", "is_quick", "is_watched", "local", "lock", "on_body_error", "on_end", "parked", "place",
-        "pressure", "queue", "requests", "rng", "run_id", "running", "shared", "slots", "threads", "uid", "waiting",
+        "is_batch", "is_plain", "is_quick", "is_watched", "local", "lock", "near", "on_body_error", "on_end", "parked",
+        "place", "pressure", "queue", "requests", "rng", "run_id", "running", "shared", "slots", "threads", "uid",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -148,6 +149,8 @@ class Core(Readable):
         """Tasks whose bodies run, abandoned ones included until they end."""
         self.effects: deque[Slot | Doomed | Restorable] = deque()
         """What the driver has to do, and takes out (`Driver.perform_effects`)."""
+        self.near = 0
+        """The worker that just ended a task: of equal ones it is taken, as it is awake and free. 0 for none."""
         self.local = 1
         """The worker that this process is: what its threads wait for they may run themselves."""
         self.waiting: set[Slot] = set()

@@ -182,16 +182,16 @@ def _place_anywhere(core: Core, task: DTask, choices: list[Choice]) -> Spot | No
             return None
         whole = sum(held.values())
     run_ns = costs.time.get((sig, ThreadProc), DEFAULT_TIME_COST)
-    rng, least, equal = core.rng, inf, 0
+    rng, least, equal, near = core.rng, inf, 0, core.near
     best, counter, _, _ = choices[0]
     for spot, pressure, threads, hop in choices:
         ns = run_ns + costs.transfer_ns(whole - held.get(spot.worker, 0), spot.worker) if held else run_ns
         cost = ns + hop + pressure.ns / threads
         if cost < least:
             least, equal, best, counter = cost, 1, spot, pressure
-        elif cost == least and rng is not None:  # each of the equal ones with the same chance
-            equal += 1
-            if rng.random() * equal < 1.0:
+        elif cost == least and rng is not None and best.worker != near:
+            equal += 1  # each of the equal ones with the same chance, but for the one that waits for work already
+            if spot.worker == near or rng.random() * equal < 1.0:
                 best, counter = spot, pressure
     _reserve(core, task, counter, run_ns)
     return best

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import SchedulingError
-from ..service.callbacks import carriers
+from ..service.callbacks import carriers, held_back
 from ..service.threads import kept_up, start_service
 
 if TYPE_CHECKING:
@@ -108,12 +108,16 @@ class Pump:
             remote.socket.close()
 
     def _run(self) -> None:
-        carriers.add(threading.get_ident())
+        me = threading.get_ident()
+        carriers.add(me)
+        woken = held_back[me] = []
         look_at = 0.0
         while not self._ended:
             self._asleep = True
             wait_ms = 0 if self._send_all() else LOOK_AGAIN_MS
             self.turns += (True,)
+            while woken:
+                woken.pop()()
             events = self._poll.poll(wait_ms)
             self._take_turn()
             self._asleep = False

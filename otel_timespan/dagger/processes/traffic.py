@@ -264,6 +264,7 @@ class Traffic:
                 self.values.drop(remote, item)
             return
         core = task._core
+        core.near = remote.worker
         try:
             if ns:
                 self._learn(core, task, ns)

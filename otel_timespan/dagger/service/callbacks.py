@@ -15,12 +15,16 @@ from ... import forks
 from .guards import guard
 from .threads import start_service
 
-__all__ = ["call_apart", "carriers"]
+__all__ = ["call_apart", "carriers", "held_back"]
 
 IDLE_S = 5.0
 
 carriers: set[int] = set()
 """Idents of the threads that must not wait."""
+
+held_back: dict[int, list[Callable[[], object]]] = {}
+"""By ident of a carrier: locks to be released when it is about to wait, and not before: whom they wake wants the
+interpreter at once, which it has until then."""
 
 _calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 _lock = guard()
@@ -63,8 +67,9 @@ def _serve() -> None:
             _free += 1
 
 
-@forks.in_child("_calls", "carriers")
+@forks.in_child("_calls", "carriers", "held_back")
 def _in_child() -> None:
     global _calls, _free
     _calls, _free = queue.SimpleQueue(), 0
     carriers.clear()
+    held_back.clear()

@@ -234,7 +234,7 @@ def test_workers_that_come_are_used_by_contexts_without_a_list() -> None:
         assert D.fetch(D.spawn(where), timeout=60) == 1
 
 
-# ---- checkpoints ------------------------------------------------------------------------------------------------------
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 
 def test_checkpoints_are_the_heads(everywhere: list[int]) -> None:
