@@ -133,7 +133,7 @@ class Store:
         self,
         worker: int,
         lane: socket.socket,
-        limit: int | None,
+        limit: int,
         handles: Mapping[type, Callable[[Any], Any]],
         say: Callable[[Any], None],
         ring: Callable[[], None],

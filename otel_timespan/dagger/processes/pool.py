@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ... import exits, forks
 from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
 from ..core.placement import Slot
+from ..data import caching
 from ..places.topology import topology
 from ..tasks.dtask import DTask
 from ..tasks.environment import token_of
@@ -27,8 +28,9 @@ from .direct import Direct
 from .pump import Pump, RemoteQueue
 from .remote import Remote
 from .spawn import start_process
+from .spilling import Folders
 from .traffic import Traffic
-from .wire import CALL, CANCEL, CONFIG, STOP, WORKERS, dumps, error_bytes
+from .wire import CALL, CANCEL, CONFIG, SPILL, STOP, WORKERS, dumps, error_bytes
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -37,6 +39,9 @@ __all__ = ["Pool", "pool"]
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
+SHARED_BYTES = caching.total_memory() // 2
+"""Bytes of shared memory that each process may take for values that others read."""
+
 ADOPT_PATIENCE_S = 10.0
 """So long the values of workers that are about to end may take to be written where they outlive them."""
 
@@ -50,12 +55,13 @@ class Pool:
         """The ids of all workers that there ever were."""
         self._lock = forks.lock()
         self._pump: Pump | None = None
-        self._traffic = Traffic()
+        self._traffic = Traffic(SHARED_BYTES)
         self._traffic.on_ready = self._on_ready
         self._traffic.on_gone = self._on_gone
         self._ids = itertools.count(2)
         self._numbers = itertools.count(1)
         self._changed = forks.condition()
+        self._folders = Folders()
         self.on_loss: Callable[[Remote, list[Core]], None] = _nobody
 
     # ---- workers come and go ---------------------------------------------------------------------------
@@ -88,7 +94,8 @@ class Pool:
                 remote = Remote(worker, threads, process, sock, self._traffic.values, lane)
                 self._traffic.values.join(remote)
                 remote.borrows.poke = pump.poke
-                remote.say((CONFIG, {**_config(worker, threads), "lane": number}))
+                spill = self._folders.settings_of(worker)
+                remote.say((CONFIG, {**_config(worker, threads), "lane": number, "spill": spill}))
                 started.append(remote)
                 self.remotes[worker] = remote
                 pump.add(remote)
@@ -110,7 +117,14 @@ class Pool:
             raise SchedulingError(f"a worker could not be started: {why}", "no_processors")
         for worker in ids:
             topology.add_worker(worker, threads, node, local=False, private=private)
+        self.tell_of_spilling()
         return ids
+
+    def tell_of_spilling(self) -> None:
+        """Other settings were chosen, or workers share the memory with others."""
+        for remote in list(self.remotes.values()):
+            remote.say((SPILL, self._folders.settings_of(remote.worker)))
+        self.poke()
 
     def stop(self, workers: list[int]) -> None:
         """End workers: they are told to, and killed if they don't in time."""
@@ -134,7 +148,11 @@ class Pool:
     def _forget(self, remote: Remote) -> None:
         assert self._pump is not None
         self._pump.drop(remote)
+        self._left(remote)
+
+    def _left(self, remote: Remote) -> None:
         self._traffic.values.left(remote)
+        self._folders.remove(remote.worker)
 
     def leave(self, workers: list[int], timeout_s: float, tell: Callable[[], None]) -> None:
         """End workers when what they have is done, or after a time. `tell()` is called when they get no more."""
@@ -197,7 +215,7 @@ class Pool:
         self._pump.drop(remote)
         _kill(remote)
         code = remote.process.wait()
-        self._traffic.values.left(remote)
+        self._left(remote)
         if remote.leaving:
             return
         remote.lost = reason or f"it ended with {code}"
@@ -273,7 +291,7 @@ class Pool:
 
 
 def _config(worker: int, threads: int) -> dict[str, Any]:
-    return {"worker": worker, "threads": threads, "path": list(sys.path), "head": os.getpid()}
+    return {"worker": worker, "threads": threads, "path": list(sys.path), "head": os.getpid(), "memory": SHARED_BYTES}
 
 
 def _kill(remote: Remote) -> None:
@@ -294,6 +312,10 @@ topology.listeners.append(pool.tell_workers)
 
 def _at_exit() -> None:
     pool.stop(list(pool.remotes))
+    pool._folders.close()
+
+
+caching.listeners.append(pool.tell_of_spilling)
 
 
 exits.at_exit(_at_exit)
@@ -307,3 +329,4 @@ def _in_child() -> None:
         remote.lane.close()
     pool._pump = None
     pool.remotes.clear()
+    pool._folders.forget()

@@ -64,11 +64,11 @@ class _HandlesInsideError(Exception):
 
 
 class Values:
-    """See the module. `call`, `poke` and `is_pump` are the pump's."""
+    """See the module. `call`, `poke` and `is_pump` are the pump's; `limit`: bytes of shared memory for our values."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self.maps = Maps()
-        self.slabs = Slabs()
+        self.slabs = Slabs(limit)
         self.call: Callable[[Callable[[], None]], None] = _no_pump
         self.poke: Callable[[], None] = _no_pump
         self.is_pump: Callable[[], bool] = bool
@@ -180,6 +180,8 @@ class Values:
         if handle is not None:
             handle.error = lambda: error_of(remote.worker, data, text)
         self._tell((remote.worker, key))
+        if handle is not None and isinstance(error_of(remote.worker, data, text), StorageError):
+            handle.error = None  # there may be room for it later
 
     def released(self, remote: Remote, blocks: Sequence[Any]) -> None:
         """Maps there are gone."""
@@ -238,7 +240,7 @@ class Values:
             if self.is_pump():
                 raise StorageError("a value of a worker was wanted where nobody may wait for it")
             return self._waited_for(handle)
-        return self._read(handle, handle.shared, handle.item)
+        return self._read(handle, handle.shared, handle.item, handle.error)
 
     def _waited_for(self, handle: RemoteDRef) -> Any:
         found: list[Any] = []
@@ -250,7 +252,7 @@ class Values:
             if not is_over:
                 if handle.shared is not None:  # another one may take its place while this is read
                     _count(handle.shared, HEAD)
-                found.extend((handle.shared, handle.item))
+                found.extend((handle.shared, handle.item, handle.error))
             done.release()
 
         self.call(lambda: self.want([handle], there))
@@ -262,19 +264,19 @@ class Values:
             if found:
                 self.gone.append((None, None, found[0]))
 
-    def _read(self, handle: RemoteDRef, shared: Shared | None, item: Any) -> Any:
+    def _read(self, handle: RemoteDRef, shared: Shared | None, item: Any, error: Any) -> Any:
         if shared is None and item is None:
-            assert handle.error is not None
-            raise handle.error()
+            raise error()
         try:
             if shared is None:
                 return loads(item[0])
             return self.maps.load(shared.owner, shared.exported, loads_apart)
         except StorageError:
             raise
-        except Exception as error:
+        except Exception as unreadable:
             name = handle.type.__name__
-            raise StorageError(f"the value, a {name} made by a worker, can't be read here: {error!r}") from error
+            text = f"the value, a {name} made by a worker, can't be read here: {unreadable!r}"
+            raise StorageError(text) from unreadable
 
     def _tell(self, key: tuple[int, int]) -> None:
         for tell in self._waits.pop(key, ()):

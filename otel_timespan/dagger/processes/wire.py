@@ -103,12 +103,13 @@ begin, of the end) or None.
 
 # --- large values (values.py) -----------------------------------------------------------------------------
 
-WANT, FORGET, FREE, FORGET_SLABS = range(40, 44)
+WANT, FORGET, FREE, FORGET_SLABS, SPILL = range(40, 45)
 """(WANT, key): export a value that is kept there.
 
 (FORGET, [key, ...]): nobody has a handle of these values any more.
 (FREE, [(slab, offset), ...]): nobody reads what is in these blocks any more.
 (FORGET_SLABS, owner, [slab, ...]): they are gone.
+(SPILL, settings): how results are kept from now on, as `caching.apply` takes it.
 """
 
 EXPORTED, NOT_EXPORTED, RELEASED, RETIRED = range(50, 54)
