@@ -63,7 +63,7 @@ Decorator = Callable[[Callable[..., Any]], Any]
 def _add_demo(command: Decorator) -> None:
     import click
 
-    from .demo import DEFAULT_LIMIT
+    from .demo import DEFAULT_LIMIT, default_workers
 
     @command
     @click.option("--limit", type=int, default=DEFAULT_LIMIT, show_default=True, help="Modules to measure, at most.")
@@ -75,7 +75,12 @@ def _add_demo(command: Decorator) -> None:
         show_default=True,
         help=_TRACE_HELP,
     )
-    def demo(limit: int, source: Path | None, trace: Path) -> None:
+    @click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        help="Worker processes that parse and measure.  [default: one a CPU, at most 4; 0 with one CPU]",
+    )
+    def demo(limit: int, source: Path | None, trace: Path, workers: int | None) -> None:
         """Measure the standard library's source in some thousand tasks, and show where the time went.
 
         Exports to the collector at OTEL_EXPORTER_OTLP_ENDPOINT (default: http://localhost:4317) where one
@@ -83,7 +88,7 @@ def _add_demo(command: Decorator) -> None:
         """
         from .report import run_demo
 
-        run_demo(limit, source, trace)
+        run_demo(limit, source, trace, default_workers() if workers is None else workers)
 
 
 def _add_run(command: Decorator) -> None:
@@ -108,13 +113,13 @@ def _add_run(command: Decorator) -> None:
         sys.exit(_run_script(script, arguments, trace, workers))
 
 
-def _run_script(script: Path, arguments: Sequence[str], trace: Path | None, workers: int) -> int:
+def _run_script(script: Path, arguments: Sequence[str], trace: Path | None, count: int) -> int:
     import click
     from rich.console import Console
 
     from .dagger.context import leave, tasks_not_begun, tell_dropped
     from .report import print_failure, print_session
-    from .session import check_writable, logged
+    from .session import check_writable, logged, workers
 
     if not script.is_file():
         raise click.ClickException(f"there is no script {script}" + (" (it is a folder)" if script.is_dir() else ""))
@@ -122,7 +127,7 @@ def _run_script(script: Path, arguments: Sequence[str], trace: Path | None, work
         check_writable(trace)
         trace = trace.absolute()  # the script may change the folder
     console = Console(stderr=True)
-    with _as_script(script, arguments), _workers(workers), logged(script.name) as session:
+    with _as_script(script, arguments), workers(count), logged(script.name) as session:
         code, session.error = _execute(script)
         dropped = tasks_not_begun()
         leave()  # as `python script` would now
@@ -143,18 +148,6 @@ def _as_script(script: Path, arguments: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv[:], sys.path[:] = argv, path
-
-
-@contextlib.contextmanager
-def _workers(count: int) -> Iterator[None]:
-    """In the block there are so many worker processes, for every context that uses all there are."""
-    from .dagger import cluster
-
-    ids = cluster.add_workers(count) if count else []
-    try:
-        yield
-    finally:
-        cluster.remove_workers(ids, timeout_s=0)
 
 
 def _execute(script: Path) -> tuple[int, BaseException | None]:

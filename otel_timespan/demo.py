@@ -3,8 +3,9 @@
 Real input that every machine has: the modules of the running Python. Each one is read, parsed and
 measured (functions, cyclomatic complexity, imports, lines) by three tasks; the measurements are merged
 in a tree, in the order of the modules, while later modules are still being read; what comes out is a
-ranked report. A module that can't be read or parsed fails its task, its dependents fail with it, and
-the report lists it: nothing is guarded by `try` inside of the tasks.
+ranked report. Where there are several CPUs, worker processes parse and measure. A module that can't be
+read or parsed fails its task, its dependents fail with it, and the report lists it: nothing is guarded
+by `try` inside of the tasks.
 
 This file holds the job itself and the same job as a plain loop (`analyse_in_order`), which a test
 compares. `cli.py` prints; `session.py` does the logging.
@@ -13,6 +14,8 @@ compares. `cli.py` prints; `session.py` does the logging.
 from __future__ import annotations
 
 import ast
+import itertools
+import os
 import sysconfig
 import warnings
 from collections import Counter, deque
@@ -24,7 +27,16 @@ from typing import Any, NamedTuple
 from . import forks
 from .errors import DTaskFailedError, InvalidOptionError, unwrap_exception
 
-__all__ = ["FunctionFacts", "ModuleFacts", "ModuleFailure", "Report", "analyse", "analyse_in_order", "find_modules"]
+__all__ = [
+    "FunctionFacts",
+    "ModuleFacts",
+    "ModuleFailure",
+    "Report",
+    "analyse",
+    "analyse_in_order",
+    "default_workers",
+    "find_modules",
+]
 
 DEFAULT_LIMIT = 300
 """Modules that the demo takes unless told otherwise: some 1,200 tasks, 6,000 spans."""
@@ -136,7 +148,7 @@ def read(path: Path) -> bytes:
 
 def parse(source: bytes, name: str) -> ast.Module:
     """Its syntax tree; raises what `ast.parse` raises."""
-    with _parsing:
+    with _parsing, _quiet_parser():
         return ast.parse(source, name)
 
 
@@ -230,56 +242,66 @@ class _Steps(NamedTuple):
     measured: Any
 
 
+def default_workers() -> int:
+    """How many worker processes the demo uses: one a usable CPU, at most four; none where there is one CPU only.
+
+    Two of them halve the time of its tasks on two CPUs; starting them takes a second.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cpus) if cpus > 1 else 0
+
+
 def analyse(
-    modules: Sequence[Module], on_settled: Callable[[Module, ModuleFailure | None], None] | None = None
+    modules: Sequence[Module],
+    on_settled: Callable[[Module, ModuleFailure | None], None] | None = None,
+    workers: Sequence[int] = (),
 ) -> tuple[Report, list[ModuleFailure]]:
     """Measure the modules as tasks of the current context: (report, what failed).
 
-    `on_settled(module, failure)` is called in the calling thread after each module, in order.
+    `on_settled(module, failure)` is called in the calling thread after each module, in order. `workers`: each module is
+    parsed and measured by one of these, so that its syntax tree stays there.
     """
     from .dagger import fetch, spawn
 
     failures: list[ModuleFailure] = []
     measured: list[Any] = []
     leaves: list[Any] = []
-    with _quiet_parser():
-        for steps in _ahead(modules):
-            failure = _failure(steps)
-            if failure is None:
-                measured.append(steps.measured)
-            else:
-                failures.append(failure)
-            if len(measured) == FAN_IN:
-                leaves.append(spawn(summarize, *measured))
-                measured = []
-            if on_settled is not None:
-                on_settled(steps.module, failure)
-        level = [*leaves, spawn(summarize, *measured)] if measured or not leaves else leaves
-        while len(level) > 1:
-            level = [spawn(merge, *level[i : i + FAN_IN]) for i in range(0, len(level), FAN_IN)]
-        report: Report = fetch(level[0])
+    for steps in _ahead(modules, workers):
+        failure = _failure(steps)
+        if failure is None:
+            measured.append(steps.measured)
+        else:
+            failures.append(failure)
+        if len(measured) == FAN_IN:
+            leaves.append(spawn(summarize, *measured))
+            measured = []
+        if on_settled is not None:
+            on_settled(steps.module, failure)
+    level = [*leaves, spawn(summarize, *measured)] if measured or not leaves else leaves
+    while len(level) > 1:
+        level = [spawn(merge, *level[i : i + FAN_IN]) for i in range(0, len(level), FAN_IN)]
+    report: Report = fetch(level[0])
     return report, failures
 
 
-def _ahead(modules: Iterable[Module]) -> Iterator[_Steps]:
+def _ahead(modules: Iterable[Module], workers: Sequence[int]) -> Iterator[_Steps]:
     """Each module's tasks, spawned `AHEAD` modules before they are asked for: memory stays bounded."""
     waiting: deque[_Steps] = deque()
+    turns = itertools.cycle(workers or [None])
     for module in modules:
-        waiting.append(_spawn_steps(module))
+        waiting.append(_spawn_steps(module, next(turns)))
         if len(waiting) > AHEAD:
             yield waiting.popleft()
     yield from waiting
 
 
-def _spawn_steps(module: Module) -> _Steps:
-    from .dagger import Options, spawn
+def _spawn_steps(module: Module, worker: int | None) -> _Steps:
+    from .dagger import Options, scope, spawn
 
-    def named(step: str) -> Options:
-        return Options(name=f"{step} {module.name}")
-
-    source = spawn(read, named("read"), module.path)
-    tree = spawn(parse, named("parse"), source, module.name)
-    facts = spawn(measure, named("measure"), tree, source, module.name)
+    there = None if worker is None else scope(worker=worker)
+    source = spawn(read, Options(name=f"read {module.name}"), module.path)
+    tree = spawn(parse, Options(name=f"parse {module.name}", scope=there), source, module.name)
+    facts = spawn(measure, Options(name=f"measure {module.name}", scope=there), tree, source, module.name)
     return _Steps(module, {source.id: "read", tree.id: "parse", facts.id: "measure"}, facts)
 
 
@@ -295,17 +317,16 @@ def analyse_in_order(modules: Sequence[Module]) -> tuple[Report, list[ModuleFail
     """The same job as a plain loop, without the scheduler: what `analyse` must agree with."""
     measured: list[ModuleFacts] = []
     failures: list[ModuleFailure] = []
-    with _quiet_parser():
-        for module in modules:
-            step = "read"
-            try:
-                source = read(module.path)
-                step = "parse"
-                tree = parse(source, module.name)
-                step = "measure"
-                measured.append(measure(tree, source, module.name))
-            except Exception as error:
-                failures.append(ModuleFailure(module.name, step, _one_line(error)))
+    for module in modules:
+        step = "read"
+        try:
+            source = read(module.path)
+            step = "parse"
+            tree = parse(source, module.name)
+            step = "measure"
+            measured.append(measure(tree, source, module.name))
+        except Exception as error:
+            failures.append(ModuleFailure(module.name, step, _one_line(error)))
     return summarize(*measured), failures
 
 

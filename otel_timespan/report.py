@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .demo import TOP, Module, ModuleFailure, Report, analyse, find_modules
-from .session import Session, check_writable, logged
+from .session import Session, check_writable, logged, workers
 from .timespans.texts import for_file, printable
 from .viz.critical_path import (
     NAMES,
@@ -35,7 +35,7 @@ MOMENT_NS = 1000
 """A category whose longest timespan is shorter tells when something happened, not how long it took."""
 
 
-def run_demo(limit: int, source: Path | None, trace: Path) -> None:
+def run_demo(limit: int, source: Path | None, trace: Path, count: int) -> None:
     """The whole demo: measure, print, write the trace. Raises `InvalidOptionError` before it begins."""
     from rich.console import Console
 
@@ -43,13 +43,13 @@ def run_demo(limit: int, source: Path | None, trace: Path) -> None:
     trace = trace.absolute()
     modules = find_modules(source, limit)
     console = Console()
-    with logged(f"demo {len(modules)} modules", **{"demo.modules": len(modules)}) as session:
-        report, failures = _with_progress(modules)
+    with workers(count) as ids, logged(f"demo {len(modules)} modules", **{"demo.modules": len(modules)}) as session:
+        report, failures = _with_progress(modules, ids)
     _print_report(console, report, failures)
     print_session(console, session, trace)
 
 
-def _with_progress(modules: list[Module]) -> tuple[Report, list[ModuleFailure]]:
+def _with_progress(modules: list[Module], workers: list[int]) -> tuple[Report, list[ModuleFailure]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -69,7 +69,7 @@ def _with_progress(modules: list[Module]) -> tuple[Report, list[ModuleFailure]]:
                 text = printable(f"failed: {failure.module} ({failure.step}): {failure.error}")
                 progress.console.print(text, markup=False)
 
-        return analyse(modules, settled)
+        return analyse(modules, settled, workers)
 
 
 # ---- the report of the job ---------------------------------------------------------------------
@@ -210,9 +210,9 @@ def _print_time(console: Console, table: LogTable) -> None:
     )
     console.print(_phases(account, path))
     console.print(_functions(account))
-    workers = worker_rows(table)
-    if len(workers) > 1:
-        console.print(_workers(workers, account.wall_ns))
+    rows = worker_rows(table)
+    if len(rows) > 1:
+        console.print(_workers(rows, account.wall_ns))
     _print_path(console, path)
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "otlp_endpoint",
     "trace_id_of",
     "why_not_exported",
+    "workers",
 ]
 
 PROBE_TIMEOUT_S = 1.0
@@ -147,6 +148,18 @@ class Session:
     def link(self) -> str | None:
         """The run's page in Jaeger, None when nothing was exported."""
         return f"{jaeger_url()}/trace/{self.trace_id}" if self.trace_id else None
+
+
+@contextmanager
+def workers(count: int) -> Iterator[list[int]]:
+    """In the block there are so many worker processes, for every context that uses all there are: their ids."""
+    from .dagger import cluster
+
+    ids = cluster.add_workers(count) if count else []
+    try:
+        yield ids
+    finally:
+        cluster.remove_workers(ids, timeout_s=0)
 
 
 @contextmanager

@@ -244,9 +244,10 @@ def test_run_checks_the_trace_file_before_the_script(script, tmp_path):
 # ---- demo --------------------------------------------------------------------------------------
 
 
-def test_demo_reports_and_writes_a_trace(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_demo_reports_and_writes_a_trace(tmp_path, workers):
     """The demo on forty real modules: report, tables, path, trace file, and one line about the collector."""
-    done = cli("demo", "--limit", "40", cwd=tmp_path)
+    done = cli("demo", "--limit", "40", "--workers", workers, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "40 modules" in done.stdout
     for title in (
@@ -259,6 +260,12 @@ def test_demo_reports_and_writes_a_trace(tmp_path):
     ):
         assert title in done.stdout
     assert re.search(r"^compute +126 ", done.stdout, re.M), done.stdout  # 3 a module, 5 leaves, 1 root
+    rows = re.findall(r"^(\d)(?: \(this process\))? +\d+ +([\d,]+) ", done.stdout, re.M)
+    tasks = [int(number) for _, number in rows]
+    if workers:  # each has half of the modules, and perhaps some of the rest
+        assert len(tasks) == 3 and sum(tasks) == 126 and min(tasks[1:]) >= 40, done.stdout
+    else:
+        assert not tasks, done.stdout
     assert done.stdout.count("not exported: no collector at") == 1
     events = json.loads((tmp_path / "otel-timespan-demo-trace.json").read_text())["traceEvents"]
     assert sum(event.get("cat") == "compute" and event["ph"] == "X" for event in events) == 126

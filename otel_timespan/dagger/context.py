@@ -289,9 +289,14 @@ class Context:
             self.start()
 
     def _record_worker(self, core: Core, worker: int, t0: int) -> None:
-        """A worker was set up: the event says how many slots it has, whether or not they come to run anything."""
+        """A worker was set up: the event says how many slots it has, whether or not they come to run anything.
+
+        And of one that is a process which it is, and what runs there.
+        """
         slots = sum(slot.worker == worker for slot in list(core.slots.values()))
-        self._record(core, "init_proc", t0, core.clock(), Timeline(slots=slots), uid=core.uid, worker=worker)
+        remote = getattr(core.driver, "remote", None)
+        about = {} if remote is None else remote.about(worker)
+        self._record(core, "init_proc", t0, core.clock(), Timeline(slots=slots, **about), uid=core.uid, worker=worker)
 
     def _record(self, core: Core, category: str, t0: int, t1: int, timeline: Any = None, **fields: Any) -> None:
         recorder = self.recorder

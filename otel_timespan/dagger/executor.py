@@ -40,13 +40,14 @@ from ..timespans.durations import seconds
 from .api import current_core, launch
 from .bodies import interrupts
 from .bodies.ending import fail
-from .context import Context, eager_context
+from .context import Context, eager_context, ids
+from .core.limits import set_limit
 from .cycles import Wait
 from .data.read import read
 from .fetching import is_cancelled, note_failure, refuse_on_loop_thread, slot_given_back, step_until
 from .options.options import Options
-from .processpool import Group, as_raised, broken, check_settings
-from .service import janitor
+from .processpool import Group, Prepared, as_raised, broken, check_settings, drop, limited
+from .service import head, janitor
 from .service.guards import guard
 from .service.timers import call_later
 from .tasks.atomics import claim, subscribe
@@ -83,8 +84,7 @@ class TaskFuture(concurrent.futures.Future[T]):
 
     Differs from others in what it can do more: waiting for it in the body of a task gives that body's slot
     back meanwhile. `unfinished`: a set that it leaves when it is done. It does not refer to its executor, whose
-    threads may end while somebody keeps the result. `elsewhere`: the body runs in another process, which does not
-    call `begin`.
+    threads may end while somebody keeps the result. `elsewhere`: another process has the body, and calls no `begin`.
     """
 
     def __init__(self, unfinished: set[TaskFuture[Any]] | None = None, elsewhere: bool = False) -> None:
@@ -108,7 +108,7 @@ class TaskFuture(concurrent.futures.Future[T]):
             return False
         task = self.task
         if task is not None:
-            fail(task._core, task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation")
+            drop(task)
         return True
 
     def running(self) -> bool:
@@ -233,6 +233,11 @@ class Call(functools.partial):  # type: ignore[type-arg]
             return f(*args, **kwargs)
         return [f(*args[n : n + width]) for n in range(0, len(args), width)]
 
+    def __reduce__(self) -> Any:
+        self.future._elsewhere = True  # it goes to another process
+        one = self.executor
+        return Prepared.of, (self.__spawned__, self.width, one._number, one._initializer, one._initargs)
+
 
 class Executor(concurrent.futures.Executor):
     """Calls functions as tasks: a drop-in for `concurrent.futures.ThreadPoolExecutor`, and `ProcessPoolExecutor`.
@@ -276,9 +281,13 @@ class Executor(concurrent.futures.Executor):
             raise NotCallableError(f"initializer must be callable, not {initializer!r}")
         self._options = Options(**options) if options else None
         self._workers = processes or max_workers
-        self._processes = processes
+        self._process_count = processes
         self._context = context
         self._origin: Context | None = None
+        self._number, self._limit = ids.next(), ""
+        if head.link is not None and max_workers is not None and processes is None:  # the head has the slots
+            self._limit, self._options = limited(self._number, max_workers, self._options)
+            max_workers = None
         self._initializer, self._initargs = initializer, tuple(initargs)
         self._local = threading.local()
         self._broken: str | None = None
@@ -365,7 +374,7 @@ class Executor(concurrent.futures.Executor):
     def _submit(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], width: int) -> TaskFuture[Any]:
         if not callable(fn):
             raise NotCallableError(f"submit needs something to call, not {fn!r}: submit(f, 1), not submit(f(1))")
-        elsewhere = self._processes is not None
+        elsewhere = self._process_count is not None
         future: TaskFuture[Any] = TaskFuture(self._pending, elsewhere)
         call = fn
         if elsewhere:
@@ -388,7 +397,7 @@ class Executor(concurrent.futures.Executor):
         return future
 
     def _error(self, reason: str) -> BrokenExecutor:
-        return BrokenThreadPool(reason) if self._processes is None else broken(reason)
+        return BrokenThreadPool(reason) if self._process_count is None else broken(reason)
 
     @property
     def _max_workers(self) -> int:
@@ -404,7 +413,7 @@ class Executor(concurrent.futures.Executor):
             context.profile_computes = origin.profile_computes
         core = context.core
         if core is None or core.halted is not None:
-            core = context.start() if self._processes is None else self._start_processes(context)
+            core = context.start() if self._process_count is None else self._start_processes(context)
             if origin is not None:
                 origin._announce()  # the scopes of the program go by its own context's slots, not by ours
         return core
@@ -608,6 +617,8 @@ class Executor(concurrent.futures.Executor):
                 future.cancel()
         if wait:
             self._wait()
+            if self._limit:
+                set_limit(self._limit, None)
         if self._origin is None or self._context is None:
             return
         body = running_task()

@@ -6,13 +6,20 @@ See docs/workers.md.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
-from ..errors import InvalidOptionError, RemoteTaskError, WorkerLostError, unwrap_exception
+from ..errors import InvalidOptionError, RemoteTaskError, TaskCancelled, WorkerLostError, unwrap_exception
+from .bodies.ending import fail
+from .control import cancel_task
+from .core.limits import set_limit
+from .options.options import Options
+from .service import head
+from .tasks.dtask import DTask
 
-__all__ = ["Group", "as_raised", "broken", "check_settings"]
+__all__ = ["Group", "Prepared", "as_raised", "broken", "check_settings", "drop", "limited"]
 
 
 class Group(functools.partial):  # type: ignore[type-arg]
@@ -38,6 +45,66 @@ class Group(functools.partial):  # type: ignore[type-arg]
 
     def __reduce__(self) -> Any:
         return Group.of, (self.__spawned__, self.width)
+
+
+class Prepared(functools.partial):  # type: ignore[type-arg]
+    """What an executor's call becomes that goes to a worker: the initializer, once a thread there, then the function.
+
+    `number`: the executor's.
+    """
+
+    __spawned__: Callable[..., Any]
+    number: int
+    initializer: Callable[..., Any] | None
+    initargs: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, f: Any, width: int, number: int, initializer: Any, initargs: tuple[Any, ...]) -> Any:
+        """One for this function; the function itself where there is no initializer."""
+        called = Group.of(f, width) if width else f
+        if initializer is None:
+            return called
+        made = cls(called)
+        made.__spawned__, made.number, made.initializer, made.initargs = f, number, initializer, initargs
+        return made
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Prepare this thread, if it is not; then call."""
+        if self.number not in _prepared.of:
+            assert self.initializer is not None
+            try:
+                self.initializer(*self.initargs)
+            except BaseException as error:
+                raise broken(f"the initializer failed: {type(error).__name__}: {error}") from error
+            _prepared.of.add(self.number)
+        return self.func(*args, **kwargs)
+
+
+class _PreparedThread(threading.local):
+    """For which executors a thread was prepared, by number."""
+
+    def __init__(self) -> None:
+        self.of: set[int] = set()
+
+
+_prepared = _PreparedThread()
+
+
+def drop(task: DTask) -> None:
+    """The future of a task was cancelled, and its body has not begun."""
+    if head.link is not None:
+        cancel_task(task, graceful=True)
+    else:
+        fail(task._core, task, TaskCancelled(f"task {task.id} was cancelled"), "cancellation")
+
+
+def limited(number: int, most: int, options: Options | None) -> tuple[str, Options]:
+    """For an executor in a body on a worker: `most` of its bodies at once, wherever they run. The limit and options."""
+    name = f"executor {number:x}"
+    set_limit(name, most)
+    made = Options() if options is None else options.copy()
+    made.limit = (*(made.limit or ()), name)
+    return name, made
 
 
 def check_settings(processes: Any, max_workers: Any, context: Any, mp_context: Any, max_tasks: Any) -> None:

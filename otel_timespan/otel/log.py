@@ -45,6 +45,7 @@ from .metrics.gauges import ConsumerGauges, default_consumers
 from .metrics.hub import PREPARE_S, hub_for
 from .metrics.logmetrics import LogMetrics
 from .packing.lane import Lane, Taken
+from .setup import metrics_of
 from .spans import ids
 from .spans.bodyspan import BodySpan, LazySpan, span_context
 from .spans.ids import Root, TraceParent
@@ -157,7 +158,9 @@ class OTelLog(Sink):
             refuse=lambda record, hard: self._unmapped.refuse(record, hard),
             lost=self._lose,
         )
-        self._forwarded = Forwarded(lambda: self._backend is not None, self._part, lambda: self._journal.put(_TICK))
+        self._forwarded = Forwarded(
+            lambda: self._backend is not None, self._part, lambda: self._runs, lambda: self._journal.put(_TICK)
+        )
         self.recorder = Recorder(
             self._journal.append,
             workers=self._forwarded,
@@ -388,7 +391,8 @@ class OTelLog(Sink):
         if backend is None or not backend.takes_spans or self._closed:
             return None
         resource = dict(backend.resource.attributes) if backend.resource is not None else {}
-        return Part(self._detail, self._offset_ns, backend.limits, resource, self._options.on_full == "block")
+        waits, metrics = self._options.on_full == "block", metrics_of(backend.meter_provider)
+        return Part(self._detail, self._offset_ns, backend.limits, resource, waits, metrics)
 
     @property
     def serves_scheduler(self) -> bool:

@@ -153,6 +153,9 @@ FILE_PATH = "code.file.path"
 LINE_NUMBER = "code.line.number"
 THREAD_ID = "thread.id"
 THREAD_NAME = "thread.name"
+PROCESS_ID = "process.pid"
+HOST_NAME = "host.name"
+RUNTIME_VERSION = "process.runtime.version"
 ERROR_TYPE = "error.type"
 EXCEPTION_TYPE = "exception.type"
 EXCEPTION_MESSAGE = "exception.message"
@@ -258,6 +261,9 @@ ATTRIBUTES = (
         THREAD_ID, "int", "", "task, compute", "identity of the thread that ran the body, or called the coroutine"
     ),
     Attribute(THREAD_NAME, "string", "", "task, compute", "its name"),
+    Attribute(PROCESS_ID, "int", "", "init_proc", "the process that a worker is; absent for worker 1"),
+    Attribute(HOST_NAME, "string", "", "init_proc", "its host"),
+    Attribute(RUNTIME_VERSION, "string", "", "init_proc", "its version of Python"),
     Attribute(
         ERROR_TYPE,
         "string",

@@ -37,7 +37,7 @@ from .. import __version__, forks
 from ..errors import ConcurrencyViolationError, InvalidOptionError, MissingExtraError
 from ..timespans.warn import warn_once
 from .export.accounts import PipelineStats
-from .export.metrics import OtlpMetricExporter, OtlpMetricReader
+from .export.metrics import Metrics, OtlpMetricExporter, OtlpMetricReader
 from .export.objects import ProcessorTransport, ReadableTransport, halve_exports
 from .export.pipeline import SpanPipeline, close_all, flush_all
 from .export.pull import PullReader, pull_address
@@ -69,10 +69,12 @@ from .spans.spandata import SpanData
 __all__ = [
     "Providers",
     "TraceOutput",
+    "are_metrics_configured",
     "check_environment",
     "instrumentation_scope",
     "is_tracing_configured",
     "meter_provider_for_metrics",
+    "metrics_of",
     "provider_for_traces",
     "setup",
 ]
@@ -176,6 +178,7 @@ class _Own:
     tracer_provider: TracerProvider | None = None
     processor: _PipelineProcessor | None = None
     meter_provider: MeterProvider | None = None
+    readers: Sequence[MetricReader] = ()
     watching = False
 
 
@@ -320,6 +323,14 @@ def is_tracing_configured() -> bool:
         return True
 
 
+def are_metrics_configured() -> bool:
+    """The same of the global meter provider."""
+    try:
+        return _configured_meter_provider() is not None
+    except InvalidOptionError:
+        return True
+
+
 def _is_bare(provider: Any) -> bool:
     """Whether it is what OTEL_PYTHON_TRACER_PROVIDER made and nobody gave a processor: its spans would go nowhere."""
     if "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ or provider is _Own.tracer_provider:
@@ -397,11 +408,19 @@ def _own_meter_provider(
         views=given.get("views", ()),
     )
     metrics.set_meter_provider(provider)
-    _Own.meter_provider = provider
+    _Own.meter_provider, _Own.readers = provider, readers
     _watch_forks()
     # The last collection is quick, and is tried even when spans have used up the time.
     on_exit(lambda left_s: _shut_down(provider, readers, max(left_s, 0.1)), METRICS, exit_timeout_s)
     return provider
+
+
+def metrics_of(provider: Any) -> Metrics | None:
+    """How workers are to collect what leaves with the metrics of this provider; None where it has no such way."""
+    for reader in _Own.readers if provider is _Own.meter_provider else ():
+        if isinstance(reader, OtlpMetricReader) and isinstance(reader._exporter, OtlpMetricExporter):
+            return reader._exporter.ways(reader._export_interval_millis)
+    return None
 
 
 def _shut_down(provider: MeterProvider, readers: Sequence[MetricReader], left_s: float) -> None:

@@ -1,28 +1,54 @@
-"""The trace context and the baggage of the code around a `spawn` go along to worker processes.
+"""The context of OpenTelemetry goes along to other processes, and back: the current span and the baggage.
 
-In the words of the propagators that the program configured (`OTEL_PROPAGATORS`, `set_global_textmap`), as to any other
-service. `dagger/service/surroundings.py` loads this where OpenTelemetry is there already.
+By the propagators that the program configured. Loaded by `dagger/service/surroundings.py` once `opentelemetry` is.
+Contexts never change, so that what was written of one is remembered, and so is what came of it: most tasks have the
+context of the task before.
+
+See docs/workers.md.
 """
 
 from __future__ import annotations
 
-from opentelemetry import context, propagate
+from typing import Any
 
-from ..dagger.service.surroundings import Traveller, travellers
+from opentelemetry import context as otel_context
+from opentelemetry import propagate
+from opentelemetry.trace import NonRecordingSpan, get_current_span, set_span_in_context
 
-__all__: list[str] = []
+from .spans.bodyspan import BodySpan
+
+__all__ = ["arrive", "leave"]
+
+_MOST_KNOWN = 256
+
+_left: tuple[Any, Any] = (None, None)
+_arrived: dict[tuple[Any, ...], Any] = {}
 
 
-def _leave() -> dict[str, str] | None:
-    if not context.get_current():
+def leave() -> dict[str, str] | None:
+    """What the propagators write of the current context; None for nothing."""
+    global _left
+    context = otel_context.get_current()
+    if not context:
         return None
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    known, carrier = _left
+    if known is not context:
+        span = get_current_span(context)
+        told = context
+        if isinstance(span, BodySpan):  # not by its public method: nobody looks at it here
+            told = set_span_in_context(NonRecordingSpan(span.own_context()), context)
+        carrier = {}
+        propagate.inject(carrier, told)
+        _left = (context, carrier)
     return carrier or None
 
 
-def _arrive(carrier: dict[str, str]) -> None:
-    context.attach(propagate.extract(carrier))
-
-
-travellers["opentelemetry"] = Traveller(_leave, _arrive)
+def arrive(carrier: dict[str, str]) -> None:
+    """Make what came the current context, in the `contextvars` context that this is called in."""
+    key = tuple(carrier.items())
+    context = _arrived.get(key)
+    if context is None:
+        if len(_arrived) >= _MOST_KNOWN:
+            _arrived.clear()
+        context = _arrived[key] = propagate.extract(carrier, otel_context.Context())
+    otel_context.attach(context)

@@ -12,33 +12,44 @@ See docs/workers.md.
 from __future__ import annotations
 
 import pickle
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
+from .. import forks
 from ..timespans.adding import AnyThreadCount
 from ..timespans.warn import warn_once
 from . import semconv
 from .export.entries import foreign_entry
+from .export.metrics import Metrics, forward_metrics
 from .export.resources import process_resource
 from .export.transport import Wrapped
-from .setup import instrumentation_scope, is_tracing_configured
+from .setup import are_metrics_configured, instrumentation_scope, is_tracing_configured
 from .spans import ids
 from .spans.bodyspan import BodySpan, LazySpan, span_context
 from .spans.limits import Limits
+from .spans.runs import Runs, current_run
 from .spans.tasks import task_name
 
 __all__ = ["Forwarded", "Part", "body_phase", "fill_body"]
 
 MAX_WAITING = 8 << 20
 """Bytes of what bodies told that wait in a worker, or in the head for the drain of the log."""
+
+_LAST_COLLECTION_MS = 500.0
 
 Send = Callable[[str, int, "bytes | None", int], None]
 """(signal, how many, what, how many were given up): to the head."""
@@ -68,13 +79,18 @@ def body_phase(detail: str) -> int:
 
 
 class Part(NamedTuple):
-    """What a log is in a worker; it can be pickled. `waits`: whether bodies wait where there is no room."""
+    """What a log is in a worker; it can be pickled.
+
+    `waits`: whether bodies wait where there is no room. `metrics`: how those of the program are collected; None where
+    the head has no way for them: they leave with its own, by OTLP.
+    """
 
     detail: str
     offset_ns: int
     limits: Limits
     resource: Mapping[str, Any]
     waits: bool
+    metrics: Metrics | None
 
     def begin(self, worker: int, send: Send) -> There:
         """Begin, in the worker."""
@@ -90,17 +106,19 @@ class There:
         self._resource = Resource({**part.resource, **own})
         self._scope = instrumentation_scope()
         self._unpacked: tuple[Any, Any] = (None, None)
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._waiting: list[Wrapped] = []
         self._nbytes = self._given_up = 0
         self._closed = False
+        _Ours.part = self
         if not is_tracing_configured():
             provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
-            provider.add_span_processor(_Taker(self._take))
+            provider.add_span_processor(_Taker())
             trace.set_tracer_provider(provider)
-            _Ours.provider = provider
-        elif _Ours.provider is not None:
-            _Ours.provider.add_span_processor(_Taker(self._take))
+        if part.metrics is not None and not are_metrics_configured():
+            reader = PeriodicExportingMetricReader(_Sender(part.metrics), part.metrics.interval_ms)
+            _Ours.meters = MeterProvider([reader], self._resource, shutdown_on_exit=False)
+            metrics.set_meter_provider(_Ours.meters)
 
     def on_body(
         self, task_id: int, attempt: int, function: Any, label: str | None, packed: Any, start_ns: int
@@ -130,10 +148,8 @@ class There:
         part = self._part
         fill_body(span, part.detail, part.offset_ns, part.limits, self._resource, self._scope)
 
-    def _take(self, span: ReadableSpan) -> None:
+    def take(self, span: ReadableSpan) -> None:
         """A span that the program made itself ended."""
-        if self._closed:
-            return
         item = foreign_entry(span, None, True).item  # type: ignore[arg-type]
         nbytes = len(item.body)
         if self._nbytes + nbytes > MAX_WAITING:
@@ -155,28 +171,67 @@ class There:
             given_up, self._given_up, self._nbytes = self._given_up, 0, 0
         self._send("traces", len(spans), pickle.dumps(spans, 5) if spans else None, given_up)
 
+    def send_metrics(self, points: int, request: bytes) -> None:
+        """Send what was collected."""
+        self._send("metrics", points, request, 0)
+
     def close(self) -> None:
-        """The head wants no more."""
+        """The head wants no more, or the worker ends."""
         self.hand_over()
+        if _Ours.part is self:
+            if _Ours.meters is not None:
+                _Ours.meters.force_flush(_LAST_COLLECTION_MS)
+            _Ours.part = None
         self._closed = True
 
 
 class _Ours:
-    provider: TracerProvider | None = None
-    """What we set up in this worker."""
+    """What there is once in a worker: `part` of the log that came last, which takes what the program tells."""
+
+    part: There | None = None
+    meters: MeterProvider | None = None
+
+
+@forks.in_child()
+def _in_child() -> None:
+    """The way to the head is the worker's."""
+    _Ours.part = None
+
+
+class _Sender(MetricExporter):
+    """Sends what was collected to the head, encoded."""
+
+    def __init__(self, how: Metrics) -> None:
+        super().__init__(how.temporality, how.aggregation)
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 0, **kwargs: Any) -> MetricExportResult:
+        """Send it, if a log wants it."""
+        part = _Ours.part
+        if part is not None:
+            from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+
+            of_scopes = [scope for resource in metrics_data.resource_metrics for scope in resource.scope_metrics]
+            points = sum(len(metric.data.data_points) for scope in of_scopes for metric in scope.metrics)
+            part.send_metrics(points, encode_metrics(metrics_data).SerializeToString())
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: float = 0) -> bool:
+        """True: nothing waits here."""
+        return True
+
+    def shutdown(self, timeout_millis: float = 0, **kwargs: Any) -> None:
+        """Nothing to end."""
 
 
 class _Taker(SpanProcessor):
     """Gives the spans that end to the part of a log."""
 
-    def __init__(self, take: Callable[[ReadableSpan], None]) -> None:
-        self._take = take
-
     def on_end(self, span: ReadableSpan) -> None:
         """Take it, if it is sampled."""
-        if span.context is not None and span.context.trace_flags.sampled:
+        part = _Ours.part
+        if part is not None and span.context is not None and span.context.trace_flags.sampled:
             try:
-                self._take(span)
+                part.take(span)
             except Exception:
                 warn_once(_Taker, "the span %.200r can't be encoded; it is dropped", span.name)
 
@@ -195,8 +250,14 @@ class Forwarded:
     the thread that talks to workers, `collect` by whoever drains, with the log's lock.
     """
 
-    def __init__(self, is_ready: Callable[[], bool], part: Callable[[], Part | None], wake: Callable[[], None]) -> None:
-        self._is_ready, self._part, self._wake = is_ready, part, wake
+    def __init__(
+        self,
+        is_ready: Callable[[], bool],
+        part: Callable[[], Part | None],
+        runs: Callable[[], Runs],
+        wake: Callable[[], None],
+    ) -> None:
+        self._is_ready, self._part, self._runs, self._wake = is_ready, part, runs, wake
         self.start_empty()
 
     def start_empty(self) -> None:
@@ -214,11 +275,20 @@ class Forwarded:
         """What the log is in a worker."""
         return self._part()
 
+    def enter(self, caller: Any) -> None:
+        """What is spawned in this context counts in the run of that caller."""
+        parent = ids.unpack(caller)
+        run = self._runs().find(parent.root) if parent is not None else None
+        if run is not None:
+            current_run.set(run)
+
     def take(self, worker: int, signal: str, count: int, data: bytes | None, given_up: int) -> None:
         """What the part in a worker took."""
         if given_up:
             self._full.add(given_up)
-        if data is not None and signal == "traces":
+        if data is not None and signal == "metrics":
+            forward_metrics(worker, data)
+        elif data is not None:
             if self._nbytes + len(data) > MAX_WAITING:
                 self._full.add(count)
             else:

@@ -35,6 +35,9 @@ class WorkerSide(Protocol):
         has it, and `close()`. `send(signal, count, data, given_up)` brings to `take` here what bodies told there.
         """
 
+    def enter(self, caller: TraceParent) -> None:
+        """In the context in which is submitted what a body spawned in a worker; `caller`: that of the body's task."""
+
     def take(self, worker: int, signal: str, count: int, data: bytes | None, given_up: int) -> None:
         """What came from the part in a worker."""
 

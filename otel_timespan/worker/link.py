@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .. import forks
+from .. import __version__, forks
 from ..dagger import context as _context
 from ..dagger.bodies.ending import release_inputs
 from ..dagger.bodies.forked import end_forked
@@ -154,6 +154,7 @@ class Link:
         self.say((READY, _facts()))
         self.flush()
         self._ended.wait()
+        self._notes.close()
         self.flush()
 
     def _start_thread(self) -> None:
@@ -539,4 +540,5 @@ class _Landing:
 
 
 def _facts() -> dict[str, Any]:
-    return {"pid": os.getpid(), "python": platform.python_version(), "executable": sys.executable}
+    versions = {"python": platform.python_version(), "version": __version__}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "executable": sys.executable, **versions}

@@ -79,6 +79,11 @@ class Notes:
         for part in list(self._parts.values()):
             part.hand_over()
 
+    def close(self) -> None:
+        """The worker ends: send what is left."""
+        for part in list(self._parts.values()):
+            part.close()
+
     # ---- the recorder ------------------------------------------------------------------------------------
 
     def _note(self, record: Any) -> None:

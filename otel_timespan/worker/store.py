@@ -22,7 +22,7 @@ from ..dagger.bodies.call import REFERENCES
 from ..dagger.data.chunks import ArrayDomain, Chunk, DRef, UnitDomain
 from ..dagger.data.read import read
 from ..dagger.places.processors import OSProc
-from ..dagger.processes.descriptors import Lane
+from ..dagger.processes.descriptors import DescriptorLane
 from ..dagger.processes.handles import domain_of, handle_of, shape_of, type_of_name
 from ..dagger.processes.maps import Block, Maps
 from ..dagger.processes.slabs import Exported, Slabs
@@ -141,7 +141,7 @@ class Store:
         self.released: deque[Block] = _Ringing(ring)
         """Blocks of which something here is gone, and the head was not told."""
         self.maps = Maps(self.released)
-        self.lane = Lane(lane, self.maps)
+        self.lane = DescriptorLane(lane, self.maps)
         self._worker, self._handles, self._say = worker, handles, say
         self._slabs = Slabs(limit)
         self._lock = forks.lock()

@@ -210,24 +210,6 @@ class TestEnable:
         assert {"scheduler_init", "scheduler_exit"} <= {c.category for c in core}
         assert fetch(D.spawn(add, 2, 2)) == 4
 
-    def test_8_two_pretended_workers(self) -> None:
-        """With two workers there are two keys; stream 2 has enqueue, move, compute, none of the core's categories."""
-        with D.Context(driver=D.InlineDriver(workers={1: 2, 2: 2}, seed=0)) as context:
-            log = T.MultiEventLog()
-            log["core"], log["id"], log["wsat"] = E.CoreMetrics(), E.IDMetrics(), E.WorkerSaturation()
-            context.log_sink = log
-            t = D.spawn(add, D.Options(scope=D.ProcessScope(2)), 1, 2)
-            assert D.fetch(t) == 3
-            logs = T.get_logs(log)
-        assert set(logs) == {1, 2}
-        two = {c.category for c in logs[2]["core"]}
-        assert {"enqueue", "move", "compute"} <= two
-        assert not two & {"scheduler_init", "scheduler_exit", "schedule", "fire", "take", "finish"}
-        assert max(logs[2]["wsat"]) == 1
-        assert max(logs[1]["wsat"]) == 0
-        for streams in logs.values():
-            assert len({len(v) for v in streams.values()}) == 1
-
     def test_8_the_face(self) -> None:
         """api.md: the face has them."""
         for name in ("enable_logging", "disable_logging", "fetch_logs", "logs_annotate"):

@@ -16,6 +16,7 @@ from otel_timespan.dagger.records import kinds
 from otel_timespan.timespans.journal import expand_all
 from otel_timespan.timespans.rows import count_events
 from otel_timespan.timespans.segments import LogSegment
+from otel_timespan.timespans.taskrecords import OWNER_BITS, RETURN, TAKEN
 
 
 def one() -> int:
@@ -85,10 +86,24 @@ def random_program(pick: random.Random, size: int) -> None:
         ts.wait(task)
 
 
-def both_ways(workers: dict[int, int], seed: int, called: bool) -> tuple[Any, Any, dict[int, list[Any]]]:
+def of_processes(log: ts.MultiEventLog) -> None:
+    """From now on the log is told as if other workers than 1 were processes: their answers are received later."""
+    append = log.recorder.append
+
+    def told(record: Any) -> None:
+        if type(record) is not T.Event and record[0] == RETURN and record[5] >> OWNER_BITS != 1 and record[14]:
+            record = (TAKEN, *record[1:], record[2] + record[4] % 5, None)
+        append(record)
+
+    log.recorder.append = told
+
+
+def both_ways(
+    workers: dict[int, int], seed: int, called: bool, processes: bool
+) -> tuple[Any, Any, dict[int, list[Any]]]:
     """The streams of one program by the short way and by events, and the events, of each worker.
 
-    `called`: whether there are consumers, too, that have to be told while it runs.
+    `called`: whether there are consumers, too, that have to be told while it runs. `processes`: see `of_processes`.
     """
     short, full = ts.MultiEventLog(), ts.MultiEventLog()
     consumers = {
@@ -101,6 +116,8 @@ def both_ways(workers: dict[int, int], seed: int, called: bool) -> tuple[Any, An
     for name, kind in consumers.items():
         short[name], full[name] = kind(), kind()
     full["events"] = E.FullMetrics()
+    for log in (short, full) if processes else ():
+        of_processes(log)
     with ts.Context(driver=D.InlineDriver(workers, seed=seed)) as context:
         context.log_sink = ts.TeeLog(short, full)
         random_program(random.Random(seed), 60)
@@ -124,7 +141,7 @@ def test_both_ways_give_the_same_log(seed: int, called: bool, monkeypatch: pytes
 
     monkeypatch.setattr(LogSegment, "pack", noted)
     workers = ({1: 2}, {1: 2, 2: 1}, {1: 2, 2: 1, 3: 1})[seed % 3]
-    mine, theirs, events = both_ways(workers, seed, called)
+    mine, theirs, events = both_ways(workers, seed, called, processes=seed % 2 == 1)
     assert sum(fed) > 60
     assert mine.keys() == theirs.keys() == workers.keys()
     for worker in theirs:
@@ -134,7 +151,8 @@ def test_both_ways_give_the_same_log(seed: int, called: bool, monkeypatch: pytes
         assert [tuple(row) for row in mine[worker]["core"]] == expected
 
 
-def test_tasks_of_all_workers_are_kept_by_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("processes", [False, True])
+def test_tasks_of_all_workers_are_kept_by_columns(processes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no consumer has to be called, no event is made of a task on whichever worker, with inputs or without."""
     kept: list[LogSegment] = []
     pack = LogSegment.pack
@@ -147,6 +165,8 @@ def test_tasks_of_all_workers_are_kept_by_columns(monkeypatch: pytest.MonkeyPatc
     with ts.Context(driver=D.InlineDriver({1: 1, 2: 1, 3: 1}, seed=3)) as context:
         log = context.log_sink = ts.MultiEventLog()
         log["core"], log["moves"], log["result"] = E.CoreMetrics(), E.TaskArgumentMoves(), E.TaskResult()
+        if processes:
+            of_processes(log)
         tasks = [ts.spawn(one) for _ in range(30)]
         tasks += [ts.spawn(pair, tasks[n], 5) for n in range(30)]
         for task in tasks:

@@ -241,7 +241,7 @@ def test_claim_has_one_winner(claim: Callable[[D.DTask], bool]) -> None:
 
 def test_bad_contexts() -> None:
     """Values that can't work are refused where they are given."""
-    for bad in ({"threads": 0}, {"threads": "two"}, {"workers": 3}, {"driver": "fibers"}, {"log_sink": 5}):
+    for bad in ({"threads": 0}, {"threads": "two"}, {"workers": -1}, {"driver": "fibers"}, {"log_sink": 5}):
         with pytest.raises(D.InvalidOptionError):
             D.Context(**bad)  # type: ignore[arg-type]
     with pytest.raises(D.InvalidOptionError):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_timespan import dagger as D
-from otel_timespan.otel import OTelLog, dag, semconv
-from otel_timespan.timespans import TeeLog
+from otel_timespan.events import WorkerSaturation
+from otel_timespan.otel import OTelAggregator, OTelLog, dag, semconv
+from otel_timespan.timespans import MultiEventLog, TeeLog
+from tests.acceptance_otel.acc_otel_support import Ear, last_json, metrics_of, pairs, run
 
 
 def add(*values: int) -> int:
@@ -183,3 +190,179 @@ def test_a_log_beside_others_has_its_part_too(workers: list[int]) -> None:
         made.context.log_sink = TeeLog(events, made.log)
         D.fetch(D.spawn(making, ["one"]))
         assert len(made.named("one")) == 1 and events
+
+
+def outer(n: int) -> int:
+    """Spawns, under a span of its own and not."""
+    with trace.get_tracer("users").start_as_current_span("around"):
+        first = D.spawn(add, n, 1)
+    return D.fetch(D.spawn(add, first, 1))
+
+
+def test_what_bodies_spawn_is_under_them(spans: Spans) -> None:
+    """Or under the span that was current there; it counts in the same run, which ends after it."""
+    with dag("run"):
+        assert D.fetch(D.spawn(outer, 1)) == 3
+    found = spans.all()
+    by_id = {span.context.span_id: span for span in found}
+    assert len({span.context.trace_id for span in found}) == 1
+    (around,) = [span for span in found if span.name == "around"]
+    inner = sorted((s for s in found if s.name == "add"), key=lambda s: s.attributes[semconv.TASK_ID])
+    assert inner[0].parent.span_id == around.context.span_id
+    assert by_id[inner[1].parent.span_id].name == semconv.COMPUTE
+    assert by_id[around.parent.span_id] is by_id[inner[1].parent.span_id]
+    (root,) = [span for span in found if span.parent is None]
+    assert root.attributes[semconv.DAG_TASKS] == 3 and root.attributes[semconv.DAG_COMPLETE]
+
+
+def test_runs_that_nobody_opened_hold_what_bodies_spawn(spans: Spans) -> None:
+    """One root for all of them."""
+    assert D.fetch(D.spawn(outer, 1)) == 3
+    (root,) = [span for span in spans.all() if span.parent is None]
+    assert root.attributes[semconv.DAG_TASKS] == 3
+
+
+def carried() -> object:
+    """What came along."""
+    return baggage.get_baggage("user")
+
+
+def test_baggage_comes_along(spans: Spans) -> None:
+    """To bodies on workers."""
+    token = context.attach(baggage.set_baggage("user", "ann"))
+    try:
+        assert D.fetch(D.spawn(carried)) == "ann"
+    finally:
+        context.detach(token)
+    assert D.fetch(D.spawn(carried)) is None
+
+
+def current_span() -> tuple[int, int]:
+    """The ids of the current span."""
+    found = trace.get_current_span().get_span_context()
+    return found.trace_id, found.span_id
+
+
+def test_without_a_log_bodies_are_under_the_callers_span(workers: list[int]) -> None:
+    """As on threads."""
+    with D.Context(procs=workers), TracerProvider().get_tracer("users").start_as_current_span("mine") as span:
+        mine = span.get_span_context()
+        assert D.fetch(D.spawn(current_span)) == (mine.trace_id, mine.span_id)
+
+
+MEASURING = """
+import otel_timespan as ts
+from otel_timespan import dagger as D
+from opentelemetry import metrics
+
+def measuring():
+    counter = metrics.get_meter("users").create_counter("user.count")
+    counter.add(3, {"kind": "mine"})
+    return 1
+
+(worker,) = D.cluster.add_workers(1)
+ts.eager_context().log_sink = log = ts.OTelLog()
+bound = D.scope(worker=worker)
+print(ts.fetch(ts.spawn.opts(scope=bound)(measuring)) + ts.fetch(ts.spawn.opts(scope=bound)(measuring)))
+D.cluster.remove_workers([worker])
+log.flush()
+"""
+
+
+def test_metrics_of_bodies_leave_with_the_heads() -> None:
+    """With the resource of the worker, beside the head's own."""
+    ear = Ear()
+    try:
+        assert run(MEASURING, {**ear.env(), "OTEL_SERVICE_NAME": "mine"}).stdout == "2\n"
+        count = ear.metrics()["user.count"].sum
+        assert count.data_points[-1].as_int == 6 and pairs(count.data_points[-1].attributes) == {"kind": "mine"}
+        assert "timespan.task.count" in ear.metrics()
+        of_worker = {
+            (attributes["service.name"], attributes.get(semconv.WORKER_ID))
+            for path, body in ear.requests
+            if path == "/v1/metrics"
+            for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
+            if "user.count" in {metric.name for scope in resource.scope_metrics for metric in scope.metrics}
+            for attributes in [pairs(resource.resource.attributes)]
+        }
+        assert of_worker == {("mine", 2)}
+    finally:
+        ear.close()
+
+
+def test_spans_of_the_scheduler_say_which_process_a_worker_is(workers: list[int]) -> None:
+    """Its id, its host, its version."""
+    pids = {worker: D.cluster.run(worker, os.getpid) for worker in workers}
+    made = Spans(workers, detail="scheduler")
+    with made.context, made.log:
+        D.fetch(D.spawn(add, 1))
+        found = made.named("init_proc")
+    assert {span.attributes["process.pid"] for span in found} == set(pids.values())
+    assert {span.attributes["process.runtime.version"] for span in found} == {platform.python_version()}
+    assert all(span.attributes["host.name"] for span in found)
+
+
+MOVING = """
+import json
+import otel_timespan as ts
+from otel_timespan import dagger as D
+
+def part(*given):
+    return len(given)
+
+workers = D.cluster.add_workers(2)
+with D.Context(procs=workers, log_sink=ts.OTelLog(metrics=False)) as context:
+    first = [D.spawn(part, n) for n in range(300)]
+    D.waitall([D.spawn(part, first[n], first[n - 1], n) for n in range(300)])
+    log = context.log_sink
+assert log.flush()
+D.cluster.remove_workers(workers)
+print(json.dumps(log.stats()))
+"""
+
+
+def test_the_account_balances_over_otlp() -> None:
+    """Tasks that move different numbers of arguments: each span is recorded, exported and received once."""
+    ear = Ear()
+    try:
+        stats = last_json(run(MOVING, ear.env()))
+        ids = [span.span_id for span in ear.spans()]
+        assert stats["recorded"] == stats["exported"] == len(ids) == len(set(ids)) == 1 + 600 * 3 + 600
+    finally:
+        ear.close()
+
+
+def forking() -> int:
+    """Forks, and makes spans on both sides."""
+    pid = os.fork()
+    if not pid:
+        making(["of a child"])
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return making(["of the parent"])[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_of_a_body_leaves_the_way_to_the_head_alone(spans: Spans) -> None:
+    """Its spans are nobody's; those of the worker arrive."""
+    assert D.fetch(D.spawn(forking)) != os.getpid()
+    assert D.fetch(D.spawn(add, 1)) == 1
+    names = {span.name for span in spans.all()}
+    assert "of the parent" in names and "of a child" not in names
+
+
+def test_metrics_of_streams_are_by_worker(workers: list[int]) -> None:
+    """`OTelAggregator` and the gauges of `OTelLog` have a series for each worker."""
+    reader, other = InMemoryMetricReader(), InMemoryMetricReader()
+    multi = MultiEventLog()
+    multi["wsat"] = WorkerSaturation()
+    multi.aggregators["otel"] = OTelAggregator(meter_provider=MeterProvider([reader]))
+    log = OTelLog(span_exporter=InMemorySpanExporter(), meter_provider=MeterProvider([other]))
+    with D.Context(procs=workers, log_sink=TeeLog(multi, log)), log:
+        D.waitall([D.spawn.opts(scope=D.scope(worker=worker))(add, 1) for worker in workers for _ in range(3)])
+        multi.flush()
+        assert log.flush(10)
+        for one in (reader, other):
+            points = [p for m in metrics_of(one) if m.name == semconv.WORKER_SATURATION for p in m.data.data_points]
+            assert set(workers) <= {point.attributes[semconv.WORKER_ID] for point in points}
+    multi.close()

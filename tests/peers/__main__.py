@@ -10,6 +10,7 @@ from .judging import NOT_HERE
 
 PEERS = {
     "cpython": ["cpython"],
+    "cpython-processes": ["cpython", "processes"],
     "asyncio": ["event_loop"],
     "dask-pool": ["dask_graphs", "pool"],
     "dask": ["dask_graphs"],

@@ -26,6 +26,7 @@ from ...timespans.model import attribute_of
 from ..data.chunks import Chunk, DRef
 from ..data.read import read
 from ..records.describe import describe_function
+from ..records.sizes import FIXED
 from ..service.guards import guard
 from ..tasks.dtask import DTask
 
@@ -42,6 +43,7 @@ __all__ = [
     "bytes_by_worker",
     "content_of",
     "impute_sum",
+    "numbers_among",
     "remote_bytes",
     "signature",
     "signature_of",
@@ -192,6 +194,27 @@ def bytes_by_worker(values: Iterable[Any]) -> dict[int, int] | None:
                 return None
             found[ref.worker] = found.get(ref.worker, 0) + nbytes
     return found
+
+
+def numbers_among(args: tuple[Any, ...]) -> tuple[tuple[type, ...], dict[int, int]] | None:
+    """What `type_of` and `bytes_by_worker` say, in one pass, where all that is a reference is a number's; else None."""
+    types: list[type] = []
+    found: dict[int, int] = {}
+    for arg in args:
+        kind = type(arg)
+        if kind is DTask:
+            ref = arg._outcome
+            if type(ref) is not DRef:
+                return None
+            kind = type(ref.value)
+            nbytes = FIXED.get(kind)
+            if nbytes is None:
+                return None
+            found[ref.worker] = found.get(ref.worker, 0) + nbytes
+        elif kind is Chunk:
+            return None
+        types.append(kind)
+    return tuple(types), found
 
 
 def _ref_of(value: Any) -> DRef | None:

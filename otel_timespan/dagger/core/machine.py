@@ -149,10 +149,8 @@ class Core(Readable):
         """Tasks whose bodies run, abandoned ones included until they end."""
         self.effects: deque[Slot | Doomed | Restorable] = deque()
         """What the driver has to do, and takes out (`Driver.perform_effects`)."""
-        self.near = 0
-        """The worker that just ended a task: of equal ones it is taken, as it is awake and free. 0 for none."""
-        self.local = 1
-        """The worker that this process is: what its threads wait for they may run themselves."""
+        self.near, self.local = 0, 1
+        """The worker that ended a task last: of equal ones it is awake; and the one that this process is."""
         self.waiting: set[Slot] = set()
         """Slots with tasks in their own queue: where others may steal. Guarded by `lock`."""
         self.halted: BaseException | None = None

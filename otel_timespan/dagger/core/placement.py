@@ -35,6 +35,7 @@ from .costs import (
     Signature,
     bytes_by_worker,
     content_of,
+    numbers_among,
     remote_bytes,
     type_of,
 )
@@ -173,8 +174,15 @@ def _place_anywhere(core: Core, task: DTask, choices: list[Choice]) -> Spot | No
     """`place` for a task that may run anywhere: every `cost_of` in one pass. None where sizes of inputs are unknown."""
     costs, f, sig = core.costs, task._f, None
     held: dict[int, int] | None = None
-    if not task._deps and not task._kwargs and type(f) is FunctionType:
-        sig = costs.signatures.get((id(f.__code__), tuple(map(type, task._args))))
+    if not task._kwargs and type(f) is FunctionType:
+        if not task._deps:
+            sig = costs.signatures.get((id(f.__code__), tuple(map(type, task._args))))
+        else:
+            known = numbers_among(task._args)
+            if known is not None:
+                held = known[1]
+                whole = sum(held.values())
+                sig = costs.signatures.get((id(f.__code__), known[0]))
     if sig is None:
         sig = costs.signature(f, task._args, task._kwargs)
         held = bytes_by_worker(inputs_of(task))

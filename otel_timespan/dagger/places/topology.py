@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import InvalidOptionError
@@ -140,15 +140,18 @@ class Topology:
         return {worker: (self.threads(worker), self.node(worker), entry.private) for worker, entry in found.items()}
 
     def learn(self, known: dict[int, tuple[int, str, bool]]) -> None:
-        """What another process knows of all workers but us: `known()` of there."""
+        """What another process knows of the workers, and of our host: `known()` of there."""
         own = self._own
+        mine = self._workers[own]
+        if own in known:
+            mine = replace(mine, node=known[own][1])
         others = {
             worker: _Worker(threads, node, False, private)
             for worker, (threads, node, private) in known.items()
             if worker != own
         }
         with self._lock:
-            self._workers = dict(sorted({**others, own: self._workers[own]}.items()))
+            self._workers = dict(sorted({**others, own: mine}.items()))
         self._tell(None)
 
     def me(self) -> int:

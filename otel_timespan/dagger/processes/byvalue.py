@@ -13,14 +13,16 @@ See docs/workers.md.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 from ..places.topology import topology
 
-__all__ = ["is_main", "main_globals", "newer", "newest", "take", "take_main", "travelling"]
+__all__ = ["is_main", "main_globals", "newer", "newest", "parts_of", "take", "take_main", "travelling"]
 
 _known: dict[str, tuple[int, Any]] = {}
 """The globals of `__main__` that were sent, or received: (number, value). A larger number is newer."""
@@ -63,6 +65,21 @@ def _shared(function: types.FunctionType, wanted: dict[str, Any]) -> dict[str, t
 def is_main(function: Any) -> bool:
     """Whether it shares the globals of `__main__`."""
     return type(function) is types.FunctionType and function.__globals__.get("__name__") == "__main__"
+
+
+def parts_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """What goes along with a function by value: what it is, and the value."""
+    code = function.__code__
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it is empty yet
+            yield f"the variable {name!r}", cell.cell_contents
+    defaults = function.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+    for name, value in (*zip(names, defaults, strict=True), *(function.__kwdefaults__ or {}).items()):
+        yield f"the default of {name!r}", value
+    for name in code.co_names:
+        if name in function.__globals__:
+            yield f"the global {name!r}", function.__globals__[name]
 
 
 def newest() -> int:

@@ -14,12 +14,12 @@ import struct
 from ... import forks
 from .maps import Maps
 
-__all__ = ["Lane"]
+__all__ = ["DescriptorLane"]
 
 _NAME = struct.Struct("<qq")  # owner, slab
 
 
-class Lane:
+class DescriptorLane:
     """One end. Thread-safe."""
 
     def __init__(self, sock: socket.socket, maps: Maps) -> None:

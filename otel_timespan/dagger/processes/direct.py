@@ -53,9 +53,10 @@ class Direct:
             or task._live is not None
             or core.context.recorder is not None
             or remote.level.is_on
-            or surroundings.travel()
             or not GIL
         ):
+            return False
+        if surroundings.travel() and (task._context is None or task._context.run(surroundings.written, _refuse)):
             return False
         number = remote.functions.known(task._f)
         if number is None:
@@ -121,6 +122,11 @@ class Direct:
             core.shared[remote.worker].appendleft(task)
         self._turns += (True,)
         self._pump.poke()
+
+
+def _refuse(value: Any) -> bytes:
+    """A carried variable has a value: that goes the other way."""
+    return b"!"
 
 
 def _plain(args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import pickle
 import weakref
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from ..places.topology import topology
-from .byvalue import is_main, newer, newest
+from .byvalue import is_main, newer, newest, parts_of
 from .wire import FUNCTION, GLOBALS, dumps, loads
 
 __all__ = ["KnownFunctions", "NumberedFunctions"]
@@ -56,7 +57,7 @@ class NumberedFunctions:
         key = id(f)
         number = self._numbers.get(key)
         if number is None:
-            data, _ = dumps(f, self._handles)
+            data = self._definition(f)
             number = next(self._next)
             put((FUNCTION, number, data))
             self._watched[key] = weakref.ref(f, lambda _: self._went(key))
@@ -66,6 +67,19 @@ class NumberedFunctions:
         elif key in self._of_main:
             self._renew(put)
         return number
+
+    def _definition(self, f: Any) -> bytes:
+        """The function as bytes. Raises what its pickling raises, if possible with the part that is to blame."""
+        try:
+            return dumps(f, self._handles)[0]
+        except Exception as error:
+            for what, value in parts_of(f) if type(f) is FunctionType else ():
+                try:
+                    dumps(value, self._handles)
+                except Exception as reason:
+                    text = f"{what} of {f.__qualname__} can't be pickled: {reason}"
+                    raise pickle.PicklingError(text) from error
+            raise
 
     def _renew(self, put: Callable[[Any], None]) -> None:
         """Send globals of `__main__` that are other objects than when they were sent."""

@@ -25,8 +25,8 @@ from .wire import loads
 
 __all__ = [
     "HEAD",
+    "HandleReader",
     "PackedDRef",
-    "Reader",
     "RemoteDRef",
     "chunk_here",
     "domain_of",
@@ -263,7 +263,7 @@ def new_chunk(handle: DRef, processor: Processor, scope: Scope | None, kind: typ
 # ---- handles in values -----------------------------------------------------------------------------------
 
 
-class Reader(Protocol):
+class HandleReader(Protocol):
     """Who makes handles of what stands in values for them: borrows.py in the head, `worker/proxies.py` in a worker."""
 
     def task(self, id: int) -> DTask:
@@ -274,7 +274,7 @@ class Reader(Protocol):
 
 
 class _Reading(threading.local):
-    reader: Reader | None = None
+    reader: HandleReader | None = None
     """Of the values that this thread reads; in a worker one for all threads."""
 
 

@@ -23,7 +23,7 @@ from ..data import caching
 from ..places.topology import topology
 from ..tasks.dtask import DTask
 from ..tasks.environment import token_of
-from .descriptors import Lane
+from .descriptors import DescriptorLane
 from .direct import Direct
 from .pump import Pump, RemoteQueue
 from .remote import Remote
@@ -82,7 +82,7 @@ class Pool:
         def begin() -> None:  # on the pump's thread: a worker is told of the end of the thread that started it
             for worker in ids:
                 ours, theirs = socket.socketpair()
-                lane, number = Lane(ours, self._traffic.values.maps), theirs.fileno()
+                lane, number = DescriptorLane(ours, self._traffic.values.maps), theirs.fileno()
                 try:
                     process, sock = start_process(env, number)
                 except BaseException as error:
@@ -235,6 +235,11 @@ class Pool:
         """Whether there is such a worker."""
         remote = self.remotes.get(worker)
         return remote is not None and remote.ready is not None and not remote.lost
+
+    def about(self, worker: int) -> dict[str, Any]:
+        """What a worker said of itself: `pid`, `host`, `python`, `version` (of this package). {} where it is none."""
+        remote = self.remotes.get(worker)
+        return {} if remote is None or remote.ready is None else dict(remote.ready)
 
     def serve(self, core: Core, worker: int) -> None:
         """From now on a worker takes what a scheduler has in its queue."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..core.machine import Core
     from ..core.placement import Slot
     from ..tasks.dtask import DTask
-    from .descriptors import Lane
+    from .descriptors import DescriptorLane
     from .values import Values
 
 __all__ = ["Flight", "Remote"]
@@ -61,7 +61,7 @@ class Remote:
         process: subprocess.Popen[bytes],
         sock: socket.socket,
         values: Values,
-        lane: Lane,
+        lane: DescriptorLane,
     ) -> None:
         self.worker, self.threads, self.process, self.socket = worker, threads, process, sock
         self.values, self.lane = values, lane

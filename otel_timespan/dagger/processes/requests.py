@@ -23,6 +23,7 @@ from ..service import surroundings
 from ..service.threads import start_service
 from ..tasks.dtask import DTask, new_task
 from ..tasks.environment import enter
+from . import telling
 from .handles import PackedDRef, RemoteDRef, new_chunk
 from .upstairs import UPSTAIRS
 from .wire import INPUT, KEPT, REFUSED, error_bytes, loads
@@ -52,6 +53,7 @@ def spawn(
     try:
         f, values, named, wanted, deps = _read(remote, function, args, kwargs, options, after)
         context.run(surroundings.enter, around)
+        context.run(telling.enter, parent)
         task = new_task(id, f, values, named, wanted, deps, context.copy(), core)
     except BaseException as unreadable:  # of a user's pickling: whatever it is, this task's alone
         task = new_task(id, _unreadable, (), None, DEFAULT, (), context.copy(), core)

@@ -27,7 +27,7 @@ from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
 from .remote import Flight, Remote
-from .telling import run_log, signals, started, under
+from .telling import expired, is_well, run_log, signals, started, under, well
 from .upstairs import UPSTAIRS
 from .values import Values
 from .wire import (
@@ -277,6 +277,8 @@ class Traffic:
             if plain and not (type(item) is tuple and item[3]):
                 outcome: Any = self.values.handle(remote, item, None) if is_kept else handle_of(item, None)
                 queued = succeed(core, task, outcome)
+            elif recorder is not None and not is_kept and is_well(core, task, recorder, item, log):
+                queued = well(remote, core, task, recorder, item, log)
             else:
                 told = None if recorder is None else run_log(remote, recorder, task, log)
                 put = None if recorder is None else recorder.put
@@ -320,19 +322,20 @@ class Traffic:
             return
         self._wake(core, queued)
 
-    def _expired(self, remote: Remote, id: int, attempt: int, tid: int, data: bytes, text: str, log: Any) -> None:
-        """The option `timeout`: the task ends without another attempt, whatever its body does."""
-        task = self._landed(remote, id, attempt, tid)
-        if task is None:
-            return
-        fail(task._core, task, error_of(remote.worker, data, text))
-        release_inputs(task)
-
     def _started(self, remote: Remote, id: int, attempt: int, tid: int, log: Any) -> None:
         flight = remote.flights.get(id)
         if flight is not None and flight.attempt == attempt and flight.task._state < DONE:
             slot = remote.slots[flight.task._core].get(tid, flight.task._slot)
             started(remote, flight.task, slot.code, log)
+
+    def _expired(self, remote: Remote, id: int, attempt: int, tid: int, data: bytes, text: str, log: Any) -> None:
+        """The option `timeout`: the task ends without another attempt, whatever its body does."""
+        task = self._landed(remote, id, attempt, tid)
+        if task is None:
+            return
+        expired(remote, task, log)
+        fail(task._core, task, error_of(remote.worker, data, text))
+        release_inputs(task)
 
     def _learn(self, core: Core, task: DTask, ns: int) -> None:
         """A body took so long: a mean that forgets; the costs by which tasks are placed are told of few brief ones."""

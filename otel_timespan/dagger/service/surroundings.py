@@ -36,7 +36,10 @@ travellers: dict[str, Traveller] = {}
 """By name, the same on both sides."""
 
 HOMES = {"opentelemetry": ("opentelemetry.context", "otel_timespan.otel.travelling")}
-"""By name of a traveller: the module that must be there before it has anything to do, and the one that fills it in."""
+"""By name of a traveller: the module that must be there before it has anything to do; the one with `leave`, `arrive`.
+
+That one stands on a floor that this one does not know: it is loaded by its name.
+"""
 
 _carried: dict[tuple[str, str], contextvars.ContextVar[Any]] = {}
 
@@ -110,7 +113,7 @@ def enter(around: Any) -> None:
         else:
             try:
                 if place not in travellers:
-                    importlib.import_module(HOMES[place][1])
+                    _load(place)
                 travellers[place].arrive(left)
             except Exception as error:
                 warn_once(enter, "%s did not arrive in this process: %r", place, error)
@@ -128,14 +131,19 @@ def _variable(place: tuple[str, str]) -> contextvars.ContextVar[Any]:
 
 def _found_travellers() -> bool:
     """Load those that have something to do by now."""
-    for name, (needed, home) in HOMES.items():
+    for name, (needed, _) in HOMES.items():
         if needed in sys.modules and name not in travellers:
             try:
-                importlib.import_module(home)
+                _load(name)
             except Exception as error:
                 warn_once(written, "%s does not travel to other processes: %r", name, error)
                 return False
     return bool(travellers)
+
+
+def _load(name: str) -> None:
+    module = importlib.import_module(HOMES[name][1])
+    travellers[name] = Traveller(module.leave, module.arrive)
 
 
 _UNSET: Any = object()

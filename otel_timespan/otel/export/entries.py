@@ -45,14 +45,21 @@ class Entry(NamedTuple):
     spans: int = 1
 
 
+_ORDINARY = 3
+"""Spans of most tasks, with detail "phases"; those that moved something have more, and none has fewer."""
+
+
 def packed_entries(packed: Sequence[bytes], count: int, account: Account, most: int) -> list[Entry]:
-    """Of tasks' spans, `count` in all and as many of each task: some together, of no more than `most` bytes each."""
-    each, entries = count // len(packed), []
+    """Of tasks' spans, `count` in all: some together, of no more than `most` bytes each."""
+    each, rest = divmod(count, len(packed))
+    alike = not rest and each in (1, _ORDINARY)
+    entries = []
     step = max(1, most // (max(map(len, packed)) + 1))
     for start in range(0, len(packed), step):
         some = packed[start : start + step]
         fields = b"".join(some)
-        entries.append(Entry(Packed(fields), len(fields) + ENTRY_BYTES, account, False, each * len(some)))
+        spans = each * len(some) if alike else sum([1 for _ in unframed(fields)])
+        entries.append(Entry(Packed(fields), len(fields) + ENTRY_BYTES, account, False, spans))
     return entries
 
 

@@ -17,7 +17,7 @@ import math
 import time
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.sdk.metrics import Histogram
 from opentelemetry.sdk.metrics.export import (
@@ -32,12 +32,15 @@ from ... import forks
 from .settings import OtlpSettings, check_temporality, exponential_histograms
 from .transport import ACCEPTED, OtlpTransport, outage_level, outage_over, silenced_here
 
-__all__ = ["OtlpMetricExporter", "OtlpMetricReader"]
+__all__ = ["Metrics", "OtlpMetricExporter", "OtlpMetricReader", "forward_metrics"]
 
 _log = logging.getLogger("otel_timespan")
 
 _FIRST_TRY_S = 0.2
 """For the only collection of a program that ends before it ever reached a receiver."""
+
+MAX_FORWARDED = 1 << 20
+"""Bytes of what a worker collected that wait at most for a collection here."""
 
 _LEAST_MS = 20.0
 """A collection with less time than this would only raise MetricsTimeoutError."""
@@ -47,6 +50,14 @@ _STOCK_LOGGERS = (
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.common.http",
 )
+
+
+class Metrics(NamedTuple):
+    """How metrics are collected: how often, and as the exporter wants them."""
+
+    interval_ms: float
+    temporality: Any
+    aggregation: Any
 
 
 class OtlpMetricExporter(MetricExporter):
@@ -66,6 +77,7 @@ class OtlpMetricExporter(MetricExporter):
         self.reached = self.tried = False  # a receiver answered; any try was made
         self._exemplars: dict[tuple[Any, ...], list[Any]] = {}  # of each series, the last ones
         self._starts: dict[tuple[Any, ...], int] = {}  # of each series, wall-clock ns
+        self._forwarded: dict[int, bytes] = {}  # what other processes collected, by worker; it leaves with ours
         self._collected_ns = time.time_ns()  # the newest collection; series that are not known yet started after it
         _live.add(self)
 
@@ -74,6 +86,20 @@ class OtlpMetricExporter(MetricExporter):
         self._transport.after_fork()
         self._outage = False
         self._exemplars, self._starts, self._collected_ns = {}, {}, time.time_ns()
+        self._forwarded = {}
+
+    def ways(self, interval_ms: float) -> Metrics | None:
+        """How other processes are to collect what leaves with ours; None where it can't."""
+        if not self._by_bytes:
+            return None
+        temporality = getattr(self, "_preferred_temporality", None)
+        return Metrics(interval_ms, temporality, getattr(self, "_preferred_aggregation", None))
+
+    def forward(self, worker: int, request: bytes) -> None:
+        """Send what another process collected, with our next collection. From any thread."""
+        before = self._forwarded.pop(worker, b"")
+        # Requests that follow each other are one request to protobuf. Cumulative ones can do without those before.
+        self._forwarded[worker] = before + request if len(before) < MAX_FORWARDED else request
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """One try. Called by one thread at a time, the reader's."""
@@ -85,7 +111,10 @@ class OtlpMetricExporter(MetricExporter):
         timeout_s = min(timeout_millis / 1000, self._transport.timeout_s)
         request = encode_metrics(metrics_data)
         self._amend(request)
-        outcome = self._transport.send(request.SerializeToString(), 0, timeout_s)
+        body = request.SerializeToString()
+        for worker in list(self._forwarded):
+            body += self._forwarded.pop(worker, b"")
+        outcome = self._transport.send(body, 0, timeout_s)
         self.tried, self.reached = True, self.reached or outcome.reached
         self._report(outcome.status == ACCEPTED, outcome.message)
         return MetricExportResult.SUCCESS if outcome.status == ACCEPTED else MetricExportResult.FAILURE
@@ -176,6 +205,12 @@ def _metrics_of(request: Any) -> Iterator[tuple[str, Any]]:
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 yield scope.scope.name, metric
+
+
+def forward_metrics(worker: int, request: bytes) -> None:
+    """Have what was collected in a worker leave with our next collection."""
+    for exporter in list(_live):
+        exporter.forward(worker, request)
 
 
 _live: weakref.WeakSet[OtlpMetricExporter] = weakref.WeakSet()

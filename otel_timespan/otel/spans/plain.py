@@ -257,6 +257,10 @@ def _of_scheduler(category: str, id: EventId, timeline: Any) -> Iterator[tuple[s
     elif category == "proc_steal_local" and timeline is not None:
         yield semconv.STEAL_TASK, timeline.thunk_id
         yield semconv.STEAL_SOURCE, processor_name(timeline.from_proc)
+    elif category == "init_proc" and getattr(timeline, "pid", None) is not None:
+        yield semconv.PROCESS_ID, timeline.pid
+        yield semconv.HOST_NAME, plain_text(timeline.host)
+        yield semconv.RUNTIME_VERSION, plain_text(timeline.python)
     elif category == "storage_wait":
         device = getattr(timeline, "device_type", None)
         yield semconv.STORAGE_DEVICE, plain_text(getattr(device, "__name__", device))

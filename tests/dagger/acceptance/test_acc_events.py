@@ -129,16 +129,6 @@ def test_s17_11_order_of_one_task(context: dict[str, Any]) -> None:
         assert_order(log, task)
 
 
-def test_s17_11_order_on_two_workers() -> None:
-    """§17.11: the same order holds on pretended workers."""
-    log, tasks = logged(
-        lambda: run_to_end(*(D.spawn(add, D.Options(scope=D.ProcessScope(n % 2 + 1)), n, 1) for n in range(10))),
-        driver=D.InlineDriver(workers={1: 2, 2: 2}, seed=3),
-    )
-    for task in tasks:
-        assert_order(log, task)
-
-
 def test_s17_11_a_dependent_is_scheduled_after_its_last_upstream_finished() -> None:
     """§17.11: a dependent's schedule start comes after every upstream's finish finish."""
 
@@ -224,31 +214,6 @@ def test_s19_the_life_of_a_scheduler() -> None:
     assert {e.timeline for e in log if e.category.startswith("scheduler_")} == {D.OSProc(1)}
     assert {e.id.worker for e in log if e.category.endswith("_proc")} == {1}
     assert len({e.id.uid for e in log if "uid" in e.id}) == 1
-
-
-def test_s19_worker_2_has_a_stream_of_its_own() -> None:
-    """§19 accept: stream 2 has enqueue, move, compute and none of the scheduler's own events."""
-    there = D.Options(scope=D.ProcessScope(2))
-    log, (task,) = logged(
-        lambda: run_to_end(D.spawn(add, there, 1, 2)), driver=D.InlineDriver(workers={1: 2, 2: 2}, seed=0)
-    )
-    categories = {e.category for e in log if e.worker == 2}
-    assert {"enqueue", "move", "compute"} <= categories
-    assert not categories & (CORE_ONLY | {"init_proc", "cleanup_proc"})
-    assert {e.worker for e in of_task(log, task) if e.category in CORE_ONLY} == {1}
-    assert {e.id.processor.owner for e in of_task(log, task, "compute")} == {2}
-    assert {e.id.worker for e in of_task(log, task, "fire")} == {2}
-
-
-def test_s19_take_pairs_a_result_of_another_worker() -> None:
-    """§17.11, ruling 28: a result from another worker adds a take pair before its finish; a local one has none."""
-    there = D.Options(scope=D.ProcessScope(2))
-    log, (task,) = logged(
-        lambda: run_to_end(D.spawn(add, there, 1, 2)), driver=D.InlineDriver(workers={1: 2, 2: 2}, seed=0)
-    )
-    takes = [e for e in log if e.category == "take"]
-    assert [e.phase for e in takes] == ["start", "finish"]
-    assert log.index(takes[1]) < log.index(of_task(log, task, "finish")[0])
 
 
 def test_s19_same_seed_same_events() -> None:
@@ -352,20 +317,6 @@ def test_s19_moves_tell_the_kind() -> None:
     assert isinstance(before.data, ChunkInfo) and before.data.type is list
     assert timeline_of(log, task, "move", "finish", position=2).data.type is list
     assert timeline_of(log, task, "move", "finish", position=4).data.type is str
-
-
-def test_s19_moves_between_workers_say_where() -> None:
-    """events.md: `source` and `destination` are worker ids; a result of another worker is moved as a chunk."""
-    on = [D.Options(scope=D.ProcessScope(w)) for w in (1, 2)]
-
-    def body() -> tuple[D.DTask, ...]:
-        up = D.spawn(identity, on[0], [1])
-        return run_to_end(up, D.spawn(identity, on[1], up), D.spawn(identity, on[0], up))
-
-    log, (_, far, near) = logged(body, driver=D.InlineDriver(workers={1: 2, 2: 2}, seed=0))
-    moved, stayed = (timeline_of(log, t, "move", "finish", position=1) for t in (far, near))
-    assert (moved.source, moved.destination, moved.kind) == (1, 2, "chunk")
-    assert (stayed.source, stayed.destination, stayed.kind) == (1, 1, "task")
 
 
 def test_s19_compute_and_finish_carry_the_result() -> None:
@@ -646,21 +597,6 @@ def test_s19_local_event_log() -> None:
     own = Counter(s.category for s in spans if getattr(s.id, "thunk_id", None) == task.id)
     assert own["move"] == 3 and own["compute"] == own["finish"] == own["add_thunk"] == 1
     assert all(s.start <= s.finish for s in spans)
-
-
-def test_s19_multi_event_log_has_a_stream_per_worker() -> None:
-    """§19: consumers of a MultiEventLog see the events of each worker in its own lists."""
-    log = ts.MultiEventLog()
-    log["category"] = lambda event: event.category
-    log["task"] = lambda event: getattr(event.id, "thunk_id", None)
-    with D.Context(log_sink=log, driver=D.InlineDriver(workers={1: 2, 2: 2}, seed=0)):
-        task = D.spawn(add, D.Options(scope=D.ProcessScope(2)), 1, 2)
-        D.wait(task)
-        logs = ts.get_logs(log)
-    there = {c for c, t in zip(logs[2]["category"], logs[2]["task"], strict=True) if t == task.id}
-    here = {c for c, t in zip(logs[1]["category"], logs[1]["task"], strict=True) if t == task.id}
-    assert {"enqueue", "move", "compute"} <= there and not there & CORE_ONLY
-    assert {"add_thunk", "schedule", "fire", "finish"} <= here
 
 
 def test_s19_enable_and_disable_logging() -> None:

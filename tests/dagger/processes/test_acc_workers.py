@@ -63,7 +63,7 @@ def at(worker: int, f: Any, *args: Any) -> Any:
     return D.fetch(D.spawn.opts(scope=D.scope(worker=worker))(f, *args), timeout=60)
 
 
-# ---- spawning from other workers ---------------------------------------------------------------------------
+# ---- spawning from other workers ------------------------------------------------------------------------------
 
 
 def test_a_worker_spawns_and_the_head_fetches(everywhere: list[int]) -> None:
@@ -94,7 +94,7 @@ def test_an_error_that_crosses_holds_no_live_tasks(everywhere: list[int]) -> Non
     assert type(D.unwrap_exception(again)) is ZeroDivisionError
 
 
-# ---- scopes -----------------------------------------------------------------------------------------------------
+# ---- scopes ---------------------------------------------------------------------------------------------------
 
 
 def test_scopes_of_workers(everywhere: list[int]) -> None:
@@ -145,7 +145,7 @@ def test_a_worker_may_be_said_to_be_on_another_host() -> None:
         D.cluster.remove_workers([worker])
 
 
-# ---- data that stays ------------------------------------------------------------------------------------------------
+# ---- data that stays ------------------------------------------------------------------------------------------
 
 
 def test_mutable_data_stays_on_its_worker(everywhere: list[int]) -> None:
@@ -198,7 +198,7 @@ def test_files_are_read_where_they_are(everywhere: list[int], tmp_path: Path) ->
     assert D.fetch(D.spawn(where, file), timeout=60) == 1
 
 
-# ---- pools that grow and shrink --------------------------------------------------------------------------------------
+# ---- pools that grow and shrink -------------------------------------------------------------------------------
 
 
 def test_a_worker_that_is_not_in_the_context_is_never_used(two_workers: list[int]) -> None:
@@ -234,7 +234,7 @@ def test_workers_that_come_are_used_by_contexts_without_a_list() -> None:
         assert D.fetch(D.spawn(where), timeout=60) == 1
 
 
-# ---- checkpoints -----------------------------------------------------------------------------------------------------
+# ---- checkpoints ----------------------------------------------------------------------------------------------
 
 
 def test_checkpoints_are_the_heads(everywhere: list[int]) -> None:

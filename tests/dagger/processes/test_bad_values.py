@@ -161,6 +161,21 @@ def test_a_lambda_s_default_that_can_not_be_pickled_fails_its_task() -> None:
         D.fetch(D.spawn(lambda lock=LOCK: lock), timeout=60)
 
 
+def test_what_of_a_function_can_not_be_pickled_is_named() -> None:
+    """A variable, a default, a global."""
+    lock = threading.Lock()
+    made: dict[str, Any] = {"__name__": "__main__", "shared": lock}
+    exec("def user():\n    return shared\n", made)
+    for body, says in (
+        (lambda: lock, "the variable 'lock' of"),
+        (lambda a, *, b=lock: b, "the default of 'b' of"),
+        (lambda a=lock: a, "the default of 'a' of"),
+        (made["user"], "the global 'shared' of user"),
+    ):
+        with pytest.raises(D.InvalidOptionError, match=f"can't be sent to worker .*{says}.*: cannot pickle"):
+            D.fetch(D.spawn(body), timeout=60)
+
+
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
 def test_what_the_worker_can_not_read_fails_its_task(error: Any) -> None:
     """With what its class raised there."""

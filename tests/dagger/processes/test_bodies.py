@@ -130,6 +130,32 @@ def test_as_completed_and_map(on_workers: D.Context) -> None:
     assert D.fetch(D.spawn(body)) == (list(range(10)), list(range(50)))
 
 
+def prepare(text: str) -> None:
+    """An initializer."""
+    os.environ["PREPARED"] = text
+
+
+def prepared() -> str:
+    """What it left."""
+    return os.environ["PREPARED"]
+
+
+def test_executors(on_workers: D.Context) -> None:
+    """In a body, shared and private; and of this process, with an initializer on the workers."""
+
+    def body() -> Any:
+        with D.Executor() as shared, D.Executor(1) as private:
+            results = shared.submit(add, 1, 2).result(), list(private.map(add, range(9), chunksize=4))
+        with pytest.raises(ValueError, match="boom"):
+            shared.__class__(2).submit(boom).result()
+        return results
+
+    assert D.fetch(D.spawn(body)) == (3, list(range(9)))
+    with D.Executor(context=on_workers, initializer=prepare, initargs=("yes",)) as executor:
+        assert [future.result() for future in [executor.submit(prepared) for _ in range(9)]] == ["yes"] * 9
+        assert list(executor.map(add, range(9), chunksize=4)) == list(range(9))
+
+
 def test_coroutine_bodies(on_workers: D.Context) -> None:
     """They await tasks, side by side with any number of others, and loop over them."""
 
