@@ -45,6 +45,7 @@ from ..dagger.processes.wire import (
     loads,
     loads_apart,
     pack,
+    packed,
     type_name,
 )
 from ..dagger.records.sizes import approx_size
@@ -296,7 +297,7 @@ class Store:
             return tuple(exported), None
         self._slabs.free(exported)
         if found[0]:
-            return None, pack(value, self._handles)
+            return None, packed(value, self._handles, None)
         return None, (exported.header, type_name(type(value)), None, False)
 
     def _not_exported(self, key: int, error: BaseException) -> None:

@@ -51,6 +51,7 @@ __all__ = [
     "loads",
     "loads_apart",
     "pack",
+    "packed",
     "type_name",
 ]
 
@@ -217,13 +218,16 @@ def is_plain(value: Any) -> bool:
 
 def pack(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> Any:
     """A value as it stands in a message: itself, or a tuple (bytes, type, size, whether there are handles in it)."""
+    return value if is_plain(value) else packed(value, handles, approx_size(value))
+
+
+def packed(value: Any, handles: Mapping[type, Callable[[Any], Any]], nbytes: int | None) -> tuple[Any, ...]:
+    """`pack` for what is not plain, and of known size."""
     kind = type(value)
-    if kind in PLAIN or (kind is str and len(value) <= _SHORT):
-        return value
     data, found = dumps(value, handles)
     if len(data) > MOST_INLINE:
         raise StorageError(f"a {kind.__name__} of {len(data)} bytes is too large for a message")
-    return data, type_name(kind), approx_size(value), found
+    return data, type_name(kind), nbytes, found
 
 
 def type_name(kind: type) -> str:
