@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +159,20 @@ def settings_of(worker: int) -> tuple[int, int, str, str | None] | None:
 
 
 def apply(given: tuple[int, int, str, str | None] | None) -> None:
-    """In a worker's process: what the head chose for it (`settings_of`)."""
-    _choose(None if given is None else Settings(None, *given, None))
+    """In a worker's process: what the head chose for it (`settings_of`). Devices stay where only the limit changed."""
+    global _chosen, _made_for
+    settings = None if given is None else Settings(None, *given, None)
+    with _lock:
+        is_same = _was_chosen and (settings is None) is (_chosen is None)
+        if is_same and settings is not None and _chosen is not None:
+            is_same = settings == replace(_chosen, memory=settings.memory)
+            if is_same:
+                _chosen = _made_for = settings
+                for device in _devices.values():
+                    if isinstance(device, RecencyAllocator):
+                        device.mem_limit = settings.memory or 0
+    if not is_same:
+        _choose(settings)
 
 
 def _choose(settings: Settings | None) -> None:

@@ -114,24 +114,6 @@ class Values:
         self._forget_slabs(worker, [slab for slab in remote.lane.come_of(worker) if slab not in used])
         remote.lane.close()
 
-    def adopt(self, remotes: Sequence[Remote], timeout_s: float) -> None:
-        """Have what workers keep exported, as they are about to end. Waits for it, so not on the pump's thread."""
-        done = allocate_lock()
-        done.acquire()
-
-        def begin() -> None:
-            kept = [one for one in list(self._handles.values()) if one.home in remotes and one.is_elsewhere]
-
-            def there() -> None:
-                for handle in kept:
-                    handle.changes = False  # nobody can change it any more
-                done.release()
-
-            self.want(kept, there)
-
-        self.call(begin)
-        done.acquire(timeout=timeout_s)
-
     # ---- what workers say ---------------------------------------------------------------------------------
 
     def handle(self, remote: Remote, item: Any, put: Callable[[Any], None] | None) -> RemoteDRef:
@@ -226,6 +208,17 @@ class Values:
             else:
                 self._waits[key] = [one_is_there]
                 self.say(handle.home, (WANT, handle.key))
+
+    def adopt(self, remote: Remote, tell: Callable[[], None]) -> None:
+        """Have all that only this worker has where it outlives it; `tell()` when that is so, or can't be."""
+        kept = [one for one in list(self._handles.values()) if one.home is remote and one.is_elsewhere]
+
+        def there() -> None:
+            for handle in kept:
+                handle.changes = False  # nobody can change it any more
+            tell()
+
+        self.want(kept, there)
 
     def want_for(self, remote: Remote, handle: DRef, tell: Callable[[], None]) -> None:
         """Have a value where this worker can have it; `tell()` when it is, or can't be."""
