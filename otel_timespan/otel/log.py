@@ -248,6 +248,7 @@ class OTelLog(Sink):
             self._drain_all(seconds * _DRAIN_SHARE)
             self._closed = True
             self.recorder.append = self.recorder.put = self.recorder.event = _ignore
+            self._forwarded.close()
             tracing_logs[:] = [ref for ref in tracing_logs if ref() is not self]
             self._handover.stop_at = deadline
             self._end(deadline)

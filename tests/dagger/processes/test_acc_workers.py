@@ -109,6 +109,26 @@ def test_scopes_of_workers(everywhere: list[int]) -> None:
     assert {p.owner for p in D.compatible_processors(D.scope(worker=first))} == {first}
 
 
+@pytest.mark.filterwarnings("ignore:.*(single|proclist|legacy)")
+def test_the_older_ways_to_bind(everywhere: list[int]) -> None:
+    """`single` and `proclist`, of a task and of a batch run."""
+    first = everywhere[1]
+    assert D.fetch(D.spawn.opts(single=first)(where), timeout=60) == first
+    assert D.fetch(D.spawn.opts(proclist=lambda p: p.owner == first)(where), timeout=60) == first
+    assert D.collect(D.delayed(where)(), options=D.SchedulerOptions(single=first)) == first
+
+
+def test_everybody_knows_the_workers_and_their_threads(everywhere: list[int]) -> None:
+    """A worker as well as the head."""
+    assert {p.owner for p in D.all_processors()} == set(everywhere) and D.num_processors() == 4
+    for worker in everywhere[1:]:
+        assert D.cluster.run(worker, D.workers) == everywhere[1:] and D.cluster.run(worker, D.nprocs) == 3
+        for other in everywhere:
+            threads = {D.ThreadProc(other, n + 1) for n in range(2 if other == 1 else 1)}
+            assert D.cluster.run(worker, D.get_processors, D.OSProc(other)) == threads
+            assert D.get_processors(D.OSProc(other)) == threads
+
+
 def test_chunks_of_two_workers_have_no_place_in_common(everywhere: list[int]) -> None:
     """A task of both is an error; one of a worker's and its host's runs on the worker."""
     first, second = everywhere[1:]
@@ -196,6 +216,50 @@ def test_files_are_read_where_they_are(everywhere: list[int], tmp_path: Path) ->
     file = D.File(tmp_path / "numbers")
     assert D.fetch(file) == D.fetch(D.spawn(sorted, file), timeout=60) == [1, 2, 3]
     assert D.fetch(D.spawn(where, file), timeout=60) == 1
+
+
+def test_data_that_bodies_make_stays_as_well(everywhere: list[int]) -> None:
+    """On whatever worker, made by a body on whatever other."""
+
+    def make(worker: int) -> Any:
+        ref = D.mutable(Ref, worker=worker)
+        D.fetch(D.spawn(set_to_worker, ref))
+        return ref
+
+    def make_shard() -> Any:
+        shard = D.shard(Ref)
+        D.waitall([D.spawn(count_up, shard) for _ in range(30)])
+        return shard
+
+    for worker in everywhere:
+        for maker in everywhere:
+            ref = at(maker, make, worker)
+            D.fetch(D.spawn(count_up, ref), timeout=60)
+            assert D.fetch(D.spawn(value_of, ref), timeout=60) == worker + 1
+    assert sum(D.fetch(chunk).value for chunk in at(everywhere[1], make_shard)) == 30
+
+
+def test_data_on_one_thread_of_a_worker(everywhere: list[int]) -> None:
+    """A piece a thread, or one of a thread's alone."""
+    first, second = everywhere[1:]
+    pieces = D.shard(where, per_thread=True, workers=[1, first])
+    assert sorted(D.fetch(chunk) for chunk in pieces) == [1, 1, first]
+    thread = D.ThreadProc(second, 1)
+    ref = D.mutable(Ref, processor=thread)
+    assert ref.scope == D.ExactScope(thread) and D.fetch(D.spawn(set_to_worker, ref), timeout=60) == second
+    for wrong in ({"processor": thread, "worker": 1}, {"worker": 99_999}):
+        with pytest.raises(ValueError, match="worker"):
+            D.mutable(Ref, **wrong)
+
+
+def test_a_result_says_where_it_was_made(everywhere: list[int]) -> None:
+    """Its processor, its type, its size, however large it is."""
+    first = everywhere[1]
+    for n in (10, 100_000):
+        task = D.spawn.opts(scope=D.scope(worker=first))(bytes, n)
+        chunk = D.fetch(task, raw=True, timeout=60)
+        assert (chunk.processor, chunk.chunktype) == (D.ThreadProc(first, 1), bytes)
+        assert n <= D.datasize(chunk) <= n + 100
 
 
 # ---- pools that grow and shrink -------------------------------------------------------------------------------

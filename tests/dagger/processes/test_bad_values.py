@@ -29,6 +29,11 @@ def made_by(kind: Callable[[], Any]) -> Any:
     return kind()
 
 
+def append(found: Any, value: Any) -> None:
+    """To a list, or what stands for one elsewhere."""
+    found.append(value)
+
+
 def raise_it(kind: Any, *args: Any) -> None:
     """Raise what it makes."""
     raise kind(*args)
@@ -415,6 +420,21 @@ def test_a_body_may_start_threads_and_processes() -> None:
     assert D.fetch(D.spawn(threads), timeout=60) == 10
     assert D.fetch(D.spawn(child), timeout=60) == "here\n"
     assert D.fetch(D.spawn(pool), timeout=60) == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_proxies_of_a_manager_may_be_arguments() -> None:
+    """As to `multiprocessing` a worker is one of the program's processes."""
+    import multiprocessing
+
+    with multiprocessing.Manager() as manager:
+        found = manager.list()
+        [worker] = D.cluster.add_workers(1)  # knows the key if `multiprocessing` was there when it began
+        try:
+            D.cluster.run(worker, append, found, 7)
+            assert list(found) == [7]
+        finally:
+            D.cluster.remove_workers([worker])
 
 
 def test_what_a_body_changes_is_its_worker_s(two_workers: list[int], tmp_path: Path) -> None:
