@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ... import forks
 from ..data import caching
+from ..service.guards import guard
 
 __all__ = ["Folders"]
 
@@ -22,7 +22,7 @@ class Folders:
     """The folders of workers that spill, where the user chose none. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = forks.lock()
+        self._lock = guard()
         self._base: Path | None = None
 
     def settings_of(self, worker: int) -> Any:
