@@ -22,10 +22,10 @@ __all__ = [
     "describe",
     "error_type",
     "exception_event",
-    "guessed",
     "is_cancellation",
     "is_failure",
     "skip_message",
+    "state_of",
 ]
 
 MAX_MESSAGE = 4096
@@ -68,6 +68,13 @@ def is_cancellation(error: Any) -> bool:
     if isinstance(error, LoggedObject):
         return error.type.rpartition(".")[2] in ("TaskCancelled", "CancelledError", "DTaskCancelledError")
     return isinstance(error, CancelledError)
+
+
+def state_of(result: Any) -> str:
+    """What became of a task with that result: success, failure or cancellation."""
+    if not is_failure(result):
+        return "success"
+    return "cancellation" if is_cancellation(result) else "failure"
 
 
 def error_type(error: Any) -> str:
@@ -140,10 +147,3 @@ def _stack(error: BaseException, inner: BaseException) -> str:
         raise
     except BaseException as broken:  # of a __str__, a __notes__, a chain of causes
         return f"<no stack: formatting raised {type(broken).__name__}>"
-
-
-def guessed(result: Any) -> str:
-    """How a task ended that does not say so."""
-    if not is_failure(result):
-        return "success"
-    return "cancellation" if is_cancellation(result) else "failure"

@@ -464,7 +464,7 @@ class SpanMapper:
         task.result = timeline.result
         if isinstance(timeline.result, ChunkInfo):
             task.result_nbytes = timeline.result.nbytes
-        task.ended_as = result = getattr(timeline, "state", None) or failures.guessed(timeline.result)
+        task.ended_as = result = getattr(timeline, "state", None) or failures.state_of(timeline.result)
         del self._tasks[task.id]
         self._leave(task)
         bounds = task.bounds()
