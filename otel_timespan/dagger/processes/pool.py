@@ -13,12 +13,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ... import exits, forks
 from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
 from ..core.placement import Slot
+from ..places.processors import Processor
 from ..places.topology import topology
 from ..tasks.dtask import DTask
 from ..tasks.environment import token_of
@@ -225,10 +226,16 @@ class Pool:
         for slot in slots:
             remote = self.remotes.get(slot.worker)
             if remote is not None:
-                remote.slots.setdefault(core, {})[slot.processor.tid] = slot  # type: ignore[attr-defined]
+                slot.number = slot.number or remote.processors.get(slot.processor, 0)
+                remote.slots.setdefault(core, {})[slot.number] = slot
                 if core not in remote.cores:
                     remote.cores.append(core)
         self.poke()
+
+    def processors(self, worker: int) -> Iterable[Processor]:
+        """The custom processors of a worker."""
+        remote = self.remotes.get(worker)
+        return () if remote is None else tuple(remote.processors)
 
     def tell_workers(self, _: int | None = None) -> None:
         """Workers came or went: the others are told."""
@@ -292,6 +299,7 @@ pool = Pool()
 """The workers of this process."""
 
 topology.listeners.append(pool.tell_workers)
+topology.remote = pool.processors
 
 
 def _at_exit() -> None:

@@ -66,6 +66,8 @@ class Remote:
         self.worker, self.threads, self.process, self.socket = worker, threads, process, sock
         self.values, self.lane = values, lane
         self.pid = process.pid
+        self.processors: dict[Any, int] = {}
+        """The numbers of its custom processors."""
         self.ready: dict[str, Any] | None = None
         """What the worker said of itself; None until it can take tasks."""
         self.lost = ""
