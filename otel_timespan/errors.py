@@ -186,14 +186,24 @@ class StreamClosed(TimespanError):  # noqa: N818 - a public name
 
 
 class WorkerLostError(TimespanError):
-    """A worker process died and what it held can't be had again."""
+    """A worker process died, and what it held or ran can't be had again.
 
-    def __init__(self, worker: int) -> None:
-        super().__init__(worker)
-        self.worker = worker
+    `worker`: its id; `task`: the id of the task that was lost with it, or None; `losses`: of that task, (worker,
+    attempt, how it ended) for each worker that died while it ran the body, this one last; `reason`: the text.
+    """
+
+    def __init__(
+        self,
+        worker: int,
+        reason: str = "",
+        task: int | None = None,
+        losses: tuple[tuple[int, int, str], ...] = (),
+    ) -> None:
+        super().__init__(worker, reason, task, losses)
+        self.worker, self.reason, self.task, self.losses = worker, reason, task, losses
 
     def __str__(self) -> str:
-        return f"worker {self.worker} died"
+        return self.reason or f"worker {self.worker} died"
 
 
 class SingleWorkerLostError(WorkerLostError, AssertionError):

@@ -13,6 +13,7 @@ from . import control as _control
 from .core import limits as _limits
 from .cycles import begin_elsewhere, end_elsewhere
 from .dynamic import SchedulerHandle, ThunkID
+from .monitoring import status
 from .tasks.dtask import DTask
 from .tasks.environment import enter
 
@@ -76,5 +77,6 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "get_dag_ids": lambda body: _handle(body).get_dag_ids(),
     "get_limit": lambda body, name: _limits.get_limit(name),
     "halt": lambda body: _handle(body).halt(),
+    "status": lambda body: status(),
     "set_limit": lambda body, name, most: _limits.set_limit(name, most),
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from ..errors import ConcurrencyViolationError, InvalidOptionError
+from ..timespans.durations import seconds
 from . import answers
 from . import context as _context
 from .data.read import read
@@ -24,25 +25,35 @@ T = TypeVar("T")
 
 
 def add_workers(
-    n: int, threads: int = 1, *, env: Mapping[str, str] | None = None, host_uuid: str | None = None
+    n: int,
+    threads: int = 1,
+    *,
+    env: Mapping[str, str] | None = None,
+    host_uuid: str | None = None,
+    stall_timeout_s: float = 30.0,
 ) -> list[int]:
     """Start `n` worker processes with `threads` threads each, and wait until they can take tasks: their ids.
 
     The running schedulers that use all workers have them from then on, the eager one among them. They inherit the
     environment (`env` goes on top of it), the search path and the folder of this process. `host_uuid` stands for the
-    identity of their host.
+    identity of their host. A worker that uses no CPU time and says nothing for `stall_timeout_s` seconds (it was
+    stopped, or hangs with the interpreter held) is given up and killed.
 
     Raises `InvalidOptionError` for counts below 1, `ConcurrencyViolationError` in a worker, and `SchedulingError` where
     one of them could not be started: then none is. Thread-safe.
     """
     count, each = positive("n", n), positive("threads", threads)
+    patience_s = seconds(stall_timeout_s, "stall_timeout_s")
+    for name, value in (env or {}).items():
+        if not (isinstance(name, str) and isinstance(value, str)) or "=" in name or "\0" in name + value:
+            raise InvalidOptionError(f"env has {name!r}: {value!r}, which is no variable of an environment")
     if topology.me() != 1:
         raise ConcurrencyViolationError("add_workers was called in a worker: only the head process starts workers")
     from .processes.pool import pool
 
     _answer()
     with slot_given_back():
-        ids = pool.start(count, each, env, host_uuid)
+        ids = pool.start(count, each, env, host_uuid, patience_s)
     _follow()
     return ids
 
@@ -51,8 +62,10 @@ def remove_workers(ids: Iterable[int], *, timeout_s: float = 30.0) -> None:
     """End worker processes. Those that are gone already change nothing.
 
     They get no more tasks, and `timeout_s` seconds for those that they have. Raises `InvalidOptionError` for ids that
-    never were a worker's. Thread-safe.
+    never were a worker's, `ConcurrencyViolationError` in a worker. Thread-safe.
     """
+    if topology.me() != 1:
+        raise ConcurrencyViolationError("remove_workers was called in a worker: only the head process ends workers")
     from .processes.pool import pool
 
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
@@ -62,7 +75,7 @@ def remove_workers(ids: Iterable[int], *, timeout_s: float = 30.0) -> None:
     if unknown:
         raise InvalidOptionError(f"there never was a worker {unknown[0]}: remove_workers ends what add_workers started")
     with slot_given_back():
-        pool.leave(wanted, timeout_s, _follow)
+        pool.leave(wanted, seconds(timeout_s, "timeout_s"), lambda: _leave(wanted))
 
 
 def run(worker: int, f: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
@@ -100,6 +113,13 @@ def run(worker: int, f: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         raise error_of(worker, *what)
     value: T = read(what)
     return value
+
+
+def _leave(workers: list[int]) -> None:
+    for context in list(_context._running):
+        if context._procs is not None:
+            context.remove_procs(workers)
+    _follow()
 
 
 def _answer() -> None:

@@ -97,6 +97,8 @@ class Context:
         self._owned = OwnedWorkers(workers) if workers else None
         self._lock = guard()
         self._batches: weakref.WeakSet[Context] = weakref.WeakSet()
+        self._whole: Context | None = None
+        """The context that this one makes a batch run for."""
         self._outer: Context | None = None
         self._log_sink: Any = NoOpLog()
         self.log_sink = NoOpLog() if log_sink is None else log_sink
@@ -141,6 +143,7 @@ class Context:
         driver = self._driver if self._driver == "threads" else self._driver.similar()
         sink, procs = self._log_sink, self._procs
         batch = Context(procs, threads=self.threads, log_sink=sink, profile=self.profile_computes, driver=driver)
+        batch._whole = self
         batch._owned = self._owned
         self._batches.add(batch)
         return batch
@@ -263,6 +266,14 @@ class Context:
             core.driver.expect(worker)
             core.driver.add_slots(core.add_worker(worker, slots_of(worker)))
         return added
+
+    def lose_worker(self, worker: int) -> None:
+        """A worker process is gone, and so is its place in the list of this context."""
+        with self._lock:
+            if self._procs is not None:
+                self._procs = [proc for proc in self._procs if proc.pid != worker]
+        if self._whole is not None:
+            self._whole.lose_worker(worker)
 
     def follow_workers(self) -> None:
         """Workers came or went: a running scheduler that uses all there are is told."""

@@ -12,6 +12,7 @@ from ..timespans.texts import printable
 from .context import eager_state
 from .core.machine import Core
 from .records.describe import callable_name
+from .service import head
 from .tasks.dtask import DONE, FAILED, LAUNCHED, DTask, Result
 
 __all__ = ["status"]
@@ -28,7 +29,10 @@ def status(io: TextIO | None = None) -> str:
     given; returned either way.
     """
     core = eager_state()
-    text = "no scheduler is running\n" if core is None else "".join(_lines(core))
+    if head.link is not None:
+        text = str(head.link.ask("status"))
+    else:
+        text = "no scheduler is running\n" if core is None else "".join(_lines(core))
     if io is not None:
         io.write(text)
     return text

@@ -7,7 +7,7 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..timespans.model import Event
@@ -70,6 +70,16 @@ class CoreMetrics:
     def columns(self, columns: Columns) -> Iterable[CoreRecord]:
         """The same for many events."""
         return map(_core_record, zip(columns.times, columns.categories, columns.phases, strict=True))
+
+    def arrow(self, times: Any, heads: Any, named: Sequence[tuple[str, str]]) -> Any:
+        """The same as an array of pyarrow's structs. `heads`: the places of (category, kind) in `named`."""
+        import pyarrow as pa
+
+        indexes = pa.array(heads, pa.int32())
+        tables = [pa.array([head[n] for head in named], pa.string()) for n in (0, 1)]
+        texts = [pa.DictionaryArray.from_arrays(indexes, table).cast(pa.string()) for table in tables]
+        fields = [pa.array(times, pa.int64()), *texts]
+        return pa.StructArray.from_arrays(fields, list(CoreRecord._fields))
 
 
 class IDMetrics:

@@ -228,9 +228,9 @@ class Backend:
             return False
 
     def close(self, timeout_s: float) -> None:
-        """Send what is left, and close what is ours alone."""
+        """Send what is left and drop what can't be; close what is ours alone."""
         if self._output is not None:
-            self._output.close(timeout_s)
+            self._output.close(timeout_s, self)
 
 
 def _starter(provider: Any) -> Callable[[Any, Any], None] | None:

@@ -248,6 +248,7 @@ class OTelLog(Sink):
             self._drain_all(seconds * _DRAIN_SHARE)
             self._closed = True
             self.recorder.append = self.recorder.put = self.recorder.event = _ignore
+            self._forwarded.close()
             tracing_logs[:] = [ref for ref in tracing_logs if ref() is not self]
             self._handover.stop_at = deadline
             self._end(deadline)
@@ -300,13 +301,14 @@ class OTelLog(Sink):
         It begins with what happened: what the log has not looked at yet is `pending`, as the spans that it will become.
         `sampled` were not built because their run is not sampled, or not sent because it is not interesting;
         `rolled_up` were not built because their run has more than `max_spans`; as long as that is not decided they are
-        `pending`. `dropped` is {reason: count}. Events that could not be mapped count as recorded and as dropped for
-        the reason "error".
+        `pending`. `recorded` never falls. `dropped` is {reason: count}. Events that could not be mapped count as
+        recorded and as dropped for the reason "error".
         """
         with self._lock:
             account = self._account()
             waiting = self._journal.waiting() if self._counts else []
-        unseen = self._unmapped.of(waiting) + self._forwarded.waiting
+            begun = self._unmapped.begun(waiting)
+        unseen = self._unmapped.surely(waiting, begun) + self._forwarded.waiting
         return {**account, "recorded": account["recorded"] + unseen, "pending": account["pending"] + unseen}
 
     def _account(self) -> dict[str, Any]:
@@ -323,7 +325,8 @@ class OTelLog(Sink):
                 if count:
                     dropped[reason] = dropped.get(reason, 0) + count
             pending = self._made + held + self._failed + sum(never_made.values()) - exported - sum(dropped.values())
-            pending, rolled_up = pending + self._mapper.budgets.waiting, self._mapper.budgets.rolled_up
+            pending += self._mapper.budgets.waiting + self._mapper.late
+            rolled_up = self._mapper.budgets.rolled_up
         recorded = exported + sampled + rolled_up + pending + sum(dropped.values())
         return {
             "recorded": recorded, "exported": exported, "sampled": sampled, "rolled_up": rolled_up,

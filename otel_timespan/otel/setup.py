@@ -112,6 +112,11 @@ class FanOut:
         """All of them at once, within the time."""
         close_all(self.pipelines, timeout_s)
 
+    def give_up(self, owner: Any) -> None:
+        """What still waits of this owner is dropped."""
+        for pipeline in self.pipelines:
+            pipeline.give_up(owner)
+
     def stats(self, owner: Any = None) -> PipelineStats:
         """Of the first."""
         return self.pipelines[0].stats(owner)
@@ -133,10 +138,12 @@ class TraceOutput:
     pipeline: SpanPipeline | FanOut
     shared: bool
 
-    def close(self, timeout_s: float | None = None) -> None:
-        """Flush within `timeout_s` (default 5 s), and end the pipeline where it is not shared."""
+    def close(self, timeout_s: float | None = None, owner: Any = None) -> None:
+        """Flush within `timeout_s` (default 5 s), and drop what is left: in a shared pipeline that of the `owner`."""
         if self.shared:
             self.pipeline.flush(5.0 if timeout_s is None else timeout_s, ending=True)
+            if owner is not None:
+                self.pipeline.give_up(owner)
         else:
             self.pipeline.close(timeout_s)
 

@@ -258,6 +258,7 @@ class Forwarded:
         wake: Callable[[], None],
     ) -> None:
         self._is_ready, self._part, self._runs, self._wake = is_ready, part, runs, wake
+        self._closed = False
         self.start_empty()
 
     def start_empty(self) -> None:
@@ -275,6 +276,10 @@ class Forwarded:
         """What the log is in a worker."""
         return self._part()
 
+    def close(self) -> None:
+        """The log is closed: what comes from now on is nobody's."""
+        self._closed = True
+
     def enter(self, caller: Any) -> None:
         """What is spawned in this context counts in the run of that caller."""
         parent = ids.unpack(caller)
@@ -284,6 +289,8 @@ class Forwarded:
 
     def take(self, worker: int, signal: str, count: int, data: bytes | None, given_up: int) -> None:
         """What the part in a worker took."""
+        if self._closed:
+            return
         if given_up:
             self._full.add(given_up)
         if data is not None and signal == "metrics":

@@ -74,6 +74,9 @@ def header_line() -> str:
     return json.dumps(header) + "\n"
 
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def event_line(event: Event) -> str:
     """One event as a line of the file, without samplers' values: their consumers are not in the file.
 
@@ -85,7 +88,7 @@ def event_line(event: Event) -> str:
         values += [encode(event.gc_num), encode(event.profiler_samples)]
     if event.timestamp not in _INT64 or event.worker not in _INT64:
         raise ValueError("timestamp and worker must be integers of 64 bits")
-    line = json.dumps(values, separators=(",", ":")) + "\n"
+    line = _compact(values) + "\n"
     if len(line) >= MAX_LINE:
         raise ValueError(f"an event takes more than {MAX_LINE} characters")
     return line

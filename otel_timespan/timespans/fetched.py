@@ -17,10 +17,10 @@ from typing import Any
 
 from .. import forks
 from ..errors import UnreadRowsError
-from .reading import StreamView
+from .reading import Parts, StreamView
 from .rows import Columns
 
-__all__ = ["UNREAD", "LoggedList", "read_together"]
+__all__ = ["UNREAD", "LoggedList", "parts_together", "read_together"]
 
 
 def _refuse(*_: Any) -> Any:
@@ -169,7 +169,11 @@ class LoggedList(list[Any]):
     def __arrow_array__(self, type: Any = None) -> Any:
         import pyarrow  # only pyarrow asks
 
-        return pyarrow.array(list(self), type)
+        told = self._view.arrow() if self._view is not None else None
+        if told is None:
+            rows = [dict(row) if hasattr(row, "keys") else row for row in self]
+            return pyarrow.array(rows, type)
+        return told if type is None else told.cast(type)
 
     __eq__ = _of_rows("__eq__")
     __ne__ = _of_rows("__ne__")
@@ -209,8 +213,14 @@ def read_together(*streams: Any) -> Iterator[Columns] | None:
 
     For those who need times, ids, categories or phases, and no row of a consumer that says just that.
     """
+    parts = parts_together(*streams)
+    return None if parts is None else parts.read_all()
+
+
+def parts_together(*streams: Any) -> Parts | None:
+    """The segments that `read_together` reads."""
     views = [stream.view if type(stream) is LoggedList else None for stream in streams]
     first = views[0] if views else None
     if first is None or not all(view is not None and view.says_columns(first.parts) for view in views):
         return None
-    return first.parts.read_all()
+    return first.parts

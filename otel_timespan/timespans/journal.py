@@ -276,7 +276,11 @@ class Journal:
 
     def give_up(self, records: Sequence[Any]) -> None:
         """Count the events of these records as dropped."""
-        self._dropped.add(count_events(records))
+        self.lose(count_events(records))
+
+    def lose(self, events: int) -> None:
+        """Count so many events as dropped."""
+        self._dropped.add(events)
 
     # ---- out -----------------------------------------------------------------------------------
 
@@ -372,7 +376,9 @@ class Journal:
                 self._lost(batch)
             raise
         finally:
-            self.settle()
+            self._at += self._in_hand  # one section: as `settle`, whose call might be broken off
+            self._settled += self._in_hand
+            self._in_hand = 0
             self._done = self._settled
             self._let_go()
             took = time.monotonic() - began

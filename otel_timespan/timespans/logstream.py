@@ -71,22 +71,34 @@ class LogStream(Caller):
             self.stamps.append(index)
             self.values.append(self.consumer.value)
 
+    def restart(self, index: int) -> None:
+        """Nothing waits; `begin` at `index`."""
+        values = [self.consumer.value] if self.carries else []
+        stamps = [index] * len(values)
+        self.stamps[:], self.values[:] = stamps, values  # one section
+
     def forget_from(self, index: int) -> None:
         """Forget what waits to be entry `index` or a later one; a carried value holds from there on."""
         end = index + 1 if self.carries else index
         waiting = [pair for pair in zip(self.stamps, self.values, strict=False) if pair[0] < end]
-        self.stamps[:] = [stamp for stamp, _ in waiting]
-        self.values[:] = [value for _, value in waiting]
+        stamps, values = [stamp for stamp, _ in waiting], [value for _, value in waiting]
+        self.stamps[:], self.values[:] = stamps, values  # one section
 
     def complete(self, entries: list[Any], length: int) -> None:
-        """Write what waits into `entries`, which then has `length` entries."""
+        """Write what waits into `entries`, which then has `length` entries. What is carried goes on from there.
+
+        Where it was broken off, or what follows it, it does the rest when it is called again.
+        """
+        carried: list[Any] = []
+        last = self.values[-1:] if self.carries else []
+        onward = [length] * len(last)
         if self.carries:
-            for place, (stamp, value) in enumerate(zip(self.stamps, self.values, strict=True)):
-                until = self.stamps[place + 1] if place + 1 < len(self.stamps) else length
-                entries.extend([value] * (until - stamp))
+            starts = [len(entries), *self.stamps[1:], length]  # the first one may be of lists that were taken since
+            for start, end, value in zip(starts, starts[1:], self.values, strict=False):
+                carried.extend([value] * (end - start))
         else:
             entries.extend([None] * (length - len(entries)))
             for stamp, value in zip(self.stamps, self.values, strict=True):
                 entries[stamp] = value
-        self.stamps.clear()
-        self.values.clear()
+        entries += carried  # one section from here
+        self.stamps[:], self.values[:] = onward, last

@@ -25,6 +25,7 @@ from .durations import seconds
 from .journal import Journal, expand_all
 from .model import Event
 from .recorder import Recorder
+from .rows import count_events
 from .segments import Batch
 from .sink import Sink
 from .streams import SLICE, WorkerStreams, blame
@@ -280,14 +281,19 @@ class MultiEventLog(Sink):
     def _refresh(self) -> None:
         if self._stale:
             self._stale = False
-            for state in self._states.values():
-                state.configure(self.consumers, self.aggregators)
+            try:
+                for state in self._states.values():
+                    state.configure(self.consumers, self.aggregators)
+            except BaseException:  # a signal: not all of it was taken over
+                self._stale = True
+                raise
 
     def _state(self, worker: int) -> WorkerStreams:
         state = self._states.get(worker)
         if state is None:
-            state = self._states[worker] = WorkerStreams(self, worker, self.max_events)
+            state = WorkerStreams(self, worker, self.max_events)
             state.configure(self.consumers, self.aggregators)
+            self._states[worker] = state
         return state
 
     def _take(self, worker: int) -> dict[str, list[Any]]:
@@ -305,6 +311,7 @@ class MultiEventLog(Sink):
                 return
             self._refresh()
             state = self._state(1)
+            before = self._kept()
             try:
                 if state.takes_records and state.calls_nobody:
                     batch = Batch(records)
@@ -313,14 +320,20 @@ class MultiEventLog(Sink):
                     found = [state.feed_records(records, lambda worker, events: self._state(worker).feed(events))]
                 else:
                     found = list(self._feed_expanded(records))
+                interrupts = list(filter(None, found))
+                self._journal.settle()
             except BaseException:  # a signal, anywhere: what consumers raise is returned
                 for state in self._states.values():
                     state.broken_off()
+                self._journal.settle()
+                self._journal.lose(count_events(records) - (self._kept() - before))
                 raise
-            interrupts = list(filter(None, found))
         if interrupts:
-            self._journal.settle()  # all of them were taken
             raise interrupts[0]
+
+    def _kept(self) -> int:
+        """How many entries there ever were, of all workers."""
+        return sum([state.kept for state in self._states.values()])
 
     def _feed_expanded(self, records: list[Any]) -> Iterator[KeyboardInterrupt | None]:
         for start in range(0, len(records), SLICE):

@@ -15,7 +15,7 @@ from typing import Any
 
 from .model import ChunkInfo, EventId, TaskRef, ValueInfo
 
-__all__ = ["packed", "packed_by", "packed_ints", "packed_ours"]
+__all__ = ["ints_of", "packed", "packed_by", "packed_ints", "packed_ours"]
 
 _SMALL = 256
 """So many different texts, or shapes of tuples, fit a table whose indexes are bytes."""
@@ -87,6 +87,20 @@ def packed_ints(values: Sequence[Any]) -> Any:
         return array("q", values)
     except (TypeError, OverflowError):  # others after all
         return tuple(values)
+
+
+def ints_of(column: Any, count: int) -> Any:
+    """What is kept of `count` integers as a numpy array. `TypeError` where one is no integer."""
+    import numpy as np
+
+    if type(column) is array:
+        return np.frombuffer(column, "int64")
+    if type(column) is _Constant and type(column.value) is int:
+        return np.full(count, column.value, "int64")
+    values = list(column)
+    if not _ALL_INTS.issuperset(map(type, values)):
+        raise TypeError("these are not integers alone")
+    return np.array(values, "int64")
 
 
 def packed(values: Sequence[Any]) -> Any:

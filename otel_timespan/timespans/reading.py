@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain
+from operator import itemgetter
 from typing import Any
 
-from .calling import Caller
+from .arrays import ArrayReader, joined
+from .calling import Caller, same_home
 from .rows import Columns, Shape
 from .segments import LogSegment
 
@@ -56,6 +58,12 @@ class Reader:
 
     def _of_fields(self, segment: LogSegment, interrupts: list[KeyboardInterrupt] | None) -> list[Any]:
         rows: list[Any] = [None] * segment.count
+        for index, value in self.said(segment, interrupts):
+            rows[index] = value
+        return rows
+
+    def said(self, segment: LogSegment, interrupts: list[KeyboardInterrupt] | None = None) -> Iterator[tuple[int, Any]]:
+        """(index, row) of events that it wants, told by fields: no order is kept."""
         lengths: Sequence[int] = ()
         of = self.of
         for kind, group in segment.groups.items():
@@ -66,15 +74,16 @@ class Reader:
             for record, shape, start in zip(group.records(), group.each_shape(), starts, strict=False):
                 for position, get in self._plan(shape):
                     try:
-                        rows[start + position] = of(*get(record))
+                        value = of(*get(record))
                     except BaseException as error:
                         self._isolate(error, interrupts)
-        said = segment.odd.values.get(self.caller.name) if segment.odd is not None else None
-        if said:
+                        continue
+                    yield start + position, value
+        odd = segment.odd.values.get(self.caller.name) if segment.odd is not None else None
+        if odd:
             places = list(segment.odd_places())
-            for number, value in said.items():
-                rows[places[number]] = value
-        return rows
+            for number, value in odd.items():
+                yield places[number], value
 
     def _plan(self, shape: Shape) -> Any:
         """(position, how to get what it reads) of each event that it wants; None where one can't be told so."""
@@ -94,6 +103,11 @@ class Reader:
 
 
 _MAX_PLANS = 4096
+_index = itemgetter(0)
+
+
+def _no_field(id: Any, name: str) -> None:
+    return None
 
 
 class Parts:
@@ -135,10 +149,34 @@ class StreamView:
         rows = self.reader.rows(self.parts.segments[number], self.parts)
         return rows[self.parts.skip :] if number == 0 and self.parts.skip else rows
 
+    def said(self) -> Iterator[tuple[int, Any]]:
+        """(index, row) of each that is not None."""
+        base = -self.parts.skip
+        for segment in self.parts.segments:
+            if self.reader.columns is not None:
+                told: Iterable[tuple[int, Any]] = enumerate(self.reader.rows(segment, self.parts))
+            else:
+                told = sorted(self.reader.said(segment), key=_index) if segment.first >= self.reader.since else ()
+            yield from [(at + base, row) for at, row in told if row is not None and at + base >= 0]
+            base += segment.count
+
     def says_columns(self, parts: Parts) -> bool:
         """Whether each row is what the columns of these parts say, there are no others, and none came before it."""
         says = getattr(self.reader.caller.consumer, "says", None)
         return says is not None and self.parts is parts and all(s.first >= self.reader.since for s in parts.segments)
+
+    def arrow(self) -> Any:
+        """The rows as an array of pyarrow's, made of columns; None where only the rows tell it."""
+        consumer = self.reader.caller.consumer
+        if not self.says_columns(self.parts) or not same_home(consumer, "arrow", "columns"):
+            return None
+        reader = ArrayReader(_no_field)
+        some = [reader.read(segment) for segment in self.parts.segments]
+        times, heads = (joined([arrays[n] for arrays in some])[self.parts.skip :] for n in (0, 1))
+        try:
+            return consumer.arrow(times, heads, list(reader.heads))
+        except (TypeError, ValueError):  # a category that is no text, or none of UTF-8
+            return None
 
     def count_before(self, start: int) -> int | None:
         """How many entries at the front have a time below `start`, one without counting as the next; of `CoreMetrics`.

@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .model import Event
+from .model import NO_GC, NO_SAMPLES, Event, EventId, IdLayout
 
 __all__ = ["nbytes_of", "total_nbytes"]
 
@@ -38,9 +38,31 @@ def total_nbytes(records: Sequence[Any], seed: int = 0) -> tuple[int, bool]:
     """
     if Event in set(map(type, records)):
         others = [record for record in records if type(record) is not Event]
-        nbytes = sum([nbytes_of(record) for record in records if type(record) is Event])
+        nbytes = sum([_of_event(record) for record in records if type(record) is Event])
         return nbytes + _sampled(others, seed), True
     return _sampled(records, seed), False
+
+
+_OF_EVENT = sys.getsizeof(Event("", "", None)) + 3 * _KNOWN[int]
+"""An event itself, its time and what is small in it."""
+
+
+def _of_event(event: Event) -> int:
+    """`nbytes_of` an event, for which what most events share is not looked at again and again."""
+    _, category, id, timeline, _, gc_num, profiled, _, taken = event
+    nbytes = _OF_EVENT
+    if type(id) is EventId:
+        for value in tuple.__iter__(id):
+            kind = type(value)
+            if kind is not int and kind is not IdLayout:
+                nbytes += nbytes_of(value, _DEPTH - 2)
+        nbytes += tuple.__sizeof__(id) + _KNOWN[int] * tuple.__len__(id)
+    elif type(id) is not int:
+        nbytes += nbytes_of(id, _DEPTH - 1)
+    for value in (category, timeline, gc_num, profiled, taken):
+        if value is not None and value is not NO_SAMPLES and value is not NO_GC:
+            nbytes += sys.getsizeof(value) if type(value) is str else nbytes_of(value, _DEPTH - 1)
+    return nbytes
 
 
 def _sampled(records: Sequence[Any], seed: int) -> int:

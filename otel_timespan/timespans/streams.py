@@ -174,6 +174,7 @@ class WorkerStreams:
         """A signal ended `feed` half way. What only some streams have of its events goes: entries belong together."""
         self._forget_plans()
         if self._full:
+            self._level()
             return
         if self._segments is not None:  # the last thing that is told
             self._count = max(self._count, sum(segment.count for segment in self._segments) - self._skip)
@@ -181,6 +182,11 @@ class WorkerStreams:
             del entries[self._count :]
         for stream in self._streams.values():
             stream.forget_from(self._count)
+
+    @property
+    def kept(self) -> int:
+        """How many entries there ever were."""
+        return self._before + self._count
 
     @property
     def takes_records(self) -> bool:
@@ -234,7 +240,7 @@ class WorkerStreams:
                 if stream.reader is not None and not self._in_segments(stream):
                     self._lists[stream.name].extend(stream.reader.rows(segment, interrupts=interrupts))
             if self._segments is not None:
-                segment.pack(with_ids=any(stream.lazy and stream.reads_ids for stream in told))
+                segment.pack(with_ids=any([stream.lazy and stream.reads_ids for stream in told]))
                 added(self._segments, segment, self._sealed)
         self._count += count
         return interrupts[0] if interrupts else None
@@ -418,10 +424,7 @@ class WorkerStreams:
     def _carry_on(self) -> None:
         """Nothing waits: what consumers carry on begins here."""
         for stream in self._streams.values():
-            stream.stamps.clear()
-            stream.values.clear()
-            if not self._full:
-                stream.begin(self._count)
+            stream.restart(self._count)
 
     def _forget_plans(self) -> None:
         self._plans.clear()
@@ -526,7 +529,7 @@ _WITH_AGGREGATORS = (WorkerStreams._feed_full.__code__, WorkerStreams._aggregate
 
 _LOOPS = (
     Reader.rows.__code__,
-    Reader._of_fields.__code__,
+    Reader.said.__code__,
     _call_all.__code__,
     WorkerStreams._call_some.__code__,
     WorkerStreams._said.__code__,

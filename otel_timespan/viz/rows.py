@@ -27,7 +27,19 @@ from ..timespans.model import ChunkInfo, Event, EventId, Timespan, ValueInfo, fu
 from ..timespans.rows import Columns
 from ..timespans.texts import printable, text_of
 
-__all__ = ["PHASES", "Half", "LogTable", "Span", "TaskRow", "id_field", "length_of", "log_kind", "read_logs"]
+__all__ = [
+    "PHASES",
+    "Half",
+    "LogTable",
+    "Span",
+    "TaskRow",
+    "id_field",
+    "length_of",
+    "log_kind",
+    "note_nested",
+    "read_logs",
+    "unique",
+]
 
 PHASES = ("dependency", "schedule", "queue", "move", "compute", "finish")
 """The phases of a task, in order; their times add up to the whole (docs/events.md)."""
@@ -419,7 +431,7 @@ class _Reader:
         table.spans.sort(key=attrgetter("start", "finish", "worker", "at"))
         table.tasks = dict(sorted(table.tasks.items()))
         _note_ready(table)
-        _note_nested(table)
+        note_nested(table)
         _note_slots(table)
 
     def _read_streams(self, worker: int, streams: Mapping[str, list[Any]]) -> None:
@@ -438,7 +450,7 @@ class _Reader:
         for entry in streams.get("taskdeps") or ():
             if entry is not None:
                 task = self.task_by_id(entry[0])
-                task.dependencies = task.dependencies or _unique(entry[1])
+                task.dependencies = task.dependencies or unique(entry[1])
 
 
 def _note_compute(task: TaskRow, span: Span) -> None:
@@ -471,7 +483,7 @@ def _note_ready(table: LogTable) -> None:
             task.ready_ns = min(task.ready_ns, max([task.submitted_ns, *ended]))  # type: ignore[type-var]
 
 
-def _note_nested(table: LogTable) -> None:
+def note_nested(table: LogTable) -> None:
     """Whose time it is: at any moment a slot, and a thread, works for the body that began there last.
 
     A body inside of another one's fetch is not that one's own time, whether the same thread runs it or another
@@ -514,7 +526,8 @@ def _note_slots(table: LogTable) -> None:
         table.slots[worker] = max(table.slots.get(worker, 0), len(processors))
 
 
-def _unique(ids: Iterable[Any]) -> tuple[int, ...]:
+def unique(ids: Iterable[Any]) -> tuple[int, ...]:
+    """Those that are tasks, each once, in order."""
     return tuple(sorted({task_id for task_id in ids if isinstance(task_id, int)}))
 
 
@@ -535,7 +548,7 @@ def _add_thunk(reader: _Reader, half: Half) -> None:
     task.function = _label_of(getattr(timeline, "f", None)) or task.function
     label = getattr(timeline, "name", None)
     task.label = task.label if label is None else printable(label) or task.label
-    task.dependencies = _unique(d[1] for d in getattr(timeline, "deps", None) or ()) or task.dependencies
+    task.dependencies = unique(d[1] for d in getattr(timeline, "deps", None) or ()) or task.dependencies
     task.spawned_by = getattr(timeline, "spawned_by", 0) or 0
     task.run_id = getattr(timeline, "run_id", None)
 

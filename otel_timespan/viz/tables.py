@@ -14,6 +14,7 @@ from ..errors import InvalidOptionError, MissingExtraError
 from ..timespans.texts import cell
 from .colors import PALETTE, NameToColor, assign_colors
 from .counters import short_processor
+from .frames import Integers, frame_columns
 from .rows import LogTable, Span, id_field, read_logs
 
 __all__ = ["TARGETS", "logs_to_csv", "logs_to_dataframe", "logs_to_rows"]
@@ -136,6 +137,7 @@ _ROWS: dict[str, Callable[[LogTable], Iterator[Row]]] = {
     "processor": _processor_rows,
     "scheduler": _scheduler_rows,
 }
+_SHOWN = {"tasks": (), "execution": ("compute",), "processor": _PROCESSOR, "scheduler": _SCHEDULER}
 _COLORED = {"execution": "fn_name", "processor": "category", "scheduler": "category"}
 
 
@@ -188,12 +190,25 @@ def logs_to_dataframe(logs: Any, target: str = "tasks") -> Any:
         import pandas
     except ImportError as error:
         raise MissingExtraError("pandas", "viz") from error
+    columns = frame_columns(logs, target, _SHOWN[target], _COLORED.get(target))
+    return _frame_of_rows(pandas, logs, target) if columns is None else _frame_of_columns(pandas, columns)
+
+
+def _frame_of_rows(pandas: Any, logs: Any, target: str) -> Any:
+    """The frame of a log that no arrays tell."""
     rows = logs_to_rows(logs, target)
     frame = pandas.DataFrame(rows, columns=list(rows[0]) if rows else columns_of(target))
     for column in frame.columns:
         if column in _INTEGERS or column.endswith("_ns"):
             frame[column] = pandas.array([row[column] for row in rows], dtype="Int64")
     return frame
+
+
+def _frame_of_columns(pandas: Any, columns: dict[str, Any]) -> Any:
+    def made(column: Any) -> Any:
+        return pandas.arrays.IntegerArray(*column) if type(column) is Integers else column
+
+    return pandas.DataFrame({name: made(column) for name, column in columns.items()})
 
 
 def columns_of(target: str) -> list[str]:

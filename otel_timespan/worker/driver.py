@@ -13,6 +13,8 @@ from ..dagger.bodies.run import run
 from ..dagger.drivers.moves import take_free
 from ..dagger.drivers.slots import Hold, Resumption
 from ..dagger.drivers.threads import ThreadsDriver
+from ..dagger.processes.failpoints import fail_at, reach
+from ..dagger.processes.flight import ENDED, FlightRecorder
 from ..dagger.tasks.atomics import claim
 from ..dagger.tasks.dtask import DTask
 from ..dagger.tasks.environment import running_task
@@ -25,26 +27,67 @@ __all__ = ["TimedContext", "WorkerDriver"]
 
 
 class TimedContext:
-    """A task's context. `ns`: how long what ran in it last took, for the head's costs."""
+    """A task's context, which times its body and notes it in the flight recorder.
 
-    __slots__ = ("context", "ns")
+    `ns`: how long what ran in it took, for the head's costs; 0 until it did. `task` is set before it is used.
+    """
 
-    def __init__(self, context: contextvars.Context) -> None:
+    __slots__ = ("_attempt", "_flight", "_id", "_is_told", "_row", "context", "ns", "task")
+
+    def __init__(self, context: contextvars.Context, flight: FlightRecorder, id: int, attempt: int) -> None:
         self.context = context
         self.ns = 0
+        self.task: DTask
+        self._flight, self._id, self._attempt = flight, id, attempt
+        self._is_told = False
+        self._row: int
 
     @interrupts.see_through
     def run(self, f: Callable[..., Any], *args: Any) -> Any:
         """As `contextvars.Context.run`."""
         begun = monotonic_ns()
+        flight, slot = self._flight, self.task._slot
+        self._row = row = flight.begin(self._id, self._attempt, slot.processor.tid, begun)
+        if fail_at is not None:
+            reach("in_body")
         try:
             return self.context.run(f, *args)
         finally:
             self.ns = monotonic_ns() - begun
+            flight.phase(row, ENDED)
+            if self._is_told:  # it was given up meanwhile
+                self._free()
+            if fail_at is not None:
+                reach("after_body")
+
+    def phase(self, phase: int) -> None:
+        """What the body is at now (flight.py): it waits, it goes on."""
+        row = getattr(self, "_row", None)
+        if row is not None:  # else it was given up, and the head told
+            self._flight.phase(row, phase)
+
+    def told(self) -> int | None:
+        """The head is being told the outcome: the row to be freed when it was sent; None while the body runs on."""
+        self._is_told = True
+        return self._take_row() if self.ns else None
+
+    def _free(self) -> None:
+        row = self._take_row()
+        if row is not None:
+            self._flight.end(row)
+
+    def _take_row(self) -> int | None:
+        """The row, once: by deleting it, as a task is claimed."""
+        try:
+            row = self._row
+            del self._row
+        except AttributeError:
+            return None
+        return row
 
     def copy(self) -> TimedContext:
-        """As `contextvars.Context.copy`."""
-        return TimedContext(self.context.copy())
+        """Itself: a next attempt, whose variables are to be kept apart, comes as another task."""
+        return self
 
 
 class WorkerDriver(ThreadsDriver):

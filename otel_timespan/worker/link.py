@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import errno
 import logging
 import os
 import pickle
@@ -35,6 +36,8 @@ from ..dagger.options.options import DEFAULT, Options, ShippedOptions
 from ..dagger.places.processors import ThreadProc, invalidation_hooks
 from ..dagger.places.topology import topology
 from ..dagger.processes.byvalue import take
+from ..dagger.processes.failpoints import fail_at, reach
+from ..dagger.processes.flight import BLOCKED, IN_BODY, FlightRecorder
 from ..dagger.processes.frames import Framer, in_frames
 from ..dagger.processes.functions import KnownFunctions
 from ..dagger.processes.handles import reading
@@ -97,11 +100,16 @@ DOZE_AFTER = 50
 class Link:
     """One worker process, as it sees itself."""
 
-    def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any]) -> None:
+    def __init__(self, sock: socket.socket, framer: Framer, config: dict[str, Any], flight: FlightRecorder) -> None:
         global _here
         _here = self
         self.worker = config["worker"]
         self.is_forked = False
+        self._heartbeat_s: float = config["heartbeat_s"]
+        self.flight = flight
+        """What outlives us: which bodies run."""
+        self._rows_done: deque[int] = deque()
+        """Rows of bodies whose outcome is in the outbox, or was sent."""
         self.handles: dict[type, Callable[[Any], Any]] = {}
         lane = socket.socket(fileno=config["lane"])
         lane.set_inheritable(False)
@@ -148,6 +156,7 @@ class Link:
 
     def serve(self, messages: list[Any]) -> None:
         """Serve until STOP. The main thread only waits: bodies, and we, run on others."""
+        start_bare(threading.Thread(target=self._beat, name="worker-heart", daemon=True))
         self._take(messages)
         for _ in range(2):
             self._start_thread()
@@ -156,6 +165,11 @@ class Link:
         self._ended.wait()
         self._notes.close()
         self.flush()
+
+    def _beat(self) -> None:
+        while True:
+            self.flight.heartbeat()
+            time.sleep(self._heartbeat_s)
 
     def _start_thread(self) -> None:
         self._standing.append(True)
@@ -322,14 +336,17 @@ class Link:
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
-        timed = TimedContext(context)
+        timed = TimedContext(context, self.flight, id, attempt)
         task = new_task(id, f, values, named, wanted, (), timed, self.core)  # type: ignore[arg-type]
+        timed.task = task
         task._subs = [_Landing(self, task, attempt, timed)]
         if attempt != 1 or self._caller is not None:
             extra = live(task)
             extra.attempt, extra.trace = attempt, self._caller
         task._state = LAUNCHED
         self._tasks[id] = task
+        if fail_at is not None:
+            reach("before_take")
         if pinned is None:
             task._claim = True
             self.core.queue.append(task)
@@ -340,6 +357,8 @@ class Link:
 
     def _withdraw(self, ids: list[int]) -> None:
         """Give back what has not begun."""
+        if fail_at is not None:
+            reach("draining")
         back = [id for id in ids if (task := self._tasks.get(id)) is not None and claim(task)]
         for id in back:
             task = self._tasks.pop(id)
@@ -347,6 +366,7 @@ class Link:
             release_inputs(task)
             with contextlib.suppress(ValueError):
                 self.core.queue.remove(task)
+            self.core.take_out(task)
         if back:
             self.say((RECALLED, back))
             self.flush()
@@ -376,11 +396,19 @@ class Link:
     def _no_head(self) -> SchedulingError:
         return SchedulingError(f"this process was forked in worker {self.worker}: it has no scheduler", "exited")
 
-    def landed(self, task: DTask, attempt: int, ns: int) -> None:
+    def landed(self, task: DTask, attempt: int, timed: TimedContext) -> None:
         """A task has its outcome: tell the head."""
         if self.is_forked:
             return  # the thread that ran the body sees to it
         self._tasks.pop(task.id, None)
+        if fail_at is not None:
+            reach("before_report")
+        self._tell(task, attempt, timed.ns)
+        row = timed.told()
+        if row is not None:
+            self._rows_done.append(row)  # after the message: see `flush`
+
+    def _tell(self, task: DTask, attempt: int, ns: int) -> None:
         notes = self._notes.take(task)
         slot = task._slot
         tid = 0 if slot is None else slot.number
@@ -432,11 +460,17 @@ class Link:
         if self.is_forked:
             raise self._no_head()
         self._requests.spawn(task)
+        if fail_at is not None:
+            reach("spawning")
 
     def pauses(self, body: DTask | None, begins: bool) -> None:
         """A body needs no slot while it waits; or it goes on."""
         if body is not None:
+            if isinstance(body._context, TimedContext):
+                body._context.phase(BLOCKED if begins else IN_BODY)
             self._out.append((PAUSED if begins else RESUMED, body.id))
+            if fail_at is not None:
+                reach("waiting")
 
     # ---- apart from tasks --------------------------------------------------------------------------------------
 
@@ -484,6 +518,15 @@ class Link:
             with contextlib.suppress(RuntimeError):  # woken just now
                 self._bell.release()
 
+    def _cut_off(self, error: OSError) -> None:
+        """What we say reaches nobody: the head is gone, or a body closed our socket, which our reader would not see."""
+        if self._ended.is_set():
+            return
+        if error.errno == errno.EBADF:
+            print("otel_timespan worker: somebody closed the socket to the head", file=sys.stderr, flush=True)
+            os._exit(1)
+        end_with_head()
+
     def say_soon(self, message: Any) -> None:
         """Send a message with what comes within some milliseconds. From any thread."""
         if not self._standing:  # nobody would send it
@@ -507,6 +550,9 @@ class Link:
         if not self._out:
             return
         with self._sending:
+            # Their outcomes are in the outbox, before what follows: when that was sent they were. (A row whose outcome
+            # is sent by this very call may come too late for it: the next one ends it.)
+            done = [self._rows_done.popleft() for _ in range(len(self._rows_done))]
             out = []
             while self._out:
                 out.append(self._out.popleft())
@@ -517,8 +563,13 @@ class Link:
                     self._socket.sendall(head + body if len(body) < 65_536 else head)
                     if len(body) >= 65_536:
                         self._socket.sendall(body)
-                except OSError:  # the head is gone: the reader sees it, too
+                except OSError as error:
+                    self._cut_off(error)
                     return
+            for row in done:
+                self.flight.end(row)
+            if fail_at is not None and any(message[0] in (RESULT, ERROR) for message in out):
+                reach("reported")
 
 
 _here: Link | None = None
@@ -543,9 +594,7 @@ class _Landing:
 
     def __call__(self) -> None:
         """It is there."""
-        self._link.landed(self._task, self._attempt, self._timed.ns)
-
-
+        self._link.landed(self._task, self._attempt, self._timed)
 
 
 def _facts() -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Notes:
         context = self._link.core.context
         if level is None:
             context.recorder = None
+            self._take_parts({})
             return
         self._level, wants_cpu, twins, parts = level
         self._take_parts(parts)

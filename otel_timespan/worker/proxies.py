@@ -10,6 +10,7 @@ See docs/workers.md.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import weakref
 from collections.abc import Callable
@@ -21,11 +22,13 @@ from ..dagger.core.machine import Core
 from ..dagger.data.chunks import ArrayDomain, Chunk, DRef, UnitDomain, domain
 from ..dagger.options.options import DEFAULT
 from ..dagger.places.scopes import AnyScope
-from ..dagger.processes.borrows import AS_ERROR, AS_VALUE
+from ..dagger.processes.borrows import AS_ERROR, AS_ITEM, AS_VALUE
 from ..dagger.processes.handles import chunk_here, handle_of, new_chunk, task_here, type_of_name
 from ..dagger.processes.wire import DROP, DROP_VALUE, error_of, type_name
 from ..dagger.service import head
+from ..dagger.service.surroundings import written_variable
 from ..dagger.tasks.dtask import LAUNCHED, DTask, Failure, TaskSummary, new_task
+from ..errors import StorageError
 
 __all__ = ["LentDRef", "Proxies"]
 
@@ -126,6 +129,7 @@ class Proxies:
         """Of the values that were made here and went to the head."""
         handles[DTask] = _write_task
         handles[Chunk] = self._write_chunk
+        handles[contextvars.ContextVar] = written_variable
 
     # ---- tasks -------------------------------------------------------------------------------------------
 
@@ -184,6 +188,9 @@ class Proxies:
             self.let_go(id)
             if how == AS_VALUE:
                 self._tell((DROP_VALUE, what[0], 1))
+            elif how == AS_ITEM:  # handles in it are counted
+                with contextlib.suppress(StorageError):
+                    handle_of(what, None)
             return
         if how == AS_ERROR:
             data, text, root, direct, hint, summary = what
@@ -195,8 +202,12 @@ class Proxies:
                 failure.retrieved = True
             end(self._core, task, failure, ran=False, failed=True)
         else:
-            outcome = self._value(*what) if how == AS_VALUE else handle_of(what, None)
-            end(self._core, task, outcome, ran=False)
+            try:
+                outcome = self._value(*what) if how == AS_VALUE else handle_of(what, None)
+            except StorageError as unreadable:
+                end(self._core, task, Failure(TaskSummary(id, "a task", ()), unreadable), ran=False, failed=True)
+            else:
+                end(self._core, task, outcome, ran=False)
         self.let_go(id)
 
     # ---- values ------------------------------------------------------------------------------------------

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import socket
 import sys
 from typing import Any
 
+from ..dagger.processes.failpoints import reach
+from ..dagger.processes.flight import FlightRecorder
 from ..dagger.processes.frames import Framer
+from ..dagger.processes.orphans import tie_group, watch_parent
 from ..dagger.processes.wire import CONFIG
 from .ending import end_with_head
 
@@ -20,18 +24,40 @@ _BAND = 20
 
 def main(argv: list[str]) -> int:
     """Serve a head until it says STOP: 0."""
-    if len(argv) != 2 or not argv[1].isdecimal():
-        print("python -m otel_timespan.worker is started by otel_timespan.dagger.cluster.add_workers", file=sys.stderr)
+    if len(argv) != 5 or not all(one.isdecimal() for one in argv[1:]):
+        print("otel_timespan.worker is started by otel_timespan.dagger.cluster.add_workers", file=sys.stderr)
         return 2
-    sock = socket.socket(fileno=int(argv[1]))
+    link_fd, flight_fd, errors_fd, life_fd = map(int, argv[1:])
+    if not tie_group(life_fd):
+        watch_parent()
+    for fd in (link_fd, flight_fd, errors_fd, life_fd):
+        os.set_inheritable(fd, False)  # what bodies start has no use for them, and would keep them open
+    sock = socket.socket(fileno=link_fd)
     messages, framer = _first(sock)
     config = messages[0][1]
     _apply(config)
+    reach("starting")
     from .link import Link  # only now that the search path is the head's
 
-    link = Link(sock, framer, config)
+    link = Link(sock, framer, config, FlightRecorder(flight_fd))
+    _use_errors(errors_fd)
     link.serve(messages[1:])
     return 0
+
+
+def _use_errors(fd: int) -> None:
+    """From now on errors go where those of the head go; what was written until now does, too."""
+    sys.stderr.flush()
+    early = os.dup(2)
+    os.dup2(fd, 2)
+    os.close(fd)
+    try:
+        written = os.pread(early, 1 << 20, 0)
+        if written:
+            os.write(2, written)
+    except OSError:  # it is no file, as somebody started us by hand; nobody reads it
+        pass
+    os.close(early)
 
 
 def _first(sock: socket.socket) -> tuple[list[Any], Framer]:

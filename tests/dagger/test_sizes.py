@@ -278,6 +278,42 @@ def test_a_class_can_go() -> None:
     assert number not in layout.layouts
 
 
+def small(pick: random.Random, made: list[Any], depth: int = 4) -> Any:
+    """A value of few objects, some of which are met several times."""
+    if depth == 0 or pick.random() < 0.2:
+        return pick.choice([pick.random(), "x" * pick.randrange(90), pick.randrange(10**6), None, b"bytes", small])
+    if made and pick.random() < 0.2:
+        return pick.choice(made)
+    held = [small(pick, made, depth - 1) for _ in range(pick.randrange(1, 4))]
+    makes: list[Callable[[], Any]] = [
+        lambda: held,
+        lambda: tuple(held),
+        lambda: {f"key {n} of {depth}": value for n, value in enumerate(held)},
+        lambda: dict(enumerate(held)),
+        lambda: {n * 1.5 for n in range(len(held))},
+        lambda: collections.deque(held),
+        lambda: Slotted(held[0], held[-1]),
+        lambda: Point(held[0], "a name"),
+        lambda: functools.partial(small, *held),
+        lambda: Pair(held[0], "right"),
+    ]
+    made.append(pick.choice(makes)())
+    return made[-1]
+
+
+def test_what_is_small_is_counted_as_it_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing has to stand for anything else both give the same, to the byte."""
+    pick, counted = random.Random(5), 0
+    values = [small(pick, []) for _ in range(500)]
+    sizes = [D.approx_size(value) for value in values]
+    for value in values:
+        kind = layout.layout_of(type(value))
+        counted += kind.inside is not None and sampling._size_of_all(value, kind) is not None
+    assert counted > 250
+    monkeypatch.setattr(sampling, "_size_of_all", lambda value, layout: None)
+    assert sizes == [D.approx_size(value) for value in values]
+
+
 def test_while_others_change_it() -> None:
     """A value that another thread changes meanwhile has some size, and nothing is raised."""
     value: list[Any] = [{n: [n] for n in range(200)}]

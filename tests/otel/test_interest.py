@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import threading
@@ -287,6 +288,22 @@ def test_an_outer_run_ends_after_the_inner_one(bench: Callable[..., Bench]) -> N
     assert spans["dag inner"].end_time <= spans["dag outer"].end_time
 
 
+def test_a_run_that_the_log_opened_ends_after_the_inner_one(bench: Callable[..., Bench]) -> None:
+    """What a block in a body turned out to be is known when it is decided about the run of that body."""
+    b = bench(keep="interesting", root_quiet_s=0)
+
+    def body() -> None:
+        with contextlib.suppress(KeyError), dag("inner"):
+            D.fetch(D.spawn(add, 1, 1))
+            raise KeyError
+
+    D.fetch(D.spawn(body))
+    b.context.wait_idle()
+    inner, outer = b.one("dag inner"), b.one("dag")
+    assert inner.parent is not None and inner.parent.span_id in [id_of(s) for s in b.spans()]
+    assert [(s.attributes or {})[semconv.DAG_KEPT_FOR] for s in (inner, outer)] == ["failure", "failure"]
+
+
 def test_the_schedulers_own_spans_are_held(bench: Callable[..., Bench]) -> None:
     """With detail "scheduler" nothing of a run is sent that nobody is interested in."""
     b = bench(keep="interesting", detail="scheduler")
@@ -340,3 +357,57 @@ def test_the_variable(monkeypatch: pytest.MonkeyPatch, bench: Callable[..., Benc
     monkeypatch.setenv("OTEL_TIMESPAN_KEEP", "some")
     with pytest.raises(InvalidOptionError, match="OTEL_TIMESPAN_KEEP"):
         OTelLog()
+
+
+def dependency_links(spans: list[Any]) -> list[Any]:
+    """The links of tasks to those that they depend on."""
+    return [link for s in spans for link in s.links if (link.attributes or {})[semconv.LINK_TYPE] == "dependency"]
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["another trace", "the same trace"])
+def test_no_link_leads_to_a_run_that_was_not_sent(nested: bool, bench: Callable[..., Bench]) -> None:
+    """It is left out, and counted as such; links within the run are there."""
+    b = bench(keep="interesting")
+
+    def both() -> None:
+        with dag("fine"):
+            before = [D.spawn(add, n, 1) for n in range(4)]
+            D.waitall(before)
+        assert b.spans() == []
+        if not nested:
+            b.context.wait_idle()
+        with dag("bad"):
+            own = D.spawn(add, 1, 1)
+            for _ in range(5):  # the fifth is of a shape that is known by then
+                D.fetch(D.spawn(add, before[0], own))
+            D.spawn(boom, before[1]).wait()
+
+    if nested:
+        with dag("outer"):
+            both()
+    else:
+        both()
+    spans = b.spans()
+    known = {id_of(s) for s in spans}
+    links = dependency_links(spans)
+    assert len(links) == 5 and all(link.context.span_id in known for link in links)
+    assert sum(s.dropped_links for s in spans) == 6
+    assert account(b.log)["pending"] == 0
+
+
+def test_a_link_to_a_run_of_which_it_is_not_known_says_so(bench: Callable[..., Bench]) -> None:
+    """It does not claim that its target was sampled: it may be sent, or not."""
+    b = bench(keep="interesting")
+    with dag("open"):
+        before = D.spawn(add, 1, 1)
+        D.fetch(before)
+        context = contextvars.Context()
+
+        def bad() -> None:
+            with dag("bad"):
+                D.spawn(boom, before).wait()
+
+        context.run(bad)
+        (link,) = dependency_links(eventually(lambda: [s for s in b.spans() if s.name == "boom"]))
+        assert not link.context.trace_flags.sampled
+    assert {s.name for s in b.spans() if s.parent is None} == {"dag bad"}

@@ -376,6 +376,39 @@ def test_close_counts_what_it_could_not_send(pipelines: Make, caplog: pytest.Log
     pipeline.close()
 
 
+class Owner:
+    """Somebody who puts spans."""
+
+
+@pytest.mark.parametrize("on_full", ["block", "spill"])
+def test_who_gives_up_drops_his_own(
+    on_full: str, pipelines: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that waits of him is dropped, and what he puts later; the spans of others are sent, in order."""
+    down = [True]
+    collector = Collector(lambda ids: Outcome(RETRY, message="away") if down[0] else Outcome(ACCEPTED))
+    room = 3 * _size() if on_full == "spill" else 64 << 20
+    pipeline = pipelines(collector, on_full=on_full, spill_dir=str(tmp_path), max_bytes=room)
+    mine, other = Owner(), Owner()
+    pipeline.put(_spans(1, 5), mine)
+    _wait(lambda: collector.tries > 0)
+    pipeline.put(_spans(11, 15), other)
+    pipeline.put(_spans(21, 25), mine)
+    pipeline.give_up(mine)
+    pipeline.give_up(mine)
+    assert pipeline.stats(mine) == PipelineStats(10, 0, 0, {"shutdown": 10})
+    pipeline.put(_spans(31, 32), mine)
+    pipeline.put(_spans(41, 45), other)
+    assert pipeline.stats(mine) == PipelineStats(12, 0, 0, {"shutdown": 12})
+    assert pipeline.stats(other).pending == 10 and _balanced(pipeline.stats())
+    down[0] = False
+    assert pipeline.flush(DEADLINE_S)
+    assert collector.received == [*range(11, 16), *range(41, 46)]
+    assert pipeline.stats(mine) == PipelineStats(12, 0, 0, {"shutdown": 12})
+    assert pipeline.stats() == PipelineStats(22, 10, 0, {"shutdown": 12}) and pipeline._nbytes == 0
+    assert sum("10 spans are lost" in record.getMessage() for record in caplog.records) == 1
+
+
 def test_close_sends_what_waits(pipelines: Make) -> None:
     """`close` sends at once, without lingering for more."""
     collector = Collector()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +20,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from otel_timespan import dagger as D
 from otel_timespan.events import WorkerSaturation
-from otel_timespan.otel import OTelAggregator, OTelLog, dag, semconv
-from otel_timespan.timespans import MultiEventLog, TeeLog
+from otel_timespan.otel import OTelAggregator, OTelLog, dag, replay, semconv
+from otel_timespan.timespans import IOLog, MultiEventLog, TeeLog
 from tests.acceptance_otel.acc_otel_support import Ear, last_json, metrics_of, pairs, run
+from tests.backends import eventually
 
 
 def add(*values: int) -> int:
@@ -366,3 +370,89 @@ def test_metrics_of_streams_are_by_worker(workers: list[int]) -> None:
             points = [p for m in metrics_of(one) if m.name == semconv.WORKER_SATURATION for p in m.data.data_points]
             assert set(workers) <= {point.attributes[semconv.WORKER_ID] for point in points}
     multi.close()
+
+
+def test_spans_made_without_a_log_are_nobodys(workers: list[int]) -> None:
+    """Once the log is gone, workers keep and send nothing; the next log has what is made from then on."""
+    made = Spans(workers)
+    with made.context, made.log:
+        D.fetch(D.spawn(making, ["one"]))
+    with D.Context(procs=workers):
+        D.fetch(D.spawn(making, ["two"]))
+    later = Spans(workers)
+    with later.context, later.log:
+        D.fetch(D.spawn(making, ["three"]))
+        assert {span.name for span in later.all()} >= {"three"} and later.named("two") == []
+    assert {span.name for span in made.exporter.get_finished_spans()} & {"one", "two", "three"} == {"one"}
+
+
+def until(gate: str) -> None:
+    """Runs until there is such a file."""
+    while not os.path.exists(gate):
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+def test_a_body_that_nobody_waits_for_any_more(spans: Spans, tmp_path: Path, how: str) -> None:
+    """Its task has its end, its run is over when that is known, and nothing stays open."""
+    gate = tmp_path / "gate"
+    with dag("run"):
+        task = D.spawn(until, D.Options(timeout=0.3 if how == "timeout" else None), str(gate))
+        if how == "cancel":
+            eventually(lambda: spans.log.flush(10) and spans.named(semconv.QUEUE))
+            D.cancel(task)
+        with pytest.raises(D.DTaskFailedError):
+            D.fetch(task)
+    gate.touch()
+    eventually(lambda: [span for span in spans.all() if span.parent is None])
+    (own,) = spans.named("until")
+    (body,) = spans.named(semconv.COMPUTE)
+    assert body.parent.span_id == own.context.span_id
+    assert own.attributes[semconv.TASK_STATE] == ("failed" if how == "timeout" else "cancelled")
+    assert balance(spans.log)["pending"] == 0
+
+
+def second_time(marker: str) -> tuple[int, int]:
+    """Raises, the first time; then the ids of its span."""
+    if not os.path.exists(marker):
+        Path(marker).touch()
+        raise ValueError("once")
+    return current_span()
+
+
+def test_each_attempt_has_a_span_of_its_own(spans: Spans, tmp_path: Path) -> None:
+    """The body of the second one is in it, and its task links to the first."""
+    task = D.spawn(second_time, D.Options(retries=1), str(tmp_path / "marker"))
+    trace_id, span_id = D.fetch(task)
+    first, second = sorted(spans.named("second_time"), key=lambda span: span.attributes[semconv.TASK_ATTEMPT])
+    body = next(span for span in spans.named(semconv.COMPUTE) if span.context.span_id == span_id)
+    assert body.context.trace_id == trace_id and body.parent.span_id == second.context.span_id
+    assert [link.context.span_id for link in second.links] == [first.context.span_id]
+    assert second.links[0].attributes[semconv.RETRY_REASON] == "failure"
+
+
+async def waiting(n: int) -> tuple[int, int]:
+    """A coroutine that puts something on its span after a while."""
+    await asyncio.sleep(0.01)
+    trace.get_current_span().set_attribute("n", n)
+    return current_span()
+
+
+def test_bodies_that_are_coroutines_have_their_spans(spans: Spans) -> None:
+    """Many at once, each its own."""
+    ids = [D.fetch(task)[1] for task in [D.spawn(waiting, n) for n in range(5)]]
+    bodies = {span.context.span_id: span for span in spans.named(semconv.COMPUTE)}
+    assert [bodies[span_id].attributes["n"] for span_id in ids] == list(range(5))
+
+
+def test_a_saved_log_of_workers_gives_the_same_spans(workers: list[int], tmp_path: Path) -> None:
+    """Names, ids and parents of the live ones; what bodies made themselves is in no log."""
+    made, file = Spans(workers), tmp_path / "run.jsonl"
+    with made.log:
+        saved = IOLog(file)
+        with D.Context(procs=workers, log_sink=TeeLog(saved, made.log)), dag("run"):
+            D.fetch(D.spawn(add, *[D.spawn(add, n) for n in range(6)]))
+        live = {(span.name, span.context.span_id, span.parent and span.parent.span_id) for span in made.all()}
+        saved.close()
+    again = {(span.name, span.span_id, span.parent_id or None) for span in replay(file)}
+    assert {one for one in again if one[2]} == {one for one in live if one[2]}

@@ -204,6 +204,39 @@ def test_numpy_pandas_and_pyarrow_take_streams() -> None:
     assert is_unread(stream)
 
 
+def test_pyarrow_takes_core_records_by_columns() -> None:
+    """As structs, the same before and after the rows are in place, in a type that is asked for, and in Parquet."""
+    pyarrow = pytest.importorskip("pyarrow")
+    stream = T.MultiEventLog()
+    stream["core"] = E.CoreMetrics()
+    for n in range(100):
+        stream.write_event(T.Event("start" if n % 3 else "finish", f"c{n % 7}", n, None, n))
+    core = T.get_logs(stream)[1]["core"]
+    rows = [dict(row) for row in core]
+    made = pyarrow.array(core)
+    assert is_unread(core) and made.to_pylist() == rows and made.equals(pyarrow.array(rows))
+    kind = pyarrow.struct([(name, pyarrow.string()) for name in ("timestamp", "category", "kind")])
+    assert pyarrow.array(core, kind).to_pylist() == [{**row, "timestamp": str(row["timestamp"])} for row in rows]
+    assert made.equals(pyarrow.array(core.filled()))
+
+
+@pytest.mark.parametrize("category", [7, None, "a\udce9b"])
+def test_pyarrow_is_told_by_rows_where_a_category_is_no_text(category: Any) -> None:
+    """It takes, or refuses, what it would of the rows."""
+    pyarrow = pytest.importorskip("pyarrow")
+    log = T.MultiEventLog()
+    log["core"] = E.CoreMetrics()
+    log.write_event(T.Event("start", category, 1, None, 1))
+    core = T.get_logs(log)[1]["core"]
+    results = []
+    for rows in (core, [dict(row) for row in core]):
+        try:
+            results.append(pyarrow.array(rows).to_pylist())
+        except (TypeError, ValueError) as error:
+            results.append(type(error))
+    assert results[0] == results[1]
+
+
 def test_streams_are_read_and_changed_by_many_threads() -> None:
     """Readers see the rows whatever moment another thread puts them in place."""
     stream, rows = fetched(300)

@@ -212,6 +212,11 @@ def test_the_size_of_a_record_is_estimated_without_the_users_code() -> None:
     assert nbytes_of(T.EventId(blob=bytes(10_000))) > 10_000
     assert nbytes_of(T.Timeline(rows=["x" * 100] * 1000)) > 100_000
     assert total_nbytes([event(n) for n in range(10)])[0] > 10 * 1024
+    large = "x" * 10_000, [bytes(10_000)]
+    for one in large:
+        for name in ("category", "id", "timeline", "gc_num", "profiler_samples", "samples"):
+            assert total_nbytes([event(1)._replace(**{name: one})])[0] > 10_000
+        assert total_nbytes([event(1)._replace(id=T.EventId(thunk_id=1, mine=one))])[0] > 10_000
 
 
 def test_a_count_of_many_threads_is_exact() -> None:

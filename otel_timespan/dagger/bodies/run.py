@@ -372,12 +372,12 @@ def _go_on(
 def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> bool:
     """Begin the next attempt of a task whose body raised, if it has one left."""
     options, extra = task._options, live(task)
-    allowed = extra.attempt <= (options.retries or 0) and isinstance(failure.ex, options.retry_on or Exception)
+    allowed = extra.failures < (options.retries or 0) and isinstance(failure.ex, options.retry_on or Exception)
     allowed = allowed and not isinstance(failure.ex, TaskCancelled)
     if not allowed or task._state >= DONE or core.halted is not None or interrupts.is_forced(task):
         return False
     try:
-        delay_s = retry_delay_s(options.retry_delay, extra.attempt) if options.retry_delay is not None else 0.0
+        delay_s = retry_delay_s(options.retry_delay, extra.failures + 1) if options.retry_delay is not None else 0.0
         if delay_s:
             timers.start()
     except (InvalidOptionError, SchedulingError) as error:
@@ -387,6 +387,7 @@ def _retry(core: Core, task: DTask, failure: Failure, log: RunLog | None) -> boo
     if log is not None:
         row, _ = end_row(core, task, failure, log)
         log.recorder.append((*row, None, log.recorder.sample()))
+    extra.failures += 1
     extra.attempt += 1
     task._summary = None
     task._slot = None  # it has not begun

@@ -16,6 +16,7 @@ See docs/architecture.md.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
 import itertools
@@ -28,7 +29,6 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ... import forks
-from ...errors import WorkerLostError
 from ...timespans.model import EventId, Timeline
 from ...timespans.warn import warn_once
 from ..data.bound import process_bound
@@ -46,7 +46,7 @@ from ..tasks.ids import new_run_id
 from . import limits
 from .costs import Costs
 from .describe_task import describe_arguments, other_dependencies
-from .placement import Choice, Policy, Pressure, Slot, Spot, choices_of, occupancy_on, place
+from .placement import Choice, Policy, Pressure, Slot, Spot, choices_of, occupancy_on, place, place_again
 from .views import Readable
 
 if TYPE_CHECKING:
@@ -341,7 +341,8 @@ class Core(Readable):
         error: BaseException | None = None
         spot: Spot | None = None
         try:
-            spot = self.place(self, task)
+            extra = task._live
+            spot = self.place(self, task) if extra is None or not extra.losses else place_again(self, task)
         except BaseException as unplaceable:  # of ours, or of a hook of the user's: whatever it is, this task's alone
             error = unplaceable
         if recorder is not None:
@@ -526,6 +527,29 @@ class Core(Readable):
         self.choices = choices_of(self)
         self.costs.time_all(not self.is_alone)
 
-    def worker_lost(self, worker: int) -> None:
-        """A worker process died. Reserved: the workers of this core are threads, none can be lost alone."""
-        raise WorkerLostError(worker)
+    def worker_lost(self, worker: int) -> list[DTask]:
+        """A worker process is gone: what waited for it here, claimed, to be placed again (`Core.hand_on`).
+
+        Nothing that was learned of it is kept. Its queue and its pressure stay, for those who placed a task there at
+        this very moment; who reads that queue places what still comes again. May be called again.
+        """
+        with self.lock:
+            for processor in [p for p, slot in self.slots.items() if slot.worker == worker]:
+                del self.slots[processor]
+            self._set_active({w for w in self.active if w != worker})
+        self.costs.rate.pop(worker, None)
+        return self.take_back(worker)
+
+    def take_back(self, worker: int) -> list[DTask]:
+        """What waits here for a worker that gets nothing more, claimed."""
+        found: list[DTask] = []
+        queue = self.shared.get(worker)
+        while queue:
+            with contextlib.suppress(IndexError):  # cancelled at this moment, and taken out
+                found.append(queue.popleft())
+        with self.lock:
+            for slot in [slot for slot in self.waiting if slot.worker == worker]:
+                self.waiting.discard(slot)
+                found += [entry[2] for entry in slot.heap if type(entry[2]) is DTask]
+                slot.heap.clear()
+        return [task for task in found if claim(task)]

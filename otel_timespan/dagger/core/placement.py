@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Choice", "Pressure", "Slot", "Spot", "candidates_of", "choices_of", "cost_of", "execution_scope", "inputs_of",
-    "may_leave", "occupancy_on", "place", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
+    "may_leave", "occupancy_on", "place", "place_again", "share_on", "slots_of", "spots_of", "steal", "steal_from_afar",
 ]  # fmt: skip
 
 _ANY = AnyScope()
@@ -168,6 +168,17 @@ def place(core: Core, task: DTask) -> Spot:
     inputs = inputs_of(task)
     core.shuffle(spots)
     best = min(spots, key=lambda spot: cost_of(core, sig, spot, inputs, task._options))
+    reserve(core, task, best, core.costs.run_ns(sig, best.processor, task._options))
+    return best
+
+
+def place_again(core: Core, task: DTask) -> Spot:
+    """`place` for a task whose body ran on a worker that died: not in this process, if there is another one for it."""
+    spots = spots_of(core, task)
+    away = [spot for spot in spots if spot.worker != core.local] or spots
+    core.shuffle(away)
+    best = min(away, key=lambda spot: pressure_of(core, spot))
+    sig = core.costs.signature(task._f, task._args, task._kwargs)
     reserve(core, task, best, core.costs.run_ns(sig, best.processor, task._options))
     return best
 

@@ -140,7 +140,8 @@ class ThreadsDriver(Helping, Driver):
         if self.remote is not None:
             self.remote.add_slots(self.core, [slot for slot in slots if slot.worker != self.worker])
         self.perform_effects()
-        self.wake()
+        for _ in slots:
+            self.wake()
 
     # ---- tasks come in ---------------------------------------------------------------------------
 
@@ -178,7 +179,7 @@ class ThreadsDriver(Helping, Driver):
                 except IndexError:
                     return
                 if type(effect) is Slot:
-                    self.dispatch(effect) if effect.worker == self.worker else _pool().poke()
+                    self.dispatch(effect) if effect.worker == self.worker else _pool().dispatch(self.core, effect)
                 else:
                     perform(self.core, effect)  # type: ignore[arg-type]
         finally:

@@ -49,5 +49,6 @@ class TaskKeywords(TypedDict, total=False):
     retries: int | None
     retry_delay: float | Callable[[int], float] | None
     retry_on: type[Exception] | Collection[type[Exception]] | None
+    worker_losses: int | None
     timeout: float | None
     limit: str | Iterable[str] | None

@@ -264,6 +264,12 @@ class Options(_Settable, into=TASK_OPTIONS):
     retry_on: Kept[type[Exception] | Collection[type[Exception]], tuple[type[Exception], ...]] = option(
         checks.EXCEPTIONS, "The exceptions after which a body is run again.", default="every `Exception`", when="body"
     )
+    worker_losses: int | None = option(
+        checks.at_least(1),
+        "How many workers may die while they run the body; then the task fails with `WorkerLostError`.",
+        default="3",
+        when="body",
+    )
     timeout: float | None = option(
         checks.POSITIVE_SECONDS, "Seconds that a body may run.", default="no limit", when="body"
     )

@@ -17,6 +17,7 @@ from ..bodies.ending import fail, release_inputs
 from ..core.placement import Spot, may_leave
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
+from .recovery import requeue
 from .wire import RECALL
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def recalled(remote: Remote, remotes: list[Remote], ids: list[int]) -> None:
         elif task._live is not None and task._live.forced:
             fail(core, task, TaskCancelled(f"task {id} was cancelled"), "cancellation")
             release_inputs(task)
+        elif remote.worker not in core.active:  # it is to go
+            requeue(core, task)
         else:
             idle = _idle(core, remotes, remote) or [remote.worker]
             _send(core, task, idle[number % len(idle)])
@@ -68,6 +71,8 @@ def _idle(core: Core, remotes: list[Remote], busy: Remote) -> list[int]:
         if one is not busy
         and core in one.cores
         and one.takes_tasks
+        and not one.leaving
+        and not one.solitary
         and len(one.flights) - one.paused < one.threads
         and not core.shared[one.worker]
     ]

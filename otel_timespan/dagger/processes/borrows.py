@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from ...errors import InvalidOptionError
@@ -26,9 +27,11 @@ from ..data.chunks import Chunk, DRef
 from ..data.read import may_wait
 from ..places.processors import Processor
 from ..places.scopes import Scope
+from ..service.surroundings import written_variable
 from ..tasks.atomics import subscribe
 from ..tasks.dtask import FAILED, DTask, Failure, Result, summarize
 from .handles import PackedDRef, chunk_here, handle_of, new_chunk, task_here, type_of_name
+from .upstairs import UPSTAIRS
 from .wire import ANSWER, ENDED, INLINE_BYTES, KEPT, error_bytes, pack, type_name
 
 __all__ = ["AS_ERROR", "AS_ITEM", "AS_VALUE", "Borrows"]
@@ -86,6 +89,8 @@ class Borrows:
         """Tasks whose end is to be told. From any thread."""
         self.answered: deque[tuple[int, Any, BaseException | None]] = deque()
         """Answers that are to be told: (number, value, error). From any thread."""
+        self.waiting: set[DTask] = set()
+        """Tasks of bodies there that said what they wait for."""
         self.poke: Callable[[], None] = _nobody
         self.running: Callable[[int], DTask | None] = _unknown
         """The task with this id whose body runs there."""
@@ -97,6 +102,7 @@ class Borrows:
         self._handles = handles
         handles[DTask] = self._write_task
         handles[Chunk] = self._write_chunk
+        handles[ContextVar] = written_variable
 
     def has_news(self) -> bool:
         """Whether `messages` gives any."""
@@ -250,6 +256,13 @@ class Borrows:
                 error = InvalidOptionError(f"a {kind} can't be sent to worker {self._worker}: {unpicklable}")
         return (ANSWER, number, False, error_bytes(error, self._handles))
 
+    # ---- waits -------------------------------------------------------------------------------------------
+
+    def end_waits(self, body: DTask) -> None:
+        """The body of a task has ended there: it waits for nothing."""
+        self.waiting.discard(body)
+        UPSTAIRS.end_wait(body, None)
+
     # ---- the end -----------------------------------------------------------------------------------------
 
     def give_back(self) -> None:
@@ -257,6 +270,8 @@ class Borrows:
         tasks, self.tasks, self.values, self._keys = self.tasks, {}, {}, {}
         for lent in tasks.values():
             self._forget(lent)
+        for body in list(self.waiting):
+            self.end_waits(body)
         for queue in (self._fresh, self.ended, self.answered):
             queue.clear()
 

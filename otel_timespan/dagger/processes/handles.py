@@ -68,12 +68,7 @@ class PackedDRef(DRef):
         """The value; read by the first who asks."""
         read = self._read
         if read is _NOT_READ:
-            try:
-                made = loads(self.item[0])
-            except (Exception, SystemExit, GeneratorExit) as error:
-                name = self.item[1].partition(":")[2]
-                raise StorageError(f"the value, a {name} made by a worker, can't be read here: {error!r}") from error
-            read = self._first(made)
+            read = self._first(_read(self.item))
         return read
 
     def _first(self, made: Any) -> Any:
@@ -203,15 +198,23 @@ def domain_of(shape: tuple[int, ...] | None) -> ArrayDomain | UnitDomain:
     return UnitDomain() if shape is None else ArrayDomain(tuple(map(range, shape)))
 
 
+def _read(item: Any) -> Any:
+    try:
+        return loads(item[0])
+    except (Exception, SystemExit, GeneratorExit) as error:
+        name = item[1].partition(":")[2]
+        raise StorageError(f"the value, a {name} made by a worker, can't be read here: {error!r}") from error
+
+
 def handle_of(item: Any, put: Callable[[Any], None] | None) -> DRef:
     """The handle of what stands in a message (wire.py: `pack`). `put`: where the log is told of its end.
 
-    One with handles in it is read at once: the sender counts them.
+    One with handles in it is read at once, as the sender counts them: `StorageError` where it can't be.
     """
     if type(item) is tuple:
         if not item[3]:
             return PackedDRef(item, put)
-        item = loads(item[0])
+        item = _read(item)
     if put is not None:
         return new_logged_handle(item, put, HEAD)
     ref = DRef()  # as `new_handle`, without a call

@@ -11,8 +11,10 @@ See docs/workers.md.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import pickle
 import select
 import socket
 import threading
@@ -70,6 +72,7 @@ class Pump:
         self.turns: list[bool] = []
         """One entry while nobody talks to workers: who takes it may (direct.py)."""
         self._ended = False
+        self._look_at = 0.0
         self._poll.register(self._bell.fd, select.POLLIN)
         self._thread = threading.Thread(target=kept_up, args=(self._run,), name="dagger-pump", daemon=True)
         refusal = start_service(self._thread)
@@ -105,13 +108,11 @@ class Pump:
             self.remotes.remove(remote)
             self._poll.unregister(remote.socket)
             del self._by_fd[remote.socket.fileno()]
-            remote.socket.close()
 
     def _run(self) -> None:
         me = threading.get_ident()
         carriers.add(me)
         woken = held_back[me] = []
-        look_at = 0.0
         while not self._ended:
             self._asleep = True
             wait_ms = 0 if self._send_all() else LOOK_AGAIN_MS
@@ -129,8 +130,9 @@ class Pump:
                     self._read(remote)
             while self._queue:
                 self._queue.popleft()()
-            if wait_ms and (not events or time.monotonic() >= look_at):
-                look_at = time.monotonic() + LOOK_AGAIN_MS / 1000
+            now = time.monotonic()
+            if now >= self._look_at:
+                self._look_at = now + LOOK_AGAIN_MS / 1000
                 self._traffic.look(self.remotes)
 
     def _take_turn(self) -> None:
@@ -144,15 +146,18 @@ class Pump:
                 return
 
     def _read(self, remote: Remote) -> None:
+        messages: list[Any] = []
+        damage: str | None = None
         try:
             messages = remote.receive()
-        except EOFError:
-            self._traffic.gone(remote, "")
-        except (OSError, ValueError) as error:
-            self._traffic.gone(remote, str(error))
-        else:
-            if messages:
-                self._traffic.take(remote, messages)
+        except (EOFError, OSError):
+            damage = ""
+        except (ValueError, pickle.UnpicklingError) as error:
+            damage = str(error)
+        if messages:
+            self._traffic.take(remote, messages)
+        elif damage is not None:  # not in the handler: what is warned of then has nothing to do with this error
+            self._traffic.gone(remote, damage)
 
     def _send_all(self) -> bool:
         """Send what there is: whether there is more to be sent at once."""
@@ -164,10 +169,11 @@ class Pump:
                 more = more or len(messages) >= FRAME_TASKS
             elif remote.drained:
                 continue
-            try:
+            everything: bool | None = None
+            with contextlib.suppress(OSError):
                 everything = remote.send()
-            except OSError as error:
-                self._traffic.gone(remote, str(error))
+            if everything is None:
+                self._traffic.gone(remote, "")
                 continue
             if everything is not remote.drained:
                 remote.drained = everything
@@ -181,8 +187,6 @@ class Pump:
 
     def forget(self) -> None:
         """In a forked child: the sockets are the parent's."""
-        for remote in self.remotes:
-            remote.socket.close()
         self._bell.close()
 
 
@@ -238,6 +242,8 @@ class RemoteQueue(deque[Any]):
         super().__init__()
         self._pump = pump
         self._at_once = at_once
+        self.left: Callable[[], None] | None = None
+        """Called after each task that is put here, once the worker is gone."""
 
     def append(self, task: DTask) -> None:
         """Straight to the worker, if that waits for it (direct.py); else at the end, and wake the pump."""
@@ -249,3 +255,5 @@ class RemoteQueue(deque[Any]):
             pump.poke()
         else:
             _append(self, task)
+        if self.left is not None:
+            self.left()

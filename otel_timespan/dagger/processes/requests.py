@@ -24,9 +24,10 @@ from ..service.threads import start_service
 from ..tasks.dtask import DTask, new_task
 from ..tasks.environment import enter
 from . import telling
+from .borrows import AS_ERROR
 from .handles import PackedDRef, RemoteDRef, new_chunk
 from .upstairs import UPSTAIRS
-from .wire import INPUT, KEPT, REFUSED, error_bytes, loads
+from .wire import ENDED, INPUT, KEPT, REFUSED, error_bytes, loads
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -46,7 +47,13 @@ def spawn(
     """A task was spawned there: it is made here, in the scheduler of its parent, and submitted."""
     flight = remote.flights.get(body)
     parent = None if flight is None else flight.task
-    core = _core_of(parent)
+    try:
+        core = _core_of(parent)
+    except Exception as none:  # it can't be started: its settings are wrong, there are no threads
+        summary = (id, "a task", ())
+        failure = (*error_bytes(none, remote.handles), summary, True, "", summary)
+        remote.say((ENDED, id, AS_ERROR, failure))
+        return
     context = _context_of(parent)
     error: BaseException | None = None
     task: DTask
@@ -126,6 +133,7 @@ def waits(remote: Remote, body: int, wanted: int) -> None:
         return
     try:
         flight.waits = True
+        remote.borrows.waiting.add(flight.task)
         UPSTAIRS.begin_wait(flight.task, remote.borrows.task(wanted))
     except BaseException as error:
         remote.say((REFUSED, body, wanted, *error_bytes(error, remote.handles)))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InvalidOptionError, WorkerLostError
+from ...errors import InvalidOptionError, StorageError, WorkerLostError
 from ..bodies.ending import fail, release_inputs, report_defect, succeed
 from ..bodies.results import learn
 from ..bodies.run import conclude
@@ -24,12 +24,12 @@ from ..service.threads import start_service
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
 from . import balance, requests
+from .draining import let_alone
 from .handles import PackedDRef, handle_of, reading
 from .outgoing import pinned_to, task_message
 from .pump import FRAME_TASKS
-from .remote import Flight, Remote
+from .remote import Flight, Remote, Solitary
 from .telling import expired, is_well, run_log, signals, started, under, well
-from .upstairs import UPSTAIRS
 from .values import Values
 from .wire import (
     ASK,
@@ -128,6 +128,10 @@ class Traffic:
         if not remote.takes_tasks:
             return messages
         remote.level.tell(remote, messages)
+        if remote.solitary:
+            let_alone(remote, lambda one: self._provide(remote, one.flight, one.pinned, messages))
+            if remote.solitary:
+                return messages
         for core in list(remote.cores):
             self._pinned(remote, core, messages)
             self._shared(remote, core, messages)
@@ -172,7 +176,14 @@ class Traffic:
         core.running.add(task)
         remote.flights[task.id] = flight
         remote.ahead_ns += flight.expected_ns
-        missing = self.values.missing(remote, task)
+        if extra is not None and extra.losses and extra.losses[-1].with_others:
+            remote.solitary.append(Solitary(flight, pinned))
+        else:
+            self._provide(remote, flight, pinned, messages)
+
+    def _provide(self, remote: Remote, flight: Flight, pinned: Any, messages: list[Any]) -> None:
+        """Send a task when what it needs is where it can be had from."""
+        missing = self.values.missing(remote, flight.task)
         if missing:
             self.values.want(missing, lambda: self._give_late(remote, flight, pinned))
         else:
@@ -227,7 +238,10 @@ class Traffic:
             elif kind == ERROR:
                 self._error(remote, *message[1:])
             elif kind in self._others:
-                self._others[kind](remote, *message[1:])
+                try:
+                    self._others[kind](remote, *message[1:])
+                except Exception:  # of ours: the messages behind it must not be lost
+                    LOGGER.exception("a message of worker %d could not be dealt with", remote.worker)
             elif kind == READY:
                 remote.ready = message[1]
                 self.on_ready(remote)
@@ -261,7 +275,7 @@ class Traffic:
         if flight.paused:
             remote.paused -= 1
         if flight.waits:
-            UPSTAIRS.end_wait(task, None)
+            remote.borrows.end_waits(task)
         if flight.attempt != attempt:
             return None
         if tid != 1:
@@ -298,6 +312,8 @@ class Traffic:
                 if task._options.checkpoint is not None and self._concluded_apart(task, outcome, told):
                     return
                 queued = conclude(core, task, outcome, None, told, False, 0)
+        except StorageError as unreadable:  # a value with handles in it, which are read here
+            queued = conclude(core, task, None, unreadable, None, False, 0)
         except BaseException as error:
             report_defect(core, task, error)
             return
@@ -381,15 +397,6 @@ class Traffic:
 
     def _recalled(self, remote: Remote, ids: list[int]) -> None:
         balance.recalled(remote, self._remotes, ids)
-
-    def fail_all(self, remote: Remote, error: Callable[[], BaseException]) -> None:
-        """What a worker had fails."""
-        for flight in list(remote.flights.values()):
-            remote.flights.pop(flight.task.id, None)
-            core = flight.task._core
-            core.running.discard(flight.task)
-            self._wake(core, conclude(core, flight.task, None, error(), None, False, 0))
-        remote.ahead_ns = 0.0
 
 
 def _drop(remote: Remote, id: int, count: int, retrieved: bool) -> None:

@@ -203,6 +203,14 @@ class Values:
                 self._waits[key] = [one_is_there]
                 self.say(handle.home, (WANT, handle.key))
 
+    def adopt(self, remote: Remote, tell: Callable[[], None]) -> None:
+        """Have all that only this worker has where it outlives it; `tell()` when that is so, or can't be."""
+        handles = [one for (home, _), one in list(self._handles.items()) if home == remote.worker and one.is_elsewhere]
+        if handles:
+            self.want(handles, tell)
+        else:
+            tell()
+
     def want_for(self, remote: Remote, handle: DRef, tell: Callable[[], None]) -> None:
         """Have a value where this worker can have it; `tell()` when it is, or can't be."""
         if type(handle) is RemoteDRef and handle.home is not remote and handle.is_elsewhere:

@@ -68,6 +68,7 @@ ANSWER, REFUSED, WORKERS, GLOBALS, UNDER, RECALL = range(8, 14)
 (STOP,): nothing more comes; end.
 (LEVEL, None) or (LEVEL, (number, whether CPU time is wanted, samplers or None, {number: part of a log})): what is to
 be noted of bodies from now on, for the head's logs, and comes with outcomes; None is nothing.
+(RECALL, [id, ...]): give back those of these tasks that have not begun.
 (ANSWER, number, ok, item): what ASK asked for, or (bytes, text) of an error.
 (REFUSED, body's id, task's id, bytes, text): that body must not wait for that task.
 (RECALL, [id, ...]): those of them that have not begun are not to.
@@ -86,6 +87,7 @@ EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK, STARTED, SIGNALS, PROC
 (ERROR, id, attempt, slot, bytes, text, log): a body raised.
 (SPAWN, id, body's id or 0, function, args, kwargs, options, ids of further inputs, surroundings): a task was spawned.
 (CALLED, number, ok, bytes): what CALL gave.
+(RECALLED, [id, ...]): these had not begun, and won't here.
 (EXPIRED, as ERROR): the body ran too long; it goes on.
 (DROP, id, count, retrieved): nobody there has a handle of this task any more, which came so often; whether its failure
 was seen. (DROP_VALUE, key, count): the same for a value.

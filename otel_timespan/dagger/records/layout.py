@@ -55,10 +55,11 @@ class Layout:
     """What is known of a class. `whole`: says all; else `own` bytes, and `inside`, None where nothing is held.
 
     `free`: counts nothing as part of something else. `base`: what the object takes beside `whole`. `has_fields`:
-    it may have a field `nbytes`. `plain`: `own` says all.
+    it may have a field `nbytes`. `plain`: `own` says all. `length`: where all that it holds is what the garbage
+    collector sees, how much that is, as far as it may be much.
     """
 
-    __slots__ = ("base", "free", "has_fields", "inside", "own", "plain", "ref", "whole")
+    __slots__ = ("base", "free", "has_fields", "inside", "length", "own", "plain", "ref", "whole")
 
     def __init__(self, kind: type) -> None:
         number = id(kind)
@@ -69,6 +70,7 @@ class Layout:
         self.own = _own(kind)
         self.has_fields = _static(kind, "__dict__") is not None
         self.inside = None if self.free or _is_opaque(kind) else _inside(kind)
+        self.length = len if kind in _BUILTIN else _few if self.inside is _fields else None
         self.plain = self.whole is None and self.inside is None
 
 
@@ -234,6 +236,14 @@ _CONTAINERS: tuple[tuple[type, Inside], ...] = (
     (set, _hashed(set)),
     (frozenset, _hashed(frozenset)),
 )
+
+
+_BUILTIN = frozenset({kind for kind, _ in _CONTAINERS})
+
+
+def _few(value: Any) -> int:
+    """Of an object of a class: as many as it has fields."""
+    return 0
 
 
 def _inside(kind: type) -> Inside | None:

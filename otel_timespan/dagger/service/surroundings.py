@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ...errors import InvalidOptionError
 from ...timespans.warn import warn_once
 
-__all__ = ["Traveller", "carry", "enter", "travel", "travellers", "written"]
+__all__ = ["Traveller", "carry", "enter", "travel", "travellers", "written", "written_variable"]
 
 
 class Traveller(NamedTuple):
@@ -47,9 +47,9 @@ _carried: dict[tuple[str, str], contextvars.ContextVar[Any]] = {}
 def carry(var: contextvars.ContextVar[Any]) -> None:
     """Let the value of a context variable go along with tasks to worker processes, as it does to threads.
 
-    It is named by its module and the name that it has there: so it must be a global variable of a module that workers
-    can import (not `__main__`), and its values must be picklable; a body gets a copy. Registered once, for good; a
-    variable that is registered already changes nothing. Thread-safe.
+    It is named by its module and the name that it has there: so it must be a global variable of a module, and its
+    values must be picklable; a body gets a copy. Registered once, for good; a variable that is registered already
+    changes nothing. Thread-safe.
 
     Raises `InvalidOptionError` for what is no such variable.
     """
@@ -61,18 +61,38 @@ def carry(var: contextvars.ContextVar[Any]) -> None:
 
 
 def _place_of(var: contextvars.ContextVar[Any]) -> tuple[str, str]:
-    """(module, name) of a variable: where it is a global; the module of the caller is tried first."""
+    """(module, name) of a variable: where it is a global; in `__main__` only if it is nowhere else."""
     caller = sys._getframe(2).f_globals.get("__name__")
-    names = dict.fromkeys(name for name in (caller, *sys.modules) if name is not None)
-    for module in names:
-        if module != "__main__":
-            for name, value in list(vars(sys.modules.get(module) or object).items()):
-                if value is var:
-                    return module, name
+    names = dict.fromkeys(name for name in (caller, *sys.modules) if name not in (None, "__main__"))
+    for module in (*names, "__main__"):
+        for name, value in list(vars(sys.modules.get(module) or object).items()):
+            if value is var:
+                return module, name
     raise InvalidOptionError(
-        f"the context variable {var.name!r} can't be carried to workers: it must be a global variable of a module "
-        "that they can import, which is not __main__"
+        f"the context variable {var.name!r} can't be carried to workers: it must be a global variable of a module"
     )
+
+
+def written_variable(var: contextvars.ContextVar[Any]) -> Any:
+    """How a variable itself is pickled, where a function that travels by value uses it: by its place."""
+    for place, known in list(_carried.items()):
+        if known is var:
+            try:
+                return variable_here, (place, var.name, True, contextvars.Context().run(var.get))
+            except LookupError:
+                return variable_here, (place, var.name, False, None)
+    raise InvalidOptionError(f"the context variable {var.name!r} does not go to other processes unless D.carry is told")
+
+
+def variable_here(place: tuple[str, str], name: str, has_default: bool, default: Any) -> contextvars.ContextVar[Any]:
+    """The variable of that place; for one of `__main__`, which no other process can import, one that stands for it."""
+    if place[0] != "__main__":
+        return _variable(place)
+    var = _carried.get(place)
+    if var is None:
+        made = contextvars.ContextVar(name, default=default) if has_default else contextvars.ContextVar(name)
+        var = _carried.setdefault(place, made)
+    return var
 
 
 def travel() -> bool:
@@ -120,6 +140,8 @@ def enter(around: Any) -> None:
 
 
 def _variable(place: tuple[str, str]) -> contextvars.ContextVar[Any]:
+    if place[0] == "__main__":
+        return variable_here(place, place[1], False, None)
     var = _carried.get(place)
     if var is None:
         found = getattr(importlib.import_module(place[0]), place[1], None)

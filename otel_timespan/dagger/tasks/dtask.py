@@ -40,6 +40,7 @@ __all__ = [
     "NOBODY",
     "DTask",
     "Failure",
+    "Loss",
     "Result",
     "TaskSummary",
     "hint_for",
@@ -347,6 +348,19 @@ class _Told(list):  # type: ignore[type-arg]
 TOLD = _Told()
 
 
+class Loss(NamedTuple):
+    """A worker that died while it ran the body of a task.
+
+    `how` is the end of a sentence ("was killed by SIGKILL"); `with_others`: it was not the only body there, so that
+    another one may be to blame.
+    """
+
+    worker: int
+    attempt: int
+    how: str
+    with_others: bool
+
+
 class Live:
     """What only some tasks have: kept apart so that the others stay small."""
 
@@ -354,7 +368,9 @@ class Live:
         "attempt",
         "chunk",
         "coroutine",
+        "failures",
         "forced",
+        "losses",
         "measured",
         "spawned_by",
         "timer",
@@ -366,6 +382,8 @@ class Live:
     def __init__(self) -> None:
         # Who writes what: see `DTask.__slots__`.
         self.attempt = 1  # by who has the outcome of an attempt, before the next one is submitted
+        self.failures = 0  # how many bodies raised and were followed by another attempt; as `attempt`
+        self.losses: tuple[Loss, ...] = ()  # workers that died while they ran the body; as `attempt`
         self.trace: Any = None  # what the log's recorder remembered of the caller; submitter of the first attempt
         self.coroutine: CoroutineBody | None = None  # what runs on the event loop; runner, None by the loop at its end
         self.chunk: Chunk | None = None  # of the result, where one was handed out; runner, or who asks for it later

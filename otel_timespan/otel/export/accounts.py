@@ -26,11 +26,15 @@ class PipelineStats(NamedTuple):
 
 
 class Account:
-    """What became of one owner's spans. `waiting` of them have not come to an end yet."""
+    """What became of one owner's spans. `waiting` of them have not come to an end yet.
 
-    __slots__ = ("dropped", "exported", "waiting")
+    `given_up`: the owner does not wait for any more; what is on its way still is counted already.
+    """
+
+    __slots__ = ("dropped", "exported", "given_up", "waiting")
 
     def __init__(self) -> None:
+        self.given_up = False
         self.exported = self.waiting = 0
         self.dropped: Counter[str] = Counter()
 
@@ -59,7 +63,9 @@ class Accounts:
 
     def accept(self, count: int, account: Account) -> None:
         """So many spans begin to wait."""
-        if count:
+        if account.given_up:
+            self.refuse(count, "shutdown", account)
+        elif count:
             self._waiting.add(account)
             for one in (account, self._total):
                 one.waiting += count
@@ -72,6 +78,8 @@ class Accounts:
 
     def end(self, count: int, account: Account, dropped: str | None = None) -> None:
         """So many waiting spans were exported, or `dropped` for that reason."""
+        if account.given_up:
+            return
         for one in (account, self._total):
             one.waiting -= count
             if dropped:
@@ -80,6 +88,13 @@ class Accounts:
                 one.exported += count
         if not account.waiting:
             self._waiting.discard(account)
+
+    def give_up(self, account: Account, dropped: str) -> int:
+        """What waits of an account is dropped, and all that comes later: how many spans."""
+        count = account.waiting
+        self.end(count, account, dropped)
+        account.given_up = True
+        return count
 
     def end_all(self, dropped: str) -> None:
         """All that wait are dropped."""

@@ -55,7 +55,8 @@ from .entries import (
 from .settings import LONGEST_WAIT_S, MAX_BYTES, check_sending
 from .shutdown import PIPELINES, call_within, on_exit
 from .spill import Segment, Spill
-from .transport import ACCEPTED, Outcome, Transport, Wrapped, outage_left, outage_level, outage_over, suppressed
+from .telling import Telling
+from .transport import ACCEPTED, Outcome, Transport, Wrapped, suppressed
 from .wire import Envelope, envelope_of
 
 __all__ = ["SpanPipeline", "close_all", "flush_all"]
@@ -148,7 +149,7 @@ class SpanPipeline:
         self._answered = False  # the receiver did, ever
         self._outage = self._full = False  # for one warning each
         self._refusal_told_s = -math.inf
-        self._hinted = False
+        self._telling = Telling(self.transport, self.max_bytes)
 
     @property
     def resource(self) -> Resource:
@@ -432,10 +433,9 @@ class SpanPipeline:
             self._nbytes = 0
             self._spill.close()
             self._cond.notify_all()
-        outage_left(self.transport.host, id(self))
+        self._telling.left()
         if lost:
-            target, hint = self.transport.target, self._hint()
-            _log.warning("%d spans are lost: they could not be sent to %s in time%s", lost, target, hint)
+            self._telling.lost(lost, self._answered)
         try:
             if self.transport.wire:
                 self.transport.cancel()
@@ -444,6 +444,17 @@ class SpanPipeline:
                 call_within(self.transport.cancel, max(until - time.monotonic(), _LEAST_CANCEL_S))
         except Exception:
             warn_once(self.transport, "%s could not be shut down", self.transport.target)
+
+    def give_up(self, owner: Any) -> None:
+        """What still waits of this owner is dropped as "shutdown": it is closed, the pipeline goes on for others."""
+        with self._cond:
+            account = self._accounts.of(owner)
+            lost = self._accounts.give_up(account, "shutdown")
+            queued = [entry for entry in self._queue if entry.account is account]
+            self._queue = deque([entry for entry in self._queue if entry.account is not account])
+            self._end(queued, "shutdown")
+        if lost:
+            self._telling.lost(lost, self._answered)
 
     # --- out ---------------------------------------------------------------------------------------------
 
@@ -557,7 +568,11 @@ class SpanPipeline:
 
     def attempt(self, entries: list[Entry]) -> Outcome | None:
         """One try; None when nothing came of it but a loss that is counted."""
-        items = [entry.item for entry in entries]
+        items = [entry.item for entry in entries if not entry.account.given_up]
+        if not items:
+            with self._cond:
+                self._end(entries, "shutdown")
+            return None
         try:
             if self.transport.wire:
                 body = request_of(items, self._envelope)
@@ -609,8 +624,7 @@ class SpanPipeline:
             if new_refusal:
                 self._refusal_told_s = now_s
         if new_refusal:  # said before it is settled: who flushes finds it said
-            told = spans_in(entries[:refused])
-            _log.warning("%s refused %d spans: %s", self.transport.target, told, _one_line(outcome.message))
+            self._telling.refused(spans_in(entries[:refused]), outcome.message)
         with self._cond:
             if self._closed:
                 return
@@ -621,8 +635,7 @@ class SpanPipeline:
             if caught_up:
                 self._block_left_s, self._full = self.block_timeout_s, False
         if recovered:
-            outage_over(self.transport.host)
-            _log.info("%s takes spans again", self.transport.target)
+            self._telling.over()
 
     def _end(self, entries: Sequence[Entry], dropped: str | None) -> None:
         """Spans in flight have come to an end. Call with the lock; does nothing once closed."""
@@ -640,20 +653,7 @@ class SpanPipeline:
             known, self._outage = self._outage, True
             self._cond.notify_all()  # whoever waits may lose patience
         if not known and not self._closed:
-            _log.log(
-                outage_level(self.transport.host, "traces", id(self)),
-                "spans can't be sent to %s (%s); up to %d MiB of them are kept and sent later%s",
-                self.transport.target,
-                _one_line(outcome.message),
-                self.max_bytes >> 20,
-                self._hint(),
-            )
-
-    def _hint(self) -> str:
-        """What to do where a receiver never answered, once."""
-        advice = "" if self._answered or self._hinted else self.transport.advice
-        self._hinted = self._hinted or bool(advice)
-        return f"; {advice}" if advice else ""
+            self._telling.outage(outcome.message, self._answered)
 
     def _after_fork(self) -> None:
         parents = self._spill
@@ -684,10 +684,6 @@ def close_all(pipelines: Sequence[SpanPipeline], timeout_s: float | None = None)
 
 def _until(timeout_s: float) -> float:
     return time.monotonic() + min(timeout_s, LONGEST_WAIT_S)
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())[:500]
 
 
 _live: weakref.WeakSet[SpanPipeline] = weakref.WeakSet()

@@ -519,6 +519,8 @@ class Lane:
                 if above[0] != parent[0] or above[2:5] != parent[2:5]:
                     return None
                 if above[5] != parent[5]:
+                    if not self.mapper.budgets.is_sent(above):
+                        return None
                     path = -1  # of another run
                     self.mapper.budgets.settle(up, done)
             if attempt != 1 or (base in bases and not rolled):

@@ -52,6 +52,9 @@ WAITING = 64_000
 CANDIDATE_BYTES = 700
 """What one holds about, besides the bytes of its spans; another one and a half for each span that was made."""
 
+MAX_UNSENT = 65_536
+"""Runs of which it is known that they were not sent."""
+
 UNBOUNDED = 1 << 62
 
 SLOWEST = 3
@@ -241,8 +244,8 @@ class Budget:
 
     def keep(self, reason: str, out: list[SpanData]) -> None:
         """Somebody is interested: what is ready to be sent goes out."""
+        # Nothing goes out at once still: it may depend on a task that waits, and might be rolled up.
         self.holding, self.kept_for = False, reason
-        self.at_once = self.limit // 2
         held, self._held = self._held, []
         rolled, self._held_rolled = self._held_rolled, 0
         self._put(held, out)
@@ -466,6 +469,7 @@ class Budgets:
         self.packed: list[bytes] = []
         self.open_tasks: list[Callable[[int, bool], bool]] = []
         self._open: dict[int, Budget] = {}
+        self._unsent: dict[int, None] = {}  # runs that were not interesting
         self._strays: dict[int, Budget] = {}
         """By trace those of tasks that are in no run."""
         self.waiting_strays: dict[Budget, None] = {}
@@ -490,7 +494,12 @@ class Budgets:
         """A run is over. None, or, if it is not sent, how many of its spans."""
         budget = self.of(run, run.parent)
         self._open.pop(run.root.span_id, None)
-        return None if budget is None else budget.finish(out)
+        unsent = None if budget is None else budget.finish(out)
+        if unsent is not None:
+            self._unsent[run.root.span_id] = None
+            if len(self._unsent) > MAX_UNSENT:
+                del self._unsent[next(iter(self._unsent))]
+        return unsent
 
     def keep_around(self, run: Run, reason: str, out: list[SpanData]) -> None:
         """A run is sent: so are those that are open in the same trace, for its root may be in one of them."""
@@ -539,7 +548,7 @@ class Budgets:
         """Send the runs that turned out to be interesting, and the largest ones if too much is held."""
         for budget in list(self._open.values()):
             budget.interest_so_far(out)
-            if budget.charged <= budget.at_once:  # what waits of it was held until somebody was interested
+            if budget.charged <= budget.limit // 2:  # what waits of it was held until somebody was interested
                 budget.release(out)
         holding = sorted([budget for budget in self._open.values() if budget.holding], key=attrgetter("nbytes"))
         held = sum([budget.nbytes for budget in holding])
@@ -579,6 +588,12 @@ class Budgets:
         """Whether the run of a task is held: it is not known whether its trace will be sent."""
         budget = self._open.get(parent.root.span_id) if self.interest is not None and parent.root is not None else None
         return budget is not None and budget.holding
+
+    def is_sent(self, parent: TraceParent) -> bool | None:
+        """Whether the run of a task is sent, as far as that is a matter of interest; None: it is not known yet."""
+        if self.interest is None or parent.root is None:
+            return True
+        return None if self.is_held(parent) else parent.root.span_id not in self._unsent
 
     def is_open(self, task: int) -> bool:
         """Whether a task is under way."""

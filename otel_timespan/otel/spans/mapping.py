@@ -108,7 +108,6 @@ class SpanMapper:
         if detail not in DETAILS:
             raise InvalidOptionError(f"detail is one of {', '.join(DETAILS)}, not {detail!r}")
         self._runs, self.detail = runs, detail
-        self._config = SpanConfig(offset_ns, link_limit, detail)
         self._phases, self._keeps_scheduler = detail != "task", detail == "scheduler"
         self.observer = observer
         self._tasks: dict[int, OpenTask] = {}
@@ -116,6 +115,7 @@ class SpanMapper:
         self.done: dict[int, Done] = {}
         self.budgets = Budgets(max_spans, offset_ns, self.done, runs.at, interest)
         self.budgets.open_tasks.append(self._find_open)
+        self._config = SpanConfig(offset_ns, link_limit, detail, self.budgets.is_sent)
         self.charged: tuple[Budget | None, bool] | None = None  # of a task that the lane hands over
         self.moves_charged = False  # whether its moves are, too
         self._plain = PlainSpans(runs, offset_ns)
@@ -246,6 +246,15 @@ class SpanMapper:
     def knows(self, task_id: Any) -> bool:
         """Whether a task is open, or its end is still remembered."""
         return task_id in self._tasks or task_id in self.done
+
+    def is_open(self, key: Any) -> bool:
+        """Whether a program's timespan (category, id) has begun."""
+        return self._plain.is_open(key)
+
+    @property
+    def late(self) -> int:
+        """Spans of tasks that have their results, and are not made before their bodies end."""
+        return sum([not task.emitted for task in self._late.values()]) * (1 + self._keeps_scheduler)
 
     def forget(self, key: Any) -> int:
         """The end of an open task (its id) or timespan (category, id) was given up, and is counted: it is no span.

@@ -167,6 +167,10 @@ class PlainSpans:
             skipped += self._under_root(run, *self._held.popleft(), out)
         return skipped + self._under_root(run, start, event, out)
 
+    def is_open(self, key: Any) -> bool:
+        """Whether a program's timespan (category, id) has begun."""
+        return key in self._open
+
     def forget(self, key: Any) -> None:
         """The finish of an open timespan was given up, and is counted: it is no span."""
         self._open.pop(key, None)

@@ -318,10 +318,11 @@ class Runs:
         if run.open_tasks():
             return False
         quiet = force or self._clock() - run.latest_ns >= self._quiet_ns
-        if quiet and run.late and self._current is run:
+        waits = run.late or run.inner
+        if quiet and waits and self._current is run:
             # A cancelled body that never ends must not pull all later tasks into its trace.
             self._current = None
-        return quiet and not run.late
+        return bool(quiet and not waits)
 
     def _close(self, run: Run) -> bool:
         run.withdrawn = True
@@ -336,7 +337,7 @@ class Runs:
             with self._lock:
                 outer.inner -= 1
             outer.cover(run.start_ns, max(run.latest_ns, run.left_ns or 0))
-            self.touch(outer)
+            self._touched.append(outer)
         self._implicit.pop(run.root.span_id, None)
         return True
 

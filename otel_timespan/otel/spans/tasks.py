@@ -183,11 +183,15 @@ class OpenTask:
 
 
 class SpanConfig(NamedTuple):
-    """How spans are built: `offset_ns` is wall minus monotonic clock, `link_limit` bounds the links of one."""
+    """How spans are built: `offset_ns` is wall minus monotonic clock, `link_limit` bounds the links of one.
+
+    `is_sent(parent)`: whether the run of a task is sent; None where that is not known yet.
+    """
 
     offset_ns: int
     link_limit: int | None
     detail: str
+    is_sent: Callable[[TraceParent], bool | None]
 
 
 def child(
@@ -270,7 +274,7 @@ def task_span(
     status, message, error_type, events, causes = _outcome(task, config, result, upstreams)
     if error_type:
         attributes[semconv.ERROR_TYPE] = error_type
-    links, dropped = _links(task, config.link_limit, upstreams, causes)
+    links, dropped = _links(task, config, upstreams, causes)
     span: SpanData = _new(
         SpanData,
         (
@@ -310,7 +314,7 @@ def _attributes(task: OpenTask, bounds: tuple[int, ...], result: str) -> dict[st
     return attributes
 
 
-_Outcome = tuple[int, str, str, tuple[EventData, ...], tuple[LinkData, ...]]
+_Outcome = tuple[int, str, str, tuple[EventData, ...], tuple[LinkData | None, ...]]
 
 
 def _outcome(task: OpenTask, config: SpanConfig, result: str, upstreams: Callable[[int], Done | None]) -> _Outcome:
@@ -322,11 +326,11 @@ def _outcome(task: OpenTask, config: SpanConfig, result: str, upstreams: Callabl
         events: tuple[EventData, ...] = ()
         if alone and text.stack:
             events = (failures.exception_event(text, (task.body_end or task.finish_start) + config.offset_ns),)
-        return ERROR, text.message, text.type, events, _cause(task, upstreams)
+        return ERROR, text.message, text.type, events, _cause(task, config, upstreams)
     if result == "failure":
         return ERROR, "", "_OTHER", (), ()
     if result == "skip":
-        cause = _cause(task, upstreams)
+        cause = _cause(task, config, upstreams)
         if failures.is_cancellation(error):
             return UNSET, "", "", (), cause
         return ERROR, failures.skip_message(error), "DTaskFailedError", (), cause
@@ -341,17 +345,25 @@ def _outcome(task: OpenTask, config: SpanConfig, result: str, upstreams: Callabl
     return UNSET, "", "", (), ()
 
 
-def _cause(task: OpenTask, upstreams: Callable[[int], Done | None]) -> tuple[LinkData, ...]:
+def _cause(
+    task: OpenTask, config: SpanConfig, upstreams: Callable[[int], Done | None]
+) -> tuple[LinkData | None, ...]:
     error = task.result
     root = getattr(error, "root", None) if isinstance(error, DTaskFailedError) else None
     if root is None:
         return ()
-    return (_link(task, root.id, upstreams(root.id), {semconv.LINK_TYPE: "cause"}),)
+    return (_link(task, config, root.id, upstreams(root.id), {semconv.LINK_TYPE: "cause"}),)
 
 
-def _link(task: OpenTask, up: int, done: Done | None, attributes: Mapping[str, Any]) -> LinkData:
+def _link(
+    task: OpenTask, config: SpanConfig, up: int, done: Done | None, attributes: Mapping[str, Any]
+) -> LinkData | None:
+    """None where the other task is not sent; where that is not known yet the link does not claim that it is."""
     parent, span_id = span_of(task.parent, up, done)
-    return LinkData(parent.trace_id, span_id, attributes, parent.trace_state, parent.flags)
+    is_own = parent.root is task.parent.root or parent.root == task.parent.root
+    is_sent = is_own or config.is_sent(parent)
+    flags = parent.flags if is_sent else parent.flags & ~1
+    return None if is_sent is False else LinkData(parent.trace_id, span_id, attributes, parent.trace_state, flags)
 
 
 def span_of(near: TraceParent, task_id: int, done: Done | None) -> tuple[TraceParent, int]:
@@ -389,10 +401,13 @@ def failure_behind(error: Any, near: TraceParent, upstreams: Callable[[int], Don
 
 
 def _links(
-    task: OpenTask, limit: int | None, upstreams: Callable[[int], Done | None], causes: tuple[LinkData, ...]
+    task: OpenTask, config: SpanConfig, upstreams: Callable[[int], Done | None], causes: tuple[LinkData | None, ...]
 ) -> tuple[tuple[LinkData, ...], int]:
-    """Cause and retry, then the dependencies: the blocking one first; beyond the limit the latest ones win."""
-    links = list(causes)
+    """Cause and retry, then the dependencies: the blocking one first; beyond the limit the latest ones win.
+
+    And how many there are besides.
+    """
+    links, limit = list(causes), config.link_limit
     if task.retries is not None:
         trace_id, span_id, lost = task.retries
         about = {semconv.LINK_TYPE: "retry", semconv.RETRY_REASON: "worker_lost" if lost else "failure"}
@@ -407,8 +422,9 @@ def _links(
         order.remove(blocking)
         for i in [blocking, *order]:
             up, position, done = known[i]
-            links.append(_link(task, up, done, _link_attributes(position, i == blocking and bool(finished[i]))))
-    kept = tuple(links[:limit])
+            told = _link_attributes(position, i == blocking and bool(finished[i]))
+            links.append(_link(task, config, up, done, told))
+    kept = tuple([link for link in links if link is not None][:limit])
     return kept, len(links) - len(kept)
 
 

@@ -10,7 +10,7 @@ the bound; beyond that a note stands for the rest of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ...timespans.adding import AnyThreadCount
@@ -23,13 +23,13 @@ from .runs import Runs
 
 __all__ = ["Unmapped"]
 
+_SURE = {"scheduler": {"schedule": 1, "proc_run_fetch": 1, "compute": 1, "finish": 2}}
+"""Of these those that do even where no run is open."""
+
 _WEIGHTS: dict[str, dict[str, int]] = {
     "task": {"finish": 1},
     "phases": {"proc_run_fetch": 1, "compute": 1, "finish": 1},
-    "scheduler": {
-        **dict.fromkeys(SCHEDULER_CATEGORIES - NEVER_SPANS, 1),
-        **{"schedule": 1, "proc_run_fetch": 1, "compute": 1, "finish": 2},
-    },
+    "scheduler": {**dict.fromkeys(SCHEDULER_CATEGORIES - NEVER_SPANS, 1), **_SURE["scheduler"]},
 }
 """Spans that come out when an event of this category finishes."""
 
@@ -44,8 +44,8 @@ class Unmapped:
     def __init__(self, runs: Runs, mapper: SpanMapper, detail: str) -> None:
         self._runs, self._mapper = runs, mapper
         self.lane: Any = None  # the fast way to the mapper, if there is one
-        self._weights, self._moves = _WEIGHTS[detail], detail != "task"
-        self._shapes: dict[Shape, tuple[int, tuple[Callable[[Any], int], ...]]] = {}
+        self._all = _Count(_WEIGHTS[detail], detail != "task")
+        self._sure = _Count(_SURE.get(detail, _WEIGHTS[detail]), detail != "task")
         self._left_out: set[Any] = set()
         self._gaps = False
         self._refused = AnyThreadCount()
@@ -85,7 +85,7 @@ class Unmapped:
         return Event("finish", ENDED, key)
 
     def _count(self, events: Iterable[Event]) -> None:
-        spans = self.of_events(events)
+        spans = self._all.of_events(events)
         if spans:
             self._refused.add(spans)
 
@@ -127,45 +127,83 @@ class Unmapped:
 
     # ---- counts --------------------------------------------------------------------------------
 
-    def of_events(self, events: Iterable[Event]) -> int:
-        """The spans that these events complete."""
-        return sum(map(self._of_event, events))
+    def begun(self, records: Sequence[Any]) -> set[Any]:
+        """The program's timespans that are open, of those that these records end. Call with the log's lock."""
+        ends = [_key_of(one) for one in records if type(one) is Event and one.phase == "finish"]
+        return {key for key in ends if self._mapper.is_open(key)}
 
-    def _of_event(self, event: Event) -> int:
-        if event.phase != "finish":
-            return int(event.category == "add_thunk" and getattr(event.timeline, "attempt", 1) > 1)
-        if type(event.id) is not EventId or event.category not in SCHEDULER_CATEGORIES:
-            return int(event.category != ENDED)
-        if event.category == "move":
-            return int(self._moves and getattr(event.timeline, "kind", "value") in MOVED_KINDS)
-        return self._weights.get(event.category, 0)
+    def surely(self, records: Sequence[Any], begun: set[Any]) -> int:
+        """The spans that these records will become at least: 0.1 µs for most of them, up to 2.
 
-    def of(self, records: Sequence[Any]) -> int:
-        """The spans that these records would become: 0.1 µs for most of them, up to 2."""
-        begun, ended = self._weights.get("proc_run_fetch", 0), self._weights.get("compute", 0) + self._weights["finish"]
-        if self._weights.get("schedule"):
-            return self._walk(records, None)
+        A span of the scheduler itself that has no run to be in is none, nor is the end of what is not in `begun`.
+        """
+        weights = self._sure.weights
+        starts, ends = weights.get("proc_run_fetch", 0), weights.get("compute", 0) + weights["finish"]
+        if weights.get("schedule"):
+            return self._sure.walk(records, None, begun)
         spans, others = 0, []
         for record in records:
             kind = record[0]
             if kind == START and (not record[2] or record[2][0] is RESULTS):
-                spans += begun
+                spans += starts
             elif kind in (RETURN, TAKEN) and record[14] is not None:
-                spans += ended
+                spans += ends
             elif kind not in (EVICT, SCHEDULE) and not (kind == SUBMIT and record[10] == 1):
                 others.append(record)
-        return spans + self._walk(others, None)
+        return spans + self._sure.walk(others, None, begun)
 
     def give_up(self, records: Sequence[Any]) -> int:
-        """`of`, for records that will not be looked at any more: what they end is not open any more."""
-        return self._walk(records, self._forget)
+        """The spans that these records would be, which will not be looked at any more: what they end is not open."""
+        return self._all.walk(records, self._forget)
+
+    def of(self, records: Sequence[Any]) -> int:
+        """The spans that these records would be."""
+        return self._all.walk(records, None)
 
     def _forget(self, key: Any) -> int:
         """What of its spans is lost besides those of its records."""
         lost: int = self.lane.forget(key) if self.lane is not None else 0
         return lost + self._mapper.forget(key)
 
-    def _walk(self, records: Sequence[Any], forget: Callable[[Any], int] | None) -> int:
+
+class _Count:
+    """How many spans records are. `weights`: {category: spans when it finishes}. `moves`: whether these are any."""
+
+    def __init__(self, weights: Mapping[str, int], moves: bool) -> None:
+        self.weights, self._moves = weights, moves
+        self._shapes: dict[Shape, tuple[int, tuple[Callable[[Any], int], ...]]] = {}
+
+    def of_events(self, events: Iterable[Event], begun: set[Any] | None = None) -> int:
+        """The spans that these events complete.
+
+        `begun`: the program's timespans that are open then; None where each end counts.
+        """
+        return sum([self._of_event(event, begun) for event in events])
+
+    def _of_event(self, event: Event, begun: set[Any] | None) -> int:
+        if event.category == ENDED:
+            return 0
+        if type(event.id) is not EventId or event.category not in SCHEDULER_CATEGORIES:
+            return self._of_program(event, begun)
+        if event.phase != "finish":
+            return int(event.category == "add_thunk" and getattr(event.timeline, "attempt", 1) > 1)
+        if event.category == "move":
+            return int(self._moves and getattr(event.timeline, "kind", "value") in MOVED_KINDS)
+        return self.weights.get(event.category, 0)
+
+    def _of_program(self, event: Event, begun: set[Any] | None) -> int:
+        if begun is None:
+            return int(event.phase == "finish")
+        key = _key_of(event)
+        if event.phase == "finish":
+            return int(key is None or key in begun)
+        begun.add(key)
+        return 0
+
+    def walk(
+        self, records: Sequence[Any], forget: Callable[[Any], int] | None, begun: set[Any] | None = None
+    ) -> int:
+        """The spans of these records; `forget` is called with whatever ends in them, and gives further ones."""
         at = spans = 0
         while at < len(records):
             columns = Columns()
@@ -179,7 +217,7 @@ class Unmapped:
                     spans += forget(columns.ids[start + shape.length - 1].thunk_id)
             if at < len(records):
                 events = expanded(records[at])
-                spans += self.of_events(events)
+                spans += self.of_events(events, begun)
                 for event in events:
                     if forget is not None and _closes(event):
                         spans += forget(_key_of(event))
@@ -191,7 +229,7 @@ class Unmapped:
         fixed, asked = 0, []
         for position, (category, phase) in enumerate(shape.heads):
             if phase == "finish" and category != "move":
-                fixed += self._weights.get(category, 0)
+                fixed += self.weights.get(category, 0)
             elif phase == "finish" and self._moves:
                 kind = shape.getter(position, ("kind",))  # None: a result that is there, or the function
                 asked += [] if kind is None else [lambda record, kind=kind: int(kind(record)[0] in MOVED_KINDS)]

@@ -63,9 +63,9 @@ def stay(begun: str, path: str) -> str:
 
 def spin(begun: str, ended: str) -> None:
     """Run Python code until somebody stops it; say how it ended."""
-    note(begun)
     how = "not stopped"
     try:
+        note(begun)
         end = time.monotonic() + 30
         while time.monotonic() < end:
             pass

@@ -246,6 +246,14 @@ def test_spawn_outside_of_tasks_goes_to_the_head(two_workers: list[int]) -> None
         assert D.cluster.run(two_workers[0], D.eager_state) is None
 
 
+def test_a_body_sees_the_schedulers_state(on_workers: D.Context) -> None:
+    """What `status` says is of the head; only that ends workers."""
+    task = D.spawn(D.status)
+    assert f"{task.id}: status" in D.fetch(task)
+    with pytest.raises(D.ConcurrencyViolationError, match="only the head process ends workers"):
+        D.fetch(D.spawn(D.cluster.remove_workers, [2]))
+
+
 def test_bodies_know_all_workers(on_workers: D.Context, two_workers: list[int]) -> None:
     """Those that come and go, too."""
     here = D.workers(), D.nprocs(), D.procs()

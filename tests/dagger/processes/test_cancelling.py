@@ -76,6 +76,7 @@ def test_what_was_sent_and_has_not_begun_is_withdrawn(
         D.cancel(task)
         assert task.isready()
     D.cancel(forced, force=True)
+    D.cluster.run(two_workers[0], D.myid)  # by now it has heard of that
     note(files.go)
     assert D.fetch(gate) == "went on"
     with pytest.raises(D.DTaskCancelledError):
@@ -97,17 +98,15 @@ def test_a_running_body_is_interrupted(on_workers: D.Context, files: Files) -> N
 def test_a_body_that_waits_is_interrupted(on_workers: D.Context, files: Files) -> None:
     """In `fetch`; its own task goes on."""
 
-    def waits(begun: str, go: str, ended: str, begun2: str) -> None:
-        inner = D.spawn(stay, begun2, go)
-        note(begun)
+    def waits(go: str, ended: str, begun: str) -> None:
         try:
-            D.fetch(inner)
+            D.fetch(D.spawn(stay, begun, go))
         except BaseException as error:
             Path(ended).write_text(type(error).__name__)
             raise
 
-    task = D.spawn(waits, files.begun, files.go, files.ended, files.begun2)
-    assert files.came("begun2")
+    task = D.spawn(waits, files.go, files.ended, files.begun)
+    assert files.came("begun")
     D.cancel(task, force=True)
     with pytest.raises(D.DTaskCancelledError):
         D.fetch(task, timeout=30)

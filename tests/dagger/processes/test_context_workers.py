@@ -166,7 +166,7 @@ def test_a_start_that_fails_is_the_error_of_who_enters(monkeypatch: pytest.Monke
     """And leaves nothing entered."""
     from otel_timespan.dagger.processes import pool as module
 
-    def refuse(*args: Any) -> Any:
+    def refuse(*_: Any) -> Any:
         raise OSError("no more processes")
 
     monkeypatch.setattr(module, "start_process", refuse)

@@ -178,3 +178,35 @@ def test_what_a_body_can_not_send_fails_its_task(on_workers: D.Context, where: s
 
     text, value = D.fetch(D.spawn(body))
     assert "can't be sent to the head" in text and value == 1
+
+
+class OnlyOnce:
+    """Can be read in the process that `there` names only."""
+
+    def __init__(self, there: int, task: Any) -> None:
+        self.there, self.task = there, task
+
+    def __reduce__(self) -> Any:
+        return _read_there, (self.there, self.task)
+
+
+def _read_there(there: int, task: Any) -> OnlyOnce:
+    if D.myid() != there:
+        raise KeyError("not here")
+    return OnlyOnce(there, task)
+
+
+def test_a_value_with_handles_that_can_not_be_read(on_workers: D.Context, two_workers: list[int]) -> None:
+    """Is the failure of its task, here and there; others go on."""
+    bad = D.spawn(lambda: OnlyOnce(D.myid(), D.spawn(add, 1)))
+    with pytest.raises(D.StorageError, match=r"OnlyOnce made by a worker, can't be read here: KeyError\('not here'\)"):
+        D.fetch(bad)
+
+    def body() -> str:
+        there = D.spawn(lambda: OnlyOnce(1, D.spawn(add, 1)))
+        with pytest.raises(D.StorageError, match="can't be read here"):
+            D.fetch(there)
+        return "refused"
+
+    assert D.fetch(D.spawn(body)) == "refused"
+    assert D.fetch(D.spawn(add, 1, 2)) == 3

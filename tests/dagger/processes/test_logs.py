@@ -34,6 +34,11 @@ def times() -> tuple[int, int]:
     return begun, time.monotonic_ns()
 
 
+def on_both(workers: list[int]) -> None:
+    """Some tasks on each of the workers, to their end."""
+    D.waitall([D.spawn(add, D.Options(scope=D.scope(worker=worker)), n) for n in range(10) for worker in workers])
+
+
 class Pid:
     """Samples the process that it is in."""
 
@@ -172,8 +177,7 @@ def test_samples_are_of_the_process_where_things_happen(log: T.MultiEventLog, tw
     """Those of a body are taken in its worker, at its begin and at its end."""
     log["pid"] = Pid()
     pids = {worker: D.cluster.run(worker, os.getpid) for worker in two_workers}
-    for task in [D.spawn(add, n) for n in range(20)]:
-        D.fetch(task)
+    on_both(two_workers)
     logs = T.get_logs(log)
     found = {
         (worker, event.phase, value)
@@ -188,8 +192,7 @@ def test_samples_are_of_the_process_where_things_happen(log: T.MultiEventLog, tw
 def test_running_bodies_count_by_worker(log: T.MultiEventLog, two_workers: list[int]) -> None:
     """Each worker has its own copy of a consumer; in the end nothing runs anywhere."""
     log["saturation"] = E.ProcessorSaturation()
-    for task in [D.spawn(add, n) for n in range(20)]:
-        D.fetch(task)
+    on_both(two_workers)
     logs = T.get_logs(log)
     for worker in two_workers:
         rows = logs[worker]["saturation"]
@@ -278,3 +281,18 @@ def test_an_outcome_leaves_while_the_next_body_runs(two_workers: list[int], tmp_
         for task, gate in zip(tasks, gates, strict=True):
             gate.touch()
             D.fetch(task, timeout=30)
+
+
+def test_a_large_result_counts_where_it_lies(log: T.MultiEventLog, two_workers: list[int]) -> None:
+    """On the worker that made it; a task elsewhere has it moved from there; in the end it is gone."""
+    first, second = two_workers
+    log["bytes"] = E.BytesAllocd()
+    data = D.spawn(bytearray, D.Options(scope=D.scope(worker=first)), 300_000)
+    assert D.fetch(D.spawn(len, D.Options(scope=D.scope(worker=second)), data)) == 300_000
+    logs = T.get_logs(log)
+    assert max(logs[first]["bytes"]) >= 300_000 > max(logs[1]["bytes"])
+    moves = [e for e in logs[second]["all"] if e.category == "move" and e.phase == "finish" and e.id["position"] == 1]
+    assert [(e.timeline.kind, e.timeline.source, e.timeline.destination) for e in moves] == [("chunk", first, second)]
+    assert moves[0].timeline.data.nbytes >= 300_000
+    del data
+    eventually(lambda: (T.get_logs(log)[first]["bytes"] or [1])[-1] == 0)

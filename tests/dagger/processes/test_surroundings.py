@@ -57,6 +57,17 @@ def test_a_value_that_can_not_travel_fails_its_task_alone(on_workers: D.Context,
     assert D.fetch(D.spawn(add, 2)) == 2
 
 
+def test_a_function_that_travels_by_value_may_use_it(on_workers: D.Context, carried: None) -> None:
+    """One that is registered; another one is refused by its name."""
+    variable: contextvars.ContextVar[str] = REQUEST
+    token = REQUEST.set("yes")
+    assert D.fetch(D.spawn(lambda: variable.get())) == "yes"
+    REQUEST.reset(token)
+    other: contextvars.ContextVar[str] = contextvars.ContextVar("other", default="x")
+    with pytest.raises(D.InvalidOptionError, match=r"'other' does not go to other processes unless D\.carry is told"):
+        D.fetch(D.spawn(lambda: other.get()))
+
+
 def test_what_can_not_be_carried() -> None:
     """No variable, or none that workers could find."""
     with pytest.raises(D.InvalidOptionError, match="carry takes a ContextVar, not 'request'"):
