@@ -447,7 +447,7 @@ class Link:
             if slot.shares:
                 continue
             if slot.processor not in known:
-                slot.number = -len(self._slots)
+                slot.number = len(self._slots) + 1
                 self._slots[slot.number] = slot
                 self.driver.add_slots(self.core.add_worker(worker, [slot]))
             now[slot.processor] = known.get(slot.processor, slot).number

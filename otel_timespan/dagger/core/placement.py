@@ -79,7 +79,7 @@ class Slot:
         self.worker = worker
         self.shares = type(processor) is ThreadProc
         self.number: int = processor.tid if type(processor) is ThreadProc else 0
-        """What it is called between a worker process and the head; that of a custom processor is less than 0."""
+        """What it is called between a worker process and the head; those of custom processors come behind threads'."""
         self.takes_default = self.shares or processor.default_enabled()
         self.heap: list[tuple[float, int, Any, Sequence[Slot]]] = []
         self.used = 0.0
