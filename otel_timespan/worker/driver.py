@@ -47,7 +47,7 @@ class TimedContext:
         """As `contextvars.Context.run`."""
         begun = monotonic_ns()
         flight, slot = self._flight, self.task._slot
-        self._row = row = flight.begin(self._id, self._attempt, slot.processor.tid, begun)
+        self._row = row = flight.begin(self._id, self._attempt, slot.number, begun)
         if fail_at is not None:
             reach("in_body")
         try:

@@ -30,11 +30,11 @@ from ..dagger.bodies.ending import release_inputs
 from ..dagger.bodies.forked import end_forked
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
-from ..dagger.core.placement import Slot, Spot
+from ..dagger.core.placement import Slot, Spot, slots_of
 from ..dagger.data import caching
 from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, ShippedOptions
-from ..dagger.places.processors import ThreadProc
+from ..dagger.places.processors import ThreadProc, invalidation_hooks
 from ..dagger.places.topology import topology
 from ..dagger.processes.byvalue import take
 from ..dagger.processes.failpoints import fail_at, reach
@@ -54,6 +54,7 @@ from ..dagger.processes.wire import (
     GLOBALS,
     LEVEL,
     PAUSED,
+    PROCESSORS,
     READY,
     RECALL,
     RECALLED,
@@ -65,6 +66,7 @@ from ..dagger.processes.wire import (
     TASK,
     UNDER,
     WORKERS,
+    dumps,
     error_bytes,
     loads,
     pack,
@@ -149,8 +151,9 @@ class Link:
         type(reading).reader = self._requests.proxies
         self._spill(config["spill"])
         self._slots: dict[int, Slot] = {
-            slot.processor.tid: slot for slot in self.core.slots.values() if type(slot.processor) is ThreadProc
+            slot.number: slot for slot in self.core.slots.values() if type(slot.processor) is ThreadProc
         }
+        invalidation_hooks.append(self._tell_processors)
 
     # ---- the life of a worker ------------------------------------------------------------------------------
 
@@ -418,7 +421,7 @@ class Link:
     def _tell(self, task: DTask, attempt: int, ns: int) -> None:
         notes = self._notes.take(task)
         slot = task._slot
-        tid = 0 if slot is None else slot.processor.tid
+        tid = 0 if slot is None else slot.number
         outcome = task._outcome
         if task._state != FAILED:
             try:
@@ -443,6 +446,22 @@ class Link:
     def running(self, id: int) -> DTask | None:
         """The task of that id, if it is here."""
         return self._tasks.get(id)
+
+    def _tell_processors(self, worker: int) -> None:
+        """The program added a custom processor here, or took one out."""
+        if worker != self.worker:
+            return
+        known = {slot.processor: slot for slot in self._slots.values()}
+        now: dict[Any, int] = {}
+        for slot in slots_of(worker):
+            if slot.shares:
+                continue
+            if slot.processor not in known:
+                slot.number = len(self._slots) + 1
+                self._slots[slot.number] = slot
+                self.driver.add_slots(self.core.add_worker(worker, [slot]))
+            now[slot.processor] = known.get(slot.processor, slot).number
+        self.say((PROCESSORS, dumps(now, self.handles)[0]))
 
     # ---- what bodies want of the head --------------------------------------------------------------------------
 

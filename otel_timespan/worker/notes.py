@@ -115,7 +115,7 @@ class Notes:
                 if notes[2] < since and not notes[3] and id not in self._told and task is not None:
                     self._told.add(id)
                     attempt = 1 if task._live is None else task._live.attempt
-                    tid = 0 if task._slot is None else task._slot.processor.tid
+                    tid = 0 if task._slot is None else task._slot.number
                     self._link.say((STARTED, id, attempt, tid, notes))
                     self._link.flush()
 

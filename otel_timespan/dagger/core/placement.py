@@ -70,7 +70,7 @@ class Slot:
     list of free slots; a slot of a custom processor runs pinned tasks only.
     """
 
-    __slots__ = ("code", "heap", "pressure", "processor", "shares", "takes_default", "used", "worker")
+    __slots__ = ("code", "heap", "number", "pressure", "processor", "shares", "takes_default", "used", "worker")
 
     def __init__(self, processor: Processor, worker: int) -> None:
         self.processor = processor
@@ -78,6 +78,8 @@ class Slot:
         """The processor in the log's records."""
         self.worker = worker
         self.shares = type(processor) is ThreadProc
+        self.number: int = processor.tid if type(processor) is ThreadProc else 0
+        """What it is called between a worker process and the head; those of custom processors come behind threads'."""
         self.takes_default = self.shares or processor.default_enabled()
         self.heap: list[tuple[float, int, Any, Sequence[Slot]]] = []
         self.used = 0.0

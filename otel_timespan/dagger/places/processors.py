@@ -392,6 +392,11 @@ def _announce(worker: int) -> None:
             warn_once(hook, "other processes were not told that the processors of worker %d changed", worker)
 
 
+def changed_elsewhere(worker: int) -> None:
+    """A worker that is another process says that its processors changed."""
+    _announce(worker)
+
+
 def invalidate(worker: int | None = None) -> None:
     """Drop what is cached about the processors of a worker, or of all."""
     global _changes

@@ -114,4 +114,4 @@ def _options_item(remote: Remote, options: Options) -> Any:
 
 def pinned_to(task: DTask, slot: Any, slots: Any) -> Any:
     """See `task_message`."""
-    return slot.processor.tid, share_on(task._options, slot.processor), tuple([one.processor.tid for one in slots])
+    return slot.number, share_on(task._options, slot.processor), tuple([one.number for one in slots])

@@ -21,6 +21,7 @@ from ... import exits, forks
 from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
 from ..core.placement import Slot
 from ..data import caching
+from ..places.processors import Processor
 from ..places.topology import topology
 from ..service.guards import guard
 from ..tasks.dtask import DTask
@@ -339,7 +340,8 @@ class Pool:
         for slot in slots:
             remote = self.remotes.get(slot.worker)
             if remote is not None:
-                remote.slots.setdefault(core, {})[slot.processor.tid] = slot  # type: ignore[attr-defined]
+                slot.number = slot.number or remote.processors.get(slot.processor, 0)
+                remote.slots.setdefault(core, {})[slot.number] = slot
                 if core not in remote.cores:
                     remote.cores.append(core)
             if remote is None or remote.lost:  # at this very moment: nobody told this scheduler
@@ -362,6 +364,11 @@ class Pool:
         if slot.worker not in self.remotes:
             self._place_left(core, slot.worker)
         self.poke()
+
+    def processors(self, worker: int) -> Iterable[Processor]:
+        """The custom processors of a worker."""
+        remote = self.remotes.get(worker)
+        return () if remote is None else tuple(remote.processors)
 
     def tell_workers(self, _: int | None = None) -> None:
         """Workers came or went: the others are told."""
@@ -453,6 +460,7 @@ pool = Pool()
 """The workers of this process."""
 
 topology.listeners.append(pool.tell_workers)
+topology.remote = pool.processors
 
 
 def _at_exit() -> None:

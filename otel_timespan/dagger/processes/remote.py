@@ -86,6 +86,8 @@ class Remote:
         self.pid = started.process.pid
         self.started = started
         self.values, self.lane = values, lane
+        self.processors: dict[Any, int] = {}
+        """The numbers of its custom processors."""
         self.ready: dict[str, Any] | None = None
         """What the worker said of itself; None until it can take tasks."""
         self.lost = ""

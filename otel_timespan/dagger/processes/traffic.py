@@ -19,6 +19,7 @@ from ..bodies.results import learn
 from ..bodies.run import conclude
 from ..data.chunks import Chunk
 from ..options.options import DEFAULT
+from ..places.processors import changed_elsewhere
 from ..service.threads import start_service
 from ..tasks.atomics import claim
 from ..tasks.dtask import DONE, DTask
@@ -42,6 +43,7 @@ from .wire import (
     KEPT,
     NOT_EXPORTED,
     PAUSED,
+    PROCESSORS,
     READY,
     RECALLED,
     RELEASED,
@@ -54,6 +56,7 @@ from .wire import (
     WAITED,
     WAITS,
     error_of,
+    loads,
 )
 
 if TYPE_CHECKING:
@@ -108,6 +111,7 @@ class Traffic:
             RECALLED: self._recalled,
             STARTED: self._started,
             SIGNALS: signals,
+            PROCESSORS: self._processors,
         }
 
     # ---- out -------------------------------------------------------------------------------------------
@@ -251,6 +255,16 @@ class Traffic:
                     tell(*message[2:])
             elif kind in self._of_values:
                 self._of_values[kind](remote, *message[1:])
+
+    def _processors(self, remote: Remote, data: bytes) -> None:
+        """The custom processors of a worker are others now."""
+        try:
+            remote.processors = loads(data)
+        except BaseException as error:  # of a user's pickling: whatever it is
+            text = "the custom processors of worker %d can't be read here, and are not used: %s: %s"
+            LOGGER.warning(text, remote.worker, type(error).__name__, error)
+            remote.processors = {}
+        changed_elsewhere(remote.worker)
 
     def _landed(self, remote: Remote, id: int, attempt: int, tid: int) -> DTask | None:
         """The task that this is the outcome of; None where nobody waits for it any more."""

@@ -81,7 +81,7 @@ be noted of bodies from now on, for the head's logs, and comes with outcomes; No
 # --- worker to head ------------------------------------------------------------------------------------
 
 READY, RESULT, ERROR, SPAWN, DROP, CALLED, RECALLED = range(20, 27)
-EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK, STARTED, SIGNALS = range(27, 36)
+EXPIRED, DROP_VALUE, WAITS, WAITED, PAUSED, RESUMED, ASK, STARTED, SIGNALS, PROCESSORS = range(27, 37)
 """(READY, {name: value}): it can take tasks.
 
 (RESULT, id, attempt, slot, item, ns, log): a body gave a value; `log` is what the head's log is to be told, or None.
@@ -97,6 +97,7 @@ was seen. (DROP_VALUE, key, count): the same for a value.
 (ASK, number, what, body's id or 0, bytes): something that only the head can do (requests.py).
 (RECALLED, [id, ...]): these have not begun, and never will.
 (STARTED, id, attempt, slot, log): a body has been running for a while; `log` as far as it is known.
+(PROCESSORS, bytes): the custom processors that it has now, {processor: number of its slot}.
 (SIGNALS, number of the log, signal, how many, bytes or None, how many were given up): what bodies told OpenTelemetry.
 
 A `log` is [shares, taken, begun, ended, packed, (ident, name) of the thread, CPU ns, span, samples], times in monotonic

@@ -262,6 +262,80 @@ def test_a_result_says_where_it_was_made(everywhere: list[int]) -> None:
         assert n <= D.datasize(chunk) <= n + 100
 
 
+# ---- custom processors --------------------------------------------------------------------------------------------
+
+
+class Doubler(D.Processor):
+    """Runs functions, and doubles what they give."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: int) -> None:
+        object.__setattr__(self, "owner", owner)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Doubler and other.owner == self.owner
+
+    def __hash__(self) -> int:
+        return hash(("doubler", self.owner))
+
+    def __reduce__(self) -> Any:
+        return Doubler, (self.owner,)
+
+    def get_parent(self) -> D.Processor:
+        return D.OSProc(self.owner)
+
+    def iscompatible_func(self, options: Any, f: Any) -> bool:
+        return True
+
+    def iscompatible_arg(self, options: Any, kind: Any) -> bool:
+        return True
+
+    def execute(self, f: Any, *args: Any, **kwargs: Any) -> Any:
+        return 2 * f(*args, **kwargs)
+
+
+def add_doubler() -> None:
+    """Here."""
+    D.add_processor_callback(lambda: Doubler(D.myid()), "doubler")
+
+
+def test_custom_processors_of_a_worker(everywhere: list[int]) -> None:
+    """They are known here at once, run what is bound to them, and are gone when their callback is."""
+    first, second = everywhere[1:]
+    for worker in (first, second):
+        D.cluster.run(worker, add_doubler)
+        assert Doubler(worker) in D.get_processors(D.OSProc(worker))
+        assert Doubler(worker) in D.cluster.run(worker, lambda: D.get_processors(D.OSProc()))
+    try:
+        there = D.ExactScope(Doubler(second))
+        tasks = [D.spawn.opts(scope=there)(where) for _ in range(5)]
+        assert [D.fetch(task, timeout=60) for task in tasks] == [2 * second] * 5
+        assert D.fetch(tasks[0], raw=True).processor == Doubler(second)
+        either = D.ProcessorTypeScope(Doubler)
+        assert D.fetch(D.spawn.opts(scope=either)(add, 20, 1), timeout=60) == 42
+        with pytest.raises(ZeroDivisionError):
+            D.fetch(D.spawn.opts(scope=there)(divmod, 1, 0), timeout=60)
+        assert D.fetch(D.spawn(add, 20, 1), timeout=60) == 21  # by default it runs nothing
+    finally:
+        for worker in (first, second):
+            D.cluster.run(worker, D.delete_processor_callback, "doubler")
+    assert D.get_processors(D.OSProc(second)) == {D.ThreadProc(second, 1)}
+    with pytest.raises(D.SchedulingError):
+        D.fetch(D.spawn.opts(scope=there)(where), timeout=60)
+
+
+def test_custom_processors_that_were_there_before_the_context(two_workers: list[int]) -> None:
+    """A context that begins later has them as well."""
+    first = two_workers[0]
+    D.cluster.run(first, add_doubler)
+    try:
+        with D.Context(procs=two_workers):
+            assert D.fetch(D.spawn.opts(scope=D.ExactScope(Doubler(first)))(add, 20, 1), timeout=60) == 42
+    finally:
+        D.cluster.run(first, D.delete_processor_callback, "doubler")
+
+
 # ---- pools that grow and shrink -------------------------------------------------------------------------------
 
 

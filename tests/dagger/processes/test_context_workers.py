@@ -107,13 +107,17 @@ def test_it_can_be_used_again() -> None:
     assert len(set(seen)) == 2 and not any(map(alive, seen))
 
 
+@pytest.mark.filterwarnings("ignore:worker ")
 def test_one_that_dies_is_replaced() -> None:
-    """What comes afterwards runs as before, whether or not there was another."""
+    """What was spawned meanwhile, and what comes afterwards, runs as before, whether or not there was another."""
     with D.Context(procs=[], workers=1) as context:
         before, first = context.procs, D.fetch(D.spawn(pid))
         os.kill(first, signal.SIGKILL)
+        meanwhile = [D.spawn(pid) for _ in range(20)]
         assert eventually(lambda: len(context.procs) == 1 and context.procs != before, 20)
-        assert D.fetch(D.spawn(pid), timeout=20) not in (first, os.getpid())
+        second = D.fetch(D.spawn(pid), timeout=20)
+        assert second not in (first, os.getpid())
+        assert {D.fetch(task, timeout=20) for task in meanwhile} <= {second}
 
 
 def test_one_that_is_removed_is_not_replaced() -> None:

@@ -6,6 +6,7 @@ import concurrent.futures
 import gc
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -121,6 +122,22 @@ def test_a_call_that_began_is_not_cancelled_and_one_that_waits_is(tmp_path: Path
         Path(go).touch()
         assert running.result() == waiting[0].result() == go
     assert not ran.exists() and last.cancelled()
+
+
+@pytest.mark.filterwarnings("ignore:worker ")
+def test_a_process_that_dies_breaks_nothing(tmp_path: Path) -> None:
+    """Its calls run in another one; the one that ends its process again and again is broken, and that alone."""
+    with D.Executor(processes=1, initializer=set_state, initargs=("ready",)) as executor:
+        first = executor.submit(pid).result()
+        running = executor.submit(wait_for, str(tmp_path / "go"))
+        assert eventually(running.running, 20)
+        os.kill(first, signal.SIGKILL)
+        waiting = executor.submit(get_state)
+        (tmp_path / "go").touch()
+        assert running.result(timeout=30) == str(tmp_path / "go") and waiting.result(timeout=30) == "ready"
+        with pytest.raises(BrokenProcessPool):
+            executor.submit(os._exit, 3).result(timeout=60)
+        assert executor.submit(get_state).result(timeout=30) == "ready"
 
 
 def test_shutdown_without_waiting_lets_calls_end(tmp_path: Path) -> None:
