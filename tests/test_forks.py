@@ -44,6 +44,7 @@ BELLS = {
 
 KEPT = {
     "timespans.model._layouts": "the names of fields, one object each",
+    "timespans.arrays._ways": "declared at import",
     "timespans.rows._expanders": "declared at import",
     "timespans.rows._packings": "declared at import",
     "timespans.rows._row_makers": "declared at import",
@@ -56,7 +57,6 @@ KEPT = {
     "otel.export.wire._names": "a cache",
     "otel.spans.tasks._link_cache": "a cache",
     "otel.travelling._arrived": "a cache",
-    "timespans.arrays._ways": "declared at import",
     "otel.spans.tasks._code_cache": "a cache",
     "otel.spans.tasks._processors": "a cache",
     "dagger.api.refused": "declared at import",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from ... import forks
+from ..service.guards import guard
 from .maps import Maps
 
 __all__ = ["DescriptorLane"]
@@ -25,7 +25,7 @@ class DescriptorLane:
     def __init__(self, sock: socket.socket, maps: Maps) -> None:
         sock.setblocking(False)
         self._socket, self._maps = sock, maps
-        self._lock = forks.lock()
+        self._lock = guard()
         self._sent: set[tuple[int, int]] = set()
         self._come: set[tuple[int, int]] = set()
 

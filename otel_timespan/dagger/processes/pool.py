@@ -21,6 +21,7 @@ from ... import exits, forks
 from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
 from ..core.placement import Slot
 from ..places.topology import topology
+from ..service.guards import guard
 from ..tasks.dtask import DTask
 from ..tasks.environment import token_of
 from . import draining, recovery
@@ -64,7 +65,7 @@ class Pool:
         self.remotes: dict[int, Remote] = {}
         self.given: set[int] = set()
         """The ids of all workers that there ever were."""
-        self._lock = forks.lock()
+        self._lock = guard()
         self._pump: Pump | None = None
         self._traffic = Traffic()
         self._traffic.on_ready = self._on_ready

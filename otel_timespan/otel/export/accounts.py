@@ -92,7 +92,8 @@ class Accounts:
     def give_up(self, account: Account, dropped: str) -> int:
         """What waits of an account is dropped, and all that comes later: how many spans."""
         count = account.waiting
-        self.end(count, account, dropped)
+        if count:
+            self.end(count, account, dropped)
         account.given_up = True
         return count
 

@@ -22,6 +22,7 @@ __all__ = [
     "describe",
     "error_type",
     "exception_event",
+    "guessed",
     "is_cancellation",
     "is_failure",
     "skip_message",
@@ -147,3 +148,10 @@ def _stack(error: BaseException, inner: BaseException) -> str:
         raise
     except BaseException as broken:  # of a __str__, a __notes__, a chain of causes
         return f"<no stack: formatting raised {type(broken).__name__}>"
+
+
+def guessed(result: Any) -> str:
+    """How a task ended that does not say so."""
+    if not is_failure(result):
+        return "success"
+    return "cancellation" if is_cancellation(result) else "failure"
