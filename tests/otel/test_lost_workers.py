@@ -95,7 +95,7 @@ def test_a_worker_that_is_killed_in_a_body(tmp_path: Path, waits: bool) -> None:
         with dag("run"):
             task = D.spawn(dying, str(tmp_path / "marker"), waits)
             if waits:
-                eventually(lambda: log.flush(10) and [s for s in exporter.get_finished_spans() if s.name == "mine"])
+                eventually(lambda: log.flush(10) and [s.name for s in exporter.get_finished_spans()].count("mine") == 2)
                 os.kill(int((tmp_path / "marker").read_text()), signal.SIGKILL)
             assert D.fetch(task) == 1
         assert log.flush(10)
