@@ -306,7 +306,7 @@ class DTaskFailedError(_CarrierError):
         while isinstance(error, (DTaskFailedError, RemoteTaskError)):
             if isinstance(error, DTaskFailedError):
                 root = error.root  # a body that fetches hands on what the fetched one raised
-            error = unwrap_one(error)
+            error = error.ex if isinstance(error, DTaskFailedError) else error.exc
         lines = [f"DTaskFailedError: root exception {type(error).__name__}:", f"  {_text_of(error)}"]
         if root.id != self.task.id:
             lines.append(f"Root Task:  {root}")
@@ -324,13 +324,6 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except Exception as broken:
         return f"<its text raised {type(broken).__name__}>"
-
-
-def unwrap_one(error: BaseException) -> BaseException:
-    """What a `DTaskFailedError` or `RemoteTaskError` holds; any other exception itself."""
-    if isinstance(error, DTaskFailedError):
-        return error.ex
-    return error.exc if isinstance(error, RemoteTaskError) else error
 
 
 def unwrap_exception(error: BaseException) -> BaseException:

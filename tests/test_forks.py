@@ -44,6 +44,7 @@ BELLS = {
 
 KEPT = {
     "timespans.model._layouts": "the names of fields, one object each",
+    "timespans.arrays._ways": "declared at import",
     "timespans.rows._expanders": "declared at import",
     "timespans.rows._packings": "declared at import",
     "timespans.rows._row_makers": "declared at import",

@@ -92,16 +92,16 @@ class Part(NamedTuple):
     waits: bool
     metrics: Metrics | None
 
-    def begin(self, worker: int, send: Send) -> There:
+    def begin(self, worker: int, send: Send, made: Callable[[str, int], None]) -> There:
         """Begin, in the worker."""
-        return There(self, worker, send)
+        return There(self, worker, send, made)
 
 
 class There:
     """The part of a log, in the worker. `on_body` is called as a `Recorder`'s."""
 
-    def __init__(self, part: Part, worker: int, send: Send) -> None:
-        self._part, self._send = part, send
+    def __init__(self, part: Part, worker: int, send: Send, made: Callable[[str, int], None]) -> None:
+        self._part, self._send, self._note_made = part, send, made
         own = {**process_resource().attributes, semconv.WORKER_ID: worker}
         self._resource = Resource({**part.resource, **own})
         self._scope = instrumentation_scope()
@@ -150,6 +150,9 @@ class There:
 
     def take(self, span: ReadableSpan) -> None:
         """A span that the program made itself ended."""
+        with self._lock:
+            _Ours.made += 1
+            self._note_made("traces", _Ours.made)
         item = foreign_entry(span, None, True).item  # type: ignore[arg-type]
         nbytes = len(item.body)
         if self._nbytes + nbytes > MAX_WAITING:
@@ -189,6 +192,8 @@ class _Ours:
     """What there is once in a worker: `part` of the log that came last, which takes what the program tells."""
 
     part: There | None = None
+    made = 0
+    """Spans of the program, in all."""
     meters: MeterProvider | None = None
 
 

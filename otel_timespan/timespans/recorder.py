@@ -31,8 +31,9 @@ class WorkerSide(Protocol):
     def part(self, worker: int) -> Any:
         """What the sink is in that worker; it can be pickled. None: nothing.
 
-        There its method `begin(worker, send)` is called; it gives an object with the methods `on_body`, as `Recorder`
-        has it, and `close()`. `send(signal, count, data, given_up)` brings to `take` here what bodies told there.
+        There its method `begin(worker, send, made)` is called; it gives an object with the methods `on_body`, as
+        `Recorder` has it, `hand_over()` and `close()`. `send(signal, count, data, given_up)` brings to `take` here what
+        bodies told there; `made(signal, count)` notes how much they did in all, where a kill of the process leaves it.
         """
 
     def enter(self, caller: TraceParent) -> None:

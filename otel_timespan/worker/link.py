@@ -31,6 +31,7 @@ from ..dagger.bodies.forked import end_forked
 from ..dagger.context import Context
 from ..dagger.control import cancel_here
 from ..dagger.core.placement import Slot, Spot, slots_of
+from ..dagger.data import caching
 from ..dagger.data.read import read
 from ..dagger.options.options import DEFAULT, Options, ShippedOptions
 from ..dagger.places.processors import ThreadProc, invalidation_hooks
@@ -60,6 +61,7 @@ from ..dagger.processes.wire import (
     REFUSED,
     RESULT,
     RESUMED,
+    SPILL,
     STOP,
     TASK,
     UNDER,
@@ -113,7 +115,7 @@ class Link:
         self.handles: dict[type, Callable[[Any], Any]] = {}
         lane = socket.socket(fileno=config["lane"])
         lane.set_inheritable(False)
-        self.store = Store(self.worker, lane, config.get("memory"), self.handles, self.say_now, self._ring)
+        self.store = Store(self.worker, lane, config["memory"], self.handles, self.say_now, self._ring)
         self._socket, self._framer = sock, framer
         self._functions = KnownFunctions()
         self._tasks: dict[int, DTask] = {}
@@ -147,6 +149,7 @@ class Link:
         _context._eager = context
         self._requests = head.link = Requests(self)
         type(reading).reader = self._requests.proxies
+        self._spill(config["spill"])
         self._slots: dict[int, Slot] = {
             slot.number: slot for slot in self.core.slots.values() if type(slot.processor) is ThreadProc
         }
@@ -306,6 +309,8 @@ class Link:
                 self._withdraw(message[1])
             elif kind == STOP:
                 self._ended.set()
+            elif kind == SPILL:
+                self._spill(message[1])
             elif kind in self.store.kinds:
                 self.store.kinds[kind](*message[1:])
         for _ in range(min(new, len(self.driver.free)) - 1):  # one of them is for this thread
@@ -370,6 +375,11 @@ class Link:
         if back:
             self.say((RECALLED, back))
             self.flush()
+
+    def _spill(self, settings: Any) -> None:
+        """Keep results like this from now on."""
+        caching.apply(settings)
+        self.core.devices = caching.devices_for((self.worker,))
 
     def _renew(self, data: bytes) -> None:
         try:

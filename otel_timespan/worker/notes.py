@@ -127,7 +127,9 @@ class Notes:
         for number, data in parts.items():
             if number not in self._parts:
                 try:
-                    self._parts[number] = loads(data).begin(self._link.worker, self._sender(number))
+                    self._parts[number] = loads(data).begin(
+                        self._link.worker, self._sender(number), self._link.flight.made
+                    )
                 except Exception:
                     warn_once((Notes, number), "a log has no part in worker %d: its spans say less", self._link.worker)
 

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .. import forks
 from ..dagger.bodies.call import REFERENCES
 from ..dagger.data.chunks import ArrayDomain, Chunk, DRef, UnitDomain
 from ..dagger.data.read import read
@@ -44,6 +45,7 @@ from ..dagger.processes.wire import (
     loads,
     loads_apart,
     pack,
+    packed,
     type_name,
 )
 from ..dagger.records.sizes import approx_size
@@ -52,6 +54,9 @@ from ..dagger.tasks.dtask import DTask, Result
 from ..errors import InvalidOptionError, StorageError
 
 __all__ = ["Store"]
+
+EXPORTERS = 4
+"""So many threads at most write values for others at the same time; pickling may wait, for whatever the user's does."""
 
 AT_ONCE = 1 << 20
 """Larger values are exported on a thread of their own: the one that reads has other things to do."""
@@ -129,7 +134,7 @@ class Store:
         self,
         worker: int,
         lane: socket.socket,
-        limit: int | None,
+        limit: int,
         handles: Mapping[type, Callable[[Any], Any]],
         say: Callable[[Any], None],
         ring: Callable[[], None],
@@ -140,6 +145,10 @@ class Store:
         self.lane = DescriptorLane(lane, self.maps)
         self._worker, self._handles, self._say = worker, handles, say
         self._slabs = Slabs(limit)
+        self._lock = forks.lock()
+        self._wanted: deque[tuple[int, DRef]] = deque()
+        """Large values that are to be exported."""
+        self._exporters = 0
         self._kept: dict[int, DRef] = {}
         self._keys: dict[int, int] = {}
         """Of what is kept, by `id()` of the handle."""
@@ -240,8 +249,23 @@ class Store:
         elif (handle.nbytes or 0) <= AT_ONCE:
             self._export(key, handle)
         else:
-            name = f"worker-export-{key}"
-            start_bare(threading.Thread(target=self._export, args=(key, handle), name=name, daemon=True))
+            with self._lock:
+                self._wanted.append((key, handle))
+                if self._exporters == EXPORTERS:
+                    return
+                self._exporters += 1
+            start_bare(threading.Thread(target=self._export_all, name=f"worker-export-{key}", daemon=True))
+
+    def _export_all(self) -> None:
+        """The life of a thread that exports."""
+        while True:
+            with self._lock:
+                if not self._wanted:
+                    self._exporters -= 1
+                    return
+                key, handle = self._wanted.popleft()
+            self._export(key, handle)
+            del handle
 
     def _export(self, key: int, handle: DRef) -> None:
         try:
@@ -273,7 +297,7 @@ class Store:
             return tuple(exported), None
         self._slabs.free(exported)
         if found[0]:
-            return None, pack(value, self._handles)
+            return None, packed(value, self._handles, None)
         return None, (exported.header, type_name(type(value)), None, False)
 
     def _not_exported(self, key: int, error: BaseException) -> None:

@@ -136,6 +136,9 @@ PLAIN = {
     "tasks/atomics.py": "sections, on builds without the GIL",
     "drivers/slots.py": "the same",
     "core/machine.py": "`Core.requests`, under which code of the user's runs",
+    "processes/owned.py": "held while workers are started; whoever has it may come again",
+    "processes/pool.py": "a condition: who waits lets go of it, and a handler on top may wait as well",
+    "processes/remote.py": "held while a process is waited for; whoever has it may come again",
     "service/guards.py": "what a guard is",
     "service/timers.py": "taken by its thread, and by calls that no signal breaks off",
 }

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from otel_timespan import dagger as D
 from otel_timespan.errors import WorkerLostError
-from otel_timespan.otel import replay, semconv
+from otel_timespan.otel import OTelLog, dag, replay, semconv
 from otel_timespan.otel.metrics.logmetrics import _Occurrences
+from tests.acceptance_otel.acc_otel_support import metrics_of
+from tests.backends import eventually
 from tests.otel.stories import MS, body, half, schedule, submit, taken, whole
 
 
@@ -51,3 +64,58 @@ def test_faults_are_counted_for_the_worker_that_went_away() -> None:
     count = _Occurrences(lambda name, key, amount: counted.append((name, key, amount)))
     count(half("finish", "handle_fault", 1, uid=1, worker=3))
     assert counted == [(semconv.FAULT_COUNT, (3,), 1)]
+
+
+def dying(marker: str, waits: bool) -> int:
+    """Makes two spans and kills its process; the second time it only makes one."""
+    tracer = trace.get_tracer("users")
+    with tracer.start_as_current_span("mine"):
+        pass
+    if os.path.exists(marker):
+        return 1
+    Path(marker).write_text(str(os.getpid()))
+    with tracer.start_as_current_span("mine"):
+        pass
+    if waits:
+        time.sleep(60)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_worker_that_is_killed_in_a_body(tmp_path: Path, waits: bool) -> None:
+    """An abandoned body, a next attempt that links to the first; what did not arrive is counted, the account balances.
+
+    `waits`: what it made before arrives, as it has been running for a while.
+    """
+    workers = D.cluster.add_workers(2)
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    log = OTelLog(span_exporter=exporter, meter_provider=MeterProvider([reader]))
+    with D.Context(procs=workers, log_sink=log), log:
+        with dag("run"):
+            task = D.spawn(dying, str(tmp_path / "marker"), waits)
+            if waits:
+                eventually(lambda: log.flush(10) and [s for s in exporter.get_finished_spans() if s.name == "mine"])
+                os.kill(int((tmp_path / "marker").read_text()), signal.SIGKILL)
+            assert D.fetch(task) == 1
+        assert log.flush(10)
+        spans, stats = exporter.get_finished_spans(), log.stats()
+        faults = [p for m in metrics_of(reader) if m.name == semconv.FAULT_COUNT for p in m.data.data_points]
+    D.cluster.remove_workers(workers)
+    first, second = sorted((s for s in spans if s.name == "dying"), key=lambda s: s.attributes[semconv.TASK_ATTEMPT])
+    bodies = {span.parent.span_id: span for span in spans if span.name == semconv.COMPUTE}
+    assert bodies[first.context.span_id].attributes[semconv.TASK_STATE] == "abandoned"
+    assert bodies[first.context.span_id].attributes[semconv.ERROR_TYPE] == "WorkerLostError"
+    assert [link.context.span_id for link in second.links] == [first.context.span_id]
+    assert second.links[0].attributes[semconv.RETRY_REASON] == "worker_lost"
+    (root,) = [span for span in spans if span.parent is None]
+    assert root.attributes[semconv.DAG_WORKERS_LOST] == 1
+    assert root.attributes[semconv.DAG_COMPLETE] is waits
+    assert stats["dropped"] == ({} if waits else {"worker_lost": 2})
+    assert stats["recorded"] == stats["exported"] + sum(stats["dropped"].values()) and stats["pending"] == 0
+    (fault,) = [point for point in faults if point.value]
+    assert fault.value == 1 and fault.attributes[semconv.WORKER_ID] in workers
+    mine = [span for span in spans if span.name == "mine"]
+    assert len(mine) == (3 if waits else 1)
+    known = {span.context.span_id for span in spans}
+    assert all(span.parent.span_id in known for span in mine)

@@ -273,7 +273,7 @@ def test_names_are_ours_or_official() -> None:
     """Our attributes and instruments live under `timespan.`; no key is there twice."""
     keys = [a.key for a in semconv.ATTRIBUTES]
     assert len(keys) == len(set(keys))
-    official = ("code.", "thread.", "error.type", "exception.")
+    official = ("code.", "thread.", "error.type", "exception.", "host.", "process.")
     assert all(key.startswith(("timespan.", *official)) for key in keys)
     names = [i.name for i in semconv.INSTRUMENTS]
     assert len(names) == len(set(names)) and all(name.startswith("timespan.") for name in names)

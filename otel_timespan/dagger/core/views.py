@@ -78,7 +78,8 @@ class Readable:
         return self._storage("mem_limit")
 
     def _storage(self, name: str) -> dict[int, dict[Any, int]]:
-        return {worker: {device: getattr(device, name)} for worker, device in (self.devices or {}).items()}
+        there = [(worker, device) for worker, device in (self.devices or {}).items() if worker in self.active]
+        return {worker: {device: getattr(device, name)} for worker, device in there}
 
     @property
     def worker_loadavg(self) -> dict[int, tuple[float, float, float]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,16 @@ from ..places.topology import topology
 from ..service.guards import guard
 from .recency import POLICIES, RecencyAllocator, mem_limit
 
-__all__ = ["devices_for", "disable_disk_caching", "enable_disk_caching", "global_device", "listeners", "total_memory"]
+__all__ = [
+    "apply",
+    "devices_for",
+    "disable_disk_caching",
+    "enable_disk_caching",
+    "global_device",
+    "listeners",
+    "settings_of",
+    "total_memory",
+]
 
 listeners: list[Callable[[], None]] = []
 """Called after another device was chosen: running schedulers take theirs from `devices_for`."""
@@ -138,6 +147,32 @@ def devices_for(workers: Iterable[int]) -> dict[int, StorageDevice] | None:
                 if isinstance(device, RecencyAllocator):
                     device.mem_limit = settings.memory_limit(worker)
         return _devices
+
+
+def settings_of(worker: int) -> tuple[int, int, str, str | None] | None:
+    """What the process of a worker is to `apply`, None for plain memory: bytes of memory, of files, policy, folder."""
+    with _lock:
+        settings = _chosen if _was_chosen else _from_environment()
+    if settings is None or not settings.covers(worker):
+        return None
+    return settings.memory_limit(worker), settings.disk, settings.policy, settings.directory
+
+
+def apply(given: tuple[int, int, str, str | None] | None) -> None:
+    """In a worker's process: what the head chose for it (`settings_of`). Devices stay where only the limit changed."""
+    global _chosen, _made_for
+    settings = None if given is None else Settings(None, *given, None)
+    with _lock:
+        is_same = _was_chosen and (settings is None) is (_chosen is None)
+        if is_same and settings is not None and _chosen is not None:
+            is_same = settings == replace(_chosen, memory=settings.memory)
+            if is_same:
+                _chosen = _made_for = settings
+                for device in _devices.values():
+                    if isinstance(device, RecencyAllocator):
+                        device.mem_limit = settings.memory or 0
+    if not is_same:
+        _choose(settings)
 
 
 def _choose(settings: Settings | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from ... import forks
+from ..service.guards import guard
 from .maps import Maps
 
 __all__ = ["DescriptorLane"]
@@ -25,7 +25,7 @@ class DescriptorLane:
     def __init__(self, sock: socket.socket, maps: Maps) -> None:
         sock.setblocking(False)
         self._socket, self._maps = sock, maps
-        self._lock = forks.lock()
+        self._lock = guard()
         self._sent: set[tuple[int, int]] = set()
         self._come: set[tuple[int, int]] = set()
 
@@ -54,9 +54,13 @@ class DescriptorLane:
             except OSError:  # there is no more; or the socket is gone
                 return
 
-    def forget(self, owner: int, slabs: list[int] | None = None) -> list[int]:
-        """Slabs of an owner are gone (None: all of them): which of these the other side had."""
-        mine = {key for key in self._sent | self._come if key[0] == owner and (slabs is None or key[1] in slabs)}
+    def come_of(self, owner: int) -> list[int]:
+        """The slabs of an owner that came from the other side."""
+        return [slab for of, slab in self._come if of == owner]
+
+    def forget(self, owner: int, slabs: list[int]) -> list[int]:
+        """Slabs of an owner are gone: which of these the other side had."""
+        mine = {(owner, slab) for slab in slabs}
         had = [slab for _, slab in mine & self._sent]
         self._sent -= mine
         self._come -= mine

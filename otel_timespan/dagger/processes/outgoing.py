@@ -18,7 +18,7 @@ from ..service import surroundings
 from ..tasks.dtask import DTask, Result
 from .handles import PackedDRef, RemoteDRef
 from .values import LARGE
-from .wire import PLAIN, TASK, dumps, is_plain, pack
+from .wire import PLAIN, TASK, dumps, is_plain, pack, packed
 
 if TYPE_CHECKING:
     from .remote import Remote
@@ -82,7 +82,7 @@ def argument_item(remote: Remote, value: Any) -> Any:
         item = remote.values.given_item(remote, value, nbytes)
         if item is not None:
             return item
-    return pack(value, remote.handles)
+    return packed(value, remote.handles, nbytes)
 
 
 def _meta_item(remote: Remote, value: Any) -> Any:

@@ -50,7 +50,7 @@ class OwnedWorkers:
         self.on_failure: Callable[[BaseException], None] = _ignore_failure
         self.prepare: Prepare | None = None
         """(f, args): called in each of them before its first task."""
-        self._lock = forks.lock()
+        self._lock = forks.rlock()
         janitor.start()
         weakref.finalize(self, janitor.ask, functools.partial(_stop_forgotten, self.ids)).atexit = False
         _all.add(self)

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 from ... import exits, forks
 from ...errors import InvalidOptionError, SchedulingError, WorkerLostError
 from ..core.placement import Slot
+from ..data import caching
 from ..places.processors import Processor
 from ..places.topology import topology
+from ..service.guards import guard
 from ..tasks.dtask import DTask
 from ..tasks.environment import token_of
 from . import draining, recovery
@@ -32,9 +34,10 @@ from .procfs import exit_text, look
 from .pump import Pump, RemoteQueue
 from .remote import Remote
 from .spawn import is_over, start_process, threads_of_libraries
+from .spilling import Folders
 from .stalls import listen, stalled
 from .traffic import Traffic
-from .wire import CALL, CANCEL, CONFIG, STOP, WORKERS, dumps, error_bytes
+from .wire import CALL, CANCEL, CONFIG, SPILL, STOP, WORKERS, dumps, error_bytes
 
 if TYPE_CHECKING:
     from ..core.machine import Core
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["Pool", "pool"]
 
 START_PATIENCE_S = 60.0
+SHARED_BYTES = caching.total_memory() // 2
+"""Bytes of shared memory that each process may take for values that others read."""
+
 STOP_PATIENCE_S = 1.0
 """So long a worker that was told to end may take; then it is killed, with what its bodies started."""
 
@@ -65,15 +71,16 @@ class Pool:
         self.remotes: dict[int, Remote] = {}
         self.given: set[int] = set()
         """The ids of all workers that there ever were."""
-        self._lock = forks.lock()
+        self._lock = guard()
         self._pump: Pump | None = None
-        self._traffic = Traffic()
+        self._traffic = Traffic(SHARED_BYTES)
         self._traffic.on_ready = self._on_ready
         self._traffic.on_gone = self._on_gone
         self._traffic.on_look = self._look
         self._ids = itertools.count(2)
         self._numbers = itertools.count(1)
         self._changed = forks.condition()
+        self._folders = Folders()
 
     # ---- workers come and go ---------------------------------------------------------------------------
 
@@ -128,7 +135,14 @@ class Pool:
             topology.add_worker(worker, threads, node, local=False, private=private)
             if worker not in self.remotes:  # lost at this very moment
                 topology.remove_worker(worker)
+        self.tell_of_spilling()
         return ids
+
+    def tell_of_spilling(self) -> None:
+        """Other settings were chosen, or workers share the memory with others."""
+        for remote in list(self.remotes.values()):
+            remote.say((SPILL, self._folders.settings_of(remote.worker)))
+        self.poke()
 
     def _begin(
         self, pump: Pump, worker: int, threads: int, env: Mapping[str, str], stall_timeout_s: float
@@ -149,7 +163,8 @@ class Pool:
         values.join(remote)
         remote.borrows.poke = pump.poke
         config = _config(worker, threads, min(HEARTBEAT_S, stall_timeout_s / 4))
-        remote.say((CONFIG, {**config, "lane": number}))
+        spill = self._folders.settings_of(worker)
+        remote.say((CONFIG, {**config, "lane": number, "memory": SHARED_BYTES, "spill": spill}))
         self.remotes[worker] = remote
         pump.add(remote)
         return remote
@@ -282,6 +297,7 @@ class Pool:
         for core in cores:
             self._leave_queue(core, remote.worker)
         self._traffic.values.left(remote, functools.partial(_lost_value, remote))
+        self._folders.remove(remote.worker)
         recovery.lost(remote, cores, how, blame=not remote.stopped)
         remote.lose_calls(_lost_call(remote))
         remote.borrows.give_back()
@@ -449,6 +465,10 @@ topology.remote = pool.processors
 
 def _at_exit() -> None:
     pool.stop(list(pool.remotes))
+    pool._folders.close()
+
+
+caching.listeners.append(pool.tell_of_spilling)
 
 
 exits.at_exit(_at_exit)
@@ -457,3 +477,4 @@ exits.at_exit(_at_exit)
 @forks.in_child("pool")
 def _in_child() -> None:
     pool.forget()
+    pool._folders.forget()

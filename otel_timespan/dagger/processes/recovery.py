@@ -62,7 +62,7 @@ def lost(remote: Remote, cores: Iterable[Core], how: str, blame: bool = True) ->
     if blame and remote.ready is not None:
         _warn(remote, how, [flight.task for flight in flights if flight.task.id in ran], len(flights))
     values_lost(remote)
-    gone(remote, max(remote.level.received, sum(remote.reader.made.values())))
+    gone(remote, remote.reader.made["traces"])
     blamed = _blamed(ran) if blame else set()
     for core in {*cores, *(flight.task._core for flight in flights)}:
         mine = [flight for flight in flights if flight.task._core is core]

@@ -136,7 +136,7 @@ class Remote:
         self.error_text = ""
         """What it wrote, if it ended before it was ready."""
         self._end: tuple[int | None, bool] | None = None
-        self._ending = forks.lock()
+        self._ending = forks.rlock()
         self.drained = True
         """Whether the socket took all that there was."""
         self.borrows.running = self._task_there

@@ -52,7 +52,7 @@ class Level:
         self.sinks: dict[int, Any] = {}
         """What has a part in the worker, by number: recorders."""
         self.received = 0
-        """How much came of what bodies told OpenTelemetry there."""
+        """How many spans came of those that bodies made there."""
         self.under: Any = None
         """The caller of the tasks that were sent last, as `under` told the worker."""
 
@@ -121,14 +121,14 @@ def under(remote: Remote, task: DTask, messages: list[Any]) -> None:
 def signals(remote: Remote, number: int, signal: str, count: int, data: bytes | None, given_up: int) -> None:
     """What bodies told OpenTelemetry in the worker is the log's whose part took it."""
     recorder = remote.level.sinks.get(number)
-    remote.level.received += count
+    remote.level.received += count + given_up if signal == "traces" else 0
     if recorder is not None:
         recorder.workers.take(remote.worker, signal, count, data, given_up)
 
 
 def gone(remote: Remote, made: int) -> None:
-    """A worker is gone whose bodies told OpenTelemetry so much in all: what did not arrive is lost."""
-    missing, remote.level.received = made - remote.level.received, made
+    """A worker is gone whose bodies made so many spans of their own in all: what did not arrive is lost."""
+    missing = made - remote.level.received
     for recorder in list(remote.level.sinks.values())[:1]:
         recorder.workers.lost(remote.worker, missing)
 

@@ -83,8 +83,8 @@ UNKNOWN_NS = AHEAD_NS / 2
 class Traffic:
     """See the module."""
 
-    def __init__(self) -> None:
-        self.values = values = Values()
+    def __init__(self, shared_bytes: int) -> None:
+        self.values = values = Values(shared_bytes)
         self._of_values: dict[int, Callable[..., None]] = {
             EXPORTED: values.exported,
             NOT_EXPORTED: values.not_exported,
@@ -197,6 +197,10 @@ class Traffic:
         if task._context is None or task._state >= DONE:  # cancelled meanwhile
             self._take_back(remote, flight)
             release_inputs(task)
+            return
+        missing = [one for one in self.values.missing(remote, task) if not one.changes]
+        if missing:  # there was no room for it, and we waited for another one still
+            self.values.want(missing, lambda: self._give_late(remote, flight, pinned))
             return
         messages: list[Any] = []
         self._send(remote, flight, pinned, messages)
@@ -414,8 +418,10 @@ def _learn_function(remote: Remote, number: int, data: bytes | None) -> None:
 def _unsendable(remote: Remote, task: DTask, error: BaseException) -> BaseException:
     if isinstance(error, WorkerLostError):
         return error
-    reason = f"{type(error).__name__}: {error}"
-    made = InvalidOptionError(f"task {task.id} can't be sent to worker {remote.worker}: {reason}")
+    is_full = isinstance(error, StorageError)
+    reason = str(error) if is_full else f"{type(error).__name__}: {error}"
+    text = f"task {task.id} can't be sent to worker {remote.worker}: {reason}"
+    made = StorageError(text) if is_full else InvalidOptionError(text)
     made.__cause__ = error
     return made
 

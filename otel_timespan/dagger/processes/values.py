@@ -64,11 +64,11 @@ class _HandlesInsideError(Exception):
 
 
 class Values:
-    """See the module. `call`, `poke` and `is_pump` are the pump's."""
+    """See the module. `call`, `poke` and `is_pump` are the pump's; `limit`: bytes of shared memory for our values."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self.maps = Maps()
-        self.slabs = Slabs()
+        self.slabs = Slabs(limit)
         self.call: Callable[[Callable[[], None]], None] = _no_pump
         self.poke: Callable[[], None] = _no_pump
         self.is_pump: Callable[[], bool] = bool
@@ -110,6 +110,8 @@ class Values:
         for shared in list(self._blocks.values()):
             shared.readers.pop(worker, None)
             self._settle(shared)
+        used = {block.slab for block in self._blocks if block.owner == worker}
+        self._forget_slabs(worker, [slab for slab in remote.lane.come_of(worker) if slab not in used])
         remote.lane.close()
 
     # ---- what workers say ---------------------------------------------------------------------------------
@@ -160,6 +162,8 @@ class Values:
         if handle is not None:
             handle.error = lambda: error_of(remote.worker, data, text)
         self._tell((remote.worker, key))
+        if handle is not None and isinstance(error_of(remote.worker, data, text), StorageError):
+            handle.error = None  # there may be room for it later
 
     def released(self, remote: Remote, blocks: Sequence[Any]) -> None:
         """Maps there are gone."""
@@ -186,6 +190,8 @@ class Values:
     def want(self, handles: Sequence[RemoteDRef], tell: Callable[[], None]) -> None:
         """Have values exported; `tell()` when they are, or can't be."""
         left = len(handles)
+        if not left:
+            tell()
 
         def one_is_there() -> None:
             nonlocal left
@@ -205,11 +211,14 @@ class Values:
 
     def adopt(self, remote: Remote, tell: Callable[[], None]) -> None:
         """Have all that only this worker has where it outlives it; `tell()` when that is so, or can't be."""
-        handles = [one for (home, _), one in list(self._handles.items()) if home == remote.worker and one.is_elsewhere]
-        if handles:
-            self.want(handles, tell)
-        else:
+        kept = [one for one in list(self._handles.values()) if one.home is remote and one.is_elsewhere]
+
+        def there() -> None:
+            for handle in kept:
+                handle.changes = False  # nobody can change it any more
             tell()
+
+        self.want(kept, there)
 
     def want_for(self, remote: Remote, handle: DRef, tell: Callable[[], None]) -> None:
         """Have a value where this worker can have it; `tell()` when it is, or can't be."""
@@ -224,7 +233,7 @@ class Values:
             if self.is_pump():
                 raise StorageError("a value of a worker was wanted where nobody may wait for it")
             return self._waited_for(handle)
-        return self._read(handle, handle.shared, handle.item)
+        return self._read(handle, handle.shared, handle.item, handle.error)
 
     def _waited_for(self, handle: RemoteDRef) -> Any:
         found: list[Any] = []
@@ -236,7 +245,7 @@ class Values:
             if not is_over:
                 if handle.shared is not None:  # another one may take its place while this is read
                     _count(handle.shared, HEAD)
-                found.extend((handle.shared, handle.item))
+                found.extend((handle.shared, handle.item, handle.error))
             done.release()
 
         self.call(lambda: self.want([handle], there))
@@ -248,19 +257,19 @@ class Values:
             if found:
                 self.gone.append((None, None, found[0]))
 
-    def _read(self, handle: RemoteDRef, shared: Shared | None, item: Any) -> Any:
+    def _read(self, handle: RemoteDRef, shared: Shared | None, item: Any, error: Any) -> Any:
         if shared is None and item is None:
-            assert handle.error is not None
-            raise handle.error()
+            raise error()
         try:
             if shared is None:
                 return loads(item[0])
             return self.maps.load(shared.owner, shared.exported, loads_apart)
         except StorageError:
             raise
-        except Exception as error:
+        except Exception as unreadable:
             name = handle.type.__name__
-            raise StorageError(f"the value, a {name} made by a worker, can't be read here: {error!r}") from error
+            text = f"the value, a {name} made by a worker, can't be read here: {unreadable!r}"
+            raise StorageError(text) from unreadable
 
     def _tell(self, key: tuple[int, int]) -> None:
         for tell in self._waits.pop(key, ()):

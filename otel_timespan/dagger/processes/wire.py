@@ -51,6 +51,7 @@ __all__ = [
     "loads",
     "loads_apart",
     "pack",
+    "packed",
     "type_name",
 ]
 
@@ -106,12 +107,13 @@ begin, of the end) or None.
 
 # --- large values (values.py) -----------------------------------------------------------------------------
 
-WANT, FORGET, FREE, FORGET_SLABS = range(40, 44)
+WANT, FORGET, FREE, FORGET_SLABS, SPILL = range(40, 45)
 """(WANT, key): export a value that is kept there.
 
 (FORGET, [key, ...]): nobody has a handle of these values any more.
 (FREE, [(slab, offset), ...]): nobody reads what is in these blocks any more.
 (FORGET_SLABS, owner, [slab, ...]): they are gone.
+(SPILL, settings): how results are kept from now on, as `caching.apply` takes it.
 """
 
 EXPORTED, NOT_EXPORTED, RELEASED, RETIRED = range(50, 54)
@@ -219,13 +221,16 @@ def is_plain(value: Any) -> bool:
 
 def pack(value: Any, handles: Mapping[type, Callable[[Any], Any]]) -> Any:
     """A value as it stands in a message: itself, or a tuple (bytes, type, size, whether there are handles in it)."""
+    return value if is_plain(value) else packed(value, handles, approx_size(value))
+
+
+def packed(value: Any, handles: Mapping[type, Callable[[Any], Any]], nbytes: int | None) -> tuple[Any, ...]:
+    """`pack` for what is not plain, and of known size."""
     kind = type(value)
-    if kind in PLAIN or (kind is str and len(value) <= _SHORT):
-        return value
     data, found = dumps(value, handles)
     if len(data) > MOST_INLINE:
         raise StorageError(f"a {kind.__name__} of {len(data)} bytes is too large for a message")
-    return data, type_name(kind), approx_size(value), found
+    return data, type_name(kind), nbytes, found
 
 
 def type_name(kind: type) -> str:

@@ -78,7 +78,7 @@ class Accounts:
 
     def end(self, count: int, account: Account, dropped: str | None = None) -> None:
         """So many waiting spans were exported, or `dropped` for that reason."""
-        if account.given_up:
+        if account.given_up or not count:
             return
         for one in (account, self._total):
             one.waiting -= count
@@ -92,7 +92,8 @@ class Accounts:
     def give_up(self, account: Account, dropped: str) -> int:
         """What waits of an account is dropped, and all that comes later: how many spans."""
         count = account.waiting
-        self.end(count, account, dropped)
+        if count:
+            self.end(count, account, dropped)
         account.given_up = True
         return count
 

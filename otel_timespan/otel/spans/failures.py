@@ -25,6 +25,7 @@ __all__ = [
     "is_cancellation",
     "is_failure",
     "skip_message",
+    "state_of",
 ]
 
 MAX_MESSAGE = 4096
@@ -67,6 +68,13 @@ def is_cancellation(error: Any) -> bool:
     if isinstance(error, LoggedObject):
         return error.type.rpartition(".")[2] in ("TaskCancelled", "CancelledError", "DTaskCancelledError")
     return isinstance(error, CancelledError)
+
+
+def state_of(result: Any) -> str:
+    """What became of a task with that result: success, failure or cancellation."""
+    if not is_failure(result):
+        return "success"
+    return "cancellation" if is_cancellation(result) else "failure"
 
 
 def error_type(error: Any) -> str:

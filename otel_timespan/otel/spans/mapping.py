@@ -464,7 +464,7 @@ class SpanMapper:
         task.result = timeline.result
         if isinstance(timeline.result, ChunkInfo):
             task.result_nbytes = timeline.result.nbytes
-        task.ended_as = result = getattr(timeline, "state", None) or _guess(timeline.result)
+        task.ended_as = result = getattr(timeline, "state", None) or failures.state_of(timeline.result)
         del self._tasks[task.id]
         self._leave(task)
         bounds = task.bounds()
@@ -694,9 +694,3 @@ class SpanMapper:
         if task.active:
             self.active[task.active].pop(task.id, None)
             task.active = ""
-
-
-def _guess(result: Any) -> str:
-    if not failures.is_failure(result):
-        return "success"
-    return "cancellation" if failures.is_cancellation(result) else "failure"

@@ -363,3 +363,73 @@ def test_a_checkpoint_gets_a_value_that_lies_on_a_worker(two: list[int]) -> None
     options = D.Options(scope=D.scope(worker=two[0]), checkpoint=save)
     assert D.fetch(D.spawn(numbers, options, 2.0)).sum() == 2.0 * LARGE
     assert saved == [2.0 * LARGE]
+
+
+@pytest.fixture
+def spilling(tmp_path: Any) -> Iterator[Any]:
+    """Results go to files beyond a limit that the tests of a file reach, in a folder of the test."""
+    D.enable_disk_caching(1, directory=tmp_path)
+    yield tmp_path
+    D.disable_disk_caching()
+
+
+def test_workers_spill(two: list[int], spilling: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is beyond the memory of a worker goes to its files; it is read back for whoever needs it."""
+    first, second = two
+    eventually(lambda: D.cluster.run(first, memory_limit) is not None)
+    D.cluster.run(first, limit_memory, 20_000_000)
+    made = [on(first, numbers, float(n)) for n in range(8)]
+    D.waitall(made)
+    assert D.cluster.run(first, files, str(spilling)) >= 5
+    assert [D.fetch(on(second, total, one)) for one in made] == [n * float(LARGE) for n in range(8)]
+    assert [D.fetch(on(first, total, one)) for one in made] == [n * float(LARGE) for n in range(8)]
+    assert [total(D.fetch(one)) for one in made] == [n * float(LARGE) for n in range(8)]
+    del made
+    gc.collect()
+    eventually(lambda: D.cluster.run(first, files, str(spilling)) == 0)
+
+
+def memory_limit() -> Any:
+    """What this worker keeps in memory."""
+    from otel_timespan.dagger.data.caching import global_device
+
+    device = global_device()
+    return None if device is None else device.mem_limit
+
+
+def limit_memory(nbytes: int) -> None:
+    """Keep less."""
+    from otel_timespan.dagger.data.caching import global_device
+
+    global_device().mem_limit = nbytes
+
+
+def files(folder: str) -> int:
+    """How many spill files there are."""
+    return sum(name.endswith(".spill") for _, _, names in os.walk(folder) for name in names)
+
+
+def test_shared_memory_is_bounded(two: list[int]) -> None:
+    """Beyond that a value can't move, which is the error of who needs it; there is room again when others are gone."""
+    first, second = two
+    limit = D.cluster.run(first, limit_shared, 12_000_000)
+    one, other = on(first, numbers, 1.0), on(first, numbers, 2.0)
+    assert D.fetch(on(second, total, one)) == 1.0 * LARGE
+    with pytest.raises(D.StorageError, match="don't fit into shared memory"):
+        D.fetch(on(second, total, other))
+    assert D.fetch(on(first, total, other)) == 2.0 * LARGE
+    del one
+    gc.collect()
+    third = on(first, numbers, 3.0)
+    eventually(lambda: blocks() == 0)
+    assert D.fetch(on(second, total, third)) == 3.0 * LARGE
+    D.cluster.run(first, limit_shared, limit)
+
+
+def limit_shared(nbytes: int) -> int:
+    """Have this worker take no more shared memory; what it might take before."""
+    from otel_timespan.dagger.context import eager_context
+
+    slabs = eager_context().core.driver._link.store._slabs
+    before, slabs._limit = slabs._limit, nbytes
+    return before

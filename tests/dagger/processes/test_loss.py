@@ -134,6 +134,15 @@ def _deadly_except_on(last: int) -> Any:
     return kill
 
 
+def test_a_body_that_holds_the_interpreter_is_not_silent() -> None:
+    """However long: it uses CPU time."""
+    [worker] = D.cluster.add_workers(1, stall_timeout_s=0.5)
+    with D.Context(procs=[worker]):
+        assert D.fetch(D.spawn(sum, range(60_000_000)), timeout=60) == sum(range(60_000_000))
+        assert D.fetch(D.spawn(sleep_and_give, 1.0, 1), timeout=PATIENCE_S) == 1
+    assert worker in D.workers()
+
+
 # ---- who is to blame ------------------------------------------------------------------------------------------
 
 
