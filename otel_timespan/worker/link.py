@@ -38,7 +38,7 @@ from ..dagger.places.processors import ThreadProc, invalidation_hooks
 from ..dagger.places.topology import topology
 from ..dagger.processes.byvalue import take
 from ..dagger.processes.failpoints import fail_at, reach
-from ..dagger.processes.flight import BLOCKED, IN_BODY, FlightRecorder
+from ..dagger.processes.flight import BLOCKED, IN_BODY, MOVING, FlightRecorder
 from ..dagger.processes.frames import Framer, in_frames
 from ..dagger.processes.functions import KnownFunctions
 from ..dagger.processes.handles import reading
@@ -325,6 +325,7 @@ class Link:
     ) -> int:
         """Queue a task: 1 if it is one that any thread may run."""
         context = contextvars.Context()
+        row = self.flight.begin(id, attempt, 0, time.monotonic_ns(), MOVING)  # what is read here may end us, too
         try:
             if around is not None:
                 context.run(surroundings.enter, around)
@@ -341,6 +342,8 @@ class Link:
         except BaseException as error:
             self._refuse(id, attempt, error)
             return 0
+        finally:
+            self.flight.end(row)
         timed = TimedContext(context, self.flight, id, attempt)
         task = new_task(id, f, values, named, wanted, (), timed, self.core)  # type: ignore[arg-type]
         timed.task = task
