@@ -140,7 +140,7 @@ class ThreadsDriver(Helping, Driver):
         if self.remote is not None:
             self.remote.add_slots(self.core, [slot for slot in slots if slot.worker != self.worker])
         self.perform_effects()
-        for _ in slots:
+        for _ in list(self.free):  # also those that a worker had before, which is back
             self.wake()
 
     # ---- tasks come in ---------------------------------------------------------------------------
