@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import tempfile
 import textwrap
@@ -20,6 +21,9 @@ from typing import Any
 from otel_timespan.dagger.executor import TaskFuture
 
 from . import judging, pool, unit
+
+BODIES = re.compile(r"dagger-\d+$")
+"""Names of the threads that run bodies."""
 
 LEAST = 50
 LEAST_OF_PROCESSES = 35
@@ -148,8 +152,8 @@ def main(processes: bool) -> int:
 
     def altered() -> str:
         left, support.environment_altered = support.environment_altered, False
-        if processes:  # who hands on what workers say stays for the next who does
-            left = any("callbacks" not in thread.name for thread in set(threading.enumerate()) - before)
+        if processes:  # who hands on what workers say, or what they logged, stays for the next who does
+            left = any(BODIES.match(thread.name) for thread in set(threading.enumerate()) - before)
         return f"threads were left: {threading.enumerate()}" if left else ""
 
     found = []
