@@ -12,11 +12,18 @@ import otel_timespan as ts
 from otel_timespan import dagger as D
 from otel_timespan import events as E
 from otel_timespan import timespans as T
+from otel_timespan.dagger.places.processors import move
 from otel_timespan.dagger.records import kinds
 from otel_timespan.timespans.journal import expand_all
 from otel_timespan.timespans.rows import count_events
 from otel_timespan.timespans.segments import LogSegment
 from otel_timespan.timespans.taskrecords import OWNER_BITS, RETURN, TAKEN
+
+
+@pytest.fixture(autouse=True)
+def _no_custom_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests before these may have registered some, which all tasks heed from then on."""
+    monkeypatch.setattr(move, "custom", False)
 
 
 def one() -> int:

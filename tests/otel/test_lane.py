@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import otel_timespan as ts
 from otel_timespan import dagger as D
+from otel_timespan.dagger.places.processors import move
 from otel_timespan.dagger.records import kinds
 from otel_timespan.otel import OTelLog, semconv
 from otel_timespan.otel.export.wire import encode_span, framed
@@ -36,6 +37,12 @@ from otel_timespan.otel.spans.mapping import SpanMapper
 from otel_timespan.timespans.taskrecords import END, KINDS, OWNER_BITS, RETURN, START, SUBMIT, TAKEN
 
 # ---- programs that say all kinds of things -------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _no_custom_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests before these may have registered some, which all tasks heed from then on."""
+    monkeypatch.setattr(move, "custom", False)
 
 
 def leaf() -> int:

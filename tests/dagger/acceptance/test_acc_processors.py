@@ -162,6 +162,7 @@ class DeviceProc(Processor):
 @pytest.fixture
 def workers() -> Iterator[None]:
     """Worker 1 with two threads and worker 2 with three, which are pretended."""
+    before = topology.remote
     topology.reset(threads=2)
     topology.add_worker(2, 3)
     yield
@@ -169,7 +170,7 @@ def workers() -> Iterator[None]:
         with topology.acting_as(worker):
             for name in ("fake", "other"):
                 delete_processor_callback(name)
-    topology.remote = None
+    topology.remote = before
     topology.reset()
 
 
@@ -361,12 +362,12 @@ class TestDiscovery:
         def deaf(worker: int) -> None:
             raise OSError("connection lost")
 
-        invalidation_hooks[:] = [deaf, heard.append]
+        before, invalidation_hooks[:] = list(invalidation_hooks), [deaf, heard.append]
         try:
             add_processor_callback(FakeProc, "fake")
             delete_processor_callback("fake")
         finally:
-            invalidation_hooks.clear()
+            invalidation_hooks[:] = before
         assert heard == [1, 1]
         assert "connection lost" in caplog.text
 
