@@ -69,14 +69,14 @@ DIFFERENCES_OF_PROCESSES = {
 }
 
 
-PREPARE = f"import sys; sys.path.insert(0, {str(pool.ROOT)!r}); from tests.peers import cpython; cpython.prepare()\n"
+PREPARE = f"import sys; sys.path.insert(0, {str(pool.ROOT)!r}); from tests.peers import cpython; cpython.prepare(%s)\n"
 
 
-def prepare() -> None:
+def prepare(processes: bool) -> None:
     """`Executor` is in place, and Debian's tests can be imported where the interpreter came without its own."""
     import test
 
-    pool.install()
+    pool.install(processes)
     test.__path__.append(f"/usr/lib/python{sys.version_info[0]}.{sys.version_info[1]}/test")
 
 
@@ -112,7 +112,7 @@ def programs_use_ours(processes: bool) -> None:
         given = list(args)
         if "-c" in given:
             source = given.index("-c") + 1
-            given[source] = PREPARE + BY_VALUE * processes + textwrap.dedent(given[source])
+            given[source] = PREPARE % processes + BY_VALUE * processes + textwrap.dedent(given[source])
         return run_python(*given, **kwargs)
 
     script_helper.assert_python_ok = run_with_ours
@@ -141,7 +141,7 @@ def main(processes: bool) -> int:
     except ImportError as error:
         return judging.missing(f"the interpreter has no package `test` ({error})")
     support.verbose, support.use_resources = 0, None
-    prepare()
+    prepare(processes)
     programs_use_ours(processes)
     try:
         modules = tests(processes)

@@ -42,10 +42,11 @@ class ProcessPoolExecutor(ts.Executor):
         )
 
 
-def install() -> None:
-    """From here on the pools of `concurrent.futures` are ours."""
-    concurrent.futures.ProcessPoolExecutor = ProcessPoolExecutor  # type: ignore[misc]
-    concurrent.futures.process.ProcessPoolExecutor = ProcessPoolExecutor  # type: ignore[misc]
+def install(processes: bool = False) -> None:
+    """From here on the pools of `concurrent.futures` are ours; those of `processes` if that is asked for."""
+    if processes:
+        concurrent.futures.ProcessPoolExecutor = ProcessPoolExecutor  # type: ignore[misc]
+        concurrent.futures.process.ProcessPoolExecutor = ProcessPoolExecutor  # type: ignore[misc]
     concurrent.futures.ThreadPoolExecutor = ThreadPoolExecutor  # type: ignore[misc]
     concurrent.futures.thread.ThreadPoolExecutor = ThreadPoolExecutor  # type: ignore[misc]
 
