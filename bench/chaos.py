@@ -6,6 +6,7 @@ of each: results, attempts, computes. Fails loudly where anything is wrong.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import os
 import random
@@ -118,8 +119,12 @@ def computes(log: MultiEventLog) -> collections.Counter[tuple[str, int]]:
 
 def main() -> int:
     """The command."""
-    numbers = [int(one) for one in sys.argv[1:]]
-    tasks, kills, seed = (*numbers, *(100_000, 100, random.SystemRandom().randrange(1 << 30))[len(numbers) :])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="?", type=int, default=100_000)
+    parser.add_argument("kills", nargs="?", type=int, default=100)
+    parser.add_argument("seed", nargs="?", type=int, default=random.SystemRandom().randrange(1 << 30))
+    given = parser.parse_args()
+    tasks, kills, seed = given.tasks, given.kills, given.seed
     warnings.simplefilter("ignore", RuntimeWarning)
     print(f"{tasks} tasks, {kills} kills, seed {seed}", flush=True)
     figures = chaos(tasks, kills, seed, span_s=tasks * 0.005 / WORKERS)
@@ -128,6 +133,7 @@ def main() -> int:
     begun = sum(n for (kind, _), n in found.items() if kind == "start")
     ended = sum(n for (kind, _), n in found.items() if kind == "finish")
     print({**figures, "computes begun": begun, "computes ended": ended})
+    assert begun == ended == figures["attempts"], f"seed {seed}: not each attempt has one compute"
     return 0
 
 
