@@ -23,7 +23,7 @@ from ..dagger.data.chunks import ArrayDomain, Chunk, DRef, UnitDomain, domain
 from ..dagger.options.options import DEFAULT
 from ..dagger.places.scopes import AnyScope
 from ..dagger.processes.borrows import AS_ERROR, AS_ITEM, AS_VALUE
-from ..dagger.processes.handles import chunk_here, handle_of, new_chunk, task_here, type_of_name
+from ..dagger.processes.handles import ReadDRef, chunk_here, handle_of, new_chunk, task_here, type_of_name
 from ..dagger.processes.wire import DROP, DROP_VALUE, error_of, type_name
 from ..dagger.service import head
 from ..dagger.service.surroundings import written_variable
@@ -35,13 +35,13 @@ __all__ = ["LentDRef", "Proxies"]
 _NOT_READ: Any = object()
 
 
-class LentDRef(DRef):
+class LentDRef(ReadDRef):
     """The handle of a value that the head has: asked for by the first who reads it, then kept.
 
     Raises `StorageError` where it can't be had.
     """
 
-    __slots__ = ("_read", "_type", "key")
+    __slots__ = ("key",)
 
     may_spill = True
 
@@ -58,16 +58,6 @@ class LentDRef(DRef):
             if self._read is _NOT_READ:  # several may have asked: all get the same
                 self._read = made
         return self._read
-
-    @property
-    def held(self) -> Any:
-        """The value where it is here, else something that no value is."""
-        return self._read
-
-    @property
-    def type(self) -> type:
-        """The type of the value; one that can't be had here is stood in for by a class of its name."""
-        return type_of_name(self._type)
 
     @property
     def domain(self) -> ArrayDomain | UnitDomain:

@@ -23,7 +23,7 @@ from ..dagger.data.chunks import ArrayDomain, Chunk, DRef, UnitDomain
 from ..dagger.data.read import read
 from ..dagger.places.processors import OSProc
 from ..dagger.processes.descriptors import DescriptorLane
-from ..dagger.processes.handles import domain_of, handle_of, shape_of, type_of_name
+from ..dagger.processes.handles import ReadDRef, domain_of, handle_of, shape_of
 from ..dagger.processes.maps import Block, Maps
 from ..dagger.processes.slabs import Exported, Slabs
 from ..dagger.processes.wire import (
@@ -62,13 +62,13 @@ AT_ONCE = 1 << 20
 """Larger values are exported on a thread of their own: the one that reads has other things to do."""
 
 
-class MappedDRef(DRef):
+class MappedDRef(ReadDRef):
     """The handle of a value that somebody else exported, read by the first who asks, and then the same for all.
 
     Its owner is told once that nothing is left of it here: by the map, or by the end of a handle that was never read.
     """
 
-    __slots__ = ("_error", "_exported", "_is_begun", "_lock", "_owner", "_read", "_shape", "_store", "_type")
+    __slots__ = ("_error", "_exported", "_is_begun", "_lock", "_owner", "_shape", "_store")
 
     may_spill = True
 
@@ -80,7 +80,7 @@ class MappedDRef(DRef):
         self._lock = allocate_lock()
         self._is_begun = False
         self._error = ""
-        self._read: Any = _NOT_READ
+        self._read = _NOT_READ
 
     @property
     def value(self) -> Any:
@@ -102,16 +102,6 @@ class MappedDRef(DRef):
             self._error = str(error)
         except Exception as error:
             self._error = f"the value, a {self.type.__name__} of worker {self._owner}, can't be read here: {error!r}"
-
-    @property
-    def held(self) -> Any:
-        """The value where it was read, else something that no value is."""
-        return self._read
-
-    @property
-    def type(self) -> type:
-        """The type of the value."""
-        return type_of_name(self._type)
 
     @property
     def domain(self) -> ArrayDomain | UnitDomain:

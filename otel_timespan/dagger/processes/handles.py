@@ -27,6 +27,7 @@ __all__ = [
     "HEAD",
     "HandleReader",
     "PackedDRef",
+    "ReadDRef",
     "RemoteDRef",
     "chunk_here",
     "domain_of",
@@ -44,21 +45,39 @@ HEAD = 1
 _NOT_READ: Any = object()
 
 
-class PackedDRef(DRef):
+class ReadDRef(DRef):
+    """A handle of a value that was made elsewhere: read here by the first who asks, and then the same for all."""
+
+    __slots__ = ("_read", "_type")
+    _read: Any
+    _type: str
+    """The name of the value's type (wire.py: `type_name`)."""
+
+    @property
+    def held(self) -> Any:
+        """The value where it was read, else something that no value is."""
+        return self._read
+
+    @property
+    def type(self) -> type:
+        """The type of the value; one that can't be had here is stood in for by a class of its name."""
+        return type_of_name(self._type)
+
+
+class PackedDRef(ReadDRef):
     """The handle of a value that is here as bytes. `value` reads it once; later readers get the same object.
 
     Raises `StorageError` where it can't be read in this process.
     """
 
-    __slots__ = ("_put", "_read", "_type", "item")
+    __slots__ = ("_put", "item")
 
     def __init__(self, item: Any, put: Callable[[Any], None] | None) -> None:
         self.item = item
         """(bytes, type's name, size, False), as it came: it goes to another worker like this."""
         self.worker = HEAD
         self._read = _NOT_READ
-        self._type: type | None = None
-        self._nbytes = item[2]
+        self._type, self._nbytes = item[1], item[2]
         self._put = put
         if put is not None:
             self._number = records.next_handle()
@@ -78,19 +97,6 @@ class PackedDRef(DRef):
         return self._read
 
     @property
-    def held(self) -> Any:
-        """The value where it was read, else something that no value is."""
-        return self._read
-
-    @property
-    def type(self) -> type:
-        """The type of the value; one that can't be had here is stood in for by a class of its name."""
-        kind = self._type
-        if kind is None:
-            kind = self._type = type_of_name(self.item[1])
-        return kind
-
-    @property
     def domain(self) -> ArrayDomain | UnitDomain:
         """The index ranges of the value."""
         return domain(self.value)
@@ -102,7 +108,7 @@ class PackedDRef(DRef):
             put((records.EVICT, time.monotonic_ns(), self._number, self._nbytes, self.type, self.worker, "released"))
 
 
-class RemoteDRef(DRef):
+class RemoteDRef(ReadDRef):
     """The handle of a value that is kept by the worker that made it. `value` has it sent here once, and waits for it.
 
     Data that tasks may change where it is (`mutable`) is sent each time: what its reader gets is a copy.
@@ -112,7 +118,7 @@ class RemoteDRef(DRef):
     """
 
     __slots__ = (
-        *("_gone", "_pull", "_put", "_read", "_shape", "_type"),
+        *("_gone", "_pull", "_put", "_shape"),
         *("changes", "error", "home", "item", "key", "shared"),
     )
 
@@ -153,11 +159,6 @@ class RemoteDRef(DRef):
         return self._read
 
     @property
-    def held(self) -> Any:
-        """The value where it was read, else something that no value is."""
-        return self._read
-
-    @property
     def is_elsewhere(self) -> bool:
         """Whether others can't find it but at its worker: nothing was exported, or it may have changed since."""
         return self.error is None and (self.changes or (self.shared is None and self.item is None))
@@ -166,11 +167,6 @@ class RemoteDRef(DRef):
     def description(self) -> tuple[Any, ...]:
         """(type's name, size, False, shape): what stands behind where it is (wire.py: LOCATED)."""
         return self._type, self._nbytes, False, self._shape
-
-    @property
-    def type(self) -> type:
-        """The type of the value; one that can't be had here is stood in for by a class of its name."""
-        return type_of_name(self._type)
 
     @property
     def domain(self) -> ArrayDomain | UnitDomain:
