@@ -189,6 +189,7 @@ class Link:
                         self._woke = False
                         if self.driver.blocked:  # which soon waits for the next, and can read it itself
                             self._go_away()
+                            self.driver.wake()  # a task that came along is not for this thread then
                             break
                     if not self.core.queue or not self.driver.free:
                         continue
