@@ -49,6 +49,22 @@ def test_the_states_of_a_process() -> None:
 
 
 @needs_proc
+def test_a_process_whose_first_thread_waits() -> None:
+    """It runs as long as one of its threads does: the states of many looks, all of them."""
+    program = """
+        import threading, time
+        def work():
+            while True: sum(range(10 ** 7))  # the interpreter is its alone, most of the time
+        threading.Thread(target=work, daemon=True).start()
+        print("ready", flush=True)
+        time.sleep(1000)
+    """
+    with child(program) as process:
+        eventually(lambda: look(process.pid).state == RUNNING)
+        assert {look(process.pid).state for _ in range(50)} == {RUNNING}
+
+
+@needs_proc
 def test_cpu_time_of_a_process() -> None:
     """It grows while the process computes, and stands still while the process is stopped."""
     with child(BUSY) as process:

@@ -34,9 +34,9 @@ _PROC = Path("/proc")
 class ProcessFacts(NamedTuple):
     """What is known of a process at a moment; None is unknown.
 
-    `state` is one of the constants above, `cpu_ns` the CPU time that all its threads have used (in steps of 10 ms),
-    `rss` the bytes of memory it has in use. `started` tells it from others that had its number: in ticks since the
-    system's start.
+    `state` is one of the constants above (RUNNING: any of its threads has a CPU, or waits for one), `cpu_ns` the CPU
+    time that all its threads have used (in steps of 10 ms), `rss` the bytes of memory it has in use. `started` tells it
+    from others that had its number: in ticks since the system's start.
     """
 
     state: str | None = None
@@ -48,7 +48,7 @@ class ProcessFacts(NamedTuple):
 def look(pid: int, started: int | None = None) -> ProcessFacts:
     """The facts of a process; with `started`, only if it is the one that was started then, DEAD otherwise.
 
-    Never raises. Takes some 20 µs.
+    Never raises. Takes some 20 µs, and as much for each thread of a process that sleeps.
     """
     try:
         text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
@@ -62,11 +62,28 @@ def look(pid: int, started: int | None = None) -> ProcessFacts:
     if started not in (None, int(fields[19])):
         return ProcessFacts(DEAD)
     return ProcessFacts(
-        state=_STATES.get(fields[0], SLEEPING),
+        state=_STATES.get(fields[0]) or (RUNNING if _any_thread_runs(pid) else SLEEPING),
         cpu_ns=(int(fields[11]) + int(fields[12])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK"),
         rss=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
         started=int(fields[19]),
     )
+
+
+def _any_thread_runs(pid: int) -> bool:
+    """Whether a thread of the process has a CPU, or waits for one; the process's own state is its first thread's."""
+    tasks = _PROC / str(pid) / "task"
+    try:
+        names = os.listdir(tasks)
+    except OSError:
+        return False
+    for name in names:
+        try:
+            text = (tasks / name / "stat").read_text("utf-8", "replace")
+        except OSError:  # it ended meanwhile
+            continue
+        if text[text.rfind(")") + 2 :].startswith("R"):
+            return True
+    return False
 
 
 def memory_limit(root: Path = Path("/")) -> int:
